@@ -1,0 +1,46 @@
+# Two commands set everything up on a fresh machine: `make fit` and `make test`. Every target builds .venv itself when it is missing or outdated.
+.DEFAULT_GOAL := help
+PYTHON ?= python3
+RUN := .venv/bin/python
+# One thread a process: the models here are small, and two busy processes with two threads each slow each other down.
+export OMP_NUM_THREADS ?= 1
+
+.PHONY: help fit test test-slow bench lint format tensorboard clean
+
+help: ## list the targets
+	@grep -E '^[a-z.-]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*##/\t/' | expand -t 16
+
+.venv/.installed: pyproject.toml constraints.txt
+	$(PYTHON) -c 'import sys; sys.exit("lightning_qsgd needs Python 3.11 or newer; found %s. Try: make PYTHON=python3.11" % sys.version.split()[0] if sys.version_info < (3, 11) else 0)'
+	test -x .venv/bin/python || $(PYTHON) -m venv .venv
+	.venv/bin/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[dev]'
+	touch $@
+
+.venv: .venv/.installed ## the environment, from pyproject.toml and constraints.txt
+
+fit: .venv/.installed ## the main job on the embedded default data
+	$(RUN) -m lightning_qsgd fit --config configs/seqcls.yaml
+
+test: .venv/.installed ## the tests, in minutes
+	$(RUN) -m pytest -m "not slow and not gpu and not hardware"
+
+test-slow: .venv/.installed ## whole training runs and many processes
+	$(RUN) -m pytest -m "slow and not gpu and not hardware"
+
+bench: .venv/.installed ## speed, as ratios measured side by side in one run
+	$(RUN) scripts/benchmark.py
+
+lint: .venv/.installed ## ruff and pyright
+	.venv/bin/ruff check .
+	.venv/bin/ruff format --check .
+	.venv/bin/pyright
+
+format: .venv/.installed ## fix what ruff can fix
+	.venv/bin/ruff check --fix .
+	.venv/bin/ruff format .
+
+tensorboard: .venv/.installed ## open the runs in TensorBoard
+	.venv/bin/tensorboard --logdir logs
+
+clean: ## remove caches and the environment; logs and data stay
+	rm -rf .venv .pytest_cache .ruff_cache .hypothesis build dist

@@ -1,0 +1,4 @@
+"""Level 2: callbacks."""
+
+from lightning_qsgd.callbacks.prediction_writer import PredictionWriter as PredictionWriter
+from lightning_qsgd.callbacks.time_to_target import TimeToTarget as TimeToTarget

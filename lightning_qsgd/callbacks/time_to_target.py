@@ -1,0 +1,80 @@
+"""TimeToTarget: how long a run takes to reach a value of a metric."""
+
+import time
+from typing import Any, Literal
+
+import lightning as L
+
+
+class TimeToTarget(L.Callback):
+    """Records epochs, optimizer steps and training seconds until ``metric`` first reaches ``target``.
+
+    Args:
+        metric: a logged validation metric. Default: "val/accuracy".
+        target: the value to reach. Default: 0.9, the target of arXiv 2511.01918.
+        mode: "max" (reach from below; default) or "min" (from above).
+
+    Attributes:
+        epochs, steps, seconds: at the first validation that reached the target, or None. Seconds exclude validation.
+        elapsed: training seconds so far, without validation.
+        history: the metric after each validation.
+
+    Raises:
+        ValueError: for an unknown mode.
+        RuntimeError: at validation, if no such metric was logged.
+    """
+
+    def __init__(self, metric: str = "val/accuracy", target: float = 0.9, mode: Literal["max", "min"] = "max") -> None:
+        if mode not in ("max", "min"):
+            raise ValueError(f"Invalid mode: {mode!r}; it must be 'max' or 'min'")
+        self.metric, self.target, self.mode = metric, target, mode
+        self.epochs: int | None = None
+        self.steps: int | None = None
+        self.seconds: float | None = None
+        self.elapsed = 0.0
+        self.history: list[float] = []
+        self._started: float | None = None
+
+    def on_train_epoch_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        """Start the clock."""
+        self._started = time.perf_counter()
+
+    def on_validation_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        """Stop the clock."""
+        self._stop()
+
+    def on_train_epoch_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        """Stop the clock, where an epoch ends without validation."""
+        self._stop()
+
+    def on_validation_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        """Look at the metric."""
+        if trainer.sanity_checking or trainer.state.fn != "fit":
+            return
+        if self.metric not in trainer.callback_metrics:
+            logged = ", ".join(sorted(trainer.callback_metrics))
+            raise RuntimeError(
+                f"Invalid time_to_target.metric: {self.metric!r} is not logged; logged are: {logged}. "
+                "Set time_to_target.metric in the config"
+            )
+        value = float(trainer.callback_metrics[self.metric])
+        self.history.append(value)
+        if self.epochs is None and (value >= self.target if self.mode == "max" else value <= self.target):
+            self.epochs, self.steps = trainer.current_epoch + 1, trainer.global_step
+            self.seconds = self.elapsed
+        self._started = time.perf_counter()  # where validation runs in the middle of an epoch
+
+    def _stop(self) -> None:
+        if self._started is not None:
+            self.elapsed += time.perf_counter() - self._started
+            self._started = None
+
+    def state_dict(self) -> dict[str, Any]:
+        """What a resumed run continues from."""
+        names = ("epochs", "steps", "seconds", "elapsed", "history")
+        return {name: getattr(self, name) for name in names}
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        """Take over what :meth:`state_dict` returned."""
+        for name, value in state_dict.items():
+            setattr(self, name, value)

@@ -1,0 +1,79 @@
+"""The commands. Level 5."""
+
+import json
+import logging
+import sys
+import warnings
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+from rich.console import Console
+from rich.table import Table
+
+from lightning_qsgd.callbacks import PredictionWriter, TimeToTarget
+from lightning_qsgd.experiment import ExperimentCLI, find_config, peak_memory
+from lightning_qsgd.files import atomic_write
+
+
+class CommandLine(ExperimentCLI):
+    """The experiment's parser, and what is said after a command."""
+
+    def after_fit(self) -> None:
+        """Print and save the summary of a finished run."""
+        folder = self.trainer.log_dir  # asks all ranks
+        if folder is None or self.trainer.fast_dev_run or not self.trainer.is_global_zero:  # type: ignore[attr-defined]
+            return
+        summary = {**summarize(self), "run_folder": folder}
+        with atomic_write(Path(folder) / "summary.json") as file:
+            json.dump(summary, file, indent=2)
+        table = Table(title="Summary", show_header=False, title_justify="left")
+        for name, value in summary.items():
+            table.add_row(name.replace("_", " "), "-" if value is None else str(value))
+        console = Console(soft_wrap=True)
+        console.print(table)
+        console.print(f"Look at it: tensorboard --logdir {Path(folder).parent}", highlight=False)
+
+    def after_predict(self) -> None:
+        """Say where the predictions are."""
+        for callback in self.trainer.callbacks:  # type: ignore[attr-defined]
+            if isinstance(callback, PredictionWriter) and callback.path:
+                print(f"Predictions: {callback.path}")
+
+
+def summarize(cli: ExperimentCLI) -> dict[str, Any]:
+    """Plain numbers of a finished run: accuracy, cost, circuits, places."""
+    trainer = cli.trainer
+    clock = next(c for c in trainer.callbacks if isinstance(c, TimeToTarget))  # type: ignore[attr-defined]
+    best = max if clock.mode == "max" else min
+    perturbation = getattr(trainer.optimizers[0], "perturbation", None) if trainer.optimizers else None
+    checkpoint = trainer.checkpoint_callback
+    return {
+        f"{clock.metric} final": round(clock.history[-1], 4) if clock.history else None,
+        f"{clock.metric} best": round(best(clock.history), 4) if clock.history else None,
+        f"epochs to {clock.target:.2f}": clock.epochs,
+        "epochs": trainer.current_epoch,
+        "training_seconds": round(clock.elapsed, 1),
+        "circuits": getattr(perturbation, "circuits", 0),
+        "shots": getattr(perturbation, "shots", 0),
+        "circuit_seconds": round(getattr(perturbation, "seconds", 0.0), 2),
+        "peak_memory_GB": round(peak_memory(), 2),
+        "torch_threads": torch.get_num_threads(),
+        "best_checkpoint": getattr(checkpoint, "best_model_path", None),
+    }
+
+
+def main(args: Sequence[str] | None = None) -> None:
+    """Run a command; ``args`` default to those of the process. Exits with 2 on invalid arguments."""
+    arguments = list(sys.argv[1:] if args is None else args)
+    for i, argument in enumerate(arguments):
+        if i and arguments[i - 1] in ("-c", "--config"):
+            arguments[i] = find_config(argument)
+        elif argument.startswith("--config="):
+            arguments[i] = f"--config={find_config(argument.removeprefix('--config='))}"
+    # Noise that no user of this package can act on.
+    warnings.filterwarnings("ignore", ".*LeafSpec.*")
+    warnings.filterwarnings("ignore", ".*does not have many workers.*")
+    logging.getLogger("lightning.pytorch.utilities.rank_zero").addFilter(lambda record: "litlogger" not in record.msg)
+    CommandLine(arguments)

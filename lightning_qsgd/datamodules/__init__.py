@@ -1,0 +1,3 @@
+"""Level 1: data modules. They import nothing else of this package."""
+
+from lightning_qsgd.datamodules.synthetic import SyntheticSequences as SyntheticSequences

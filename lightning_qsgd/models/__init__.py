@@ -1,0 +1,4 @@
+"""Level 1: models as plain nn.Modules."""
+
+from lightning_qsgd.models.attention import SelfAttention as SelfAttention
+from lightning_qsgd.models.transformer import TransformerClassifier as TransformerClassifier

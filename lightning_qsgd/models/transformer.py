@@ -1,0 +1,103 @@
+"""TransformerClassifier: the paper's model for sequence classification.
+
+Paper: arXiv 2511.01918, Table II (sizes); what it leaves open (position, norm, pooling) is stated below.
+Shapes: B batch, T tokens, D embed_dim, C classes.
+"""
+
+from torch import Tensor, nn
+
+from lightning_qsgd.models.attention import SelfAttention
+
+
+class TransformerClassifier(nn.Module):
+    """Embedding, post-norm transformer blocks, mean over the tokens, linear head.
+
+    Args:
+        vocab_size: number of token ids.
+        num_classes: C.
+        embed_dim: D. Default: 64.
+        num_heads: heads per layer. Default: 4.
+        feedforward_dim: width of the feed-forward layer. Default: 128.
+        num_layers: blocks. Default: 2.
+        dropout: probability after embedding, attention and feed-forward, in [0, 1). Default: 0.1.
+        max_length: most tokens in a sequence: rows of the learned position embedding, which starts small (standard
+            deviation 0.02). Default: 512.
+
+    Raises:
+        ValueError: for a size below 1, dropout outside of [0, 1), or (in ``forward``) more tokens than max_length.
+    """
+
+    def __init__(
+        self,
+        vocab_size: int,
+        num_classes: int,
+        embed_dim: int = 64,
+        num_heads: int = 4,
+        feedforward_dim: int = 128,
+        num_layers: int = 2,
+        dropout: float = 0.1,
+        max_length: int = 512,
+    ) -> None:
+        super().__init__()
+        sizes = {k: v for k, v in locals().items() if isinstance(v, int)}
+        for name, size in sizes.items():
+            if size < 1:
+                raise ValueError(f"Invalid {name}: {size}; it must be at least 1")
+        if not 0 <= dropout < 1:
+            raise ValueError(f"Invalid dropout: {dropout}; it must be in [0, 1)")
+        self.embedding = nn.Embedding(vocab_size, embed_dim)
+        self.position = nn.Embedding(max_length, embed_dim)
+        nn.init.normal_(self.position.weight, std=0.02)
+        self.dropout = nn.Dropout(dropout)
+        self.blocks = nn.ModuleList(
+            TransformerBlock(embed_dim, num_heads, feedforward_dim, dropout) for _ in range(num_layers)
+        )
+        self.head = nn.Linear(embed_dim, num_classes)
+
+    def forward(self, tokens: Tensor, padding_mask: Tensor | None = None) -> Tensor:
+        """Class scores.
+
+        Args:
+            tokens: (B, T) int64, ids below vocab_size.
+            padding_mask: (B, T) bool, True at padding. A row of padding alone gives the scores of an empty text.
+                Default: no padding.
+
+        Returns:
+            (B, C) logits.
+        """
+        length, most = tokens.shape[1], self.position.num_embeddings
+        if length > most:
+            raise ValueError(
+                f"Invalid tokens: {length} per sequence; max_length is {most}: raise it or shorten the text"
+            )
+        x = self.dropout(self.embedding(tokens) + self.position.weight[:length])  # (B, T, D)
+        if padding_mask is not None:
+            empty = padding_mask.all(-1, keepdim=True)  # attention needs one key
+            visible = padding_mask & ~empty
+        else:
+            visible = None
+        for block in self.blocks:
+            x = block(x, visible)
+        if padding_mask is None:
+            return self.head(x.mean(1))
+        keep = (~padding_mask).unsqueeze(-1).to(x.dtype)
+        return self.head((x * keep).sum(1) / keep.sum(1).clamp(min=1))
+
+
+class TransformerBlock(nn.Module):
+    """norm(x + attention(x)), then norm(x + feedforward(x)); arguments as in :class:`TransformerClassifier`."""
+
+    def __init__(self, embed_dim: int, num_heads: int, feedforward_dim: int, dropout: float) -> None:
+        super().__init__()
+        self.norm1 = nn.LayerNorm(embed_dim)
+        self.attention = SelfAttention(embed_dim, num_heads, dropout)
+        self.norm2 = nn.LayerNorm(embed_dim)
+        self.feedforward = nn.Sequential(
+            nn.Linear(embed_dim, feedforward_dim), nn.ReLU(), nn.Dropout(dropout), nn.Linear(feedforward_dim, embed_dim)
+        )
+        self.dropout = nn.Dropout(dropout)
+
+    def forward(self, x: Tensor, padding_mask: Tensor | None = None) -> Tensor:
+        """(B, T, D) to (B, T, D)."""
+        x = self.norm1(x + self.dropout(self.attention(x, padding_mask)))
+        return self.norm2(x + self.dropout(self.feedforward(x)))

@@ -1,0 +1,249 @@
+"""CircuitPerturbation: the paper's circuit (Eq. 5) as a perturbation, through SamplerQNN on any sampler.
+
+Shapes: B blocks, n qubits. s_k = P(x_k = 1) - P(x_k = 0) with angles a = pi * theta in every Ry.
+"""
+
+from __future__ import annotations
+
+import logging
+import time
+from typing import TYPE_CHECKING, Any, Literal, get_args
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from lightning_qsgd.optim.perturbation import Perturbation
+
+if TYPE_CHECKING:
+    from qiskit.primitives import BaseSamplerV2
+
+    from lightning_qsgd.quantum import FourierSurrogate, QuantumNetwork
+
+Rotations = Literal["aligned", "zero", "random"]
+
+
+class CircuitPerturbation(Perturbation):
+    """s from a circuit of ``depth`` layers H, Ry(a + theta), Rz(phi), CNOT chain.
+
+    Args:
+        num_qubits: coordinates per block and circuit. Default: 4.
+        depth: layers. Default: 2.
+        entanglement: "linear" (CNOT between neighbours) or "none". Default: "linear".
+        rotations: the fixed angles (theta, phi) in the circuit:
+
+            - "aligned" (default): s(0) = 0 with unit slope, so that the circuit is sin(pi theta) plus corrections;
+            - "zero": the paper's letter. At depth 2 that is s = -1 + O(a^2): a plain cut of the learning rate;
+            - "random": uniform in [-pi, pi), from ``rotation_seed``;
+            - a list of (2 * depth - 1) * num_qubits radians: theta row by row, then phi.
+        rotation_seed: of "random", at least 0. Default: 0.
+        decode_chain: read x_k = y_k XOR y_(k-1), which undoes the last chain of CNOTs classically (needs
+            entanglement="linear"). None (default): only with "aligned".
+        center: None (default), "zero" (s(a) - s(0), range [-2, 2]) or "odd" ((s(a) - s(-a)) / 2, twice the circuits
+            when live): removes a constant part, which is a learning-rate factor and no answer to the weights.
+        mode: "surrogate" (default): the circuit runs on a grid once, at the start, and its exact trigonometric series
+            answers afterwards; "live": one circuit per block in each step.
+        sampler: where circuits run, a ``BaseSamplerV2``. None (default): ``ExactSampler``.
+        max_circuits: most circuits that a live step may ask for. Default: 1024.
+
+    In a distributed run, rank 0 alone runs circuits and the others receive its numbers.
+
+    Raises:
+        ValueError: for an invalid value; in ``prepare`` if the circuit has no series or no aligned rotations; in
+            ``forward`` if a live step would need more than ``max_circuits``.
+    """
+
+    def __init__(
+        self,
+        num_qubits: int = 4,
+        depth: int = 2,
+        entanglement: Literal["linear", "none"] = "linear",
+        rotations: Rotations | list[float] = "aligned",
+        rotation_seed: int = 0,
+        decode_chain: bool | None = None,
+        center: Literal["zero", "odd"] | None = None,
+        mode: Literal["surrogate", "live"] = "surrogate",
+        sampler: BaseSamplerV2 | None = None,
+        max_circuits: int = 1024,
+    ) -> None:
+        super().__init__(num_qubits)
+        if depth < 1:
+            raise ValueError(f"Invalid depth: {depth}; it must be at least 1")
+        if entanglement not in ("linear", "none"):
+            raise ValueError(f"Invalid entanglement: {entanglement!r}; it must be 'linear' or 'none'")
+        num_weights = (2 * depth - 1) * num_qubits
+        if isinstance(rotations, str):
+            if rotations not in get_args(Rotations):
+                raise ValueError(f"Invalid rotations: {rotations!r}; it must be aligned, zero, random or a list")
+        elif len(rotations) != num_weights:
+            raise ValueError(f"Invalid rotations: {len(rotations)} angles; this circuit takes {num_weights}")
+        if rotation_seed < 0:
+            raise ValueError(f"Invalid rotation_seed: {rotation_seed}; it must be at least 0")
+        if decode_chain and entanglement == "none":
+            raise ValueError("Invalid decode_chain: True; without entanglement there is no chain of CNOTs to undo")
+        if center not in (None, "zero", "odd"):
+            raise ValueError(f"Invalid center: {center!r}; it must be None, 'zero' or 'odd'")
+        if mode not in ("surrogate", "live"):
+            raise ValueError(f"Invalid mode: {mode!r}; it must be 'surrogate' or 'live'")
+        if max_circuits < 1:
+            raise ValueError(f"Invalid max_circuits: {max_circuits}; it must be at least 1")
+        if decode_chain is None:
+            decode_chain = rotations == "aligned" and entanglement == "linear"
+        self.depth = depth
+        self.entanglement: Literal["linear", "none"] = entanglement
+        self.rotations, self.rotation_seed = rotations, rotation_seed
+        self.decode_chain, self.center, self.mode, self.max_circuits = decode_chain, center, mode, max_circuits
+        self.sampler = sampler
+        self._network: QuantumNetwork | None = None
+        self._surrogate: FourierSurrogate | None = None  # of the 2**n probabilities
+        self._modulation: FourierSurrogate | None = None  # of s: the surrogate, projected
+        self._offset: Tensor | None = None  # s(0), (1, n)
+
+    @property
+    def network(self) -> QuantumNetwork:
+        """The circuit as a network, built at first use."""
+        if self._network is None:
+            from lightning_qsgd.quantum import QuantumNetwork, superposition_circuit
+
+            ansatz = superposition_circuit(self.num_qubits, self.depth, self.entanglement)
+            self._network = QuantumNetwork(ansatz, self.sampler)
+        return self._network
+
+    @property
+    def surrogate(self) -> FourierSurrogate | None:
+        """The fitted series of the 2**num_qubits outcome probabilities, or None before ``prepare`` and in live mode."""
+        return self._surrogate
+
+    @property
+    def weights(self) -> np.ndarray:
+        """The fixed rotations, ((2 * depth - 1) * num_qubits,) radians: theta row by row, then phi."""
+        size = (2 * self.depth - 1) * self.num_qubits
+        if self.rotations == "zero":
+            return np.zeros(size)
+        if self.rotations == "random":
+            return np.random.default_rng(self.rotation_seed).uniform(-np.pi, np.pi, size)
+        if self.rotations == "aligned":
+            from lightning_qsgd.quantum import aligned_rotations
+
+            return np.array(aligned_rotations(self.num_qubits, self.depth, self.entanglement))
+        return np.array(self.rotations, dtype=np.float64)
+
+    def prepare(self) -> str | None:
+        """Fit the surrogate, and measure s(0) where it is subtracted, unless a checkpoint brought them."""
+        if self.mode == "surrogate" and self._surrogate is None:
+            return self._fit()
+        if self.center == "zero" and self._offset is None:
+            zero = torch.zeros(1, self.num_qubits, dtype=torch.float64)
+            self._offset = self._evaluate(zero, step=-1)
+        return None
+
+    def forward(self, angles: Tensor, *, step: int) -> Tensor:
+        """s of this step, (B, n); see the class for its range with center="zero"."""
+        self.prepare()
+        if self.center == "odd":
+            both = self._evaluate(torch.cat([angles, -angles]), step)
+            return (both[: len(angles)] - both[len(angles) :]) / 2
+        s = self._evaluate(angles, step)
+        return s if self._offset is None else s - self._offset.to(s)
+
+    def _evaluate(self, angles: Tensor, step: int) -> Tensor:
+        if self.mode == "live":
+            return self._run(angles, step)
+        assert self._modulation is not None
+        return self._modulation(angles).clamp(-1, 1)
+
+    def _run(self, angles: Tensor, step: int) -> Tensor:
+        if len(angles) > self.max_circuits:
+            raise ValueError(
+                f"A live step would run {len(angles)} circuits, more than max_circuits={self.max_circuits}; "
+                "use mode='surrogate', scope='first_of_tensor' or 'first_of_model', or raise max_circuits"
+            )
+        s = torch.empty(angles.shape, dtype=torch.float64)
+        if _rank() == 0:
+            matrix = self._matrix().numpy()
+            s = torch.from_numpy(self._count(angles.cpu().numpy(), step) @ matrix)
+        return _broadcast(s).to(angles)
+
+    def _fit(self) -> str:
+        from lightning_qsgd.quantum import FourierSurrogate
+        from lightning_qsgd.quantum.surrogate import grid_shape
+
+        shape = grid_shape(self.network.ansatz)
+        start = time.perf_counter()
+        coefficients = torch.empty(*shape, 2**self.num_qubits, dtype=torch.float64)
+        shots = torch.zeros((), dtype=torch.int64)
+        if _rank() == 0:
+            before = self.network.circuits, self.network.shots, self.network.seconds
+            fitted = FourierSurrogate.fit(self.network, self.weights)
+            coefficients, shots = fitted.coefficients, torch.tensor(fitted.shots)
+            self._add_counts(before)
+        self._set_surrogate(FourierSurrogate(_broadcast(coefficients), int(_broadcast(shots))))
+        line = (
+            f"Circuit sampled on its grid: {self.circuits:,} circuits, {self.shots:,} shots, "
+            f"{time.perf_counter() - start:.1f} s; from here on its series answers"
+        )
+        logging.getLogger("lightning_qsgd").info(line)
+        return line
+
+    def _set_surrogate(self, surrogate: FourierSurrogate) -> None:
+        self._surrogate, self._modulation = surrogate, surrogate.project(self._matrix())
+        if self.center == "zero":
+            self._offset = self._modulation(torch.zeros(1, self.num_qubits, dtype=torch.float64))
+
+    def _matrix(self) -> Tensor:
+        from lightning_qsgd.quantum import modulation_matrix
+
+        return modulation_matrix(self.num_qubits, self.decode_chain)
+
+    def _count(self, inputs: np.ndarray, step: int) -> np.ndarray:
+        before = self.network.circuits, self.network.shots, self.network.seconds
+        probabilities = self.network.probabilities(inputs, self.weights, step=step)
+        self._add_counts(before)
+        return probabilities
+
+    def _add_counts(self, before: tuple[int, int, float]) -> None:
+        self.circuits += self.network.circuits - before[0]
+        self.shots += self.network.shots - before[1]
+        self.seconds += self.network.seconds - before[2]
+
+    def state_dict(self) -> dict[str, Any]:
+        """The surrogate's coefficients, s(0), and the counts."""
+        state = super().state_dict() | {"rotations": torch.from_numpy(self.weights)}
+        if self._surrogate is not None:
+            state |= {"coefficients": self._surrogate.coefficients, "surrogate_shots": self._surrogate.shots}
+        return state if self._offset is None else state | {"offset": self._offset}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Take over what :meth:`state_dict` returned.
+
+        Raises:
+            ValueError: if the state belongs to a circuit of another size or with other rotations.
+        """
+        rotations = torch.from_numpy(self.weights)
+        if state["rotations"].shape != rotations.shape or not torch.allclose(state["rotations"].cpu(), rotations):
+            raise ValueError(
+                f"The checkpoint's circuit has {len(state['rotations'])} other rotations than this one "
+                f"({len(rotations)}, {self.rotations!r}); resume with the same num_qubits, depth and rotations"
+            )
+        super().load_state_dict(state)
+        self._offset = state.get("offset")
+        if (coefficients := state.get("coefficients")) is None or self.mode == "live":
+            return
+        from lightning_qsgd.quantum import FourierSurrogate
+
+        self._set_surrogate(FourierSurrogate(coefficients.cpu(), state["surrogate_shots"]))
+
+
+def _rank() -> int:
+    distributed = torch.distributed
+    return distributed.get_rank() if distributed.is_available() and distributed.is_initialized() else 0
+
+
+def _broadcast(tensor: Tensor) -> Tensor:  # rank 0's values on every rank
+    distributed = torch.distributed
+    if not (distributed.is_available() and distributed.is_initialized()) or distributed.get_world_size() == 1:
+        return tensor
+    on_gpu = distributed.get_backend() == "nccl"
+    tensor = tensor.cuda() if on_gpu else tensor.contiguous()
+    distributed.broadcast(tensor, src=0)
+    return tensor.cpu()

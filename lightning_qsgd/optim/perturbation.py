@@ -1,0 +1,171 @@
+"""Perturbations: what multiplies the gradient (or Adam's direction) in Superpositional Gradient Descent.
+
+Paper: arXiv 2511.01918. A perturbation maps blocks of angles a = pi * theta to a modulation s in [-1, 1].
+Shapes: B blocks, n qubits; one angle, one qubit and one s per touched coordinate.
+"""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Sequence
+from typing import Any, Literal, get_args
+
+import numpy as np
+import torch
+from torch import Tensor
+
+
+class Perturbation(ABC):
+    """Base of all perturbations; a subclass implements :meth:`forward`.
+
+    Args:
+        num_qubits: coordinates per block, at least 1. Default: 4.
+
+    Attributes:
+        layout: set by the optimizer before each call: for each tensor, in slot order, (number of its coordinates,
+            number of pad slots after them). Pad slots have angle 0 and their s is dropped.
+        circuits, shots, seconds: circuits and shots run so far, and wall-clock seconds in them. 0 where classical.
+    """
+
+    def __init__(self, num_qubits: int = 4) -> None:
+        if num_qubits < 1:
+            raise ValueError(f"Invalid num_qubits: {num_qubits}; it must be at least 1")
+        self.num_qubits = num_qubits
+        self.layout: Sequence[tuple[int, int]] = ()
+        self.circuits, self.shots, self.seconds = 0, 0, 0.0
+
+    def prepare(self) -> str | None:
+        """Do one-time work, such as fitting a surrogate, unless it is done; returns a line about it, or None."""
+        return None
+
+    @abstractmethod
+    def forward(self, angles: Tensor, *, step: int) -> Tensor:
+        """Modulation of one optimizer step.
+
+        Args:
+            angles: (B, n), float32 or float64, pi * theta.
+            step: number of the optimizer step, from 0: all randomness is a function of (seed, step).
+
+        Returns:
+            s, (B, n), like ``angles``, in [-1, 1].
+        """
+
+    def __call__(self, angles: Tensor, *, step: int) -> Tensor:
+        """Call :meth:`forward`."""
+        return self.forward(angles, step=step)
+
+    def state_dict(self) -> dict[str, Any]:
+        """Tensors and numbers that a resumed run needs."""
+        return {"circuits": self.circuits, "shots": self.shots, "seconds": self.seconds}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Take over what :meth:`state_dict` returned."""
+        self.circuits, self.shots, self.seconds = state["circuits"], state["shots"], state["seconds"]
+
+
+class SinePerturbation(Perturbation):
+    """s = sin(pi * theta), Eq. 2 in closed form. No circuit runs; it is what Eq. 5's circuit computes at depth 1.
+
+    Args:
+        num_qubits: coordinates per block; it only decides how many coordinates are touched. Default: 4.
+    """
+
+    def forward(self, angles: Tensor, *, step: int) -> Tensor:
+        """sin(angles); ``step`` does not matter."""
+        return angles.sin()
+
+
+Control = Literal["sign", "uniform", "matched", "shuffled", "frozen", "constant"]
+
+
+class ControlPerturbation(Perturbation):
+    """Classical twins of a perturbation: what remains of its effect without the circuit's answer to the weights.
+
+    Args:
+        kind: one of
+
+            - "sign": random signs, fresh in each step;
+            - "uniform": uniform in [-1, 1], fresh in each step;
+            - "matched": the reference's magnitudes with random signs;
+            - "shuffled": the reference's values, dealt to random coordinates in each step;
+            - "frozen": the reference at step 0, per coordinate: a table of learning-rate factors;
+            - "constant": the reference's mean per tensor at step 0.
+        reference: the perturbation to imitate; None: :class:`SinePerturbation`. "sign" and "uniform" take from it only
+            the number of qubits. A circuit is run as often as its twin needs it (once for frozen and constant).
+        seed: of the random kinds, at least 0. Default: 0.
+
+    Raises:
+        ValueError: for an unknown kind or a negative seed.
+        RuntimeError: ("frozen", "constant") if the touched coordinates are no longer those of step 0.
+    """
+
+    def __init__(self, kind: Control, reference: Perturbation | None = None, seed: int = 0) -> None:
+        reference = SinePerturbation() if reference is None else reference
+        super().__init__(reference.num_qubits)
+        if kind not in get_args(Control):
+            raise ValueError(f"Invalid kind: {kind!r}; it must be one of {', '.join(get_args(Control))}")
+        if seed < 0:
+            raise ValueError(f"Invalid seed: {seed}; it must be at least 0")
+        self.kind, self.reference, self.seed = kind, reference, seed
+        self._table: Tensor | None = None
+
+    def prepare(self) -> str | None:
+        """Prepare the reference, where this kind asks it."""
+        return None if self.kind in ("sign", "uniform") else self.reference.prepare()
+
+    def forward(self, angles: Tensor, *, step: int) -> Tensor:
+        """The control's modulation, (B, n)."""
+        if self.kind in ("frozen", "constant"):
+            if self._table is None:
+                table = self._ask_reference(angles, step)
+                self._table = table if self.kind == "frozen" else self._mean_per_tensor(table)
+            if self._table.shape != angles.shape:
+                raise RuntimeError(
+                    f"The {self.kind} control was set at step 0 for {tuple(self._table.shape)} blocks and qubits; step "
+                    f"{step} touches {tuple(angles.shape)}. It needs the same parameters with gradients in every step"
+                )
+            self._table = self._table.to(angles)
+            return self._table
+        generator = torch.Generator().manual_seed(int(np.random.SeedSequence((self.seed, step)).generate_state(1)[0]))
+        if self.kind == "shuffled":
+            values = self._ask_reference(angles, step).flatten()
+            real = self._real_slots().to(values.device)
+            order = torch.randperm(len(real), generator=generator).to(values.device)
+            return values.index_copy(0, real, values[real[order]]).view_as(angles)
+        uniform = torch.rand(angles.shape, generator=generator, dtype=torch.float64).mul_(2).sub_(1)
+        if self.kind == "uniform":
+            return uniform.to(angles)
+        sign = torch.where(uniform < 0, -1.0, 1.0).to(angles)
+        return sign if self.kind == "sign" else self._ask_reference(angles, step).abs() * sign
+
+    def _ask_reference(self, angles: Tensor, step: int) -> Tensor:
+        self.reference.layout = self.layout
+        values = self.reference(angles, step=step)
+        self.circuits, self.shots, self.seconds = (
+            self.reference.circuits,
+            self.reference.shots,
+            self.reference.seconds,
+        )
+        return values
+
+    def _real_slots(self) -> Tensor:  # indices of the slots that are coordinates, not padding
+        lengths = torch.tensor(self.layout).flatten()
+        real = torch.tensor([True, False]).repeat(len(self.layout))
+        return real.repeat_interleave(lengths).nonzero()[:, 0]
+
+    def _mean_per_tensor(self, values: Tensor) -> Tensor:
+        parts = values.flatten().split([length for run in self.layout for length in run])
+        pairs = zip(parts[::2], parts[1::2], strict=True)
+        return torch.cat([torch.cat([real.mean().expand_as(real), pad]) for real, pad in pairs]).view_as(values)
+
+    def state_dict(self) -> dict[str, Any]:
+        """The table of step 0, and the reference's state."""
+        state = super().state_dict() | {f"reference.{k}": v for k, v in self.reference.state_dict().items()}
+        return state if self._table is None else state | {"table": self._table}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Take over what :meth:`state_dict` returned."""
+        super().load_state_dict(state)
+        self._table = state.get("table")
+        prefix = "reference."
+        self.reference.load_state_dict({k[len(prefix) :]: v for k, v in state.items() if k.startswith(prefix)})

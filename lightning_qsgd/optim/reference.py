@@ -1,0 +1,98 @@
+"""The same update as SuperpositionalGradientDescent's in plain loops, in the order of the README's equation.
+
+Slow, without AdamW's code and without state dicts: it exists to be read, and to be equal (tests/optim).
+"""
+
+import math
+from collections.abc import Iterable
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from lightning_qsgd.optim.perturbation import Perturbation, SinePerturbation
+
+
+class ReferenceSuperpositionalGradientDescent(torch.optim.Optimizer):
+    """Reference; arguments as those of ``SuperpositionalGradientDescent``, without schedules and foreach."""
+
+    def __init__(
+        self,
+        params: Iterable[Tensor],
+        lr: float = 1e-3,
+        betas: tuple[float, float] = (0.9, 0.999),
+        eps: float = 1e-8,
+        weight_decay: float = 0.0,
+        *,
+        quantum_weight: float = 0.5,
+        perturbation: Perturbation | None = None,
+        scope: str = "first_of_tensor",
+        target: str = "update",
+        scale: str = "gradient",
+        coupling: str = "lr",
+        bias_correction: bool = True,
+        maximize: bool = False,
+        amsgrad: bool = False,
+    ) -> None:
+        options = {k: v for k, v in locals().items() if k not in ("self", "params", "__class__")}
+        self.perturbation = options.pop("perturbation") or SinePerturbation()
+        super().__init__(params, options | {"initial_lr": lr})
+        self._step = 0
+
+    @torch.no_grad()
+    def step(self, closure: None = None) -> None:  # type: ignore[override]
+        """One step."""
+        pairs = [(g, p) for g in self.param_groups for p in g["params"] if p.grad is not None]
+        modulation = self._modulation([p for _, p in pairs])
+        for (group, p), s in zip(pairs, modulation, strict=True):
+            self._update(group, p, s)
+        self._step += 1
+
+    def _modulation(self, params: list[Tensor]) -> list[Tensor]:
+        """s for each coordinate of each parameter; 0 where none."""
+        n, scope = self.perturbation.num_qubits, self.param_groups[0]["scope"]
+        slots: list[tuple[int, int] | None] = []  # (tensor, coordinate), None: padding
+        layout: list[tuple[int, int]] = []
+        for i, p in enumerate(params):
+            size = p.numel() if scope == "all" else min(n, p.numel())
+            if scope == "first_of_model":
+                size = min(size, n - len(slots))
+            slots += [(i, j) for j in range(size)]
+            padding = -size % n if scope != "first_of_model" else 0
+            slots += [None] * padding
+            layout.append((size, padding))
+        if scope == "first_of_model":
+            layout[-1] = (layout[-1][0], -len(slots) % n)
+            slots += [None] * (-len(slots) % n)
+        theta = [0.0 if slot is None else float(params[slot[0]].flatten()[slot[1]]) for slot in slots]
+        self.perturbation.layout = layout
+        angles = math.pi * torch.tensor(theta, dtype=params[0].dtype).view(-1, n)
+        answer = self.perturbation(angles, step=self._step).flatten()
+        result = [torch.zeros(p.numel(), dtype=p.dtype) for p in params]
+        for slot, value in zip(slots, answer, strict=True):
+            if slot is not None:
+                result[slot[0]][slot[1]] = value
+        return [r.view(p.shape) for r, p in zip(result, params, strict=True)]
+
+    def _update(self, group: dict[str, Any], theta: Tensor, s: Tensor) -> None:
+        assert theta.grad is not None
+        lr, lam, (beta1, beta2) = group["lr"], group["quantum_weight"], group["betas"]
+        g = -theta.grad if group["maximize"] else theta.grad
+        state = self.state[theta]
+        if not state:
+            state.update(t=0, m=torch.zeros_like(g), v=torch.zeros_like(g), v_max=torch.zeros_like(g))
+        if group["target"] == "gradient":
+            g = g + lam * s * g
+        state["t"] += 1
+        state["m"] = beta1 * state["m"] + (1 - beta1) * g
+        state["v"] = beta2 * state["v"] + (1 - beta2) * g**2
+        state["v_max"] = torch.maximum(state["v_max"], state["v"])
+        m, v = state["m"], state["v_max"] if group["amsgrad"] else state["v"]
+        if group["bias_correction"]:
+            m, v = m / (1 - beta1 ** state["t"]), v / (1 - beta2 ** state["t"])
+        u = m / (v.sqrt() + group["eps"])
+        q = s * g if group["scale"] == "gradient" else s * u
+        if group["target"] == "gradient":
+            q = torch.zeros_like(u)  # it is in the moments already
+        rate = lr if group["coupling"] == "lr" else lr / group["initial_lr"]
+        theta.copy_((1 - lr * group["weight_decay"]) * theta - lr * u - rate * lam * q)

@@ -1,0 +1,11 @@
+"""Level 0: angles in, probabilities out. No word of Lightning or of optimizers."""
+
+from lightning_qsgd.quantum.alignment import aligned_rotations as aligned_rotations
+from lightning_qsgd.quantum.alignment import modulation_matrix as modulation_matrix
+from lightning_qsgd.quantum.circuits import Ansatz as Ansatz
+from lightning_qsgd.quantum.circuits import superposition_circuit as superposition_circuit
+from lightning_qsgd.quantum.network import QuantumNetwork as QuantumNetwork
+from lightning_qsgd.quantum.samplers import AerSampler as AerSampler
+from lightning_qsgd.quantum.samplers import ExactSampler as ExactSampler
+from lightning_qsgd.quantum.simulator import CircuitSimulator as CircuitSimulator
+from lightning_qsgd.quantum.surrogate import FourierSurrogate as FourierSurrogate

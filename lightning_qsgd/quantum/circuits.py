@@ -1,0 +1,134 @@
+# pyright: reportInvalidTypeForm=false, reportAttributeAccessIssue=false
+# (Qiskit's Parameter and ParameterExpression come from a compiled module without types.)
+"""Ansatz: a parametrised circuit with named inputs and weights, and the circuit of the paper.
+
+Paper: arXiv 2511.01918, Eq. 5.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Literal
+
+from qiskit import QuantumCircuit
+from qiskit.circuit import Parameter, ParameterExpression, ParameterVector
+
+Entanglement = Literal["linear", "none"]
+
+
+@dataclass(frozen=True)
+class Ansatz:
+    """A circuit whose parameters are split into inputs (data, angles) and weights.
+
+    Args:
+        circuit: a circuit on ``n`` qubits without measurements or classical bits: networks measure every qubit
+            themselves, into bit ``k`` of the outcome for qubit ``k`` (little-endian, as everywhere in Qiskit).
+        inputs: the parameters that take data, in the order of the last axis of ``inputs`` arrays. At least one.
+        weights: the remaining parameters, in the order of ``weights`` arrays. Default: none.
+
+    Together ``inputs`` and ``weights`` must name each parameter of the circuit exactly once. They are explicit
+    because ``circuit.parameters`` sorts scalar parameters by name (x0, x1, x10, x2).
+
+    Raises:
+        ValueError: if the circuit is measured, or a parameter is missing, unknown or named twice.
+    """
+
+    circuit: QuantumCircuit
+    inputs: tuple[Parameter, ...]
+    weights: tuple[Parameter, ...] = ()
+
+    def __init__(self, circuit: QuantumCircuit, inputs: Sequence[Parameter], weights: Sequence[Parameter] = ()) -> None:
+        if circuit.num_clbits:
+            raise ValueError(
+                f"The circuit has {circuit.num_clbits} classical bits; pass it without measurements: "
+                "the network adds its own (circuit.remove_final_measurements(inplace=False))"
+            )
+        named = [*inputs, *weights]
+        if not inputs:
+            raise ValueError("An ansatz needs at least one input parameter; got none")
+        if len(set(named)) != len(named):
+            raise ValueError(f"A parameter is named twice among inputs and weights: {[p.name for p in named]}")
+        unknown = [p.name for p in named if p not in circuit.parameters]
+        missing = [p.name for p in circuit.parameters if p not in named]
+        if unknown or missing:
+            raise ValueError(
+                f"Inputs and weights must name each circuit parameter once; not in the circuit: {unknown}, "
+                f"neither input nor weight: {missing}"
+            )
+        object.__setattr__(self, "circuit", circuit)
+        object.__setattr__(self, "inputs", tuple(inputs))
+        object.__setattr__(self, "weights", tuple(weights))
+
+    @property
+    def num_qubits(self) -> int:
+        """Number of qubits ``n``; a network of this ansatz has ``2**n`` outcomes."""
+        return self.circuit.num_qubits
+
+    @property
+    def num_inputs(self) -> int:
+        """Length of the last axis of inputs."""
+        return len(self.inputs)
+
+    @property
+    def num_weights(self) -> int:
+        """Length of the last axis of weights; may be 0."""
+        return len(self.weights)
+
+
+def superposition_circuit(num_qubits: int = 4, depth: int = 2, entanglement: Entanglement = "linear") -> Ansatz:
+    """The paper's circuit (Eq. 5): per layer H, Ry(x + theta), Rz(phi) on every qubit, then CNOTs 0->1->2->...
+
+    Args:
+        num_qubits: number of qubits ``n`` and of inputs, at least 1. Default: 4.
+        depth: number of layers, at least 1. Default: 2.
+        entanglement: "linear" (CNOT between neighbours) or "none". Default: "linear".
+
+    Returns:
+        An :class:`Ansatz` with ``n`` inputs, the same in each layer, and ``(2 * depth - 1) * n`` weights: first
+        ``theta`` (depth x n, row by row), then ``phi`` ((depth - 1) x n). The last layer's Rz is left out: it
+        multiplies outcome amplitudes by phases and changes no probability.
+
+    Raises:
+        ValueError: for num_qubits or depth below 1, or an unknown entanglement.
+    """
+    if num_qubits < 1:
+        raise ValueError(f"Invalid num_qubits: {num_qubits}; it must be at least 1")
+    if depth < 1:
+        raise ValueError(f"Invalid depth: {depth}; it must be at least 1")
+    if entanglement not in ("linear", "none"):
+        raise ValueError(f"Invalid entanglement: {entanglement!r}; it must be 'linear' or 'none'")
+    x = ParameterVector("x", num_qubits)
+    theta = ParameterVector("theta", depth * num_qubits)
+    phi = ParameterVector("phi", (depth - 1) * num_qubits)
+    circuit = QuantumCircuit(num_qubits, name="superposition")
+    for layer in range(depth):
+        for qubit in range(num_qubits):
+            circuit.h(qubit)
+            circuit.ry(x[qubit] + theta[layer * num_qubits + qubit], qubit)
+            if layer < depth - 1:
+                circuit.rz(phi[layer * num_qubits + qubit], qubit)
+        if entanglement == "linear":
+            for qubit in range(num_qubits - 1):
+                circuit.cx(qubit, qubit + 1)
+    return Ansatz(circuit, list(x), [*theta, *phi])
+
+
+def linear_angle(angle: ParameterExpression | float) -> tuple[float, dict[Parameter, float]]:
+    """Split a gate angle into ``constant + sum(coefficient * parameter)``.
+
+    Raises:
+        ValueError: if the angle is not linear in its parameters.
+    """
+    if not isinstance(angle, ParameterExpression):
+        return float(angle), {}
+    coefficients = {}
+    for parameter in angle.parameters:
+        slope = angle.gradient(parameter)
+        if isinstance(slope, ParameterExpression):
+            if slope.parameters:
+                raise ValueError(f"Angle {angle} is not linear in {parameter.name}; only linear angles are supported")
+            slope = slope.numeric()
+        if isinstance(slope, complex):
+            raise ValueError(f"Angle {angle} has the complex coefficient {slope}; only real ones are supported")
+        coefficients[parameter] = float(slope)
+    constant = angle.bind(dict.fromkeys(angle.parameters, 0.0)).numeric()
+    return float(constant.real), coefficients

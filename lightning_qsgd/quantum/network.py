@@ -1,0 +1,151 @@
+"""QuantumNetwork: qiskit-machine-learning's SamplerQNN, built so that its known traps cannot bite."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
+from qiskit import transpile
+from qiskit.primitives import BaseSamplerV2, BitArray
+from qiskit_machine_learning.neural_networks import SamplerQNN
+
+from lightning_qsgd.quantum.circuits import Ansatz
+from lightning_qsgd.quantum.samplers import ExactSampler, backend_of
+
+
+class QuantumNetwork:
+    """Angles in, outcome probabilities out, through a :class:`SamplerQNN` on any ``BaseSamplerV2``.
+
+    The circuit is measured in full (register ``meas``), transpiled once with unbound parameters where the sampler has
+    a backend, and stripped of its layout: the classical bits already stand in the order of the ansatz's qubits, and a
+    network that sees the layout would permute them a second time.
+
+    Args:
+        ansatz: the circuit.
+        sampler: where it runs; None: :class:`ExactSampler`. Its noise is fresh per call if it is one of this package.
+        optimization_level: of the transpiler, 0 to 3. Default: 1.
+        initial_layout: physical qubit for each qubit of the ansatz. Default: the transpiler chooses.
+
+    Attributes:
+        qnn: the ``SamplerQNN``, for example for ``TorchConnector``.
+        circuits, shots, seconds: circuits and shots run so far, and wall-clock seconds in them.
+    """
+
+    def __init__(
+        self,
+        ansatz: Ansatz,
+        sampler: BaseSamplerV2 | None = None,
+        *,
+        optimization_level: int = 1,
+        initial_layout: Sequence[int] | None = None,
+    ) -> None:
+        self.ansatz = ansatz
+        self.sampler = ExactSampler() if sampler is None else sampler
+        self.circuits, self.shots, self.seconds = 0, 0, 0.0
+        circuit = ansatz.circuit.copy()
+        circuit.measure_all()
+        backend = backend_of(self.sampler)
+        if backend is not None:
+            circuit = transpile(
+                circuit,
+                backend,
+                optimization_level=optimization_level,
+                initial_layout=None if initial_layout is None else list(initial_layout),
+                seed_transpiler=0,
+            )
+            circuit._layout = None
+        self.qnn = _CountingSamplerQNN(
+            circuit=circuit,
+            sampler=self.sampler,
+            input_params=ansatz.inputs,
+            weight_params=ansatz.weights,
+            interpret=_identity,
+            output_shape=2**ansatz.num_qubits,
+            input_gradients=True,
+        )
+
+    def probabilities(
+        self, inputs: ArrayLike, weights: ArrayLike | None = None, *, step: int | None = None
+    ) -> NDArray[np.float64]:
+        """Outcome probabilities: one circuit per row of ``inputs``, all in one job.
+
+        Args:
+            inputs: (batch, num_inputs), radians, finite.
+            weights: (num_weights,), radians, finite; None only where the ansatz has no weights.
+            step: training step that the noise belongs to: equal (seed, step) give equal noise. Default: the next
+                call in the sampler's own sequence. Samplers that cannot be reseeded ignore it.
+
+        Returns:
+            (batch, 2**num_qubits), float64, rows summing to 1; bit ``k`` of the column index is qubit ``k``.
+
+        Raises:
+            ValueError: for a wrong shape or a value that is not finite.
+            RuntimeError: if the sampler returns too few rows, or rows that are no probability distributions.
+        """
+        inputs = _checked("inputs", inputs, (None, self.ansatz.num_inputs))
+        if weights is None and self.ansatz.num_weights:
+            raise ValueError(f"This ansatz has {self.ansatz.num_weights} weights; got weights=None")
+        weights = _checked("weights", [] if weights is None else weights, (self.ansatz.num_weights,))
+        num_outcomes = 2**self.ansatz.num_qubits
+        if not len(inputs):
+            return np.zeros((0, num_outcomes))
+        if step is not None and (reseed := getattr(self.sampler, "reseed", None)):
+            reseed(step)
+        start = time.perf_counter()
+        probabilities = np.asarray(self.qnn.forward(inputs, weights))
+        self.seconds += time.perf_counter() - start
+        self.circuits += len(inputs)
+        self.shots += len(inputs) * (self.qnn.shots or 0)
+        if probabilities.shape != (len(inputs), num_outcomes):
+            raise RuntimeError(
+                f"The sampler returned shape {probabilities.shape} instead of {(len(inputs), num_outcomes)}"
+            )
+        total = probabilities.sum(-1)
+        wrong = ~((np.abs(total - 1) < 1e-6) & (probabilities >= -1e-9).all(-1))  # true for NaN as well
+        if wrong.any():
+            row = int(wrong.argmax())
+            raise RuntimeError(
+                f"The sampler {type(self.sampler).__name__} returned no probability distribution in {wrong.sum()} of "
+                f"{len(inputs)} rows; row {row} sums to {total[row]}"
+            )
+        return probabilities
+
+
+class _CountingSamplerQNN(SamplerQNN):
+    """SamplerQNN that turns the shots of a whole batch into frequencies at once, without a Python loop over shots."""
+
+    shots: int | None = None  # shots per circuit in the last forward call; None: exact
+
+    def _postprocess(self, num_samples: int, result: Any) -> Any:
+        bits = getattr(result[0].data, "meas", None)
+        if bits is None:
+            raise RuntimeError("The sampler's result has no register 'meas'; it did not run the circuit it was given")
+        self.shots = None
+        if not isinstance(bits, BitArray):  # exact probabilities
+            return super()._postprocess(num_samples, result)
+        self.shots = bits.num_shots
+        outcomes = self._output_shape[0]
+        rows = bits.array.reshape(-1, bits.num_shots, bits.array.shape[-1])  # (batch, shots, bytes), big-endian bytes
+        index = np.zeros(rows.shape[:2], dtype=np.int64)
+        for byte in range(rows.shape[-1]):
+            index = (index << 8) | rows[..., byte]
+        index += outcomes * np.arange(len(rows))[:, None]
+        counts = np.bincount(index.ravel(), minlength=outcomes * len(rows))
+        return counts.reshape(len(rows), outcomes) / max(bits.num_shots, 1)
+
+
+def _identity(outcome: int) -> int:  # SamplerQNN's own default is a lambda, which cannot be pickled
+    return outcome
+
+
+def _checked(name: str, values: ArrayLike, shape: tuple[int | None, ...]) -> NDArray[np.float64]:
+    array = np.asarray(values, dtype=np.float64)
+    if array.ndim != len(shape) or any(want not in (None, got) for want, got in zip(shape, array.shape, strict=True)):
+        wanted = tuple("batch" if size is None else size for size in shape)
+        raise ValueError(f"Invalid {name}: shape {array.shape}; it must be {wanted}")
+    if not np.isfinite(array).all():
+        raise ValueError(f"Invalid {name}: {int((~np.isfinite(array)).sum())} of {array.size} values are not finite")
+    return array

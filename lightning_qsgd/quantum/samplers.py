@@ -1,0 +1,99 @@
+"""Samplers: where circuits run. The only file that names a backend.
+
+Every sampler is a ``qiskit.primitives.BaseSamplerV2``; a network takes any of them. What these add to the stock ones:
+noise that is fresh in each call, yet a function of (seed, step, call); one thread; lazy construction; pickling.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from typing import TYPE_CHECKING, Any, Literal
+
+import numpy as np
+from qiskit.primitives import BasePrimitiveJob, BaseSamplerV2
+from qiskit.primitives.containers import PrimitiveResult, SamplerPubLike, SamplerPubResult
+from qiskit_machine_learning.primitives import QMLSampler
+
+if TYPE_CHECKING:
+    from qiskit_aer.noise import NoiseModel
+
+SamplerJob = BasePrimitiveJob[PrimitiveResult[SamplerPubResult], Any]
+
+
+class ExactSampler(QMLSampler):
+    """Exact outcome probabilities from the statevector; no shots, no noise. Agreement with the state: 2e-12."""
+
+    def __init__(self) -> None:
+        super().__init__(shots=None)
+
+
+class AerSampler(BaseSamplerV2):
+    """Qiskit Aer's simulator with shot noise that is fresh in each call and reproducible.
+
+    The simulator's seed of a call is derived from (seed, step, number of the call within the step), so that repeated
+    calls differ, a repeated run does not, and a resumed run continues as if it had never stopped. A plain Aer sampler
+    with an integer seed repeats the same noise in every call.
+
+    Args:
+        shots: shots per circuit, at least 1. Default: 1024.
+        seed: base seed, at least 0. Default: 0.
+        noise: a ``qiskit_aer.noise.NoiseModel``, or None for a perfect device. Default: None.
+        device: "CPU" or "GPU" (needs a CUDA build of Aer). Default: "CPU".
+
+    Raises:
+        ValueError: for shots below 1, a negative seed, or (at the first circuit) a device that Aer does not have.
+    """
+
+    def __init__(
+        self,
+        shots: int = 1024,
+        seed: int = 0,
+        noise: NoiseModel | None = None,
+        device: Literal["CPU", "GPU"] = "CPU",
+    ) -> None:
+        if shots < 1:
+            raise ValueError(f"Invalid shots: {shots}; it must be at least 1 (exact probabilities: ExactSampler)")
+        if seed < 0:
+            raise ValueError(f"Invalid seed: {seed}; it must be at least 0")
+        self.shots, self.seed, self.noise, self.device = shots, seed, noise, device
+        self._step, self._call = 0, 0
+        self._backend: Any = None
+
+    @property
+    def backend(self) -> Any:
+        """The ``AerSimulator``, built at first use: circuits are transpiled for it."""
+        if self._backend is None:
+            from qiskit_aer import AerSimulator
+
+            available = AerSimulator().available_devices() or []
+            if self.device not in available:
+                raise ValueError(
+                    f"Invalid device: {self.device!r}; this build of Qiskit Aer has {available}. "
+                    "Use device='CPU', or install qiskit-aer-gpu"
+                )
+            # One thread: on small circuits more threads make Aer 2 to 7 times slower.
+            self._backend = AerSimulator(noise_model=self.noise, device=self.device, max_parallel_threads=1)
+        return self._backend
+
+    def reseed(self, step: int) -> None:
+        """Start the noise of training step ``step`` (at least 0); calls within it are numbered from 0."""
+        self._step, self._call = step + 1, 0  # 0 stands for calls outside of any step
+
+    def run(self, pubs: Iterable[SamplerPubLike], *, shots: int | None = None) -> SamplerJob:
+        """Run circuits with fresh noise; see ``BaseSamplerV2.run``."""
+        from qiskit_aer.primitives import SamplerV2
+
+        # 31 bits, and never 0, which some primitives take for "no seed".
+        seed = int(np.random.SeedSequence((self.seed, self._step, self._call)).generate_state(1)[0] >> 1) or 1
+        self._call += 1
+        sampler = SamplerV2.from_backend(self.backend, default_shots=self.shots, seed=seed)
+        return sampler.run(pubs, shots=shots)
+
+    def __getstate__(self) -> dict[str, Any]:
+        return self.__dict__ | {"_backend": None}  # the simulator itself is rebuilt where it is needed
+
+
+def backend_of(sampler: BaseSamplerV2) -> Any:
+    """The backend that circuits must be transpiled for, or None where the sampler runs any circuit."""
+    backend = getattr(sampler, "backend", None)  # a property in Qiskit and here, a method in qiskit-ibm-runtime
+    return backend() if callable(backend) else backend

@@ -1,0 +1,3 @@
+"""Level 2: LightningModules."""
+
+from lightning_qsgd.tasks.classification import SequenceClassification as SequenceClassification
