@@ -282,14 +282,17 @@ class SuperpositionalGradientDescent(torch.optim.AdamW):
         """Once, at the first perturbed step: an s that hardly varies is a learning rate, not an answer."""
         self._warned = True
         mean, spread = float(s.mean()), float(s.std(correction=0))
-        if len(s) < 2 or abs(mean) <= 3 * spread:
+        if len(s) < 2 or abs(mean) <= max(3 * spread, 0.01):
             return
-        factor = 1 + group["quantum_weight"] * mean
-        equivalent = (
-            f"AdamW with lr {float(group['lr']) * factor:.3g} ({factor:.3g} times as large)"
-            if group["scale"] == "adam"
-            else f"a plain gradient step of rate {float(group['lr']) * (factor - 1):.3g} beside AdamW's"
-        )
+        lr, weight = float(group["lr"]), group["quantum_weight"]
+        factor = 1 + weight * mean
+        if group["target"] == "gradient":
+            equivalent = f"gradients {factor:.3g} times as large, to which Adam is nearly invariant"
+        elif group["scale"] == "adam":
+            equivalent = f"AdamW with lr {lr * factor:.3g} ({factor:.3g} times as large)"
+        else:
+            rate = lr if group["coupling"] == "lr" else lr / group["initial_lr"]
+            equivalent = f"a plain gradient step of rate {rate * weight * mean:.3g} beside AdamW's"
         warnings.warn(
             f"The perturbation is nearly constant: s has mean {mean:.3f} and spread {spread:.3f}. On the touched "
             f"coordinates it acts like {equivalent}. CircuitPerturbation's rotations='aligned' or center='zero' remove "

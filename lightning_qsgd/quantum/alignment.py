@@ -17,6 +17,7 @@ from lightning_qsgd.quantum.circuits import Entanglement, superposition_circuit
 from lightning_qsgd.quantum.simulator import CircuitSimulator
 
 TOLERANCE = 1e-6
+STARTS = 64
 
 
 def modulation_matrix(num_qubits: int, decode_chain: bool) -> Tensor:
@@ -74,7 +75,7 @@ def aligned_rotations(num_qubits: int, depth: int, entanglement: Entanglement) -
     jacobian: Any = numpy_jacobian  # SciPy's stubs know only names here
     rng = np.random.default_rng(0)
     best = math.inf
-    for _ in range(64):
+    for _ in range(STARTS):
         start = rng.integers(-2, 3, ansatz.num_weights) * (math.pi / 2) + rng.normal(0, 0.1, ansatz.num_weights)
         found = least_squares(numpy_residual, start, jacobian, xtol=1e-15, ftol=1e-15, gtol=1e-15, max_nfev=60)
         best = min(best, float(np.abs(found.fun).max()))

@@ -99,10 +99,6 @@ class QuantumNetwork:
         self.seconds += time.perf_counter() - start
         self.circuits += len(inputs)
         self.shots += len(inputs) * (self.qnn.shots or 0)
-        if probabilities.shape != (len(inputs), num_outcomes):
-            raise RuntimeError(
-                f"The sampler returned shape {probabilities.shape} instead of {(len(inputs), num_outcomes)}"
-            )
         total = probabilities.sum(-1)
         wrong = ~((np.abs(total - 1) < 1e-6) & (probabilities >= -1e-9).all(-1))  # true for NaN as well
         if wrong.any():
@@ -123,12 +119,15 @@ class _CountingSamplerQNN(SamplerQNN):
         bits = getattr(result[0].data, "meas", None)
         if bits is None:
             raise RuntimeError("The sampler's result has no register 'meas'; it did not run the circuit it was given")
+        rows = result[0].data.shape
+        if rows != (num_samples,):
+            raise RuntimeError(f"The sampler returned rows of shape {rows} instead of {(num_samples,)}")
         self.shots = None
         if not isinstance(bits, BitArray):  # exact probabilities
             return super()._postprocess(num_samples, result)
         self.shots = bits.num_shots
         outcomes = self._output_shape[0]
-        rows = bits.array.reshape(-1, bits.num_shots, bits.array.shape[-1])  # (batch, shots, bytes), big-endian bytes
+        rows = bits.array  # (batch, shots, bytes), big-endian bytes
         index = np.zeros(rows.shape[:2], dtype=np.int64)
         for byte in range(rows.shape[-1]):
             index = (index << 8) | rows[..., byte]

@@ -98,8 +98,9 @@ class CircuitSimulator:
                 fixed = torch.tensor(_FIXED[name], dtype=torch.complex128) if row < 0 else None
                 gate = _rotation(name, angles[:, row]) if fixed is None else fixed
                 gate = gate.to(state).expand(len(inputs), 2, 2)
-                split = state.view(len(inputs), -1, 2, 2 ** qubits[0])  # the qubit's bit on axis 2
-                state = torch.einsum("bij,bajc->baic", gate, split).reshape(len(inputs), -1)
+                low = 2 ** qubits[0]
+                split = state.view(len(inputs), 2**n // (2 * low), 2, low)  # the qubit's bit on axis 2
+                state = torch.einsum("bij,bajc->baic", gate, split).reshape(len(inputs), 2**n)
         return state.real**2 + state.imag**2
 
 

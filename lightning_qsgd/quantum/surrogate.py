@@ -195,5 +195,5 @@ def _contract(inputs: Tensor, coefficients: Tensor, basis: Callable[[Tensor, int
     waves = [basis(inputs[:, q], size) for q, size in enumerate(sizes)]
     out = waves[0] @ coefficients.reshape(sizes[0], -1)  # (B, K_2 ... K_n O)
     for wave, size in zip(waves[1:], sizes[1:], strict=True):
-        out = torch.bmm(wave.unsqueeze(1), out.view(len(inputs), size, -1)).squeeze(1)
+        out = torch.bmm(wave.unsqueeze(1), out.view(len(inputs), size, out.shape[1] // size)).squeeze(1)
     return out

@@ -1,0 +1,14 @@
+import pytest
+import torch
+from hypothesis import settings
+
+settings.register_profile("default", deadline=None, derandomize=True, max_examples=30)
+settings.load_profile("default")
+torch.set_num_threads(1)
+
+
+@pytest.fixture(autouse=True)
+def _seeded(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Each test starts from the same generators, and leaves no global seed behind."""
+    torch.manual_seed(0)
+    monkeypatch.delenv("PL_GLOBAL_SEED", raising=False)

@@ -1,0 +1,434 @@
+import copy
+import io
+import itertools
+import pickle
+import subprocess
+import sys
+import warnings
+
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+from torch.distributed.checkpoint.state_dict import get_optimizer_state_dict, set_optimizer_state_dict
+
+from lightning_qsgd.optim import (
+    CircuitPerturbation,
+    ControlPerturbation,
+    SinePerturbation,
+    SuperpositionalGradientDescent,
+)
+from lightning_qsgd.optim.reference import ReferenceSuperpositionalGradientDescent
+from lightning_qsgd.optim.superpositional import LEGAL_COMBINATIONS
+
+SHAPES = [(3, 5), (7,), (), (0,), (2, 2, 2), (1,)]
+ALL_COMBINATIONS = list(itertools.product(["update", "gradient"], ["gradient", "adam"], ["lr", "decoupled"]))
+
+
+def make_params(dtype=torch.float64, shapes=SHAPES, seed=0):
+    generator = torch.Generator().manual_seed(seed)
+    return [torch.randn(s, dtype=dtype, generator=generator).requires_grad_() for s in shapes]
+
+
+def set_gradients(params, step):
+    generator = torch.Generator().manual_seed(1000 + step)
+    for p in params:
+        p.grad = torch.randn(p.shape, dtype=p.dtype, generator=generator)
+
+
+def run(optimizer_class, steps=4, dtype=torch.float64, missing=(), **options):
+    params = make_params(dtype)
+    optimizer = optimizer_class(params, **options)
+    for step in range(steps):
+        set_gradients(params, step)
+        for i in missing:
+            params[i].grad = None
+        optimizer.step()
+    return params
+
+
+def assert_equal(first, second, tolerance=0.0):
+    for a, b in zip(first, second, strict=True):
+        torch.testing.assert_close(a, b, atol=tolerance, rtol=tolerance)
+
+
+# ---- equal to AdamW, and to the reference ----------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("foreach", [None, True, False])
+@pytest.mark.parametrize("options", [{}, {"amsgrad": True, "maximize": True, "weight_decay": 0.1, "eps": 1e-5}])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+def test_quantum_weight_0_is_adamw_bit_for_bit(options, foreach, dtype):
+    options = {"lr": 0.01, "weight_decay": 0.0, "foreach": foreach} | options
+    perturbation = CircuitPerturbation()
+    ours = run(SuperpositionalGradientDescent, 100, dtype, quantum_weight=0.0, perturbation=perturbation, **options)
+    assert_equal(ours, run(torch.optim.AdamW, 100, dtype, **options))
+    assert perturbation.circuits == 0
+
+
+@given(
+    combination=st.sampled_from(LEGAL_COMBINATIONS),
+    scope=st.sampled_from(["first_of_tensor", "first_of_model", "all"]),
+    bias_correction=st.booleans(),
+    amsgrad=st.booleans(),
+    maximize=st.booleans(),
+    weight_decay=st.sampled_from([0.0, 0.3]),
+    num_qubits=st.sampled_from([1, 2, 4, 9, 40]),
+    missing=st.sampled_from([(), (0,), (1, 2)]),
+    kind=st.sampled_from(["sine", "shuffled", "matched", "constant", "frozen"]),
+)
+def test_equal_to_the_reference(combination, num_qubits, kind, missing, **options):
+    target, scale, coupling = combination
+
+    def perturbation():
+        sine = SinePerturbation(num_qubits)
+        return sine if kind == "sine" else ControlPerturbation(kind, sine)
+
+    options |= {"target": target, "scale": scale, "coupling": coupling, "lr": 0.05, "quantum_weight": 0.7}
+    ours = run(SuperpositionalGradientDescent, missing=missing, perturbation=perturbation(), **options)
+    reference = run(ReferenceSuperpositionalGradientDescent, missing=missing, perturbation=perturbation(), **options)
+    assert_equal(ours, reference, 1e-12)
+
+
+@pytest.mark.parametrize(("target", "scale", "coupling"), LEGAL_COMBINATIONS)
+def test_equal_to_the_reference_with_a_circuit(target, scale, coupling):
+    options = {"target": target, "scale": scale, "coupling": coupling, "perturbation": CircuitPerturbation()}
+    ours = run(SuperpositionalGradientDescent, **options)
+    assert_equal(ours, run(ReferenceSuperpositionalGradientDescent, **options), 1e-12)
+    assert not torch.equal(ours[0], run(torch.optim.AdamW, weight_decay=0.0)[0])
+
+
+@pytest.mark.parametrize("combination", ALL_COMBINATIONS)
+def test_table_of_legal_combinations(combination):
+    target, scale, coupling = combination
+    options = {"target": target, "scale": scale, "coupling": coupling}
+    if combination in LEGAL_COMBINATIONS:
+        SuperpositionalGradientDescent(make_params(), **options)
+    else:
+        with pytest.raises(ValueError, match=r"Invalid \(target, scale, coupling\).*legal: update, gradient, lr"):
+            SuperpositionalGradientDescent(make_params(), **options)
+
+
+def test_equation_1_by_hand():
+    theta = torch.tensor([0.5, 0.25, 2.0, 0.1, 0.5], dtype=torch.float64, requires_grad=True)
+    theta.grad = torch.tensor([1.0, 2.0, 3.0, 4.0, 5.0], dtype=torch.float64)
+    before, gradient = theta.detach().clone(), theta.grad.clone()
+    SuperpositionalGradientDescent([theta], lr=0.1, quantum_weight=0.5, eps=0.0).step()
+    q = torch.sin(torch.pi * before) * gradient
+    q[4:] = 0  # i >= n_qubits
+    torch.testing.assert_close(theta.detach(), before - 0.1 * (gradient.sign() + 0.5 * q))
+
+
+# ---- scopes ----------------------------------------------------------------------------------------------------------
+
+
+def touched(scope, num_qubits=4, shapes=SHAPES):
+    params, plain = make_params(shapes=shapes), make_params(shapes=shapes)
+    ours = SuperpositionalGradientDescent(params, scope=scope, perturbation=SinePerturbation(num_qubits))
+    adamw = torch.optim.AdamW(plain, weight_decay=0.0)
+    for group, optimizer in ((params, ours), (plain, adamw)):
+        set_gradients(group, 0)
+        optimizer.step()
+    return [int((a != b).sum()) for a, b in zip(params, plain, strict=True)]
+
+
+def test_scopes_touch_the_coordinates_they_name():
+    assert touched("first_of_tensor") == [4, 4, 1, 0, 4, 1]
+    assert touched("first_of_model") == [4, 0, 0, 0, 0, 0]
+    assert touched("first_of_model", num_qubits=17) == [15, 2, 0, 0, 0, 0]
+    assert touched("all") == [15, 7, 1, 0, 8, 1]
+
+
+@pytest.mark.parametrize("scope", ["first_of_tensor", "all"])
+@pytest.mark.parametrize("combination", LEGAL_COMBINATIONS)
+def test_non_contiguous_tensors_count_in_c_order(scope, combination):
+    target, scale, coupling = combination
+    options = {"scope": scope, "target": target, "scale": scale, "coupling": coupling}
+    values, gradient = torch.randn(3, 5), torch.randn(3, 5)
+    plain, strided = values.clone().requires_grad_(), values.T.contiguous().T.requires_grad_()
+    assert not strided.is_contiguous()
+    plain.grad, strided.grad = gradient, gradient.T.contiguous().T
+    for p in (plain, strided):
+        SuperpositionalGradientDescent([p], **options).step()
+    torch.testing.assert_close(plain, strided)
+
+
+def test_one_call_per_step_with_all_blocks():
+    class Spy(SinePerturbation):
+        calls = []
+
+        def forward(self, angles, *, step):
+            self.calls.append((tuple(angles.shape), step, list(self.layout)))
+            return super().forward(angles, step=step)
+
+    params = make_params(shapes=[(2, 3), (5,), (1,)])
+    optimizer = SuperpositionalGradientDescent(params, perturbation=Spy())
+    for step in range(2):
+        set_gradients(params, step)
+        optimizer.step()
+    layout = [(4, 0), (4, 0), (1, 3)]
+    assert Spy.calls == [((3, 4), 0, layout), ((3, 4), 1, layout)]
+
+
+# ---- groups, schedules, closures, hooks --------------------------------------------------------------------------------
+
+
+def test_groups_have_their_own_numbers():
+    a, b = make_params(shapes=[(4,), (4,)])
+    plain = [p.detach().clone().requires_grad_() for p in (a, b)]
+    optimizer = SuperpositionalGradientDescent([{"params": [a]}, {"params": [b], "quantum_weight": 0.0}])
+    adamw = torch.optim.AdamW(plain, weight_decay=0.0)
+    for group, o in (([a, b], optimizer), (plain, adamw)):
+        set_gradients(group, 0)
+        o.step()
+    assert not torch.equal(a, plain[0])
+    assert torch.equal(b, plain[1])
+
+
+def test_quantum_weight_may_follow_a_schedule():
+    params = make_params()
+    own = {"params": make_params(seed=1), "quantum_weight": 0.3}
+    optimizer = SuperpositionalGradientDescent(
+        [{"params": params}, own], quantum_weight=lambda step: 0.0 if step == 0 else 1.0 / step
+    )
+    weights = []
+    for step in range(3):
+        set_gradients(params, step)
+        optimizer.step()
+        weights.append([group["quantum_weight"] for group in optimizer.param_groups])
+    assert weights == [[0.0, 0.3], [1.0, 0.3], [0.5, 0.3]]
+
+
+def test_closure_and_hooks_run_once():
+    torch.optim.AdamW(make_params())  # from now on torch has wrapped AdamW.step in hooks of its own
+    params = make_params()
+    optimizer = SuperpositionalGradientDescent(params)
+    calls = []
+    optimizer.register_step_pre_hook(lambda *_: calls.append("pre"))
+    optimizer.register_step_post_hook(lambda *_: calls.append("post"))
+
+    def closure():
+        calls.append("closure")
+        optimizer.zero_grad()
+        loss = sum((p**2).sum() for p in params)
+        loss.backward()
+        return loss
+
+    assert optimizer.step(closure).item() == pytest.approx(sum(p.square().sum().item() for p in make_params()))
+    assert calls == ["pre", "closure", "post"]
+
+
+def test_gradients_are_left_as_they_were():
+    params = make_params()
+    set_gradients(params, 0)
+    before = [p.grad.clone() for p in params]
+    SuperpositionalGradientDescent(params, target="gradient", scope="all").step()
+    assert_equal([p.grad for p in params], before)
+
+
+def test_lr_0_moves_nothing_asks_no_circuit_and_advances_no_counter():
+    params = make_params()
+    perturbation = CircuitPerturbation(mode="live")
+    optimizer = SuperpositionalGradientDescent(params, lr=1e-3, coupling="decoupled", perturbation=perturbation)
+    before = [p.detach().clone() for p in params]
+    optimizer.param_groups[0]["lr"] = 0.0
+    set_gradients(params, 0)
+    optimizer.step()
+    assert_equal([p.detach() for p in params], before)
+    assert perturbation.circuits == 0
+    assert optimizer.state_dict()["param_groups"][0]["perturbation_state"]["step"] == 0
+    optimizer.param_groups[0]["lr"] = 1e-3
+    optimizer.step()
+    assert perturbation.circuits == 5
+    assert optimizer.state_dict()["param_groups"][0]["perturbation_state"]["step"] == 1
+
+
+@pytest.mark.filterwarnings("ignore:The perturbation is nearly constant")
+def test_decoupled_follows_the_schedule_of_lr():
+    def moved(lr_factor):
+        p = torch.full((4,), 0.5, dtype=torch.float64, requires_grad=True)
+        plain = p.detach().clone().requires_grad_()
+        ours = SuperpositionalGradientDescent([p], lr=1e-3, coupling="decoupled")
+        adamw = torch.optim.AdamW([plain], lr=1e-3, weight_decay=0.0)
+        scheduler = torch.optim.lr_scheduler.LambdaLR(ours, lambda _: lr_factor)
+        torch.optim.lr_scheduler.LambdaLR(adamw, lambda _: lr_factor)
+        for t, o in ((p, ours), (plain, adamw)):
+            t.grad = torch.ones_like(t)
+            o.step()
+        scheduler.step()
+        return (plain - p).detach()
+
+    torch.testing.assert_close(moved(1.0), torch.full((4,), 0.5, dtype=torch.float64))  # lambda * sin(pi / 2) * 1
+    torch.testing.assert_close(moved(0.1), moved(1.0) / 10)
+
+
+def test_tensor_lr():
+    tensor = run(SuperpositionalGradientDescent, lr=torch.tensor(0.01, dtype=torch.float64), foreach=False)
+    assert_equal(tensor, run(SuperpositionalGradientDescent, lr=0.01), 1e-12)
+
+
+def test_bfloat16_weights_are_perturbed_in_float32():
+    params = make_params(torch.bfloat16)
+    optimizer = SuperpositionalGradientDescent(params, lr=0.1, perturbation=CircuitPerturbation())
+    set_gradients(params, 0)
+    optimizer.step()
+    assert all(p.dtype == torch.bfloat16 and p.isfinite().all() for p in params)
+
+
+# ---- warnings and errors -------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("scale", "words"), [("adam", "AdamW with lr 0.0005"), ("gradient", "gradient step of rate -0.0")]
+)
+def test_a_constant_modulation_warns_with_its_equivalent(scale, words):
+    params = [torch.randn(40, 40).mul_(0.05).requires_grad_()]
+    set_gradients(params, 0)
+    literal = SuperpositionalGradientDescent(
+        params, perturbation=CircuitPerturbation(rotations="zero"), scope="all", scale=scale
+    )
+    with pytest.warns(UserWarning, match=rf"s has mean -0\.9\d+ .*{words}"):
+        literal.step()
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        literal.step()  # once is enough
+        SuperpositionalGradientDescent(params, perturbation=CircuitPerturbation(), scope="all").step()
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ({"lr": -1.0}, "Invalid learning rate: -1.0"),
+        ({"eps": -1.0}, "Invalid epsilon"),
+        ({"betas": (1.0, 0.9)}, "Invalid beta"),
+        ({"weight_decay": -0.1}, "Invalid weight_decay"),
+        ({"quantum_weight": -0.5}, "Invalid quantum_weight: -0.5"),
+        ({"quantum_weight": float("nan")}, "Invalid quantum_weight: nan"),
+        ({"scope": "some"}, "Invalid scope: 'some'"),
+        ({"target": "loss"}, "Invalid"),
+        ({"perturbation": "sine"}, "Invalid perturbation: 'sine'"),
+        ({"lr": 0.0, "coupling": "decoupled"}, "Invalid lr: 0.0"),
+    ],
+)
+def test_invalid_arguments(arguments, message):
+    with pytest.raises(ValueError, match=message):
+        SuperpositionalGradientDescent(make_params(), **arguments)
+
+
+def test_what_cannot_hold_is_refused_in_the_step():
+    sparse = torch.zeros(3, requires_grad=True)
+    sparse.grad = torch.ones(3).to_sparse()
+    with pytest.raises(RuntimeError, match="does not support sparse gradients"):
+        SuperpositionalGradientDescent([sparse]).step()
+    whole = torch.zeros(3, dtype=torch.complex64, requires_grad=True)
+    whole.grad = torch.ones_like(whole)
+    with pytest.raises(RuntimeError, match="does not support complex gradients"):
+        SuperpositionalGradientDescent([whole]).step()
+    erased = torch.ones(3, requires_grad=True)
+    erased.grad = torch.ones(3)
+    with pytest.raises(ValueError, match="Invalid weight_decay: 1.0; with lr 1.0"):
+        SuperpositionalGradientDescent([erased], lr=1.0, weight_decay=1.0).step()
+    params = make_params(shapes=[(4,), (4,)])
+    optimizer = SuperpositionalGradientDescent(params, bias_correction=False)
+    set_gradients(params[:1], 0)
+    optimizer.step()
+    set_gradients(params, 1)
+    with pytest.raises(RuntimeError, match=r"equally many steps; this group has \[0.0, 1.0\]"):
+        optimizer.step()
+
+
+# ---- state -------------------------------------------------------------------------------------------------------------
+
+
+def continued(transfer, **options):
+    """Six steps straight, and three steps, a transfer to a new optimizer, three steps."""
+    options = {"perturbation": lambda: CircuitPerturbation(mode="live", sampler=_sampler())} | options
+    make = options.pop("perturbation")
+    straight = make_params()
+    optimizer = SuperpositionalGradientDescent(straight, perturbation=make(), **options)
+    for step in range(6):
+        set_gradients(straight, step)
+        optimizer.step()
+    params = make_params()
+    optimizer = SuperpositionalGradientDescent(params, perturbation=make(), **options)
+    for step in range(3):
+        set_gradients(params, step)
+        optimizer.step()
+    optimizer = transfer(optimizer, lambda: SuperpositionalGradientDescent(params, perturbation=make(), **options))
+    params = [p for group in optimizer.param_groups for p in group["params"]]
+    for step in range(3, 6):
+        set_gradients(params, step)
+        optimizer.step()
+    return straight, params, optimizer
+
+
+def _sampler():
+    from lightning_qsgd.quantum import AerSampler
+
+    return AerSampler(shots=16, seed=5)
+
+
+def through_a_file(old, new):
+    file = io.BytesIO()
+    torch.save(old.state_dict(), file)
+    file.seek(0)
+    optimizer = new()
+    optimizer.load_state_dict(torch.load(file, weights_only=True))
+    return optimizer
+
+
+@pytest.mark.parametrize(
+    "transfer",
+    [through_a_file, lambda old, new: copy.deepcopy(old), lambda old, new: pickle.loads(pickle.dumps(old))],
+    ids=["weights_only file", "deepcopy", "pickle"],
+)
+def test_live_noise_and_weights_continue_bit_for_bit(transfer):
+    straight, params, optimizer = continued(transfer)
+    assert_equal(straight, params)
+    assert optimizer.perturbation.circuits == 30
+
+
+@pytest.mark.parametrize("control", ["frozen", "shuffled"])
+def test_controls_and_surrogates_continue_bit_for_bit(control):
+    straight, params, _ = continued(
+        through_a_file, perturbation=lambda: ControlPerturbation(control, CircuitPerturbation(sampler=_sampler()))
+    )
+    assert_equal(straight, params)
+
+
+def test_groups_hold_plain_values_only():
+    optimizer = SuperpositionalGradientDescent(make_params(), perturbation=CircuitPerturbation())
+    allowed = (int, float, str, bool, type(None), tuple, torch.Tensor)
+    assert all(isinstance(v, allowed) for k, v in optimizer.param_groups[0].items() if k != "params")
+
+
+def test_a_plain_adamw_state_loads():
+    params = make_params()
+    adamw = torch.optim.AdamW(params, lr=0.02)
+    set_gradients(params, 0)
+    adamw.step()
+    optimizer = SuperpositionalGradientDescent(params, quantum_weight=0.25, scale="adam")
+    optimizer.load_state_dict(adamw.state_dict())
+    group = optimizer.param_groups[0]
+    assert (group["lr"], group["quantum_weight"], group["scale"]) == (0.02, 0.25, "adam")
+    optimizer.step()
+
+
+def test_state_survives_distributed_checkpoint_state_dicts():
+    model = torch.nn.Linear(3, 2)
+    optimizer = SuperpositionalGradientDescent(model.parameters(), perturbation=CircuitPerturbation())
+    model(torch.ones(1, 3)).sum().backward()
+    optimizer.step()
+    state = get_optimizer_state_dict(model, optimizer)
+    fresh = SuperpositionalGradientDescent(model.parameters(), perturbation=CircuitPerturbation())
+    set_optimizer_state_dict(model, fresh, state)
+    assert fresh.perturbation.circuits == 625
+    assert fresh.state_dict()["param_groups"][0]["perturbation_state"]["step"] == 1
+
+
+def test_a_classical_run_imports_no_qiskit():
+    code = (
+        "import sys, torch, lightning_qsgd.optim as o; p = torch.ones(4, requires_grad=True); p.grad = torch.ones(4);"
+        "o.SuperpositionalGradientDescent([p]).step(); sys.exit('qiskit' in sys.modules)"
+    )
+    assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0

@@ -1,0 +1,117 @@
+import numpy as np
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from qiskit import QuantumCircuit
+from qiskit.circuit import ParameterVector
+
+from lightning_qsgd.quantum import (
+    AerSampler,
+    Ansatz,
+    CircuitSimulator,
+    FourierSurrogate,
+    QuantumNetwork,
+    superposition_circuit,
+)
+from lightning_qsgd.quantum.surrogate import input_degrees
+
+
+def test_equal_to_the_network_at_random_points():
+    ansatz = superposition_circuit(4, 2)
+    rng = np.random.default_rng(0)
+    weights, points = rng.uniform(-np.pi, np.pi, 12), 3 * rng.normal(size=(40, 4))
+    network = QuantumNetwork(ansatz)
+    surrogate = FourierSurrogate.fit(network, weights)
+    assert (network.circuits, surrogate.num_points) == (625, 625)
+    np.testing.assert_allclose(surrogate(torch.from_numpy(points)), network.probabilities(points, weights), atol=1e-10)
+
+
+@settings(max_examples=12)
+@given(st.integers(1, 3), st.integers(1, 3), st.sampled_from(["linear", "none"]), st.integers(0, 99))
+def test_equal_to_the_simulator_for_any_size(num_qubits, depth, entanglement, seed):
+    ansatz = superposition_circuit(num_qubits, depth, entanglement)
+    generator = torch.Generator().manual_seed(seed)
+    weights = torch.randn(ansatz.num_weights, dtype=torch.float64, generator=generator)
+    points = 3 * torch.randn(20, num_qubits, dtype=torch.float64, generator=generator)
+    surrogate = FourierSurrogate.fit(QuantumNetwork(ansatz), weights.numpy())
+    torch.testing.assert_close(surrogate(points), CircuitSimulator(ansatz)(points, weights), atol=1e-10, rtol=0)
+
+
+def test_from_shots_within_its_predicted_variance():
+    ansatz = superposition_circuit(3, 2)
+    weights = np.random.default_rng(1).uniform(-np.pi, np.pi, 9)
+    points = torch.randn(200, 3, dtype=torch.float64)
+    truth = CircuitSimulator(ansatz)(points, torch.from_numpy(weights))
+    scores, unbiased = [], []
+    for seed in range(8):
+        surrogate = FourierSurrogate.fit(QuantumNetwork(ansatz, AerSampler(shots=512, seed=seed)), weights)
+        assert surrogate.shots == 512
+        scores.append((surrogate(points) - truth) / surrogate.variance(points).sqrt())
+        unbiased.append(surrogate(points) - truth)
+    scores = torch.stack(scores)
+    assert abs(scores.mean()) < 0.15
+    assert 0.85 < scores.std() < 1.15
+    assert torch.stack(unbiased).mean().abs() < 1e-3
+
+
+def test_exact_surrogate_has_no_variance():
+    surrogate = FourierSurrogate.fit(QuantumNetwork(superposition_circuit(2, 1)), np.zeros(2))
+    assert surrogate.variance(torch.randn(3, 2)).count_nonzero() == 0
+
+
+def test_dtype_gradient_chunks_and_projection():
+    ansatz = superposition_circuit(2, 2)
+    surrogate = FourierSurrogate.fit(QuantumNetwork(ansatz), np.arange(6) / 3)
+    points = torch.randn(3, 2, dtype=torch.float64, requires_grad=True)
+    assert torch.autograd.gradcheck(surrogate, (points,))
+    single = surrogate(points.float())
+    assert single.dtype == torch.float32
+    torch.testing.assert_close(single.double(), surrogate(points), atol=1e-6, rtol=0)
+    many = torch.randn(10_000, 2, dtype=torch.float64)  # more than one chunk
+    torch.testing.assert_close(surrogate(many)[-5:], surrogate(many[-5:]))
+    assert surrogate(torch.zeros(0, 2)).shape == (0, 4)
+    matrix = torch.randn(4, 3, dtype=torch.float64)
+    torch.testing.assert_close(surrogate.project(matrix)(points), surrogate(points) @ matrix)
+    with pytest.raises(ValueError, match=r"Invalid inputs: shape \(3,\)"):
+        surrogate(torch.zeros(3))
+
+
+def _ansatz(build):
+    x = ParameterVector("x", 2)
+    circuit = QuantumCircuit(2)
+    build(circuit, x)
+    return Ansatz(circuit, list(x))
+
+
+def test_degrees_are_read_off_the_circuit():
+    def build(circuit, x):
+        circuit.rx(x[0], 0)
+        circuit.rz(-3 * x[0], 0)
+        circuit.cp(x[1], 0, 1)
+        circuit.rzz(2 * x[1] - x[0], 0, 1)
+
+    ansatz = _ansatz(build)
+    assert input_degrees(ansatz) == [5, 3]
+    network = QuantumNetwork(ansatz)
+    points = np.random.default_rng(0).normal(size=(10, 2))
+    surrogate = FourierSurrogate.fit(network)
+    np.testing.assert_allclose(surrogate(torch.from_numpy(points)), network.probabilities(points), atol=1e-10)
+
+
+@pytest.mark.parametrize(
+    ("build", "message"),
+    [
+        (lambda c, x: (c.crx(x[0], 0, 1), c.rx(x[1], 0)), "gate 'crx'"),
+        (lambda c, x: (c.rx(0.5 * x[0], 0), c.rx(x[1], 0)), "coefficient 0.5"),
+        (lambda c, x: c.rx(x[0] * x[1], 0), "not linear"),
+    ],
+)
+def test_circuits_without_integer_frequencies_are_refused(build, message):
+    with pytest.raises(ValueError, match=message):
+        FourierSurrogate.fit(QuantumNetwork(_ansatz(build)))
+
+
+def test_grids_beyond_the_limit_name_the_way_out():
+    with pytest.raises(ValueError, match=r"78,125 grid points, more than 20,000.*mode='live'"):
+        FourierSurrogate.fit(QuantumNetwork(superposition_circuit(7, 2)), np.zeros(21))
