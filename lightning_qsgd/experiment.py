@@ -63,24 +63,19 @@ class ExperimentCLI(LightningCLI):
             help="threads of torch in each process; small models gain nothing from more, and two busy processes with "
             "two threads each crawl (null: all cores)",
         )
-        parser.add_lightning_class_args(ModelCheckpoint, "checkpoint")
-        parser.set_defaults(
-            {
-                "checkpoint.monitor": "val/accuracy",
-                "checkpoint.mode": "max",
-                "checkpoint.filename": "best",
-                "checkpoint.save_last": True,
-                "checkpoint.auto_insert_metric_name": False,
-                "checkpoint.enable_version_counter": False,
-            }
-        )
+        # Two callbacks: with save_last, Lightning writes last.ckpt only in epochs that are among the best.
+        best = {"monitor": "val/accuracy", "mode": "max", "filename": "best"}
+        for key, defaults in (("checkpoint", best), ("last_checkpoint", {"filename": "last"})):
+            parser.add_lightning_class_args(ModelCheckpoint, key)
+            defaults |= {"auto_insert_metric_name": False, "enable_version_counter": False}
+            parser.set_defaults({f"{key}.{name}": value for name, value in defaults.items()})
         parser.add_lightning_class_args(TimeToTarget, "time_to_target")
 
     def parse_arguments(self, parser: LightningArgumentParser, args: Any) -> None:
         """Parse ``args``; Lightning's own warns whenever a process was started with arguments of its own."""
         self.config = parser.parse_args(args)
 
-    # ---- from arguments to trainer, model and data ------------------------------------------------------------------
+    # ---- from arguments to trainer, model and data
 
     def _parse_ckpt_path(self) -> None:
         """Take the model's sizes from the checkpoint; unlike Lightning's, with one clear error."""

@@ -17,6 +17,7 @@ from torch import Tensor
 from torch.nn.functional import pad
 from torch.optim.optimizer import ParamsT
 
+from lightning_qsgd.optim.coordinates import add, gather, write
 from lightning_qsgd.optim.perturbation import Perturbation, SinePerturbation
 
 Scope = Literal["first_of_tensor", "first_of_model", "all"]
@@ -156,12 +157,13 @@ class SuperpositionalGradientDescent(torch.optim.AdamW):
         if not touched:
             self._adam_step()
         else:
-            s = self._modulation(touched)
-            originals = self._before(touched, s)
+            modulations = self._modulations(touched)
+            originals = [_before(t, s) for t, s in zip(touched, modulations, strict=True)]
             self._adam_step()
-            self._after(touched, s)
-            for t, gradient in originals:
-                _write(t.grad, gradient)
+            for t, s, gradients in zip(touched, modulations, originals, strict=True):
+                _after(t, s, self.state)
+                if gradients is not None:
+                    write(t.grads, t.sizes, gradients)
         self._step += bool(active)
         return loss
 
@@ -173,15 +175,14 @@ class SuperpositionalGradientDescent(torch.optim.AdamW):
         with self._without_bias_correction():
             step(self)
 
-    # ---- the touched coordinates, in blocks -------------------------------------------------------------------------
+    # ---- the touched coordinates, in blocks
 
-    def _touched(self, groups: list[dict[str, Any]]) -> list[_Slice]:
+    def _touched(self, groups: list[dict[str, Any]]) -> list[_Touched]:
         n, left = self.perturbation.num_qubits, self.perturbation.num_qubits
-        slices = []
+        touched = []
         for group in groups:
+            params, grads, sizes = [], [], []
             for p, gradient in _with_gradient(group):
-                if not p.numel():
-                    continue
                 if gradient.is_sparse or p.is_complex():
                     kind = "sparse" if gradient.is_sparse else "complex"
                     raise RuntimeError(
@@ -193,64 +194,39 @@ class SuperpositionalGradientDescent(torch.optim.AdamW):
                     size = min(size, left)
                     left -= size
                 if size:
-                    slices.append(_Slice(group, p, gradient, size))
-        return slices
+                    params.append(p)
+                    grads.append(gradient)
+                    sizes.append(size)
+            if params:
+                touched.append(_Touched(group, params, grads, sizes))
+        return touched
 
-    def _modulation(self, touched: list[_Slice]) -> list[Tensor]:
-        """s of each slice: one call of the perturbation for all of them."""
+    def _modulations(self, touched: list[_Touched]) -> list[Tensor]:
+        """s of each group's coordinates, flat: one call of the perturbation for all of them."""
         n = self.perturbation.num_qubits
-        dtype = torch.float64 if any(t.param.dtype == torch.float64 for t in touched) else torch.float32
-        device = touched[0].param.device
-        values = [_read(t.param, t.size).to(device, dtype) for t in touched]
-        padding = [-t.size % n for t in touched]
+        params = [p for t in touched for p in t.params]
+        sizes = [size for t in touched for size in t.sizes]
+        padding = [-size % n for size in sizes]
         if self.scope == "first_of_model":  # tensors follow each other within the one block
-            padding = [0] * (len(touched) - 1) + [-sum(t.size for t in touched) % n]
-        if any(padding):
-            values = [pad(v, (0, more)) if more else v for v, more in zip(values, padding, strict=True)]
-        angles = torch.cat(values).mul_(math.pi).view(-1, n)
-        lengths = [length for t, more in zip(touched, padding, strict=True) for length in (t.size, more)]
-        self.perturbation.layout = list(zip(lengths[::2], lengths[1::2], strict=True))
+            padding = [0] * (len(sizes) - 1) + [-sum(sizes) % n]
+        theta = gather(params, sizes)
+        theta = theta if theta.dtype == torch.float64 else theta.float()
+        padded = any(padding)
+        if padded:
+            theta = torch.cat([pad(x, (0, more)) for x, more in zip(theta.split(sizes), padding, strict=True)])
+        self.perturbation.layout = list(zip(sizes, padding, strict=True))
+        angles = (theta * math.pi).view(-1, n)
         s = self.perturbation(angles, step=self._step)
         if s.shape != angles.shape:
             raise ValueError(
                 f"{type(self.perturbation).__name__} returned shape {tuple(s.shape)} for angles {tuple(angles.shape)}"
             )
-        parts = s.reshape(-1).split(lengths)[::2]
+        s = s.reshape(-1)
+        if padded:
+            s = torch.cat(s.split([length for run in self.perturbation.layout for length in run])[::2])
         if not self._warned:
-            self._warn_if_constant(torch.cat(parts), touched[0].group)
-        return [part.to(t.param, copy=True) for part, t in zip(parts, touched, strict=True)]
-
-    # ---- lambda * Q -------------------------------------------------------------------------------------------------
-
-    def _before(self, touched: list[_Slice], s: list[Tensor]) -> list[tuple[_Slice, Tensor]]:
-        """Q = s * g: into the gradient, or into the weights, which Adam's moments do not read.
-
-        AdamW multiplies the weights by 1 - lr * weight_decay afterwards, so what is subtracted now is divided by it.
-        Returns what the changed gradients held before.
-        """
-        originals = []
-        for t, part in zip(touched, s, strict=True):
-            group, gradient = t.group, _read(t.grad, t.size)
-            if group["scale"] != "gradient":
-                continue
-            if group["target"] == "gradient":
-                originals.append((t, gradient.clone()))
-                _write(t.grad, gradient * (1 + group["quantum_weight"] * part))
-                continue
-            lr, sign = float(group["lr"]), -1 if group["maximize"] else 1
-            rate = lr if group["coupling"] == "lr" else lr / group["initial_lr"]
-            decay = 1 - lr * group["weight_decay"]
-            if decay == 0:
-                raise ValueError(f"Invalid weight_decay: {group['weight_decay']}; with lr {lr} it erases the weights")
-            _add(t.param, part.mul_(gradient), -sign * rate * group["quantum_weight"] / decay)
-        return originals
-
-    def _after(self, touched: list[_Slice], s: list[Tensor]) -> None:
-        """Q = s * u, once Adam's moments are this step's."""
-        for t, part in zip(touched, s, strict=True):
-            if t.group["scale"] == "adam":
-                direction = adam_direction(self.state[t.param], t.group, t.size)
-                _add(t.param, part.mul_(direction), -float(t.group["lr"]) * t.group["quantum_weight"])
+            self._warn_if_constant(s, touched[0].group)
+        return [s] if len(touched) == 1 else list(s.split([sum(t.sizes) for t in touched]))
 
     @contextmanager
     def _without_bias_correction(self) -> Iterator[None]:
@@ -300,7 +276,7 @@ class SuperpositionalGradientDescent(torch.optim.AdamW):
             stacklevel=5,
         )
 
-    # ---- state ------------------------------------------------------------------------------------------------------
+    # ---- state
 
     def state_dict(self) -> dict[str, Any]:
         """As torch's, and the perturbation's state in the first group: sharded checkpoints lose any other place."""
@@ -329,52 +305,54 @@ class SuperpositionalGradientDescent(torch.optim.AdamW):
                 group.setdefault(name, value)
 
 
-class _Slice(NamedTuple):
-    """The first ``size`` coordinates of a parameter, in C order."""
+class _Touched(NamedTuple):
+    """The touched coordinates of one group: the first ``sizes[i]`` of each parameter, in C order."""
 
     group: dict[str, Any]
-    param: Tensor
-    grad: Tensor
-    size: int
+    params: list[Tensor]
+    grads: list[Tensor]
+    sizes: list[int]
 
 
-def adam_direction(state: dict[str, Tensor], group: dict[str, Any], size: int) -> Tensor:
-    """Adam's m / (sqrt(v) + eps) of the first ``size`` coordinates, (size,), with the group's bias correction.
+def _before(t: _Touched, s: Tensor) -> Tensor | None:
+    """Q = s * g: into the gradient, or into the weights, which Adam's moments do not read.
 
-    Args:
-        state: the parameter's optimizer state after this step: step, exp_avg, exp_avg_sq, max_exp_avg_sq.
-        group: its parameter group.
-        size: number of coordinates, C order.
+    AdamW multiplies the weights by 1 - lr * weight_decay afterwards, so what is subtracted now is divided by it.
+    Returns what changed gradients held before.
     """
-    m = _read(state["exp_avg"], size)
-    v = _read(state["max_exp_avg_sq" if group["amsgrad"] else "exp_avg_sq"], size)
-    if not group["bias_correction"]:
-        return m / (v.sqrt() + group["eps"])
-    t, (beta1, beta2) = float(state["step"]), group["betas"]
-    return (m / (1 - beta1**t)) / (v.sqrt() / math.sqrt(1 - beta2**t) + group["eps"])
+    group = t.group
+    if group["scale"] != "gradient":
+        return None
+    gradients = gather(t.grads, t.sizes)
+    if group["target"] == "gradient":
+        write(t.grads, t.sizes, gradients * (1 + group["quantum_weight"] * s))
+        return gradients
+    lr, sign = float(group["lr"]), 1 if group["maximize"] else -1
+    rate = lr if group["coupling"] == "lr" else lr / group["initial_lr"]
+    decay = 1 - lr * group["weight_decay"]
+    if decay == 0:
+        raise ValueError(f"Invalid weight_decay: {group['weight_decay']}; with lr {lr} it erases the weights")
+    add(t.params, t.sizes, s * gradients * (sign * rate * group["quantum_weight"] / decay))
+    return None
+
+
+def _after(t: _Touched, s: Tensor, state: dict[Tensor, dict[str, Tensor]]) -> None:
+    """Q = s * u, once Adam's moments are this step's."""
+    group = t.group
+    if group["scale"] != "adam":
+        return
+    states = [state[p] for p in t.params]
+    m = gather([x["exp_avg"] for x in states], t.sizes).to(s.dtype)
+    v = gather([x["max_exp_avg_sq" if group["amsgrad"] else "exp_avg_sq"] for x in states], t.sizes).to(s.dtype)
+    if group["bias_correction"]:
+        steps = torch.tensor([float(x["step"]) for x in states], dtype=torch.float64)
+        beta1, beta2 = group["betas"]
+        repeats = torch.tensor(t.sizes)
+        m = m / (1 - beta1**steps).repeat_interleave(repeats).to(m)
+        v = v / (1 - beta2**steps).repeat_interleave(repeats).to(v)
+    direction = m / (v.sqrt() + group["eps"])
+    add(t.params, t.sizes, s * direction * (-float(group["lr"]) * group["quantum_weight"]))
 
 
 def _with_gradient(group: dict[str, Any]) -> list[tuple[Tensor, Tensor]]:
     return [(p, p.grad) for p in group["params"] if p.grad is not None]
-
-
-def _read(tensor: Tensor, size: int) -> Tensor:  # (size,), a view where the tensor is contiguous
-    return tensor.view(-1)[:size] if tensor.is_contiguous() else tensor[_index(tensor, size)]
-
-
-def _write(tensor: Tensor, values: Tensor) -> None:
-    if tensor.is_contiguous():
-        tensor.view(-1)[: len(values)].copy_(values)
-    else:
-        tensor[_index(tensor, len(values))] = values
-
-
-def _add(tensor: Tensor, values: Tensor, factor: float) -> None:
-    if tensor.is_contiguous():
-        tensor.view(-1)[: len(values)].add_(values, alpha=factor)
-    else:
-        tensor[_index(tensor, len(values))] += values * factor
-
-
-def _index(tensor: Tensor, size: int) -> tuple[Tensor, ...]:
-    return torch.unravel_index(torch.arange(size, device=tensor.device), tensor.shape)

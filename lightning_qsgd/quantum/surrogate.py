@@ -10,7 +10,8 @@ Shapes: B batch, n inputs, K_q = 1 + 2 * degree_q nodes of input q, O outputs (o
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from functools import lru_cache
 from typing import TYPE_CHECKING
 
 import torch
@@ -94,7 +95,8 @@ class FourierSurrogate:
         self._check(inputs)
         key = (inputs.dtype, inputs.device)
         if key not in self._cache:
-            self._cache[key] = self.coefficients.to(inputs)
+            with torch.inference_mode(False):  # what is kept must serve autograd later
+                self._cache[key] = self.coefficients.to(inputs, copy=True)
         if len(inputs) <= _CHUNK:
             return _contract(inputs, self._cache[key], _basis)
         return torch.cat([_contract(chunk, self._cache[key], _basis) for chunk in inputs.split(_CHUNK)])
@@ -178,9 +180,16 @@ def _apply(matrix: Tensor, values: Tensor, axis: int) -> Tensor:  # the matrix t
 
 
 def _basis(x: Tensor, size: int) -> Tensor:  # (...) -> (..., size): 1, cos x, sin x, cos 2x, sin 2x, ...
-    phases = x.unsqueeze(-1) * torch.arange(1, size // 2 + 1, dtype=x.dtype, device=x.device)
-    waves = torch.stack([phases.cos(), phases.sin()], -1).flatten(-2)
-    return torch.cat([torch.ones_like(x).unsqueeze(-1), waves], -1)
+    order, shift = _waves(size, x.dtype, x.device)
+    return (x.unsqueeze(-1) * order - shift).cos()  # sin a = cos(a - pi / 2)
+
+
+@lru_cache
+@torch.inference_mode(False)  # what is kept must serve autograd later
+def _waves(size: int, dtype: torch.dtype, device: torch.device) -> tuple[Tensor, Tensor]:
+    index = torch.arange(size, device=device)
+    shift = torch.where((index > 0) & (index % 2 == 0), torch.pi / 2, 0.0)
+    return ((index + 1) // 2).to(dtype), shift.to(dtype)
 
 
 def _squared_weights(x: Tensor, size: int) -> Tensor:  # squared interpolation weights of the nodes (Dirichlet kernel)
@@ -190,10 +199,26 @@ def _squared_weights(x: Tensor, size: int) -> Tensor:  # squared interpolation w
 
 
 def _contract(inputs: Tensor, coefficients: Tensor, basis: Callable[[Tensor, int], Tensor]) -> Tensor:
-    """Sum over every axis but the last, weighted by the waves of one input each: (B, n) -> (B, O)."""
-    sizes = coefficients.shape[:-1]
-    waves = [basis(inputs[:, q], size) for q, size in enumerate(sizes)]
-    out = waves[0] @ coefficients.reshape(sizes[0], -1)  # (B, K_2 ... K_n O)
-    for wave, size in zip(waves[1:], sizes[1:], strict=True):
-        out = torch.bmm(wave.unsqueeze(1), out.view(len(inputs), size, out.shape[1] // size)).squeeze(1)
+    """Sum over every axis but the last, weighted by the waves of one input each: (B, n) -> (B, O).
+
+    One matrix product takes the first half of the inputs, a batched one the others.
+    """
+    *sizes, outputs = coefficients.shape
+    if len(set(sizes)) == 1:
+        waves = basis(inputs, sizes[0]).unbind(1)
+    else:
+        waves = [basis(inputs[:, q], size) for q, size in enumerate(sizes)]
+    middle = (len(sizes) + 1) // 2
+    first = _outer(waves[:middle])  # (B, K_1 ... K_middle)
+    out = first @ coefficients.reshape(first.shape[1], -1)
+    if middle == len(sizes):
+        return out
+    rest = _outer(waves[middle:])
+    return torch.bmm(rest.unsqueeze(1), out.view(len(inputs), rest.shape[1], outputs)).squeeze(1)
+
+
+def _outer(vectors: Sequence[Tensor]) -> Tensor:  # each (B, K) -> (B, product of K)
+    out = vectors[0]
+    for vector in vectors[1:]:
+        out = (out.unsqueeze(-1) * vector.unsqueeze(1)).flatten(1)
     return out

@@ -26,7 +26,7 @@ def random_angles(blocks=30, n=4):
     return torch.randn(blocks, n, dtype=torch.float64)
 
 
-# ---- closed forms -------------------------------------------------------------------------------------------------
+# ---- closed forms
 
 
 def test_sine_is_equation_2():
@@ -75,7 +75,7 @@ def test_aligned_is_the_default_and_contains_equation_2():
     assert ask(CircuitPerturbation(), zero).abs().max() < 1e-11
 
 
-# ---- the circuit: modes, centring, decoding, counts ----------------------------------------------------------------
+# ---- the circuit: modes, centring, decoding, counts
 
 
 @pytest.mark.parametrize("center", [None, "zero", "odd"])
@@ -161,7 +161,7 @@ def test_too_large_a_grid_is_refused_before_it_runs():
         CircuitPerturbation(num_qubits=7, rotations="zero").prepare()
 
 
-# ---- state ----------------------------------------------------------------------------------------------------------
+# ---- state
 
 
 def test_state_brings_the_series_so_that_no_circuit_runs_again():
@@ -191,7 +191,7 @@ def test_pickles():
     assert torch.equal(ask(pickle.loads(pickle.dumps(perturbation)), angles), expected)
 
 
-# ---- controls -------------------------------------------------------------------------------------------------------
+# ---- controls
 
 RANDOM_KINDS = ["sign", "uniform", "matched", "shuffled"]
 

@@ -52,7 +52,7 @@ def assert_equal(first, second, tolerance=0.0):
         torch.testing.assert_close(a, b, atol=tolerance, rtol=tolerance)
 
 
-# ---- equal to AdamW, and to the reference ----------------------------------------------------------------------------
+# ---- equal to AdamW, and to the reference
 
 
 @pytest.mark.parametrize("foreach", [None, True, False])
@@ -119,7 +119,7 @@ def test_equation_1_by_hand():
     torch.testing.assert_close(theta.detach(), before - 0.1 * (gradient.sign() + 0.5 * q))
 
 
-# ---- scopes ----------------------------------------------------------------------------------------------------------
+# ---- scopes
 
 
 def touched(scope, num_qubits=4, shapes=SHAPES):
@@ -154,11 +154,11 @@ def test_non_contiguous_tensors_count_in_c_order(scope, combination):
 
 
 def test_one_call_per_step_with_all_blocks():
-    class Spy(SinePerturbation):
-        calls = []
+    calls = []
 
+    class Spy(SinePerturbation):
         def forward(self, angles, *, step):
-            self.calls.append((tuple(angles.shape), step, list(self.layout)))
+            calls.append((tuple(angles.shape), step, list(self.layout)))
             return super().forward(angles, step=step)
 
     params = make_params(shapes=[(2, 3), (5,), (1,)])
@@ -167,10 +167,10 @@ def test_one_call_per_step_with_all_blocks():
         set_gradients(params, step)
         optimizer.step()
     layout = [(4, 0), (4, 0), (1, 3)]
-    assert Spy.calls == [((3, 4), 0, layout), ((3, 4), 1, layout)]
+    assert calls == [((3, 4), 0, layout), ((3, 4), 1, layout)]
 
 
-# ---- groups, schedules, closures, hooks --------------------------------------------------------------------------------
+# ---- groups, schedules, closures, hooks
 
 
 def test_groups_have_their_own_numbers():
@@ -275,7 +275,7 @@ def test_bfloat16_weights_are_perturbed_in_float32():
     assert all(p.dtype == torch.bfloat16 and p.isfinite().all() for p in params)
 
 
-# ---- warnings and errors -------------------------------------------------------------------------------------------------
+# ---- warnings and errors
 
 
 @pytest.mark.parametrize(
@@ -326,7 +326,7 @@ def test_what_cannot_hold_is_refused_in_the_step():
         SuperpositionalGradientDescent([whole]).step()
     erased = torch.ones(3, requires_grad=True)
     erased.grad = torch.ones(3)
-    with pytest.raises(ValueError, match="Invalid weight_decay: 1.0; with lr 1.0"):
+    with pytest.raises(ValueError, match=r"Invalid weight_decay: 1.0; with lr 1.0"):
         SuperpositionalGradientDescent([erased], lr=1.0, weight_decay=1.0).step()
     params = make_params(shapes=[(4,), (4,)])
     optimizer = SuperpositionalGradientDescent(params, bias_correction=False)
@@ -337,7 +337,7 @@ def test_what_cannot_hold_is_refused_in_the_step():
         optimizer.step()
 
 
-# ---- state -------------------------------------------------------------------------------------------------------------
+# ---- state
 
 
 def continued(transfer, **options):

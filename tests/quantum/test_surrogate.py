@@ -55,6 +55,30 @@ def test_from_shots_within_its_predicted_variance():
     assert torch.stack(unbiased).mean().abs() < 1e-3
 
 
+def test_predicted_variance_where_inputs_have_different_degrees():
+    x = ParameterVector("x", 2)
+    circuit = QuantumCircuit(2)
+    circuit.ry(x[0], 0)
+    circuit.ry(3 * x[1], 1)
+    circuit.cx(0, 1)
+    ansatz, points = Ansatz(circuit, list(x)), torch.randn(300, 2, dtype=torch.float64)
+    truth = CircuitSimulator(ansatz)(points)
+    scores = []
+    for seed in range(20):
+        surrogate = FourierSurrogate.fit(QuantumNetwork(ansatz, AerSampler(shots=512, seed=seed)))
+        scores.append((surrogate(points) - truth) / surrogate.variance(points).sqrt())
+    assert torch.stack(scores).square().mean().sqrt() == pytest.approx(1, abs=0.15)
+
+
+def test_first_use_in_inference_mode_leaves_it_differentiable():
+    surrogate = FourierSurrogate.fit(QuantumNetwork(superposition_circuit(3, 1)), np.zeros(3))
+    with torch.inference_mode():
+        surrogate(torch.zeros(1, 3))
+    points = torch.zeros(1, 3, requires_grad=True)
+    surrogate(points)[0, 0].backward()
+    assert points.grad is not None
+
+
 def test_exact_surrogate_has_no_variance():
     surrogate = FourierSurrogate.fit(QuantumNetwork(superposition_circuit(2, 1)), np.zeros(2))
     assert surrogate.variance(torch.randn(3, 2)).count_nonzero() == 0

@@ -1,0 +1,58 @@
+"""The first coordinates of many tensors as one flat tensor, and back.
+
+"First" means C order, whatever the tensor's strides are.
+"""
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor
+
+
+def gather(tensors: Sequence[Tensor], sizes: Sequence[int]) -> Tensor:
+    """Copy the first ``sizes[i]`` coordinates of each tensor into one tensor.
+
+    Args:
+        tensors: any shapes; dtypes may differ and are promoted; devices may differ and go to the first one's.
+        sizes: coordinates of each, from 1 to its number of elements.
+
+    Returns:
+        (sum(sizes),).
+    """
+    device = tensors[0].device
+    firsts = [
+        _first(t, n) if t.device == device else _first(t, n).to(device) for t, n in zip(tensors, sizes, strict=True)
+    ]
+    return torch.cat(firsts)
+
+
+def add(tensors: Sequence[Tensor], sizes: Sequence[int], values: Tensor) -> None:
+    """Add flat ``values`` (sum(sizes),) to the first coordinates of each tensor, in place, rounding to its dtype."""
+    parts = values.split(list(sizes))
+    views, changes = [], []
+    for t, n, part in zip(tensors, sizes, parts, strict=True):
+        part = part if part.device == t.device else part.to(t.device)
+        if t.is_contiguous():
+            views.append(_first(t, n))
+            changes.append(part)
+        else:
+            t[_index(t, n)] += part.to(t.dtype)
+    if views:
+        torch._foreach_add_(views, changes)  # pyright: ignore[reportPrivateImportUsage]
+
+
+def write(tensors: Sequence[Tensor], sizes: Sequence[int], values: Tensor) -> None:
+    """Set the first coordinates of each tensor to flat ``values`` (sum(sizes),)."""
+    for t, n, part in zip(tensors, sizes, values.split(list(sizes)), strict=True):
+        if t.is_contiguous():
+            _first(t, n).copy_(part)
+        else:
+            t[_index(t, n)] = part.to(t)
+
+
+def _first(tensor: Tensor, size: int) -> Tensor:  # (size,), a view where the tensor is contiguous
+    return tensor.as_strided((size,), (1,)) if tensor.is_contiguous() else tensor[_index(tensor, size)]
+
+
+def _index(tensor: Tensor, size: int) -> tuple[Tensor, ...]:
+    return torch.unravel_index(torch.arange(size, device=tensor.device), tensor.shape)

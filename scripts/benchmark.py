@@ -1,0 +1,119 @@
+"""Speed as ratios, measured side by side in one run: `make bench`.
+
+Each round runs one training step of every arm, in rotating order, on the same batch; a ratio is the median over rounds
+of (arm / baseline within the round), its interval a 95 % bootstrap interval of that median (scipy.stats.bootstrap).
+"""
+
+import argparse
+import itertools
+import platform
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from importlib.metadata import version
+
+import lightning as L
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from rich.console import Console
+from rich.table import Table
+from scipy.stats import bootstrap
+from torch.nn import functional as F
+
+from lightning_qsgd.datamodules import SyntheticSequences
+from lightning_qsgd.models import TransformerClassifier
+from lightning_qsgd.optim import CircuitPerturbation, SinePerturbation, SuperpositionalGradientDescent
+from lightning_qsgd.quantum import AerSampler
+
+Step = Callable[[dict[str, torch.Tensor]], None]
+
+
+@dataclass
+class Ratio:
+    """Median ratio of an arm to the baseline, and its 95 % interval."""
+
+    median: float
+    low: float
+    high: float
+
+    def __str__(self) -> str:
+        return f"{self.median:.3f} [{self.low:.3f}, {self.high:.3f}]"
+
+
+def ratio(arm: NDArray[np.float64], baseline: NDArray[np.float64]) -> Ratio:
+    quotients = arm / baseline
+    interval = bootstrap((quotients,), np.median, method="percentile", rng=0, n_resamples=2000).confidence_interval
+    return Ratio(float(np.median(quotients)), float(interval.low), float(interval.high))
+
+
+def interleave(steps: dict[str, Step], rounds: int, warmup: int = 20) -> dict[str, NDArray[np.float64]]:
+    """Seconds of each step in each round."""
+    batches = itertools.cycle(SyntheticSequences().train_dataloader())
+    names = list(steps)
+    seconds = {name: np.zeros(rounds) for name in names}
+    for i in range(-warmup, rounds):
+        batch = next(batches)
+        for name in names[i % len(names) :] + names[: i % len(names)]:
+            start = time.perf_counter()
+            steps[name](batch)
+            if i >= 0:
+                seconds[name][i] = time.perf_counter() - start
+    return seconds
+
+
+def training_step(make_optimizer: Callable[[list[torch.Tensor]], torch.optim.Optimizer]) -> Step:
+    """A whole training step of configs/seqcls.yaml's model: forward, backward, optimizer."""
+    L.seed_everything(0, verbose=False)
+    model = TransformerClassifier(vocab_size=64, num_classes=4, max_length=32)
+    optimizer = make_optimizer(list(model.parameters()))
+
+    def step(batch: dict[str, torch.Tensor]) -> None:
+        optimizer.zero_grad()
+        F.cross_entropy(model(batch["tokens"]), batch["labels"]).backward()
+        optimizer.step()
+
+    return step
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--rounds", type=int, default=1000, help="rounds (live mode: a fifth). Default: 1000")
+    rounds = parser.parse_args().rounds
+    torch.set_num_threads(1)
+
+    def adamw(params: list[torch.Tensor]) -> torch.optim.Optimizer:
+        return torch.optim.AdamW(params, lr=1e-3, weight_decay=0.0)
+
+    def superpositional(perturbation: SinePerturbation | CircuitPerturbation) -> Step:
+        perturbation.prepare()
+        return training_step(lambda params: SuperpositionalGradientDescent(params, perturbation=perturbation))
+
+    arms = {
+        "AdamW": training_step(adamw),
+        "AdamW again": training_step(adamw),
+        "sine": superpositional(SinePerturbation()),
+        "circuit, surrogate (default)": superpositional(CircuitPerturbation(sampler=AerSampler())),
+    }
+    live = {
+        "AdamW": arms["AdamW"],
+        "circuit, live": superpositional(CircuitPerturbation(mode="live", sampler=AerSampler())),
+    }
+    table = Table(title="Whole training step against torch.optim.AdamW's, one thread", title_justify="left")
+    for column in ("optimizer", "median ms", "ratio [95 %]", "goal"):
+        table.add_column(column)
+    goals = {"AdamW again": "1 (noise)", "circuit, surrogate (default)": "<= 1.05", "circuit, live": "3 to 4 expected"}
+    for group, count in ((arms, rounds), (live, max(rounds // 5, 20))):
+        seconds = interleave(group, count)
+        for name, values in seconds.items():
+            text = "1" if name == "AdamW" else str(ratio(values, seconds["AdamW"]))
+            table.add_row(name, f"{np.median(values) * 1e3:.2f}", text, goals.get(name, ""))
+        table.add_section()
+    console = Console(width=100)
+    console.print(table)
+    packages = ", ".join(f"{p} {version(p)}" for p in ("torch", "qiskit", "qiskit-aer", "qiskit-machine-learning"))
+    console.print(f"{rounds} rounds; {packages}; Python {platform.python_version()}; {platform.machine()}")
+
+
+if __name__ == "__main__":
+    main()

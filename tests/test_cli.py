@@ -1,0 +1,172 @@
+import csv
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+import yaml
+from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+from lightning_qsgd.cli import main
+from lightning_qsgd.experiment import build, find_config, next_version
+
+CONFIG = "configs/seqcls.yaml"
+SMALL = [
+    "--data.train_size=96",
+    "--data.val_size=64",
+    "--data.test_size=70",
+    "--trainer.enable_progress_bar=false",
+    "--trainer.enable_model_summary=false",
+    "--trainer.accelerator=cpu",
+    "--trainer.log_every_n_steps=1",
+]
+
+
+def run(command, *arguments):
+    main([command, "--config", CONFIG, *SMALL, *arguments])
+
+
+@pytest.fixture(scope="module")
+def trained(tmp_path_factory):
+    """A run of two epochs; its folder."""
+    root = tmp_path_factory.mktemp("logs")
+    run("fit", f"--trainer.default_root_dir={root}", "--trainer.max_epochs=2", "--time_to_target.target=0.1")
+    return root / "seqcls" / "version_0"
+
+
+def test_fit_fills_one_run_folder(trained):
+    names = {path.name for path in trained.iterdir()}
+    assert {"checkpoints", "config.yaml", "metrics.csv", "summary.json", "hparams.yaml"} <= names
+    assert {path.name for path in (trained / "checkpoints").iterdir()} == {"best.ckpt", "last.ckpt"}
+    assert [path.name for path in trained.parent.iterdir()] == ["version_0"]
+    summary = json.loads((trained / "summary.json").read_text())
+    assert summary["epochs"] == 2
+    assert summary["epochs to 0.10"] == 1
+    assert (summary["circuits"], summary["shots"]) == (625, 625 * 1024)
+    assert 0 < summary["peak_memory_GB"] < 3
+    assert summary["run_folder"] == str(trained)
+    with open(trained / "metrics.csv", newline="") as file:
+        rows = list(csv.DictReader(file))
+    logged = [float(row["val/accuracy"]) for row in rows if row["val/accuracy"]]
+    assert logged[-1] == pytest.approx(summary["val/accuracy final"], abs=1e-4)
+    events = EventAccumulator(str(trained)).Reload()
+    assert len(events.Scalars("train/loss")) == 6
+    assert len(events.Scalars("val/accuracy")) == 2
+
+
+def test_summary_is_printed_with_the_way_to_tensorboard(tmp_path, capsys):
+    run("fit", f"--trainer.default_root_dir={tmp_path}", "--trainer.max_epochs=1")
+    out = capsys.readouterr().out
+    for words in ("val/accuracy final", "epochs to 0.90", "training seconds", "circuits", "640000", "peak memory GB"):
+        assert words in out
+    assert f"tensorboard --logdir {tmp_path / 'seqcls'}" in out.replace("\n", "")
+
+
+def test_checkpoints_hold_plain_values_and_the_circuits_series(trained):
+    checkpoint = torch.load(trained / "checkpoints" / "last.ckpt", weights_only=True)
+    assert checkpoint["hyper_parameters"]["vocab_size"] == 64
+    assert checkpoint["epoch"] == 1  # the last epoch, best or not
+    state = checkpoint["optimizer_states"][0]["param_groups"][0]["perturbation_state"]
+    assert state["coefficients"].shape == (5, 5, 5, 5, 16)
+    assert (state["step"], state["circuits"], state["surrogate_shots"]) == (6, 625, 1024)
+
+
+@pytest.mark.parametrize("command", ["validate", "test"])
+def test_evaluation_of_a_checkpoint_leaves_the_run_as_it_was(trained, command, capsys):
+    before = {name: (trained / name).read_bytes() for name in ("config.yaml", "metrics.csv", "summary.json")}
+    run(
+        command, f"--ckpt_path={trained / 'checkpoints' / 'best.ckpt'}", "--model.embed_dim=32"
+    )  # the file knows better
+    assert ("val" if command == "validate" else "test") + "/accuracy" in capsys.readouterr().out
+    assert before == {name: (trained / name).read_bytes() for name in before}
+    assert [path.name for path in trained.parent.iterdir()] == ["version_0"]
+
+
+def test_predict_writes_probabilities(trained, capsys):
+    run("predict", f"--ckpt_path={trained / 'checkpoints' / 'best.ckpt'}")
+    assert f"Predictions: {trained / 'predictions.csv'}" in capsys.readouterr().out
+    with open(trained / "predictions.csv", newline="") as file:
+        rows = list(csv.DictReader(file))
+    assert [row["id"] for row in rows] == [str(i) for i in range(70)]
+    for row in rows:
+        probabilities = [float(row[f"p{c}"]) for c in range(4)]
+        assert sum(probabilities) == pytest.approx(1, abs=1e-5)
+        assert float(row["probability"]) == max(probabilities) == probabilities[int(row["label"])]
+
+
+def test_a_run_repeats_and_the_next_gets_its_own_folder(trained):
+    root = trained.parent.parent
+    run("fit", f"--trainer.default_root_dir={root}", "--trainer.max_epochs=2")
+    first, second = (
+        torch.load(folder / "checkpoints" / "last.ckpt", weights_only=True)["state_dict"]
+        for folder in (trained, root / "seqcls" / "version_1")
+    )
+    assert all(torch.equal(first[name], second[name]) for name in first)
+
+
+@pytest.mark.parametrize(
+    "swap", [["--model.optimizer", "torch.optim.AdamW"], ["--config", "configs/overlay/adamw.yaml"]]
+)
+def test_swapping_the_optimizer_keeps_its_numbers(swap, capsys):
+    def numbers(*arguments):
+        with pytest.raises(SystemExit, match="0"):
+            main(["fit", "--config", CONFIG, *arguments, "--print_config"])
+        return yaml.safe_load(capsys.readouterr().out)["model"]["init_args"]["optimizer"]
+
+    ours, swapped = numbers(), numbers(*swap)
+    assert swapped["class_path"] == "torch.optim.AdamW"
+    for name in ("lr", "betas", "eps", "weight_decay"):
+        assert swapped["init_args"][name] == ours["init_args"][name], name
+    assert swapped["init_args"]["weight_decay"] == 0.0  # AdamW's own default is 0.01
+
+
+def test_threads_and_own_scheduler(tmp_path):
+    experiment = build(
+        [CONFIG],
+        [f"--trainer.default_root_dir={tmp_path}", "--model.scheduler=torch.optim.lr_scheduler.ExponentialLR",
+         "--model.scheduler.init_args.gamma=0.5", *SMALL],
+    )  # fmt: skip
+    assert torch.get_num_threads() == 1
+    experiment.trainer.fit_loop.max_epochs = 1
+    experiment.trainer.fit(experiment.module, datamodule=experiment.data)
+    assert experiment.trainer.optimizers[0].param_groups[0]["lr"] == pytest.approx(1e-3 / 8)
+
+
+def fails(capsys, *arguments):
+    with pytest.raises(SystemExit) as caught:
+        main(list(arguments))
+    assert caught.value.code == 2
+    return capsys.readouterr().err
+
+
+def test_evaluation_needs_a_checkpoint_that_exists_and_loads(trained, tmp_path, capsys):
+    root = f"--trainer.default_root_dir={trained.parent.parent}"
+    assert "test needs a trained model: add --ckpt_path" in fails(capsys, "test", "--config", CONFIG)
+    message = fails(capsys, "test", "--config", CONFIG, root, "--ckpt_path=nowhere.ckpt")
+    assert "'nowhere.ckpt' not found" in message
+    assert str(trained / "checkpoints" / "best.ckpt") in message
+    cut = tmp_path / "cut.ckpt"
+    cut.write_bytes((trained / "checkpoints" / "best.ckpt").read_bytes()[:2000])
+    assert "cut.ckpt' cannot be read" in fails(capsys, "test", "--config", CONFIG, f"--ckpt_path={cut}")
+    assert "Invalid threads: 0" in fails(capsys, "fit", "--config", CONFIG, "--threads=0")
+
+
+def test_shipped_configs_are_found_from_anywhere(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    assert Path(find_config(CONFIG)).is_file()
+    assert find_config("own.yaml") == "own.yaml"
+    Path("configs").mkdir()
+    Path(CONFIG).write_text("trainer:\n")
+    assert find_config(CONFIG) == CONFIG  # the own one first
+    assert next_version(tmp_path / "none") == 0
+
+
+def test_help_lists_the_commands():
+    out = subprocess.run(
+        [sys.executable, "-m", "lightning_qsgd", "--help"], capture_output=True, text=True, check=True, env=os.environ
+    ).stdout
+    for command in ("fit", "validate", "test", "predict"):
+        assert command in out

@@ -1,0 +1,64 @@
+import errno
+import os
+import stat
+
+import pytest
+import torch
+
+from lightning_qsgd.files import AtomicCheckpointIO, atomic_write
+
+
+def test_the_file_appears_complete(tmp_path):
+    path = tmp_path / "new" / "a.txt"
+    with atomic_write(path) as file:
+        file.write("é")
+        assert not path.exists()
+    assert path.read_text(encoding="utf-8") == "é"
+    umask = os.umask(0)
+    os.umask(umask)
+    assert stat.S_IMODE(path.stat().st_mode) == 0o666 & ~umask
+
+
+@pytest.mark.parametrize(
+    "error", [RuntimeError("no"), KeyboardInterrupt(), OSError(errno.ENOSPC, "No space left on device")]
+)
+def test_a_failure_leaves_the_earlier_file_and_nothing_else(tmp_path, error):
+    path = tmp_path / "a.txt"
+    path.write_text("old")
+
+    def write():
+        with atomic_write(path) as file:
+            file.write("half")
+            raise error
+
+    with pytest.raises(type(error)) as caught:
+        write()
+    assert path.read_text() == "old"
+    assert os.listdir(tmp_path) == ["a.txt"]
+    if isinstance(error, OSError):
+        assert "a.txt: No space left on device; an earlier file there is intact" in str(caught.value)
+
+
+def test_checkpoints_are_replaced_and_never_run_code(tmp_path):
+    io, path = AtomicCheckpointIO(), tmp_path / "x.ckpt"
+    io.save_checkpoint({"x": torch.ones(2)}, path)
+    io.save_checkpoint({"x": torch.zeros(2)}, path)
+    assert io.load_checkpoint(path)["x"].tolist() == [0, 0]
+
+    class Hostile:
+        def __reduce__(self):
+            return os.system, (f"touch {tmp_path}/executed",)
+
+    torch.save({"x": Hostile()}, path)
+    with pytest.raises(Exception, match="Weights only load failed"):
+        io.load_checkpoint(path, weights_only=False)
+    assert not (tmp_path / "executed").exists()
+
+
+def test_a_failed_save_keeps_the_checkpoint(tmp_path):
+    io, path = AtomicCheckpointIO(), tmp_path / "x.ckpt"
+    io.save_checkpoint({"x": 1}, path)
+    with pytest.raises(Exception, match="pickle"):
+        io.save_checkpoint({"x": lambda: None}, path)
+    assert io.load_checkpoint(path) == {"x": 1}
+    assert os.listdir(tmp_path) == ["x.ckpt"]
