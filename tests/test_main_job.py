@@ -1,0 +1,68 @@
+"""The main job as a user runs it: in a process of its own, with the sizes and times that the README promises."""
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+
+ROOT = Path(__file__).parents[1]
+ENVIRONMENT = os.environ | {"OMP_NUM_THREADS": "1"}
+
+
+def run(*arguments, cwd=ROOT):
+    return subprocess.run(
+        [sys.executable, "-m", "lightning_qsgd", *arguments],
+        cwd=cwd, env=ENVIRONMENT, capture_output=True, text=True, timeout=500, check=True,
+    )  # fmt: skip
+
+
+@pytest.mark.slow
+def test_the_main_job_reaches_its_accuracy_within_its_memory(tmp_path):
+    run("fit", "--config", "configs/seqcls.yaml", "--trainer.default_root_dir", str(tmp_path))
+    summary = json.loads((tmp_path / "seqcls" / "version_0" / "summary.json").read_text())
+    assert summary["val/accuracy final"] >= 0.88
+    assert summary["epochs to 0.90"] is not None
+    assert summary["peak_memory_GB"] <= 1.5
+    assert (summary["epochs"], summary["circuits"], summary["shots"]) == (12, 625, 640_000)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("mode", ["surrogate", "live"])
+@pytest.mark.parametrize("strategy", ["ddp", "ddp_spawn"])
+def test_two_ranks_stay_identical_and_run_each_circuit_once(tmp_path, strategy, mode):
+    run(
+        "fit", "--config", "configs/seqcls.yaml", "--trainer.default_root_dir", str(tmp_path),
+        "--trainer.devices=2", f"--trainer.strategy={strategy}", "--trainer.accelerator=cpu", "--trainer.max_epochs=1",
+        "--data.train_size=96", "--data.val_size=64", "--trainer.enable_progress_bar=false",
+        "--trainer.callbacks=tests.ranks.SaveRanks", f"--model.optimizer.init_args.perturbation.init_args.mode={mode}",
+    )  # fmt: skip
+    (folder,) = (tmp_path / "seqcls").iterdir()
+    first, second = (torch.load(folder / f"rank{rank}.pt", weights_only=True) for rank in (0, 1))
+    assert all(torch.equal(first["weights"][name], second["weights"][name]) for name in first["weights"])
+    assert first["circuits"] == (625 if mode == "surrogate" else 28 * 2)
+    assert second["circuits"] == 0
+
+
+@pytest.mark.slow
+def test_the_wheel_holds_the_configs(tmp_path):
+    subprocess.run(
+        [sys.executable, "-m", "build", "--wheel", "--no-isolation", "--outdir", str(tmp_path), str(ROOT)],
+        check=True, capture_output=True,
+    )  # fmt: skip
+    (wheel,) = tmp_path.glob("*.whl")
+    site = tmp_path / "site"
+    subprocess.run(
+        [sys.executable, "-m", "pip", "install", "--quiet", "--no-deps", "--target", str(site), str(wheel)], check=True
+    )
+    assert (site / "lightning_qsgd" / "configs" / "overlay" / "adamw.yaml").is_file()
+    elsewhere = tmp_path / "elsewhere"
+    elsewhere.mkdir()
+    code = f"import sys; sys.path.insert(0, {str(site)!r}); from lightning_qsgd.cli import main; main(sys.argv[1:])"
+    subprocess.run(
+        [sys.executable, "-c", code, "fit", "--config", "configs/seqcls.yaml", "--trainer.fast_dev_run=1"],
+        cwd=elsewhere, env=ENVIRONMENT, check=True, capture_output=True,
+    )  # fmt: skip

@@ -1,0 +1,75 @@
+"""The README's commands run, in order. Blocks marked `no-run (reason)` do not."""
+
+import re
+import shlex
+from pathlib import Path
+
+import pytest
+import torch
+
+from lightning_qsgd.cli import main
+
+ROOT = Path(__file__).parents[1]
+BLOCKS = re.findall(r"^```(\w+)([^\n]*)\n(.*?)^```", (ROOT / "README.md").read_text(), re.MULTILINE | re.DOTALL)
+SMALL = ["--data.train_size=64", "--data.val_size=64", "--data.test_size=64", "--trainer.enable_progress_bar=false"]
+
+
+def test_every_block_that_does_not_run_says_why():
+    for language, words, _ in BLOCKS:
+        assert not words or re.fullmatch(r" no-run \(.{10,}\)", words), f"{language}{words}"
+
+
+def test_the_commands(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    commands = [
+        line.split("#")[0]
+        for language, words, text in BLOCKS
+        if language == "bash" and not words
+        for line in text.splitlines()
+        if line.strip()
+    ]
+    assert len(commands) >= 6
+    for command in commands:
+        python, flag, package, name, *arguments = shlex.split(command)
+        assert (python, flag, package) == ("python", "-m", "lightning_qsgd"), command
+        short = ["--trainer.max_epochs=1"] if name == "fit" else []
+        main([name, *arguments, *short, *SMALL])
+    assert (tmp_path / "logs" / "seqcls" / "version_0" / "predictions.csv").is_file()
+
+
+def test_the_python_example(monkeypatch):
+    (code,) = (text for language, words, text in BLOCKS if language == "python" and not words)
+    assert len([line for line in code.splitlines() if line.strip() and "import" not in line]) <= 15
+    code = code.replace("range(12)", "range(1)").replace("SyntheticSequences()", "SyntheticSequences(train_size=64)")
+    names = {}
+    exec(compile(code, "README.md", "exec"), names)
+    assert names["circuit"].circuits == 625
+    assert names["optimizer"].state[names["model"].head.weight]["step"] == 2
+
+
+@pytest.mark.slow
+def test_the_python_example_trains(monkeypatch):
+    (code,) = (text for language, words, text in BLOCKS if language == "python" and not words)
+    names = {}
+    exec(compile(code, "README.md", "exec"), names)
+    model = names["model"].eval()
+    with torch.no_grad():
+        right = [
+            (model(batch["tokens"]).argmax(-1) == batch["labels"]).float()
+            for batch in names["SyntheticSequences"]().val_dataloader()
+        ]
+    assert torch.cat(right).mean() >= 0.88
+
+
+def test_the_picture_names_every_part():
+    text = (ROOT / "README.md").read_text()
+    picture = text[text.index("## Layout") :].split("```")[1]
+    for path in sorted((ROOT / "lightning_qsgd").iterdir()):
+        if path.name not in ("__init__.py", "__main__.py", "py.typed", "__pycache__"):
+            assert path.name in picture, path.name
+
+
+def test_make_targets_exist():
+    makefile = (ROOT / "Makefile").read_text()
+    for target in set(re.findall(r"(?:^|`)make ([a-z-]+)", (ROOT / "README.md").read_text(), re.MULTILINE)):
+        assert re.search(rf"^{target}:", makefile, re.MULTILINE), target
