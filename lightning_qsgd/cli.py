@@ -26,14 +26,29 @@ class CommandLine(ExperimentCLI):
         if folder is None or self.trainer.fast_dev_run or not self.trainer.is_global_zero:  # type: ignore[attr-defined]
             return
         summary = {**summarize(self), "run_folder": folder}
-        with atomic_write(Path(folder) / "summary.json") as file:
-            json.dump(summary, file, indent=2)
+        write_json(Path(folder) / "summary.json", summary)
         table = Table(title="Summary", show_header=False, title_justify="left")
         for name, value in summary.items():
             table.add_row(name.replace("_", " "), "-" if value is None else str(value))
         console = Console(soft_wrap=True)
         console.print(table)
         console.print(f"Look at it: tensorboard --logdir {Path(folder).parent}", highlight=False)
+
+    def after_validate(self) -> None:
+        """Save the metrics beside the checkpoint."""
+        self._save_metrics("validate.json")
+
+    def after_test(self) -> None:
+        """Save the metrics beside the checkpoint."""
+        self._save_metrics("test.json")
+
+    def _save_metrics(self, name: str) -> None:
+        folder = self.trainer.log_dir  # asks all ranks
+        if folder is None or self.trainer.fast_dev_run or not self.trainer.is_global_zero:  # type: ignore[attr-defined]
+            return
+        metrics = {key: value.item() for key, value in self.trainer.callback_metrics.items()}
+        write_json(Path(folder) / name, {"checkpoint": str(self.trainer.ckpt_path)} | metrics)
+        print(f"Metrics: {Path(folder) / name}")
 
     def after_predict(self) -> None:
         """Say where the predictions are."""
@@ -49,9 +64,11 @@ def summarize(cli: ExperimentCLI) -> dict[str, Any]:
     best = max if clock.mode == "max" else min
     perturbation = getattr(trainer.optimizers[0], "perturbation", None) if trainer.optimizers else None
     checkpoint = trainer.checkpoint_callback
+    last = clock.history[-3:]  # at a constant learning rate single epochs jump by points
     return {
-        f"{clock.metric} final": round(clock.history[-1], 4) if clock.history else None,
-        f"{clock.metric} best": round(best(clock.history), 4) if clock.history else None,
+        f"{clock.metric} final": round(clock.history[-1], 4) if last else None,
+        f"{clock.metric} mean of last 3": round(sum(last) / len(last), 4) if last else None,
+        f"{clock.metric} best": round(best(clock.history), 4) if last else None,
         f"epochs to {clock.target:.2f}": clock.epochs,
         "epochs": trainer.current_epoch,
         "training_seconds": round(clock.elapsed, 1),
@@ -62,6 +79,12 @@ def summarize(cli: ExperimentCLI) -> dict[str, Any]:
         "torch_threads": torch.get_num_threads(),
         "best_checkpoint": getattr(checkpoint, "best_model_path", None),
     }
+
+
+def write_json(path: Path, values: dict[str, Any]) -> None:
+    """Write ``values`` as JSON, completely or not at all."""
+    with atomic_write(path) as file:
+        json.dump(values, file, indent=2)
 
 
 def main(args: Sequence[str] | None = None) -> None:

@@ -42,7 +42,10 @@ class ExperimentCLI(LightningCLI):
             save_config_kwargs={"overwrite": True},
             trainer_defaults={"default_root_dir": "logs", "accelerator": "auto"},
             seed_everything_default=0,
-            parser_kwargs={"description": "Train, evaluate and use a model with quantum layers."},
+            parser_kwargs={
+                "prog": "lightning-qsgd",
+                "description": "Train, evaluate and use a model with quantum layers.",
+            },
             subclass_mode_model=True,
             subclass_mode_data=True,
             args=None if args is None else list(args),
@@ -116,23 +119,19 @@ class ExperimentCLI(LightningCLI):
         """Both loggers in one run folder, atomic checkpoints, a prediction file."""
         config = self._get(self.config_init, "trainer")
         if config.logger in (None, True):
-            kwargs["logger"] = self._loggers(Path(config.default_root_dir))
+            if self.subcommand in (None, "fit"):
+                root, experiment = Path(config.default_root_dir), self._get(self.config, "experiment")
+                place = {"save_dir": root, "name": experiment, "version": next_version(root / experiment)}
+                kwargs["logger"] = [CSVLogger(**place), TensorBoardLogger(**place, default_hp_metric=False)]
+            else:  # what is said of a checkpoint goes beside it, and its logs stay as they are
+                folder = Path(self._get(self.config, "ckpt_path")).parent
+                kwargs["default_root_dir"] = folder.parent if folder.name == "checkpoints" else folder
+                kwargs["logger"] = False
         plugins = config.plugins or []
         kwargs["plugins"] = [*(plugins if isinstance(plugins, list) else [plugins]), AtomicCheckpointIO()]
         if self.subcommand == "predict":
             self.trainer_defaults["callbacks"] = [PredictionWriter()]
         return super().instantiate_trainer(**kwargs)
-
-    def _loggers(self, root: Path) -> list[TensorBoardLogger | CSVLogger]:
-        path = None if self.subcommand is None else self._get(self.config, "ckpt_path")
-        if self.subcommand not in (None, "fit") and path and Path(path).parent.name == "checkpoints":
-            return [TensorBoardLogger(Path(path).parent.parent, name="", version="")]
-        experiment = self._get(self.config, "experiment")
-        version = next_version(root / experiment)
-        return [
-            CSVLogger(root, experiment, version),
-            TensorBoardLogger(root, experiment, version, default_hp_metric=False),
-        ]
 
 
 def build(config: Sequence[str | Path], overrides: Sequence[str] = ()) -> Experiment:

@@ -80,7 +80,12 @@ def test_evaluation_of_a_checkpoint_leaves_the_run_as_it_was(trained, command, c
     run(
         command, f"--ckpt_path={trained / 'checkpoints' / 'best.ckpt'}", "--model.embed_dim=32"
     )  # the file knows better
-    assert ("val" if command == "validate" else "test") + "/accuracy" in capsys.readouterr().out
+    name = ("val" if command == "validate" else "test") + "/accuracy"
+    assert name in capsys.readouterr().out
+    metrics = json.loads((trained / f"{command}.json").read_text())
+    assert 0 < metrics[name] < 1
+    assert metrics["checkpoint"].endswith("best.ckpt")
+    assert len(list(trained.glob("events.*"))) == 1
     assert before == {name: (trained / name).read_bytes() for name in before}
     assert [path.name for path in trained.parent.iterdir()] == ["version_0"]
 

@@ -24,7 +24,7 @@ def run(*arguments, cwd=ROOT):
 def test_the_main_job_reaches_its_accuracy_within_its_memory(tmp_path):
     run("fit", "--config", "configs/seqcls.yaml", "--trainer.default_root_dir", str(tmp_path))
     summary = json.loads((tmp_path / "seqcls" / "version_0" / "summary.json").read_text())
-    assert summary["val/accuracy final"] >= 0.88
+    assert summary["val/accuracy mean of last 3"] >= 0.88  # single epochs jump by points
     assert summary["epochs to 0.90"] is not None
     assert summary["peak_memory_GB"] <= 1.5
     assert (summary["epochs"], summary["circuits"], summary["shots"]) == (12, 625, 640_000)
