@@ -9,11 +9,13 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from lightning.pytorch.loggers import TensorBoardLogger
 from rich.console import Console
-from rich.table import Table
+from rich.table import Column, Table
 
 from lightning_qsgd.callbacks import PredictionWriter, TimeToTarget
-from lightning_qsgd.experiment import ExperimentCLI, find_config, peak_memory
+from lightning_qsgd.doctor import doctor
+from lightning_qsgd.experiment import ExperimentCLI, find_config, peak_memory, shorten
 from lightning_qsgd.files import atomic_write
 
 
@@ -27,12 +29,13 @@ class CommandLine(ExperimentCLI):
             return
         summary = {**summarize(self), "run_folder": folder}
         write_json(Path(folder) / "summary.json", summary)
-        table = Table(title="Summary", show_header=False, title_justify="left")
+        table = Table("", Column(overflow="fold"), title="Summary", show_header=False, title_justify="left")
         for name, value in summary.items():
             table.add_row(name.replace("_", " "), "-" if value is None else str(value))
-        console = Console(soft_wrap=True)
+        console = Console(soft_wrap=True) if sys.stdout.isatty() else Console(width=160)
         console.print(table)
-        console.print(f"Look at it: tensorboard --logdir {Path(folder).parent}", highlight=False)
+        if any(isinstance(logger, TensorBoardLogger) for logger in self.trainer.loggers):
+            console.print(f"Look at it: tensorboard --logdir {Path(folder).parent}", highlight=False)
 
     def after_validate(self) -> None:
         """Save the metrics beside the checkpoint."""
@@ -63,7 +66,7 @@ def summarize(cli: ExperimentCLI) -> dict[str, Any]:
     clock = next(c for c in trainer.callbacks if isinstance(c, TimeToTarget))  # type: ignore[attr-defined]
     best = max if clock.mode == "max" else min
     perturbation = getattr(trainer.optimizers[0], "perturbation", None) if trainer.optimizers else None
-    checkpoint = trainer.checkpoint_callback
+    best_path = cli._get(cli.config_init, "checkpoint").best_model_path
     last = clock.history[-3:]  # at a constant learning rate single epochs jump by points
     return {
         f"{clock.metric} final": round(clock.history[-1], 4) if last else None,
@@ -77,7 +80,7 @@ def summarize(cli: ExperimentCLI) -> dict[str, Any]:
         "circuit_seconds": round(getattr(perturbation, "seconds", 0.0), 2),
         "peak_memory_GB": round(peak_memory(), 2),
         "torch_threads": torch.get_num_threads(),
-        "best_checkpoint": getattr(checkpoint, "best_model_path", None),
+        "best_checkpoint": best_path or None,
     }
 
 
@@ -88,15 +91,34 @@ def write_json(path: Path, values: dict[str, Any]) -> None:
 
 
 def main(args: Sequence[str] | None = None) -> None:
-    """Run a command; ``args`` default to those of the process. Exits with 2 on invalid arguments."""
+    """Run a command; ``args`` default to those of the process.
+
+    A failure exits with 2, and its last line is ``error: ...``; ``--debug`` raises it with its traceback instead.
+    """
     arguments = list(sys.argv[1:] if args is None else args)
+    debug = "--debug" in arguments
+    arguments = [argument for argument in arguments if argument != "--debug"]
     for i, argument in enumerate(arguments):
         if i and arguments[i - 1] in ("-c", "--config"):
             arguments[i] = find_config(argument)
         elif argument.startswith("--config="):
             arguments[i] = f"--config={find_config(argument.removeprefix('--config='))}"
+    sys.path.insert(0, "")  # class_path finds files of the current folder, as with python -m
     # Noise that no user of this package can act on.
     warnings.filterwarnings("ignore", ".*LeafSpec.*")
     warnings.filterwarnings("ignore", ".*does not have many workers.*")
     logging.getLogger("lightning.pytorch.utilities.rank_zero").addFilter(lambda record: "litlogger" not in record.msg)
-    CommandLine(arguments)
+    try:
+        if arguments[:1] == ["doctor"]:
+            doctor()
+        else:
+            CommandLine(arguments)
+    except Exception as error:
+        if debug:
+            raise
+        message = shorten(str(error)) if "Does not validate" in str(error) else " ".join(str(error).split())
+        message = message or type(error).__name__
+        if "loading state_dict" in message:
+            message = f"The checkpoint belongs to another model: {message}"
+        print(f"(traceback: add --debug)\nerror: {message[:1000]}", file=sys.stderr)
+        sys.exit(2)

@@ -5,16 +5,18 @@ import resource
 import sys
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, NoReturn
 
 import lightning as L
 import torch
+from lightning.fabric.plugins import CheckpointIO
 from lightning.pytorch.callbacks import ModelCheckpoint
 from lightning.pytorch.cli import LightningArgumentParser, LightningCLI
-from lightning.pytorch.loggers import CSVLogger, TensorBoardLogger
+from lightning_utilities.core.rank_zero import rank_zero_warn
 
-from lightning_qsgd.callbacks import PredictionWriter, TimeToTarget
+from lightning_qsgd.callbacks import PerturbationMonitor, PredictionWriter, TestReport, TimeToTarget
 from lightning_qsgd.files import AtomicCheckpointIO
+from lightning_qsgd.run_folder import find_checkpoint, folder_of, make_loggers, read_checkpoint, reserve
 
 ROOT = Path(__file__).parent
 
@@ -25,6 +27,35 @@ class Experiment(NamedTuple):
     trainer: L.Trainer
     module: L.LightningModule
     data: L.LightningDataModule
+
+
+class OneLineErrorParser(LightningArgumentParser):
+    """A parser whose errors are one line: the key, the value, what was expected."""
+
+    def error(self, message: str, ex: Exception | None = None) -> NoReturn:
+        """Exit with 2; with ``--debug`` the parser's whole explanation comes first."""
+        if not self.exit_on_error:  # an inner parser, whose message becomes part of the outer one's
+            super().error(message, ex)
+        parser = getattr(ex, "subcommand_parser", None) or self
+        if "--debug" in sys.argv:
+            sys.stderr.write(f"{message}\n")
+        sys.stderr.write(f"error: {shorten(message)}; all settings: {parser.prog.replace(' [options]', '')} --help\n")
+        sys.exit(2)
+
+
+def shorten(message: str) -> str:
+    """One line of a jsonargparse message: the keys that lead to the value, and the innermost reason."""
+    keys = ".".join(re.findall(r'Parser key "([^"]+)"', message))
+    noise = "Parser key|Does not validate|Subtypes|Errors:|Expected a <class 'NoneType'>|Given value|Problem with given"
+    lines = [line.strip(" -") for line in message.splitlines()]
+    lines = [line for line in lines if line and not re.match(noise, line)] or [message]
+    reason = re.sub(r"^Type typing\.Callable.*?callable class: |\.? Got value: Namespace\(.*", "", lines[-1])
+    if keys and len(lines) == 1 and lines[0] == message:
+        reason = re.sub(r'^Parser key "[^"]+": ', "", reason)
+    given = re.search(r"Given value: (?!NestedArg|Namespace)(.*)", message)
+    if given and given[1] not in reason:
+        reason += f". Got value: {given[1]}"
+    return " ".join(f"{keys}: {reason}".split()) if keys else " ".join(reason.split())
 
 
 class ExperimentCLI(LightningCLI):
@@ -42,6 +73,7 @@ class ExperimentCLI(LightningCLI):
             save_config_kwargs={"overwrite": True},
             trainer_defaults={"default_root_dir": "logs", "accelerator": "auto"},
             seed_everything_default=0,
+            parser_class=OneLineErrorParser,
             parser_kwargs={
                 "prog": "lightning-qsgd",
                 "description": "Train, evaluate and use a model with quantum layers.",
@@ -73,6 +105,8 @@ class ExperimentCLI(LightningCLI):
             defaults |= {"auto_insert_metric_name": False, "enable_version_counter": False}
             parser.set_defaults({f"{key}.{name}": value for name, value in defaults.items()})
         parser.add_lightning_class_args(TimeToTarget, "time_to_target")
+        parser.add_lightning_class_args(PerturbationMonitor, "monitor")
+        parser.add_lightning_class_args(PredictionWriter, "predictions")
 
     def parse_arguments(self, parser: LightningArgumentParser, args: Any) -> None:
         """Parse ``args``; Lightning's own warns whenever a process was started with arguments of its own."""
@@ -81,36 +115,41 @@ class ExperimentCLI(LightningCLI):
     # ---- from arguments to trainer, model and data
 
     def _parse_ckpt_path(self) -> None:
-        """Take the model's sizes from the checkpoint; unlike Lightning's, with one clear error."""
+        """Find the checkpoint and take the model's sizes from it; unlike Lightning's, with one clear error.
+
+        Raises:
+            FileNotFoundError: if there is none.
+            ValueError: if it cannot be read, its run has finished, or an evaluation names none.
+        """
+        self._resume_step: int | None = None
         command = self.config.get("subcommand")
-        if not command:
-            return
-        config = self.config[command]
+        config = self.config[command] if command else self.config
         path = config.get("ckpt_path")
         if path is None:
-            if command != "fit":
-                self.parser.error(f"{command} needs a trained model: add --ckpt_path RUN_FOLDER/checkpoints/best.ckpt")
+            if command not in (None, "fit"):
+                raise ValueError(f"{command} needs a trained model: add --ckpt_path best, last, or a file")
             return
-        if not Path(path).is_file():
-            found = ", ".join(map(str, sorted(Path(config.trainer.default_root_dir).glob("*/version_*/checkpoints/*"))))
-            self.parser.error(f"Checkpoint {path!r} not found; there are: {found or 'none'}")
-        try:
-            checkpoint = torch.load(path, weights_only=True, map_location="cpu")
-            hyper_parameters = checkpoint.get("hyper_parameters", {})
-        except Exception as error:  # whatever a broken or hostile file raises
-            self.parser.error(
-                f"Checkpoint {path!r} cannot be read ({type(error).__name__}); was it cut off, or no checkpoint?"
-            )
-        for name, value in hyper_parameters.items():
-            if name in config.model.init_args:
-                config.model.init_args[name] = value
+        file = find_checkpoint(path, Path(config.trainer.default_root_dir), config.experiment)
+        checkpoint = read_checkpoint(file)
+        config.ckpt_path = str(file)
+        arguments = config.model.get("init_args") or {}
+        for name, value in checkpoint["hyper_parameters"].items():
+            if name in arguments:
+                if arguments[name] not in (None, value):
+                    rank_zero_warn(f"The checkpoint's {name}={value!r} replaces {arguments[name]!r}")
+                arguments[name] = value
+        if command == "fit":
+            epochs = config.trainer.max_epochs
+            if epochs not in (None, -1) and checkpoint["epoch"] + 1 >= epochs:
+                raise ValueError(f"The run of {file} has finished its {epochs} epochs; raise --trainer.max_epochs")
+            self._resume_step = checkpoint["global_step"]
 
     def before_instantiate_classes(self) -> None:
         """Set threads; keep the configuration of a trained run when it is only evaluated."""
         threads = self._get(self.config, "threads")
         if threads is not None:
             if threads < 1:
-                self.parser.error(f"Invalid threads: {threads}; it must be at least 1, or null for all cores")
+                raise ValueError(f"Invalid threads: {threads}; it must be at least 1, or null for all cores")
             torch.set_num_threads(threads)
         if self.subcommand not in (None, "fit"):
             self.save_config_callback = None
@@ -118,20 +157,29 @@ class ExperimentCLI(LightningCLI):
     def instantiate_trainer(self, **kwargs: Any) -> L.Trainer:
         """Both loggers in one run folder, atomic checkpoints, a prediction file."""
         config = self._get(self.config_init, "trainer")
-        if config.logger in (None, True):
-            if self.subcommand in (None, "fit"):
-                root, experiment = Path(config.default_root_dir), self._get(self.config, "experiment")
-                place = {"save_dir": root, "name": experiment, "version": next_version(root / experiment)}
-                kwargs["logger"] = [CSVLogger(**place), TensorBoardLogger(**place, default_hp_metric=False)]
-            else:  # what is said of a checkpoint goes beside it, and its logs stay as they are
-                folder = Path(self._get(self.config, "ckpt_path")).parent
-                kwargs["default_root_dir"] = folder.parent if folder.name == "checkpoints" else folder
-                kwargs["logger"] = False
+        path = self._get(self.config, "ckpt_path") if self.subcommand else None
+        logs = config.logger in (None, True)
+        if path and self.subcommand != "fit":  # what is said of a checkpoint goes beside it; its logs stay
+            folder = folder_of(Path(path))
+            kwargs |= {"default_root_dir": folder} | ({"logger": False} if logs else {})
+        elif not config.fast_dev_run:
+            resumed = path is not None and Path(path).parent.name == "checkpoints"
+            runs = Path(config.default_root_dir) / self._get(self.config, "experiment")
+            folder = folder_of(Path(path)) if path and resumed else reserve(runs)
+            kwargs["default_root_dir"] = folder
+            if logs:
+                kwargs["logger"] = make_loggers(folder, self._resume_step if resumed else None)
         plugins = config.plugins or []
-        kwargs["plugins"] = [*(plugins if isinstance(plugins, list) else [plugins]), AtomicCheckpointIO()]
-        if self.subcommand == "predict":
-            self.trainer_defaults["callbacks"] = [PredictionWriter()]
+        plugins = plugins if isinstance(plugins, list) else [plugins]
+        own = any(isinstance(plugin, CheckpointIO) for plugin in plugins)
+        kwargs["plugins"] = plugins if own else [*plugins, AtomicCheckpointIO()]
+        self.trainer_defaults["callbacks"] = [TestReport()]
         return super().instantiate_trainer(**kwargs)
+
+    def _instantiate_trainer(self, config: dict[str, Any], callbacks: list[L.Callback]) -> L.Trainer:
+        if config.get("enable_checkpointing") is False:
+            callbacks = [callback for callback in callbacks if not isinstance(callback, ModelCheckpoint)]
+        return super()._instantiate_trainer(config, callbacks)
 
 
 def build(config: Sequence[str | Path], overrides: Sequence[str] = ()) -> Experiment:
@@ -156,12 +204,6 @@ def find_config(path: str | Path) -> str:
         if not path.is_file() and path.parts[:1] == ("configs",) and shipped.is_file():
             return str(shipped)
     return str(path)
-
-
-def next_version(folder: Path) -> int:
-    """1 + the highest N of ``folder/version_N``, or 0."""
-    found = [re.fullmatch(r"version_(\d+)", path.name) for path in folder.glob("version_*")]
-    return max((int(match[1]) + 1 for match in found if match), default=0)
 
 
 def peak_memory() -> float:

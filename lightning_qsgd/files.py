@@ -1,5 +1,6 @@
 """Files that appear complete or not at all. Level 0: imports nothing of this package."""
 
+import errno
 import os
 import tempfile
 from collections.abc import Iterator
@@ -37,7 +38,9 @@ def atomic_write(path: str | Path, mode: Literal["w", "wb"] = "w") -> Iterator[I
         os.replace(temporary, path)
     except OSError as error:
         Path(temporary).unlink(missing_ok=True)
-        reason = f"Could not write {path}: {error.strerror}; an earlier file there is intact"
+        if error.filename not in (None, temporary):  # of another file, in the caller's block
+            raise
+        reason = f"Could not write {path}: {error.strerror or error}; an earlier file there is intact"
         raise OSError(error.errno, reason) from error
     except BaseException:
         Path(temporary).unlink(missing_ok=True)
@@ -54,7 +57,10 @@ class AtomicCheckpointIO(TorchCheckpointIO):
             OSError: if it cannot be written; an earlier checkpoint at ``path`` is intact.
         """
         with atomic_write(path, "wb") as file:
-            torch.save(checkpoint, file)
+            try:
+                torch.save(checkpoint, file)
+            except RuntimeError as error:  # what torch makes of a full disk
+                raise OSError(errno.EIO, f"{str(error).splitlines()[0]} (is the disk full?)") from error
 
     def load_checkpoint(self, path: str | Path, map_location: Any = "cpu", weights_only: bool | None = True) -> Any:
         """Load tensors and plain values; code in the file does not run."""

@@ -11,6 +11,7 @@ ROOT = Path(lightning_qsgd.__file__).parent
 LEVELS = {
     "quantum": 0,
     "files": 0,
+    "run_folder": 1,
     "optim": 1,
     "models": 1,
     "datamodules": 1,
@@ -18,6 +19,7 @@ LEVELS = {
     "callbacks": 2,
     "experiment": 3,
     "comparison": 4,
+    "doctor": 4,
     "cli": 5,
     "__main__": 6,
 }
@@ -88,6 +90,8 @@ def test_every_module_has_its_test():
     covered_elsewhere = {
         "samplers": "network",
         "attention": "transformer",
+        "loading": "synthetic",
+        "doctor": "cli",
         "circuit_perturbation": "perturbation",
         "reference": "superpositional",
         "prediction_writer": "cli",

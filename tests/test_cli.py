@@ -11,7 +11,8 @@ import yaml
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 from lightning_qsgd.cli import main
-from lightning_qsgd.experiment import build, find_config, next_version
+from lightning_qsgd.experiment import build, find_config
+from lightning_qsgd.run_folder import next_version
 
 CONFIG = "configs/seqcls.yaml"
 SMALL = [
@@ -45,7 +46,7 @@ def test_fit_fills_one_run_folder(trained):
     summary = json.loads((trained / "summary.json").read_text())
     assert summary["epochs"] == 2
     assert summary["epochs to 0.10"] == 1
-    assert (summary["circuits"], summary["shots"]) == (625, 625 * 1024)
+    assert (summary["circuits"], summary["shots"]) == (625 + 32, (625 + 32) * 1024)  # the series, and its check
     assert 0 < summary["peak_memory_GB"] < 3
     assert summary["run_folder"] == str(trained)
     with open(trained / "metrics.csv", newline="") as file:
@@ -60,7 +61,7 @@ def test_fit_fills_one_run_folder(trained):
 def test_summary_is_printed_with_the_way_to_tensorboard(tmp_path, capsys):
     run("fit", f"--trainer.default_root_dir={tmp_path}", "--trainer.max_epochs=1")
     out = capsys.readouterr().out
-    for words in ("val/accuracy final", "epochs to 0.90", "training seconds", "circuits", "640000", "peak memory GB"):
+    for words in ("val/accuracy final", "epochs to 0.90", "training seconds", "circuits", "672768", "peak memory GB"):
         assert words in out
     assert f"tensorboard --logdir {tmp_path / 'seqcls'}" in out.replace("\n", "")
 
@@ -71,7 +72,7 @@ def test_checkpoints_hold_plain_values_and_the_circuits_series(trained):
     assert checkpoint["epoch"] == 1  # the last epoch, best or not
     state = checkpoint["optimizer_states"][0]["param_groups"][0]["perturbation_state"]
     assert state["coefficients"].shape == (5, 5, 5, 5, 16)
-    assert (state["step"], state["circuits"], state["surrogate_shots"]) == (6, 625, 1024)
+    assert (state["step"], state["circuits"], state["surrogate_shots"]) == (6, 625 + 32, 1024)
 
 
 @pytest.mark.parametrize("command", ["validate", "test"])
@@ -91,13 +92,13 @@ def test_evaluation_of_a_checkpoint_leaves_the_run_as_it_was(trained, command, c
 
 
 def test_predict_writes_probabilities(trained, capsys):
-    run("predict", f"--ckpt_path={trained / 'checkpoints' / 'best.ckpt'}")
+    run("predict", f"--ckpt_path={trained / 'checkpoints' / 'best.ckpt'}", "--predictions.all_classes=true")
     assert f"Predictions: {trained / 'predictions.csv'}" in capsys.readouterr().out
     with open(trained / "predictions.csv", newline="") as file:
         rows = list(csv.DictReader(file))
     assert [row["id"] for row in rows] == [str(i) for i in range(70)]
     for row in rows:
-        probabilities = [float(row[f"p{c}"]) for c in range(4)]
+        probabilities = [float(row[f"p({c})"]) for c in range(4)]
         assert sum(probabilities) == pytest.approx(1, abs=1e-5)
         assert float(row["probability"]) == max(probabilities) == probabilities[int(row["label"])]
 
@@ -128,35 +129,15 @@ def test_swapping_the_optimizer_keeps_its_numbers(swap, capsys):
     assert swapped["init_args"]["weight_decay"] == 0.0  # AdamW's own default is 0.01
 
 
-def test_threads_and_own_scheduler(tmp_path):
+def test_own_scheduler(tmp_path):
     experiment = build(
         [CONFIG],
         [f"--trainer.default_root_dir={tmp_path}", "--model.scheduler=torch.optim.lr_scheduler.ExponentialLR",
          "--model.scheduler.init_args.gamma=0.5", *SMALL],
     )  # fmt: skip
-    assert torch.get_num_threads() == 1
     experiment.trainer.fit_loop.max_epochs = 1
     experiment.trainer.fit(experiment.module, datamodule=experiment.data)
     assert experiment.trainer.optimizers[0].param_groups[0]["lr"] == pytest.approx(1e-3 / 8)
-
-
-def fails(capsys, *arguments):
-    with pytest.raises(SystemExit) as caught:
-        main(list(arguments))
-    assert caught.value.code == 2
-    return capsys.readouterr().err
-
-
-def test_evaluation_needs_a_checkpoint_that_exists_and_loads(trained, tmp_path, capsys):
-    root = f"--trainer.default_root_dir={trained.parent.parent}"
-    assert "test needs a trained model: add --ckpt_path" in fails(capsys, "test", "--config", CONFIG)
-    message = fails(capsys, "test", "--config", CONFIG, root, "--ckpt_path=nowhere.ckpt")
-    assert "'nowhere.ckpt' not found" in message
-    assert str(trained / "checkpoints" / "best.ckpt") in message
-    cut = tmp_path / "cut.ckpt"
-    cut.write_bytes((trained / "checkpoints" / "best.ckpt").read_bytes()[:2000])
-    assert "cut.ckpt' cannot be read" in fails(capsys, "test", "--config", CONFIG, f"--ckpt_path={cut}")
-    assert "Invalid threads: 0" in fails(capsys, "fit", "--config", CONFIG, "--threads=0")
 
 
 def test_shipped_configs_are_found_from_anywhere(tmp_path, monkeypatch):
@@ -175,3 +156,110 @@ def test_help_lists_the_commands():
     ).stdout
     for command in ("fit", "validate", "test", "predict"):
         assert command in out
+
+
+def test_own_modules_by_class_path_from_a_folder_outside_of_the_package(tmp_path):
+    (tmp_path / "mine.py").write_text(
+        """
+import lightning as L
+import torch
+
+from lightning_qsgd.optim import Perturbation
+
+
+class Blobs(L.LightningDataModule):
+    num_classes, vocab_size, labels = 2, 5, ["low", "high"]
+
+    def loader(self):
+        rows = [{"tokens": torch.full((3,), i % 5), "labels": torch.tensor(int(i % 5 > 2))} for i in range(40)]
+        return torch.utils.data.DataLoader(rows, batch_size=8)
+
+    train_dataloader = val_dataloader = test_dataloader = predict_dataloader = loader
+
+
+class Half(Perturbation):
+    def __init__(self, value: float = 0.5):
+        super().__init__(num_qubits=2)
+        self.value = value
+
+    def forward(self, angles, *, step):
+        return torch.full_like(angles, self.value)
+
+
+class Clean(L.LightningModule):
+    def __init__(self, width: int = 4):
+        super().__init__()
+        self.save_hyperparameters()
+        self.layer = torch.nn.Embedding(5, 2)
+
+    def training_step(self, batch, _):
+        return torch.nn.functional.cross_entropy(self.layer(batch["tokens"][:, 0]), batch["labels"])
+
+    def validation_step(self, batch, _):
+        self.log("val/accuracy", (self.layer(batch["tokens"][:, 0]).argmax(-1) == batch["labels"]).float().mean())
+
+    def predict_step(self, batch, _):
+        return {"anything": 1}
+
+    def configure_optimizers(self):
+        return torch.optim.SGD(self.parameters(), lr=0.1)
+"""
+    )
+
+    def command(*arguments):
+        return subprocess.run(
+            [Path(sys.executable).parent / "lightning-qsgd", *arguments, "--trainer.accelerator=cpu"],
+            cwd=tmp_path, capture_output=True, text=True, env=os.environ | {"OMP_NUM_THREADS": "1"},
+        )  # fmt: skip
+
+    data = ["--config", CONFIG, "--data.class_path=mine.Blobs"]
+    own = "--model.optimizer.init_args.perturbation=mine.Half"
+    fitted = command("fit", *data, own, "--trainer.max_epochs=2", "--trainer.enable_model_summary=false")
+    assert fitted.returncode == 0, fitted.stderr
+    folder = tmp_path / "logs" / "seqcls" / "version_0"
+    assert command("predict", *data, own, "--ckpt_path=best").returncode == 0
+    assert "low" in (folder / "predictions.csv").read_text()
+    model = [*data, "--model=mine.Clean", "--experiment=clean"]
+    assert command("fit", *model, "--trainer.max_epochs=2").returncode == 0
+    assert command("validate", *model, "--ckpt_path=last").returncode == 0
+    refused = command("predict", *model, "--ckpt_path=last")
+    assert refused.returncode == 2
+    assert "predict_step returned dict" in refused.stderr.splitlines()[-1]
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [["--trainer.logger=false"], ["--trainer.enable_checkpointing=false"], ["--trainer.fast_dev_run=1"]],
+)
+def test_what_may_be_switched_off(tmp_path, arguments):
+    for seed in (0, 1):
+        root = f"--trainer.default_root_dir={tmp_path}"
+        run("fit", root, "--trainer.max_epochs=1", f"--seed_everything={seed}", *arguments)
+    if "fast_dev_run" not in arguments[0]:  # each run keeps its own folder
+        assert {p.name for p in (tmp_path / "seqcls").iterdir()} == {"version_0", "version_1"}
+        assert not (tmp_path / "summary.json").exists()
+
+
+def test_two_runs_that_start_together_get_a_folder_each(tmp_path):
+    first, second = (build([CONFIG], [f"--trainer.default_root_dir={tmp_path}", *SMALL]) for _ in range(2))
+    assert first.trainer.log_dir != second.trainer.log_dir
+
+
+def test_commands_set_threads():
+    torch.set_num_threads(2)
+    try:
+        with pytest.raises(SystemExit):
+            run("test", "--ckpt_path=nowhere.ckpt")
+        build([CONFIG], ["--trainer.fast_dev_run=1"])
+        assert torch.get_num_threads() == 1
+    finally:
+        torch.set_num_threads(1)
+
+
+def test_doctor(capsys, monkeypatch):
+    monkeypatch.setenv("QISKIT_IBM_TOKEN", "secret-token")
+    main(["doctor"])
+    out = capsys.readouterr().out
+    for words in ("qiskit-aer", torch.__version__, "CUDA devices", "in the environment", "Self-test passed"):
+        assert words in out
+    assert "secret-token" not in out

@@ -1,8 +1,9 @@
-"""Every YAML instantiates; every overlay runs one step on top of its base."""
+"""Every YAML instantiates; every overlay runs one step on top of its base and keeps the optimizer's numbers."""
 
 from pathlib import Path
 
 import pytest
+import yaml
 
 from lightning_qsgd.cli import main
 
@@ -10,15 +11,46 @@ ROOT = Path(__file__).parents[1]
 CONFIGS = sorted((ROOT / "configs").glob("*.yaml"))
 OVERLAYS = sorted((ROOT / "configs" / "overlay").glob("*.yaml"))
 STEP = ["--trainer.fast_dev_run=1", "--trainer.accelerator=cpu", "--trainer.enable_progress_bar=false"]
+#: What a test must set beyond one step, and why.
+OVERRIDES = {
+    "textcls": (["--data.train_file={texts}"], "it has no data of its own"),
+    "ddp2": (["--trainer.devices=1", "--trainer.strategy=auto"], "two processes: tests/test_main_job.py"),
+}
+NUMBERS = {"lr": 0.001, "betas": [0.9, 0.999], "eps": 1e-8, "weight_decay": 0.0}
+
+
+@pytest.fixture(scope="module")
+def texts(tmp_path_factory):
+    path = tmp_path_factory.mktemp("texts") / "train.csv"
+    path.write_text("text,label\n" + "".join(f"word{i} again,label{i % 2}\n" for i in range(40)))
+    return path
+
+
+def overrides(name, texts):
+    return [argument.format(texts=texts) for argument in OVERRIDES.get(name, ([], ""))[0]]
+
+
+def run(tmp_path, *arguments):
+    main(["fit", *arguments, *STEP, f"--trainer.default_root_dir={tmp_path}"])
 
 
 @pytest.mark.parametrize("config", CONFIGS, ids=lambda p: p.stem)
-def test_each_config_runs_a_step(config):
-    main(["fit", "--config", str(config), *STEP])
+def test_each_config_runs_a_step(config, texts, tmp_path):
+    run(tmp_path, "--config", str(config), *overrides(config.stem, texts))
 
 
 @pytest.mark.parametrize("overlay", OVERLAYS, ids=lambda p: p.stem)
-def test_each_overlay_runs_a_step_and_is_short(overlay):
+def test_each_overlay_is_short_runs_a_step_and_keeps_the_numbers(overlay, texts, tmp_path, capsys):
     lines = [line for line in overlay.read_text().splitlines() if line.strip() and not line.startswith("#")]
     assert len(lines) <= 8
-    main(["fit", "--config", "configs/seqcls.yaml", "--config", str(overlay), *STEP])
+    arguments = ["--config", "configs/seqcls.yaml", "--config", str(overlay), *overrides(overlay.stem, texts)]
+    run(tmp_path, *arguments)
+    capsys.readouterr()
+    with pytest.raises(SystemExit, match="0"):
+        main(["fit", *arguments, "--print_config"])
+    optimizer = yaml.safe_load(capsys.readouterr().out)["model"]["init_args"]["optimizer"]
+    assert {name: optimizer["init_args"][name] for name in NUMBERS} == NUMBERS
+
+
+def test_the_table_of_overrides_names_only_what_exists():
+    assert set(OVERRIDES) <= {path.stem for path in CONFIGS + OVERLAYS}

@@ -1,5 +1,7 @@
 import errno
 import os
+import resource
+import signal
 import stat
 
 import pytest
@@ -53,6 +55,29 @@ def test_checkpoints_are_replaced_and_never_run_code(tmp_path):
     with pytest.raises(Exception, match="Weights only load failed"):
         io.load_checkpoint(path, weights_only=False)
     assert not (tmp_path / "executed").exists()
+
+
+def test_errors_of_other_files_are_not_blamed_on_this_one(tmp_path):
+    with pytest.raises(FileNotFoundError, match="nowhere"), atomic_write(tmp_path / "a.txt"):
+        (tmp_path / "nowhere").read_text()
+    with pytest.raises(OSError, match=r"Could not write .*: device said no"), atomic_write(tmp_path / "a.txt"):
+        raise OSError("device said no")
+
+
+def test_a_full_disk_is_one_clear_error(tmp_path):
+    io, path = AtomicCheckpointIO(), tmp_path / "x.ckpt"
+    io.save_checkpoint({"x": 1}, path)
+    old = resource.getrlimit(resource.RLIMIT_FSIZE)
+    handler = signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (50_000, old[1]))
+    try:
+        with pytest.raises(OSError, match=r"Could not write .*x.ckpt: .*an earlier file there is intact"):
+            io.save_checkpoint({"x": torch.zeros(100_000)}, path)
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, old)
+        signal.signal(signal.SIGXFSZ, handler)
+    assert io.load_checkpoint(path) == {"x": 1}
+    assert os.listdir(tmp_path) == ["x.ckpt"]
 
 
 def test_a_failed_save_keeps_the_checkpoint(tmp_path):

@@ -27,7 +27,7 @@ def test_the_main_job_reaches_its_accuracy_within_its_memory(tmp_path):
     assert summary["val/accuracy mean of last 3"] >= 0.88  # single epochs jump by points
     assert summary["epochs to 0.90"] is not None
     assert summary["peak_memory_GB"] <= 1.5
-    assert (summary["epochs"], summary["circuits"], summary["shots"]) == (12, 625, 640_000)
+    assert (summary["epochs"], summary["circuits"], summary["shots"]) == (12, 657, 672_768)
 
 
 @pytest.mark.slow
@@ -43,7 +43,7 @@ def test_two_ranks_stay_identical_and_run_each_circuit_once(tmp_path, strategy, 
     (folder,) = (tmp_path / "seqcls").iterdir()
     first, second = (torch.load(folder / f"rank{rank}.pt", weights_only=True) for rank in (0, 1))
     assert all(torch.equal(first["weights"][name], second["weights"][name]) for name in first["weights"])
-    assert first["circuits"] == (625 if mode == "surrogate" else 28 * 2)
+    assert first["circuits"] == (657 if mode == "surrogate" else 28 * 2)
     assert second["circuits"] == 0
 
 

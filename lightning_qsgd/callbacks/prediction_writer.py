@@ -1,4 +1,4 @@
-"""PredictionWriter: class probabilities as a CSV file in the run folder."""
+"""PredictionWriter: predicted labels as a CSV file in the run folder."""
 
 import csv
 from collections.abc import Sequence
@@ -6,45 +6,83 @@ from pathlib import Path
 from typing import Any
 
 import lightning as L
-import torch
 from lightning.pytorch.callbacks import BasePredictionWriter
+from torch import Tensor
 
 from lightning_qsgd.files import atomic_write
 
 
 class PredictionWriter(BasePredictionWriter):
-    """Writes ``predictions.csv`` at the end of predict: id, label (most probable class), probability, and one column
-    per class. The file appears complete or not at all.
+    """Writes ``predictions.csv`` at the end of predict: id, text (where batches hold ``text``), label, probability.
+
+    Takes class probabilities (B, C) from ``predict_step``. Ids are the batches' ``id``, or else the rows' numbers from
+    0; labels are named by the data module's ``labels``, or else numbered. The file appears complete or not at all; in a
+    distributed run there is one per rank.
 
     Args:
-        filename: within the run folder. Default: "predictions.csv".
+        filename: within the run folder; None: write nothing. Default: "predictions.csv".
+        all_classes: add the probability of each class, one column per label. Default: False.
 
     Attributes:
         path: the file, once written.
     """
 
-    def __init__(self, filename: str = "predictions.csv") -> None:
-        super().__init__("epoch")
-        self.filename = filename
+    def __init__(self, filename: str | None = "predictions.csv", all_classes: bool = False) -> None:
+        super().__init__("batch")
+        self.filename, self.all_classes = filename, all_classes
         self.path: Path | None = None
+        self._header: list[str] = []
+        self._rows: list[list[Any]] = []
 
-    def write_on_epoch_end(
+    def on_predict_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        """Begin anew."""
+        self._rows = []
+
+    def write_on_batch_end(
         self,
         trainer: L.Trainer,
         pl_module: L.LightningModule,
-        predictions: Sequence[Any],
-        batch_indices: Sequence[Any],
+        prediction: Any,
+        batch_indices: Sequence[int] | None,
+        batch: dict[str, Any],
+        batch_idx: int,
+        dataloader_idx: int,
     ) -> None:
-        """Write all predictions, in the order of the data; in a distributed run one file per rank."""
-        probabilities = torch.cat(list(predictions)).float().cpu()  # (N, C)
-        ids = [i for loader in batch_indices for batch in loader for i in batch]
-        name = Path(self.filename)
+        """Keep the rows of a batch.
+
+        Raises:
+            ValueError: if the prediction is no (B, C) tensor.
+        """
+        if self.filename is None:
+            return
+        if not isinstance(prediction, Tensor) or prediction.ndim != 2:
+            got = tuple(prediction.shape) if isinstance(prediction, Tensor) else type(prediction).__name__
+            raise ValueError(
+                f"predict_step returned {got}; PredictionWriter takes class probabilities (batch, classes). Switch it "
+                "off with --predictions.filename=null, and write your own callback"
+            )
+        names = getattr(getattr(trainer, "datamodule", None), "labels", None)
+        probabilities = prediction.float().cpu()
+        best, label = probabilities.max(-1)
+        for i, (p, k) in enumerate(zip(best.tolist(), label.tolist(), strict=True)):
+            row = [batch["id"][i] if "id" in batch else batch_indices[i] if batch_indices else len(self._rows)]
+            row += [batch["text"][i]] if "text" in batch else []
+            row += [names[k] if names else k, f"{p:.6f}"]
+            self._rows.append(row + ([f"{x:.6f}" for x in probabilities[i].tolist()] if self.all_classes else []))
+        header = ["id", *(["text"] if "text" in batch else []), "label", "probability"]
+        every = names or range(probabilities.shape[1])
+        self._header = header + ([f"p({name})" for name in every] if self.all_classes else [])
+
+    def on_predict_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        """Write the file."""
+        folder = trainer.log_dir  # asks all ranks
+        if self.filename is None:
+            return
+        folder, name = Path(folder or "."), Path(self.filename)
         if trainer.world_size > 1:
             name = name.with_stem(f"{name.stem}-rank{trainer.global_rank}")
-        self.path = Path(trainer.log_dir or ".") / name
-        top, label = probabilities.max(-1)
+        self.path = folder / name
         with atomic_write(self.path, "w") as file:
             writer = csv.writer(file)
-            writer.writerow(["id", "label", "probability", *(f"p{c}" for c in range(probabilities.shape[1]))])
-            for i, k, p, row in zip(ids, label.tolist(), top.tolist(), probabilities.tolist(), strict=True):
-                writer.writerow([i, k, f"{p:.6f}", *(f"{x:.6f}" for x in row)])
+            writer.writerow(self._header)
+            writer.writerows(self._rows)

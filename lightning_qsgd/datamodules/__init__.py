@@ -1,3 +1,4 @@
 """Level 1: data modules. They import nothing else of this package."""
 
 from lightning_qsgd.datamodules.synthetic import SyntheticSequences as SyntheticSequences
+from lightning_qsgd.datamodules.text import TextClassification as TextClassification

@@ -5,7 +5,6 @@ The data-module contract of this package, which your own data modules can follow
 ``padding_mask`` (B, T) bool (True at padding), and ``labels`` (B,) int64 (may be missing at predict).
 """
 
-import os
 from typing import Literal, get_args
 
 import lightning as L
@@ -14,7 +13,8 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
-from torch.utils.data.distributed import DistributedSampler
+
+from lightning_qsgd.datamodules.loading import train_loader
 
 Kind = Literal["majority", "order"]
 Arrays = tuple[NDArray[np.int64], NDArray[np.int64]]
@@ -86,10 +86,7 @@ class SyntheticSequences(L.LightningDataModule):
     def train_dataloader(self) -> DataLoader:
         """Batches in an order that is a function of (seed, epoch), on any number of processes."""
         dataset = _Sequences(*self.arrays("train"))
-        replicas, rank = (self.trainer.world_size, self.trainer.global_rank) if self.trainer else (1, 0)
-        seed = int(os.environ.get("PL_GLOBAL_SEED", 0))  # set by seed_everything
-        sampler = DistributedSampler(dataset, replicas, rank, shuffle=True, seed=seed)  # Lightning sets its epoch
-        return DataLoader(dataset, batch_size=self.batch_size, sampler=sampler, num_workers=self.num_workers)
+        return train_loader(dataset, self.batch_size, self.trainer, num_workers=self.num_workers)
 
     def val_dataloader(self) -> DataLoader:
         """Batches of the validation split, in order."""

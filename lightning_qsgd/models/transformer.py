@@ -39,9 +39,9 @@ class TransformerClassifier(nn.Module):
         max_length: int = 512,
     ) -> None:
         super().__init__()
-        sizes = {k: v for k, v in locals().items() if isinstance(v, int)}
-        for name, size in sizes.items():
-            if size < 1:
+        names = ("vocab_size", "num_classes", "embed_dim", "num_heads", "feedforward_dim", "num_layers", "max_length")
+        for name in names:
+            if (size := locals()[name]) < 1:
                 raise ValueError(f"Invalid {name}: {size}; it must be at least 1")
         if not 0 <= dropout < 1:
             raise ValueError(f"Invalid dropout: {dropout}; it must be in [0, 1)")

@@ -99,6 +99,14 @@ class CircuitPerturbation(Perturbation):
         self._modulation: FourierSurrogate | None = None  # of s: the surrogate, projected
         self._offset: Tensor | None = None  # s(0), (1, n)
 
+    def identity(self) -> str:
+        """Everything that decides what the circuit answers, but for noise."""
+        rotations = f"random, seed {self.rotation_seed}" if self.rotations == "random" else self.rotations
+        return (
+            f"CircuitPerturbation(num_qubits={self.num_qubits}, depth={self.depth}, entanglement={self.entanglement}, "
+            f"rotations={rotations}, decode_chain={self.decode_chain}, center={self.center})"
+        )
+
     @property
     def network(self) -> QuantumNetwork:
         """The circuit as a network, built at first use."""
@@ -136,6 +144,28 @@ class CircuitPerturbation(Perturbation):
             zero = torch.zeros(1, self.num_qubits, dtype=torch.float64)
             self._offset = self._evaluate(zero, step=-1)
         return None
+
+    def report(self, num_points: int = 32) -> dict[str, str | float]:
+        """The circuit's drawing, and how far the surrogate is from fresh circuits at random points.
+
+        Args:
+            num_points: circuits to run for it. Default: 32.
+
+        Returns:
+            circuit: the drawing; and in surrogate mode surrogate_residual, the root mean square difference of outcome
+            probabilities, and surrogate_residual_expected, what shot noise in both makes of it (0 where exact).
+        """
+        report: dict[str, str | float] = {"circuit": str(self.network.ansatz.circuit.draw("text", fold=150))}
+        if self._surrogate is None:
+            return report
+        points = torch.from_numpy(np.random.default_rng(0).uniform(-np.pi, np.pi, (num_points, self.num_qubits)))
+        fresh = torch.from_numpy(self._count(points.numpy(), step=None))
+        noise = self._surrogate.variance(points)
+        if self._surrogate.shots:
+            noise = noise + fresh * (1 - fresh) / max(self._surrogate.shots - 1, 1)
+        report["surrogate_residual"] = float((self._surrogate(points) - fresh).square().mean().sqrt())
+        report["surrogate_residual_expected"] = float(noise.mean().sqrt())
+        return report
 
     def forward(self, angles: Tensor, *, step: int) -> Tensor:
         """s of this step, (B, n); see the class for its range with center="zero"."""
@@ -195,7 +225,7 @@ class CircuitPerturbation(Perturbation):
 
         return modulation_matrix(self.num_qubits, self.decode_chain)
 
-    def _count(self, inputs: np.ndarray, step: int) -> np.ndarray:
+    def _count(self, inputs: np.ndarray, step: int | None) -> np.ndarray:
         before = self.network.circuits, self.network.shots, self.network.seconds
         probabilities = self.network.probabilities(inputs, self.weights, step=step)
         self._add_counts(before)
@@ -208,25 +238,16 @@ class CircuitPerturbation(Perturbation):
 
     def state_dict(self) -> dict[str, Any]:
         """The surrogate's coefficients, s(0), and the counts."""
-        state = super().state_dict() | {"rotations": torch.from_numpy(self.weights)}
+        state = super().state_dict()
         if self._surrogate is not None:
+            state |= {"rotations": torch.from_numpy(self.weights)}
             state |= {"coefficients": self._surrogate.coefficients, "surrogate_shots": self._surrogate.shots}
         return state if self._offset is None else state | {"offset": self._offset}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Take over what :meth:`state_dict` returned.
-
-        Raises:
-            ValueError: if the state belongs to a circuit of another size or with other rotations.
-        """
-        rotations = torch.from_numpy(self.weights)
-        if state["rotations"].shape != rotations.shape or not torch.allclose(state["rotations"].cpu(), rotations):
-            raise ValueError(
-                f"The checkpoint's circuit has {len(state['rotations'])} other rotations than this one "
-                f"({len(rotations)}, {self.rotations!r}); resume with the same num_qubits, depth and rotations"
-            )
+        """Take over what :meth:`state_dict` returned; the optimizer has compared the two identities before."""
         super().load_state_dict(state)
-        self._offset = state.get("offset")
+        self._offset = state.get("offset") if self.center == "zero" else None
         if (coefficients := state.get("coefficients")) is None or self.mode == "live":
             return
         from lightning_qsgd.quantum import FourierSurrogate

@@ -22,8 +22,8 @@ class Perturbation(ABC):
         num_qubits: coordinates per block, at least 1. Default: 4.
 
     Attributes:
-        layout: set by the optimizer before each call: for each tensor, in slot order, (number of its coordinates,
-            number of pad slots after them). Pad slots have angle 0 and their s is dropped.
+        layout: set by the optimizer before each call: for each tensor, in slot order, (number of the parameter, number
+            of its coordinates, number of pad slots after them). Pad slots have angle 0 and their s is dropped.
         circuits, shots, seconds: circuits and shots run so far, and wall-clock seconds in them. 0 where classical.
     """
 
@@ -31,12 +31,20 @@ class Perturbation(ABC):
         if num_qubits < 1:
             raise ValueError(f"Invalid num_qubits: {num_qubits}; it must be at least 1")
         self.num_qubits = num_qubits
-        self.layout: Sequence[tuple[int, int]] = ()
+        self.layout: Sequence[tuple[int, int, int]] = ()
         self.circuits, self.shots, self.seconds = 0, 0, 0.0
+
+    def identity(self) -> str:
+        """What a checkpoint must agree on to be continued. Default: class and num_qubits."""
+        return f"{type(self).__name__}(num_qubits={self.num_qubits})"
 
     def prepare(self) -> str | None:
         """Do one-time work, such as fitting a surrogate, unless it is done; returns a line about it, or None."""
         return None
+
+    def report(self) -> dict[str, str | float]:
+        """What is known once: texts (the circuit's drawing) and numbers, by name. Default: nothing."""
+        return {}
 
     @abstractmethod
     def forward(self, angles: Tensor, *, step: int) -> Tensor:
@@ -88,15 +96,15 @@ class ControlPerturbation(Perturbation):
             - "uniform": uniform in [-1, 1], fresh in each step;
             - "matched": the reference's magnitudes with random signs;
             - "shuffled": the reference's values, dealt to random coordinates in each step;
-            - "frozen": the reference at step 0, per coordinate: a table of learning-rate factors;
-            - "constant": the reference's mean per tensor at step 0.
+            - "frozen": the reference at the first perturbed step, per coordinate: a table of learning-rate factors;
+            - "constant": the reference's mean per tensor at the first perturbed step.
         reference: the perturbation to imitate; None: :class:`SinePerturbation`. "sign" and "uniform" take from it only
             the number of qubits. A circuit is run as often as its twin needs it (once for frozen and constant).
         seed: of the random kinds, at least 0. Default: 0.
 
     Raises:
         ValueError: for an unknown kind or a negative seed.
-        RuntimeError: ("frozen", "constant") if the touched coordinates are no longer those of step 0.
+        RuntimeError: ("frozen", "constant") if the touched coordinates are no longer those of the first step.
     """
 
     def __init__(self, kind: Control, reference: Perturbation | None = None, seed: int = 0) -> None:
@@ -108,6 +116,13 @@ class ControlPerturbation(Perturbation):
             raise ValueError(f"Invalid seed: {seed}; it must be at least 0")
         self.kind, self.reference, self.seed = kind, reference, seed
         self._table: Tensor | None = None
+        self._table_layout: list[tuple[int, int, int]] = []
+
+    def identity(self) -> str:
+        """Class, kind, seed and reference."""
+        if self.kind in ("sign", "uniform"):
+            return f"ControlPerturbation({self.kind}, num_qubits={self.num_qubits}, seed={self.seed})"
+        return f"ControlPerturbation({self.kind}, {self.reference.identity()}, seed={self.seed})"
 
     def prepare(self) -> str | None:
         """Prepare the reference, where this kind asks it."""
@@ -119,10 +134,12 @@ class ControlPerturbation(Perturbation):
             if self._table is None:
                 table = self._ask_reference(angles, step)
                 self._table = table if self.kind == "frozen" else self._mean_per_tensor(table)
-            if self._table.shape != angles.shape:
+                self._table_layout = list(self.layout)
+            if self._table_layout != list(self.layout):
+                changed = sorted(set(self._table_layout) ^ set(self.layout))
                 raise RuntimeError(
-                    f"The {self.kind} control was set at step 0 for {tuple(self._table.shape)} blocks and qubits; step "
-                    f"{step} touches {tuple(angles.shape)}. It needs the same parameters with gradients in every step"
+                    f"The {self.kind} control was set for other coordinates than step {step} touches; (parameter, "
+                    f"coordinates, padding) that differ: {changed}. It needs the same parameters with gradients always"
                 )
             self._table = self._table.to(angles)
             return self._table
@@ -138,6 +155,10 @@ class ControlPerturbation(Perturbation):
         sign = torch.where(uniform < 0, -1.0, 1.0).to(angles)
         return sign if self.kind == "sign" else self._ask_reference(angles, step).abs() * sign
 
+    def report(self) -> dict[str, str | float]:
+        """That of the reference, where this kind asks it."""
+        return {} if self.kind in ("sign", "uniform") else self.reference.report()
+
     def _ask_reference(self, angles: Tensor, step: int) -> Tensor:
         self.reference.layout = self.layout
         values = self.reference(angles, step=step)
@@ -149,23 +170,26 @@ class ControlPerturbation(Perturbation):
         return values
 
     def _real_slots(self) -> Tensor:  # indices of the slots that are coordinates, not padding
-        lengths = torch.tensor(self.layout).flatten()
+        lengths = torch.tensor(self.layout)[:, 1:].flatten()
         real = torch.tensor([True, False]).repeat(len(self.layout))
         return real.repeat_interleave(lengths).nonzero()[:, 0]
 
     def _mean_per_tensor(self, values: Tensor) -> Tensor:
-        parts = values.flatten().split([length for run in self.layout for length in run])
+        parts = values.flatten().split([length for _, *run in self.layout for length in run])
         pairs = zip(parts[::2], parts[1::2], strict=True)
         return torch.cat([torch.cat([real.mean().expand_as(real), pad]) for real, pad in pairs]).view_as(values)
 
     def state_dict(self) -> dict[str, Any]:
-        """The table of step 0, and the reference's state."""
+        """The table of the first step, and the reference's state."""
         state = super().state_dict() | {f"reference.{k}": v for k, v in self.reference.state_dict().items()}
-        return state if self._table is None else state | {"table": self._table}
+        return (
+            state if self._table is None else state | {"table": self._table, "layout": torch.tensor(self._table_layout)}
+        )
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Take over what :meth:`state_dict` returned."""
         super().load_state_dict(state)
         self._table = state.get("table")
+        self._table_layout = [tuple(run) for run in state["layout"].tolist()] if "layout" in state else []
         prefix = "reference."
         self.reference.load_state_dict({k[len(prefix) :]: v for k, v in state.items() if k.startswith(prefix)})

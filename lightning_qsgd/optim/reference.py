@@ -42,37 +42,41 @@ class ReferenceSuperpositionalGradientDescent(torch.optim.Optimizer):
     @torch.no_grad()
     def step(self, closure: None = None) -> None:  # type: ignore[override]
         """One step."""
-        pairs = [(g, p) for g in self.param_groups for p in g["params"] if p.grad is not None]
-        modulation = self._modulation([p for _, p in pairs])
-        for (group, p), s in zip(pairs, modulation, strict=True):
-            self._update(group, p, s)
+        numbered = enumerate((g, p) for g in self.param_groups for p in g["params"])
+        pairs = [(i, g, p) for i, (g, p) in numbered if p.grad is not None]
+        modulation = self._modulation([(i, p) for i, g, p in pairs if g["quantum_weight"] != 0])
+        for i, group, p in pairs:
+            self._update(group, p, modulation.get(i, torch.zeros_like(p)))
         self._step += 1
 
-    def _modulation(self, params: list[Tensor]) -> list[Tensor]:
-        """s for each coordinate of each parameter; 0 where none."""
+    def _modulation(self, numbered: list[tuple[int, Tensor]]) -> dict[int, Tensor]:
+        """s for each coordinate of each parameter, by its number; 0 where none."""
         n, scope = self.perturbation.num_qubits, self.param_groups[0]["scope"]
-        slots: list[tuple[int, int] | None] = []  # (tensor, coordinate), None: padding
-        layout: list[tuple[int, int]] = []
-        for i, p in enumerate(params):
+        params = dict(numbered)
+        slots: list[tuple[int, int] | None] = []  # (parameter, coordinate), None: padding
+        layout: list[tuple[int, int, int]] = []
+        for i, p in numbered:
             size = p.numel() if scope == "all" else min(n, p.numel())
             if scope == "first_of_model":
                 size = min(size, n - len(slots))
-            slots += [(i, j) for j in range(size)]
             padding = -size % n if scope != "first_of_model" else 0
-            slots += [None] * padding
-            layout.append((size, padding))
+            slots += [(i, j) for j in range(size)] + [None] * padding
+            if size:
+                layout.append((i, size, padding))
+        result = {i: torch.zeros_like(p).flatten() for i, p in numbered}
+        if not slots:
+            return {}
         if scope == "first_of_model":
-            layout[-1] = (layout[-1][0], -len(slots) % n)
+            layout[-1] = (*layout[-1][:2], -len(slots) % n)
             slots += [None] * (-len(slots) % n)
         theta = [0.0 if slot is None else float(params[slot[0]].flatten()[slot[1]]) for slot in slots]
         self.perturbation.layout = layout
-        angles = math.pi * torch.tensor(theta, dtype=params[0].dtype).view(-1, n)
+        angles = math.pi * torch.tensor(theta, dtype=numbered[0][1].dtype).view(-1, n)
         answer = self.perturbation(angles, step=self._step).flatten()
-        result = [torch.zeros(p.numel(), dtype=p.dtype) for p in params]
         for slot, value in zip(slots, answer, strict=True):
             if slot is not None:
                 result[slot[0]][slot[1]] = value
-        return [r.view(p.shape) for r, p in zip(result, params, strict=True)]
+        return {i: result[i].view(p.shape) for i, p in numbered}
 
     def _update(self, group: dict[str, Any], theta: Tensor, s: Tensor) -> None:
         assert theta.grad is not None

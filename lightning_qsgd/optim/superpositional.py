@@ -10,7 +10,7 @@ import math
 import warnings
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from typing import Any, Literal, NamedTuple, get_args
+from typing import Any, Literal, get_args
 
 import torch
 from torch import Tensor
@@ -19,6 +19,7 @@ from torch.optim.optimizer import ParamsT
 
 from lightning_qsgd.optim.coordinates import add, gather, write
 from lightning_qsgd.optim.perturbation import Perturbation, SinePerturbation
+from lightning_qsgd.optim.statistics import Touched, adam_direction, perturbation_statistics
 
 Scope = Literal["first_of_tensor", "first_of_model", "all"]
 Target = Literal["update", "gradient"]
@@ -58,18 +59,25 @@ class SuperpositionalGradientDescent(torch.optim.AdamW):
             closed form: no circuit runs. ``CircuitPerturbation()`` runs one.
         scope: the touched coordinates, in blocks of the perturbation's num_qubits: "first_of_tensor" (default; the
             first of each tensor, C order), "first_of_model" (of the first parameters in group order) or "all" (each
-            tensor flattened, padded with angle 0). Parameters without gradient contribute nothing.
+            tensor flattened, padded with angle 0). Parameters without gradient contribute nothing, nor do groups whose
+            quantum_weight is the number 0.
         target: "update" (default; Eq. 1) or "gradient" (g + lambda * Q enters the moments: the paper's second arm; Adam
             is nearly invariant to it).
         scale: "gradient" (default; Q = s * g, Eq. 2) or "adam" (Q = s * u, u Adam's direction in this step: then
             lambda * s is a relative change of the learning rate, and effects are thousands of times larger).
-        coupling: "lr" (default; alpha multiplies Q) or "decoupled" (lambda * lr / initial_lr multiplies it).
+        coupling: "lr" (default; alpha multiplies Q) or "decoupled" (lambda * lr / initial_lr does, initial_lr as
+            torch's schedulers set it: with OneCycleLR that is max_lr / div_factor).
         bias_correction: Adam's correction of its moments (default: True; the paper's formula prints none). False needs
             all parameters of a group to have taken equally many steps.
         foreach, maximize, amsgrad: as in torch.optim.AdamW.
 
     Legal (target, scale, coupling): see ``LEGAL_COMBINATIONS``. A step with lr = 0 perturbs nothing, asks no circuit
     and advances no counter. The perturbation's state travels in ``state_dict()["param_groups"][0]``.
+
+    Attributes:
+        record_statistics: set it to True, and each step leaves ``statistics``: see ``optim/statistics.py``. A step
+            that does not record costs nothing. Default: False.
+        statistics: those of the last recorded step, or None.
 
     Raises:
         ValueError: for an invalid value or combination.
@@ -104,8 +112,10 @@ class SuperpositionalGradientDescent(torch.optim.AdamW):
         self._schedule = quantum_weight if callable(quantum_weight) else None
         self._step = 0  # optimizer steps with lr > 0 so far
         self._warned = False
+        self.record_statistics = False
+        self.statistics: dict[str, Tensor] | None = None
         self._options = {
-            "quantum_weight": float(self._schedule(0) if self._schedule else quantum_weight),  # type: ignore[arg-type]
+            "quantum_weight": _checked_weight(self._schedule(0) if self._schedule else quantum_weight),
             "scheduled": self._schedule is not None,
             "target": target,
             "scale": scale,
@@ -121,11 +131,9 @@ class SuperpositionalGradientDescent(torch.optim.AdamW):
         Raises:
             ValueError: for an invalid value or combination.
         """
-        if "quantum_weight" in param_group:
-            param_group.setdefault("scheduled", False)
         group = self._options | param_group
-        if not group["quantum_weight"] >= 0:
-            raise ValueError(f"Invalid quantum_weight: {group['quantum_weight']}; it must be at least 0")
+        if "quantum_weight" in param_group:
+            group |= {"scheduled": False, "quantum_weight": _checked_weight(param_group["quantum_weight"])}
         combination = (group["target"], group["scale"], group["coupling"])
         if combination not in LEGAL_COMBINATIONS:
             legal = "; ".join(", ".join(c) for c in LEGAL_COMBINATIONS)
@@ -138,8 +146,9 @@ class SuperpositionalGradientDescent(torch.optim.AdamW):
                 raise ValueError(f"Invalid lr: {group['initial_lr']}; coupling='decoupled' is relative to it")
 
     def prepare(self) -> str | None:
-        """Do the perturbation's one-time work (fit its surrogate) now; otherwise the first step does it."""
-        return self.perturbation.prepare()
+        """Do the perturbation's one-time work (fit its surrogate) now; otherwise the first step that needs it does."""
+        needed = any(map(_participates, self.param_groups))
+        return self.perturbation.prepare() if needed else None
 
     @torch.no_grad()
     def step(self, closure: Callable[[], Tensor | float] | None = None) -> Any:
@@ -148,23 +157,26 @@ class SuperpositionalGradientDescent(torch.optim.AdamW):
         if closure is not None:
             with torch.enable_grad():
                 loss = closure()
-        active = [group for group in self.param_groups if float(group["lr"]) != 0]
-        for group in active:
-            if group["scheduled"]:
-                assert self._schedule is not None
-                group["quantum_weight"] = float(self._schedule(self._step))
-        touched = self._touched([group for group in active if group["quantum_weight"] != 0])
-        if not touched:
+        for group in self.param_groups:
+            if group["scheduled"] and self._schedule is not None:
+                group["quantum_weight"] = _checked_weight(self._schedule(self._step))
+        touched = self._touched()
+        if not any(_acts(t.group) for t in touched):
             self._adam_step()
         else:
             modulations = self._modulations(touched)
+            gradients = [gather(t.grads, t.sizes) for t in touched] if self.record_statistics else []
             originals = [_before(t, s) for t, s in zip(touched, modulations, strict=True)]
             self._adam_step()
-            for t, s, gradients in zip(touched, modulations, originals, strict=True):
+            if self.record_statistics:
+                self.statistics = perturbation_statistics(
+                    touched, modulations, gradients, self.param_groups, self.state
+                )
+            for t, s, original in zip(touched, modulations, originals, strict=True):
                 _after(t, s, self.state)
-                if gradients is not None:
-                    write(t.grads, t.sizes, gradients)
-        self._step += bool(active)
+                if original is not None:
+                    write(t.grads, t.sizes, original)
+        self._step += any(float(group["lr"]) != 0 for group in self.param_groups)
         return loss
 
     def _adam_step(self) -> None:
@@ -177,12 +189,16 @@ class SuperpositionalGradientDescent(torch.optim.AdamW):
 
     # ---- the touched coordinates, in blocks
 
-    def _touched(self, groups: list[dict[str, Any]]) -> list[_Touched]:
+    def _touched(self) -> list[Touched]:
         n, left = self.perturbation.num_qubits, self.perturbation.num_qubits
-        touched = []
-        for group in groups:
-            params, grads, sizes = [], [], []
-            for p, gradient in _with_gradient(group):
+        touched, number = [], -1
+        for group in self.param_groups:
+            params, grads, sizes, numbers = [], [], [], []
+            for p in group["params"]:
+                number += 1
+                gradient = p.grad
+                if gradient is None or not _participates(group):
+                    continue
                 if gradient.is_sparse or p.is_complex():
                     kind = "sparse" if gradient.is_sparse else "complex"
                     raise RuntimeError(
@@ -197,11 +213,12 @@ class SuperpositionalGradientDescent(torch.optim.AdamW):
                     params.append(p)
                     grads.append(gradient)
                     sizes.append(size)
+                    numbers.append(number)
             if params:
-                touched.append(_Touched(group, params, grads, sizes))
+                touched.append(Touched(group, params, grads, sizes, numbers))
         return touched
 
-    def _modulations(self, touched: list[_Touched]) -> list[Tensor]:
+    def _modulations(self, touched: list[Touched]) -> list[Tensor]:
         """s of each group's coordinates, flat: one call of the perturbation for all of them."""
         n = self.perturbation.num_qubits
         params = [p for t in touched for p in t.params]
@@ -214,16 +231,18 @@ class SuperpositionalGradientDescent(torch.optim.AdamW):
         padded = any(padding)
         if padded:
             theta = torch.cat([pad(x, (0, more)) for x, more in zip(theta.split(sizes), padding, strict=True)])
-        self.perturbation.layout = list(zip(sizes, padding, strict=True))
+        numbers = [number for t in touched for number in t.numbers]
+        self.perturbation.layout = list(zip(numbers, sizes, padding, strict=True))
         angles = (theta * math.pi).view(-1, n)
-        s = self.perturbation(angles, step=self._step)
+        with torch.autocast(angles.device.type, enabled=False):
+            s = self.perturbation(angles, step=self._step)
         if s.shape != angles.shape:
             raise ValueError(
                 f"{type(self.perturbation).__name__} returned shape {tuple(s.shape)} for angles {tuple(angles.shape)}"
             )
         s = s.reshape(-1)
         if padded:
-            s = torch.cat(s.split([length for run in self.perturbation.layout for length in run])[::2])
+            s = torch.cat(s.split([length for run in zip(sizes, padding, strict=True) for length in run])[::2])
         if not self._warned:
             self._warn_if_constant(s, touched[0].group)
         return [s] if len(touched) == 1 else list(s.split([sum(t.sizes) for t in touched]))
@@ -281,21 +300,42 @@ class SuperpositionalGradientDescent(torch.optim.AdamW):
     def state_dict(self) -> dict[str, Any]:
         """As torch's, and the perturbation's state in the first group: sharded checkpoints lose any other place."""
         state = super().state_dict()
-        state["param_groups"][0][_STATE_KEY] = {"step": self._step, **self.perturbation.state_dict()}
+        own = {"step": self._step, "scope": self.scope, "identity": self.perturbation.identity()}
+        state["param_groups"][0][_STATE_KEY] = own | self.perturbation.state_dict()
         return state
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        """Load a state of this class, or of a plain AdamW: the perturbation then starts anew."""
+        """Load a state of this class, or of a plain AdamW: the perturbation then starts anew.
+
+        As in torch, the state's options win over the constructor's; a difference in this class's options is warned of.
+        A schedule of quantum_weight is no state: it is the constructor's.
+
+        Raises:
+            ValueError: if the state belongs to another perturbation or scope.
+        """
         first, *rest = state_dict["param_groups"]
         own = first.get(_STATE_KEY)
         groups = [{k: v for k, v in first.items() if k != _STATE_KEY}, *rest]
+        if own is not None:
+            for name, mine in (("identity", self.perturbation.identity()), ("scope", self.scope)):
+                if own[name] != mine:
+                    raise ValueError(
+                        f"The state belongs to {own[name]}, this optimizer has {mine}; resume with the "
+                        "same perturbation and scope, or start a new run"
+                    )
+        before = [{name: group[name] for name in self._options} for group in self.param_groups]
         super().load_state_dict({**state_dict, "param_groups": groups})
+        for old, group in zip(before, self.param_groups, strict=True):
+            if old["scheduled"] or group["scheduled"]:
+                group |= {"scheduled": old["scheduled"], "quantum_weight": old["quantum_weight"]}
+            if changed := [f"{k} {old[k]!r} by {group[k]!r}" for k in old if group[k] != old[k]]:
+                warnings.warn(f"The loaded state replaces {', '.join(changed)}", stacklevel=2)
         if own is not None:
             self._step = int(own["step"])
-            self.perturbation.load_state_dict({k: v for k, v in own.items() if k != "step"})
+            self.perturbation.load_state_dict(own)
 
     def __getstate__(self) -> dict[str, Any]:
-        own = ("perturbation", "scope", "_schedule", "_step", "_warned", "_options")
+        own = ("perturbation", "scope", "_schedule", "_step", "_warned", "_options", "record_statistics", "statistics")
         return {**super().__getstate__(), **{name: getattr(self, name) for name in own}}
 
     def __setstate__(self, state: dict[str, Any]) -> None:
@@ -303,25 +343,33 @@ class SuperpositionalGradientDescent(torch.optim.AdamW):
         for group in self.param_groups:
             for name, value in self._options.items():
                 group.setdefault(name, value)
+            if group["coupling"] == "decoupled":
+                group.setdefault("initial_lr", float(group["lr"]))
 
 
-class _Touched(NamedTuple):
-    """The touched coordinates of one group: the first ``sizes[i]`` of each parameter, in C order."""
-
-    group: dict[str, Any]
-    params: list[Tensor]
-    grads: list[Tensor]
-    sizes: list[int]
+def _checked_weight(value: Any) -> float:
+    if callable(value) or not float(value) >= 0:
+        rule = "a group takes a number, the constructor a schedule" if callable(value) else "it must be at least 0"
+        raise ValueError(f"Invalid quantum_weight: {value}; {rule}")
+    return float(value)
 
 
-def _before(t: _Touched, s: Tensor) -> Tensor | None:
+def _participates(group: dict[str, Any]) -> bool:  # whether its coordinates are among the touched ones at all
+    return group["scheduled"] or group["quantum_weight"] != 0
+
+
+def _acts(group: dict[str, Any]) -> bool:  # whether they move in this step
+    return group["quantum_weight"] != 0 and float(group["lr"]) != 0
+
+
+def _before(t: Touched, s: Tensor) -> Tensor | None:
     """Q = s * g: into the gradient, or into the weights, which Adam's moments do not read.
 
     AdamW multiplies the weights by 1 - lr * weight_decay afterwards, so what is subtracted now is divided by it.
     Returns what changed gradients held before.
     """
     group = t.group
-    if group["scale"] != "gradient":
+    if group["scale"] != "gradient" or not _acts(group):
         return None
     gradients = gather(t.grads, t.sizes)
     if group["target"] == "gradient":
@@ -336,21 +384,12 @@ def _before(t: _Touched, s: Tensor) -> Tensor | None:
     return None
 
 
-def _after(t: _Touched, s: Tensor, state: dict[Tensor, dict[str, Tensor]]) -> None:
+def _after(t: Touched, s: Tensor, state: dict[Tensor, dict[str, Tensor]]) -> None:
     """Q = s * u, once Adam's moments are this step's."""
     group = t.group
-    if group["scale"] != "adam":
+    if group["scale"] != "adam" or not _acts(group):
         return
-    states = [state[p] for p in t.params]
-    m = gather([x["exp_avg"] for x in states], t.sizes).to(s.dtype)
-    v = gather([x["max_exp_avg_sq" if group["amsgrad"] else "exp_avg_sq"] for x in states], t.sizes).to(s.dtype)
-    if group["bias_correction"]:
-        steps = torch.tensor([float(x["step"]) for x in states], dtype=torch.float64)
-        beta1, beta2 = group["betas"]
-        repeats = torch.tensor(t.sizes)
-        m = m / (1 - beta1**steps).repeat_interleave(repeats).to(m)
-        v = v / (1 - beta2**steps).repeat_interleave(repeats).to(v)
-    direction = m / (v.sqrt() + group["eps"])
+    direction = adam_direction([state[p] for p in t.params], group, t.sizes).to(s.dtype)
     add(t.params, t.sizes, s * direction * (-float(group["lr"]) * group["quantum_weight"]))
 
 

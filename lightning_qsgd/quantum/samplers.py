@@ -65,7 +65,7 @@ class AerSampler(BaseSamplerV2):
         if self._backend is None:
             from qiskit_aer import AerSimulator
 
-            available = AerSimulator().available_devices() or []
+            available = available_devices()
             if self.device not in available:
                 raise ValueError(
                     f"Invalid device: {self.device!r}; this build of Qiskit Aer has {available}. "
@@ -76,7 +76,7 @@ class AerSampler(BaseSamplerV2):
         return self._backend
 
     def reseed(self, step: int) -> None:
-        """Start the noise of training step ``step`` (at least 0); calls within it are numbered from 0."""
+        """Start the noise of training step ``step`` (at least 0; -1: before training); calls in it count from 0."""
         self._step, self._call = step + 1, 0  # 0 stands for calls outside of any step
 
     def run(self, pubs: Iterable[SamplerPubLike], *, shots: int | None = None) -> SamplerJob:
@@ -91,6 +91,13 @@ class AerSampler(BaseSamplerV2):
 
     def __getstate__(self) -> dict[str, Any]:
         return self.__dict__ | {"_backend": None}  # the simulator itself is rebuilt where it is needed
+
+
+def available_devices() -> list[str]:
+    """Devices that this build of Qiskit Aer can use, such as "CPU" and "GPU"."""
+    from qiskit_aer import AerSimulator
+
+    return list(AerSimulator().available_devices() or [])
 
 
 def backend_of(sampler: BaseSamplerV2) -> Any:

@@ -57,13 +57,7 @@ class FourierSurrogate:
                 grid has more than 20,000 points (run the circuit itself then: mode="live").
         """
         shape = grid_shape(network.ansatz)
-        points = math.prod(shape)
-        if points > MAX_GRID:
-            raise ValueError(
-                f"The surrogate of this circuit needs {points:,} grid points, more than {MAX_GRID:,}; "
-                "use fewer qubits or layers, or run the circuit in each step (mode='live')"
-            )
-        grid = torch.cartesian_prod(*map(_nodes, shape)).reshape(points, -1)
+        grid = torch.cartesian_prod(*map(_nodes, shape)).reshape(-1, len(shape))
         coefficients = torch.from_numpy(network.probabilities(grid, weights)).reshape(*shape, -1)
         for axis, size in enumerate(shape):
             inverse = torch.linalg.inv(_basis(_nodes(size), size))
@@ -166,9 +160,15 @@ def grid_shape(ansatz: Ansatz) -> tuple[int, ...]:
     """Grid points per input, 1 + 2 * degree: as many as there are coefficients.
 
     Raises:
-        ValueError: as :func:`input_degrees`.
+        ValueError: as :func:`input_degrees`, or for more than 20,000 points in all.
     """
-    return tuple(1 + 2 * degree for degree in input_degrees(ansatz))
+    shape = tuple(1 + 2 * degree for degree in input_degrees(ansatz))
+    if (points := math.prod(shape)) > MAX_GRID:
+        raise ValueError(
+            f"The surrogate of this circuit needs {points:,} grid points, more than {MAX_GRID:,}; "
+            "use fewer qubits or layers, or run the circuit in each step (mode='live')"
+        )
+    return shape
 
 
 def _nodes(size: int) -> Tensor:

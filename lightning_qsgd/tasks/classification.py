@@ -3,13 +3,14 @@
 Shapes: B batch, T tokens, C classes.
 """
 
+import copy
 import os
-from typing import Any
+from typing import Any, Literal
 
 import lightning as L
 import numpy as np
 import torch
-from lightning.pytorch.cli import LRSchedulerCallable, OptimizerCallable
+from lightning.pytorch.cli import LRSchedulerCallable, OptimizerCallable, ReduceLROnPlateau
 from torch import Tensor
 from torch.nn import functional as F
 from torchmetrics import MetricCollection
@@ -18,7 +19,10 @@ from torchmetrics.classification import MulticlassAccuracy, MulticlassF1Score
 from lightning_qsgd.models import TransformerClassifier
 from lightning_qsgd.optim import SuperpositionalGradientDescent
 
-Batch = dict[str, Tensor]
+Batch = dict[str, Any]
+_SIZES = (
+    "vocab_size", "num_classes", "embed_dim", "num_heads", "feedforward_dim", "num_layers", "dropout", "max_length",
+)  # fmt: skip
 
 
 class SequenceClassification(L.LightningModule):
@@ -32,11 +36,16 @@ class SequenceClassification(L.LightningModule):
         num_classes: C, at least 2. None (default): the data module's ``num_classes``, or the checkpoint's.
         embed_dim, num_heads, feedforward_dim, num_layers, dropout, max_length: see :class:`TransformerClassifier`; the
             defaults are those of arXiv 2511.01918, Table II.
+        class_weights: weight of each class in the training loss, C numbers of at least 0; "balanced": inversely to its
+            frequency (the data module's ``class_counts``), 1 on average over the examples. Default: None, all 1.
         optimizer: called with the parameters. Default: :class:`SuperpositionalGradientDescent`.
-        scheduler: called with the optimizer; stepped after each optimizer step. Default: a constant learning rate.
+        scheduler: called with the optimizer; stepped after each optimizer step, so that T_max and the like count steps;
+            ``lightning.pytorch.cli.ReduceLROnPlateau`` (which names its ``monitor``) after each epoch. Default: a
+            constant learning rate.
 
     Raises:
-        ValueError: in ``configure_model``, if neither argument nor data module give vocab_size or num_classes.
+        ValueError: in ``configure_model``, if neither argument nor data module give vocab_size, num_classes or, where
+            needed, class_counts; or if class_weights are not C numbers of at least 0.
     """
 
     def __init__(
@@ -49,6 +58,7 @@ class SequenceClassification(L.LightningModule):
         num_layers: int = 2,
         dropout: float = 0.1,
         max_length: int = 512,
+        class_weights: list[float] | Literal["balanced"] | None = None,
         optimizer: OptimizerCallable = SuperpositionalGradientDescent,
         scheduler: LRSchedulerCallable | None = None,
     ) -> None:
@@ -56,21 +66,24 @@ class SequenceClassification(L.LightningModule):
         self.save_hyperparameters(ignore=["optimizer", "scheduler"])
         self.optimizer, self.scheduler = optimizer, scheduler
         self.model: TransformerClassifier | None = None
+        self.loss_weight: Tensor | None
 
     def configure_model(self) -> None:
         """Build the model and its metrics, once vocabulary and classes are known."""
         if self.model is not None:
             return
+        datamodule = getattr(self._trainer, "datamodule", None)
         for name in ("vocab_size", "num_classes"):
             if self.hparams[name] is None:
-                datamodule = getattr(self._trainer, "datamodule", None)
                 self.hparams[name] = getattr(datamodule, name, None)
             if self.hparams[name] is None:
                 raise ValueError(
                     f"Invalid {name}: None; set it in the config (model.init_args.{name}), or give the data module an "
                     f"attribute of that name"
                 )
-        self.model = TransformerClassifier(**self.hparams)
+        weights = self._class_weights(datamodule)
+        self.register_buffer("loss_weight", None if weights is None else torch.tensor(weights), persistent=False)
+        self.model = TransformerClassifier(**{name: self.hparams[name] for name in _SIZES})
         classes = self.hparams["num_classes"]
         metrics = MetricCollection(
             {
@@ -79,6 +92,20 @@ class SequenceClassification(L.LightningModule):
             }
         )
         self.val_metrics, self.test_metrics = metrics.clone(prefix="val/"), metrics.clone(prefix="test/")
+
+    def _class_weights(self, datamodule: Any) -> list[float] | None:
+        weights, classes = self.hparams["class_weights"], self.hparams["num_classes"]
+        if weights == "balanced":
+            counts = getattr(datamodule, "class_counts", None)
+            if not counts:
+                raise ValueError(
+                    "Invalid class_weights: 'balanced' needs a data module with class_counts; give numbers"
+                )
+            weights = [sum(counts) / (classes * count) for count in counts]
+            self.hparams["class_weights"] = weights
+        if weights is not None and (len(weights) != classes or min(weights) < 0):
+            raise ValueError(f"Invalid class_weights: {weights}; it must be {classes} numbers of at least 0")
+        return weights
 
     def forward(self, batch: Batch) -> Tensor:
         """(B, C) logits of a batch."""
@@ -99,7 +126,7 @@ class SequenceClassification(L.LightningModule):
 
     def training_step(self, batch: Batch, batch_idx: int) -> Tensor:
         """Loss of one batch."""
-        loss = F.cross_entropy(self(batch), batch["labels"])
+        loss = F.cross_entropy(self(batch), batch["labels"], self.loss_weight)
         self.log("train/loss", loss, on_step=True, on_epoch=False, prog_bar=True)
         return loss
 
@@ -107,25 +134,32 @@ class SequenceClassification(L.LightningModule):
         """Loss and metrics of one validation batch."""
         self._evaluate(batch, "val", self.val_metrics)
 
-    def test_step(self, batch: Batch, batch_idx: int) -> None:
-        """Loss and metrics of one test batch."""
-        self._evaluate(batch, "test", self.test_metrics)
+    def test_step(self, batch: Batch, batch_idx: int) -> Tensor:
+        """Loss and metrics of one test batch; returns its logits (B, C)."""
+        return self._evaluate(batch, "test", self.test_metrics)
 
     def predict_step(self, batch: Batch, batch_idx: int) -> Tensor:
         """(B, C) class probabilities."""
         return self(batch).softmax(-1)
 
-    def _evaluate(self, batch: Batch, stage: str, metrics: MetricCollection) -> None:
+    def _evaluate(self, batch: Batch, stage: str, metrics: MetricCollection) -> Tensor:
         logits = self(batch)
         metrics.update(logits, batch["labels"])
         loss = F.cross_entropy(logits, batch["labels"])
         self.log(f"{stage}/loss", loss, batch_size=len(logits), sync_dist=True)
         self.log_dict(metrics, prog_bar=True)
+        return logits
 
     def configure_optimizers(self) -> Any:
         """The optimizer, and the scheduler where there is one."""
         optimizer = self.optimizer(self.parameters())
+        if isinstance(optimizer, SuperpositionalGradientDescent):
+            # A second call, by a tuner or a second fit, starts from a fresh table and fresh counts.
+            optimizer.perturbation = copy.deepcopy(optimizer.perturbation)
         if self.scheduler is None:
             return optimizer
-        scheduler = {"scheduler": self.scheduler(optimizer), "interval": "step"}
-        return {"optimizer": optimizer, "lr_scheduler": scheduler}
+        scheduler = self.scheduler(optimizer)
+        config: dict[str, Any] = {"scheduler": scheduler, "interval": "step"}
+        if isinstance(scheduler, ReduceLROnPlateau):
+            config = {"scheduler": scheduler, "interval": "epoch", "monitor": scheduler.monitor}
+        return {"optimizer": optimizer, "lr_scheduler": config}

@@ -62,6 +62,10 @@ def test_invalid_sizes(arguments, message):
         TransformerClassifier(**{"vocab_size": 10, "num_classes": 3} | arguments)
 
 
+def test_no_dropout_may_be_written_0():
+    TransformerClassifier(10, 3, dropout=0)
+
+
 def test_too_long_sequences_are_refused():
     model = TransformerClassifier(vocab_size=10, num_classes=3, max_length=4)
     with pytest.raises(ValueError, match="5 per sequence; max_length is 4"):

@@ -36,8 +36,6 @@ def test_first_means_c_order_whatever_the_strides(case):
 
 
 def test_low_precision_is_rounded_once():
-    weight = torch.ones(3, dtype=torch.bfloat16)
-    add([weight], [3], torch.full((3,), 2.0**-9))
-    assert weight.dtype == torch.bfloat16
-    add([weight], [3], torch.full((3,), 0.25))
-    assert weight.tolist() == [1.25] * 3
+    weight = torch.full((3,), 256.0, dtype=torch.bfloat16)  # next: 258
+    add([weight], [3], torch.full((3,), 1.001))  # rounded first: 1, and 257 to even: 256
+    assert weight.tolist() == [258.0] * 3

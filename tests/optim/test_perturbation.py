@@ -18,7 +18,7 @@ def angles_of(*rows):
 
 
 def ask(perturbation, angles, step=0, layout=None):
-    perturbation.layout = layout or [(angles.numel(), 0)]
+    perturbation.layout = layout or [(0, angles.numel(), 0)]
     return perturbation(angles, step=step)
 
 
@@ -176,12 +176,35 @@ def test_state_brings_the_series_so_that_no_circuit_runs_again():
     assert second.surrogate.shots == 32
 
 
-def test_state_of_another_circuit_is_refused():
-    state = CircuitPerturbation(rotations="zero").state_dict()
-    with pytest.raises(ValueError, match="resume with the same num_qubits, depth and rotations"):
-        CircuitPerturbation().load_state_dict(state)
-    with pytest.raises(ValueError, match="other rotations"):
-        CircuitPerturbation(depth=1).load_state_dict(state)
+def test_centring_is_the_configs_not_the_checkpoints():
+    centred = CircuitPerturbation(rotations="zero", center="zero")
+    centred.prepare()
+    plain = CircuitPerturbation(rotations="zero")
+    plain.load_state_dict(centred.state_dict())
+    angles = random_angles()
+    assert torch.equal(ask(plain, angles), ask(CircuitPerturbation(rotations="zero"), angles))
+
+
+@pytest.mark.parametrize(
+    "other",
+    [
+        SinePerturbation(4),
+        CircuitPerturbation(num_qubits=3),
+        CircuitPerturbation(depth=1),
+        CircuitPerturbation(rotations="zero"),
+        CircuitPerturbation(rotations="random"),
+        CircuitPerturbation(rotations="random", rotation_seed=1),
+        CircuitPerturbation(rotations="zero", entanglement="none"),
+        CircuitPerturbation(decode_chain=False),
+        CircuitPerturbation(center="zero"),
+        ControlPerturbation("frozen", CircuitPerturbation()),
+        ControlPerturbation("frozen", CircuitPerturbation(center="odd")),
+        ControlPerturbation("constant", CircuitPerturbation()),
+    ],
+)
+def test_identities_differ_where_answers_do(other):
+    assert other.identity() != CircuitPerturbation().identity()
+    assert CircuitPerturbation(sampler=AerSampler(), mode="live").identity() == CircuitPerturbation().identity()
 
 
 def test_pickles():
@@ -223,7 +246,7 @@ def test_what_each_control_keeps_of_its_reference():
 
 
 def test_frozen_and_constant_are_tables_of_step_0():
-    layout, angles = [(3, 1), (4, 0)], random_angles(2)
+    layout, angles = [(0, 3, 1), (1, 4, 0)], random_angles(2)
     frozen, constant = ControlPerturbation("frozen"), ControlPerturbation("constant")
     at_0 = ask(frozen, angles, 0, layout)
     torch.testing.assert_close(at_0, angles.sin())
@@ -233,11 +256,13 @@ def test_frozen_and_constant_are_tables_of_step_0():
     torch.testing.assert_close(means[1], angles.sin()[1].mean().expand(4))
     assert torch.equal(ask(constant, random_angles(2), 1, layout), means)
     with pytest.raises(RuntimeError, match="same parameters with gradients"):
-        ask(frozen, random_angles(3), 2, [(12, 0)])
+        ask(frozen, random_angles(3), 2, [(0, 12, 0)])
+    with pytest.raises(RuntimeError, match=r"that differ: \[\(1, 4, 0\), \(2, 4, 0\)\]"):
+        ask(frozen, random_angles(2), 3, [(0, 3, 1), (2, 4, 0)])  # as many, but others
 
 
 def test_shuffled_leaves_padding_alone():
-    layout = [(1, 3), (2, 2)]
+    layout = [(0, 1, 3), (1, 2, 2)]
     angles = torch.zeros(2, 4, dtype=torch.float64)
     angles[0, 0], angles[1, :2] = 0.1, torch.tensor([0.2, 0.3], dtype=torch.float64)
     for step in range(5):

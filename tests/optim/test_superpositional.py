@@ -90,6 +90,44 @@ def test_equal_to_the_reference(combination, num_qubits, kind, missing, **option
     assert_equal(ours, reference, 1e-12)
 
 
+@given(
+    options=st.lists(
+        st.tuples(
+            st.sampled_from(LEGAL_COMBINATIONS),
+            st.booleans(),
+            st.sampled_from([0.0, 0.4, 1.0]),
+            st.sampled_from([0.0, 0.05]),
+        ),
+        min_size=2,
+        max_size=4,
+    ),
+    scope=st.sampled_from(["first_of_tensor", "first_of_model", "all"]),
+    kind=st.sampled_from(["sine", "shuffled", "constant"]),
+)
+def test_groups_of_all_kinds_equal_the_reference(options, scope, kind):
+    def run_groups(optimizer_class):
+        params = [make_params(seed=i) for i in range(len(options))]
+        groups = [
+            {"params": p, "target": t, "scale": s, "coupling": c, "bias_correction": b, "quantum_weight": w, "lr": 0.05}
+            for p, ((t, s, c), b, w, _) in zip(params, options)
+        ]
+        sine = SinePerturbation(20)
+        perturbation = sine if kind == "sine" else ControlPerturbation(kind, sine)
+        optimizer = optimizer_class(groups, lr=0.05, scope=scope, perturbation=perturbation)
+        for group, (*_, lr) in zip(optimizer.param_groups, options):
+            group["initial_lr"], group["lr"] = 0.05, lr
+        if not any(lr for *_, lr in options):
+            return []
+        for step in range(3):
+            for p in params:
+                set_gradients(p, step)
+            optimizer.step()
+        return [p for group in params for p in group]
+
+    ours, reference = run_groups(SuperpositionalGradientDescent), run_groups(ReferenceSuperpositionalGradientDescent)
+    assert_equal(ours, reference, 1e-12)
+
+
 @pytest.mark.parametrize(("target", "scale", "coupling"), LEGAL_COMBINATIONS)
 def test_equal_to_the_reference_with_a_circuit(target, scale, coupling):
     options = {"target": target, "scale": scale, "coupling": coupling, "perturbation": CircuitPerturbation()}
@@ -166,7 +204,7 @@ def test_one_call_per_step_with_all_blocks():
     for step in range(2):
         set_gradients(params, step)
         optimizer.step()
-    layout = [(4, 0), (4, 0), (1, 3)]
+    layout = [(0, 4, 0), (1, 4, 0), (2, 1, 3)]
     assert calls == [((3, 4), 0, layout), ((3, 4), 1, layout)]
 
 
@@ -267,12 +305,38 @@ def test_tensor_lr():
     assert_equal(tensor, run(SuperpositionalGradientDescent, lr=0.01), 1e-12)
 
 
-def test_bfloat16_weights_are_perturbed_in_float32():
-    params = make_params(torch.bfloat16)
-    optimizer = SuperpositionalGradientDescent(params, lr=0.1, perturbation=CircuitPerturbation())
-    set_gradients(params, 0)
-    optimizer.step()
-    assert all(p.dtype == torch.bfloat16 and p.isfinite().all() for p in params)
+@pytest.mark.parametrize("autocast", [False, True])
+def test_circuits_are_evaluated_in_float32_whatever_the_weights_and_autocast(autocast):
+    seen = []
+
+    class Spy(CircuitPerturbation):
+        def forward(self, angles, *, step):
+            s = super().forward(angles, step=step)
+            seen.append((angles.dtype, s.dtype, (s - CircuitPerturbation()(angles.double(), step=0)).abs().max()))
+            return s
+
+    params, plain = (make_params(torch.bfloat16) for _ in range(2))
+    ours = SuperpositionalGradientDescent(params, lr=0.1, scale="adam", perturbation=Spy())
+    adamw = torch.optim.AdamW(plain, lr=0.1, weight_decay=0.0)
+    with torch.autocast("cpu", torch.bfloat16, enabled=autocast):
+        for group, optimizer in ((params, ours), (plain, adamw)):
+            set_gradients(group, 0)
+            optimizer.step()
+    ((angles, s, error),) = seen
+    assert (angles, s) == (torch.float32, torch.float32)
+    assert error < 1e-5  # bfloat16 would be off by 3e-3
+    assert params[0].dtype == torch.bfloat16
+    assert not torch.equal(params[0], plain[0])
+
+
+def test_without_quantum_weight_no_circuit_is_prepared():
+    perturbation = CircuitPerturbation()
+    assert (
+        SuperpositionalGradientDescent(make_params(), quantum_weight=0.0, perturbation=perturbation).prepare() is None
+    )
+    assert SuperpositionalGradientDescent(
+        make_params(), quantum_weight=lambda step: float(step), perturbation=perturbation
+    ).prepare()
 
 
 # ---- warnings and errors
@@ -304,6 +368,7 @@ def test_a_constant_modulation_warns_with_its_equivalent(scale, words):
         ({"weight_decay": -0.1}, "Invalid weight_decay"),
         ({"quantum_weight": -0.5}, "Invalid quantum_weight: -0.5"),
         ({"quantum_weight": float("nan")}, "Invalid quantum_weight: nan"),
+        ({"quantum_weight": lambda step: -0.5}, "Invalid quantum_weight: -0.5; it must be at least 0"),
         ({"scope": "some"}, "Invalid scope: 'some'"),
         ({"target": "loss"}, "Invalid"),
         ({"perturbation": "sine"}, "Invalid perturbation: 'sine'"),
@@ -313,6 +378,17 @@ def test_a_constant_modulation_warns_with_its_equivalent(scale, words):
 def test_invalid_arguments(arguments, message):
     with pytest.raises(ValueError, match=message):
         SuperpositionalGradientDescent(make_params(), **arguments)
+
+
+def test_schedules_are_checked_in_each_step_and_belong_to_the_constructor():
+    params = make_params()
+    set_gradients(params, 0)
+    optimizer = SuperpositionalGradientDescent(params, quantum_weight=lambda step: 1.0 - 2 * step)
+    optimizer.step()
+    with pytest.raises(ValueError, match=r"Invalid quantum_weight: -1.0"):
+        optimizer.step()
+    with pytest.raises(ValueError, match="a group takes a number, the constructor a schedule"):
+        SuperpositionalGradientDescent([{"params": params, "quantum_weight": lambda step: 1.0}])
 
 
 def test_what_cannot_hold_is_refused_in_the_step():
@@ -402,16 +478,51 @@ def test_groups_hold_plain_values_only():
     assert all(isinstance(v, allowed) for k, v in optimizer.param_groups[0].items() if k != "params")
 
 
-def test_a_plain_adamw_state_loads():
+@pytest.mark.parametrize(("scale", "coupling"), [("adam", "lr"), ("gradient", "decoupled")])
+def test_a_plain_adamw_state_loads(scale, coupling):
     params = make_params()
     adamw = torch.optim.AdamW(params, lr=0.02)
     set_gradients(params, 0)
     adamw.step()
-    optimizer = SuperpositionalGradientDescent(params, quantum_weight=0.25, scale="adam")
+    optimizer = SuperpositionalGradientDescent(params, quantum_weight=0.25, scale=scale, coupling=coupling)
     optimizer.load_state_dict(adamw.state_dict())
     group = optimizer.param_groups[0]
-    assert (group["lr"], group["quantum_weight"], group["scale"]) == (0.02, 0.25, "adam")
+    assert (group["lr"], group["quantum_weight"], group["scale"]) == (0.02, 0.25, scale)
     optimizer.step()
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"perturbation": SinePerturbation(4)}, "belongs to CircuitPerturbation.*has SinePerturbation"),
+        ({"perturbation": CircuitPerturbation(entanglement="none")}, "entanglement=linear.*entanglement=none"),
+        ({"perturbation": CircuitPerturbation(), "scope": "all"}, "belongs to first_of_tensor, this optimizer has all"),
+    ],
+)
+def test_a_state_of_another_perturbation_or_scope_is_refused(options, message):
+    state = SuperpositionalGradientDescent(make_params(), perturbation=CircuitPerturbation()).state_dict()
+    with pytest.raises(ValueError, match=message):
+        SuperpositionalGradientDescent(make_params(), **options).load_state_dict(state)
+
+
+def test_options_of_the_state_win_with_a_warning_but_schedules_are_the_constructors():
+    def half(step):
+        return 0.5 / (1 + step)
+
+    def loaded(saved, configured):
+        state = SuperpositionalGradientDescent(make_params(), quantum_weight=saved).state_dict()
+        optimizer = SuperpositionalGradientDescent(make_params(), quantum_weight=configured)
+        optimizer.load_state_dict(state)
+        params = optimizer.param_groups[0]["params"]
+        set_gradients(params, 0)
+        optimizer.step()
+        optimizer.step()
+        return optimizer.param_groups[0]["quantum_weight"]
+
+    with pytest.warns(UserWarning, match=r"The loaded state replaces quantum_weight 0.1 by 0.3"):
+        assert loaded(0.3, 0.1) == 0.3
+    assert loaded(half, 0.1) == 0.1
+    assert loaded(0.3, half) == 0.25
 
 
 def test_state_survives_distributed_checkpoint_state_dicts():

@@ -4,6 +4,7 @@ from functools import partial
 import lightning as L
 import pytest
 import torch
+from lightning.pytorch.cli import ReduceLROnPlateau
 from torch.nn import functional as F
 from torch.optim.lr_scheduler import CosineAnnealingLR
 from torchmetrics.functional.classification import multiclass_accuracy, multiclass_f1_score
@@ -53,7 +54,7 @@ def test_sizes_come_from_the_data_module_and_stay_in_the_checkpoint(tmp_path):
     trainer = fit(module)
     trainer.save_checkpoint(tmp_path / "x.ckpt")
     hyper_parameters = torch.load(tmp_path / "x.ckpt", weights_only=True)["hyper_parameters"]
-    assert hyper_parameters == SMALL | {"vocab_size": 64, "num_classes": 4, "dropout": 0.1}
+    assert hyper_parameters == SMALL | {"vocab_size": 64, "num_classes": 4, "dropout": 0.1, "class_weights": None}
     loaded = SequenceClassification.load_from_checkpoint(tmp_path / "x.ckpt").eval()
     batch = next(iter(data().test_dataloader()))
     torch.testing.assert_close(loaded(batch), module.eval()(batch))
@@ -67,7 +68,7 @@ def test_unknown_sizes_are_an_error_with_a_way_out():
         module.configure_model()
 
 
-def losses(seed, perturbation=None, draws=0):
+def losses(seed, draws=0):
     L.seed_everything(seed, verbose=False)
     seen = []
 
@@ -78,8 +79,7 @@ def losses(seed, perturbation=None, draws=0):
         def on_train_batch_end(self, trainer, module, outputs, *_):
             seen.append(outputs["loss"].item())
 
-    optimizer = partial(SuperpositionalGradientDescent, perturbation=perturbation, quantum_weight=0.0)
-    fit(SequenceClassification(**SMALL, optimizer=optimizer), 2, [Draw()])
+    fit(SequenceClassification(**SMALL), 2, [Draw()])
     return seen
 
 
@@ -104,16 +104,18 @@ def test_dropout_differs_between_batches_and_epochs():
 
 
 def test_the_circuit_is_sampled_at_fit_start_and_only_then(capsys):
-    perturbation = CircuitPerturbation()
     counts = []
 
     class Count(L.Callback):
-        def on_train_batch_start(self, *_):
-            counts.append(perturbation.circuits)
+        def on_train_batch_start(self, trainer, *_):
+            counts.append(trainer.optimizers[0].perturbation.circuits)
 
-    optimizer = partial(SuperpositionalGradientDescent, perturbation=perturbation)
-    fit(SequenceClassification(**SMALL, optimizer=optimizer), callbacks=[Count()])
-    assert counts == [625] * 3
+    module = SequenceClassification(
+        **SMALL, optimizer=partial(SuperpositionalGradientDescent, perturbation=CircuitPerturbation())
+    )
+    fit(module, callbacks=[Count()])
+    fit(module, callbacks=[Count()])  # a second fit counts anew
+    assert counts == [625] * 6
     assert "Circuit sampled on its grid: 625 circuits" in capsys.readouterr().out
 
 
@@ -123,6 +125,34 @@ def test_scheduler_steps_with_the_optimizer():
     )
     trainer = fit(module)
     assert trainer.optimizers[0].param_groups[0]["lr"] == pytest.approx(0.05)
+
+
+def test_plateau_scheduler_watches_its_metric_and_others_count_steps():
+    plateau = partial(ReduceLROnPlateau, monitor="val/loss", patience=0, factor=0.5, threshold=100.0)
+    trainer = fit(SequenceClassification(**SMALL, optimizer=partial(torch.optim.AdamW, lr=0.1), scheduler=plateau), 3)
+    assert trainer.optimizers[0].param_groups[0]["lr"] == pytest.approx(0.1 / 8)
+
+
+def test_padding_and_class_weights_reach_the_loss():
+    module = SequenceClassification(**SMALL, vocab_size=10, num_classes=2, dropout=0.0, class_weights=[1.0, 3.0])
+    module.configure_model()
+    module.log = lambda *_, **__: None
+    tokens = torch.tensor([[1, 2, 9], [3, 4, 5]])
+    batch = {"tokens": tokens, "padding_mask": tokens == 9, "labels": torch.tensor([0, 1])}
+    short = module({"tokens": tokens[:1, :2]})
+    torch.testing.assert_close(module(batch)[:1], short)
+    each = F.cross_entropy(module(batch), batch["labels"], reduction="none")
+    torch.testing.assert_close(module.training_step(batch, 0), (each[0] + 3 * each[1]) / 4)
+    with pytest.raises(ValueError, match=r"Invalid class_weights: \[1.0\]; it must be 2 numbers"):
+        SequenceClassification(vocab_size=10, num_classes=2, class_weights=[1.0]).configure_model()
+
+
+def test_a_subclass_may_have_arguments_of_its_own():
+    class Own(SequenceClassification):
+        def __init__(self, alpha=0.1, **arguments):
+            super().__init__(**arguments)
+
+    fit(Own(alpha=0.2, **SMALL))
 
 
 @pytest.mark.parametrize("precision", ["bf16-mixed", "bf16-true", "64-true"])

@@ -1,0 +1,121 @@
+"""TestReport: what accuracy hides. Confusion matrix, calibration and a table per class."""
+
+import csv
+from pathlib import Path
+from typing import Any
+
+import lightning as L
+import numpy as np
+from lightning_utilities.core.rank_zero import rank_zero_info
+from matplotlib.figure import Figure
+from torch import Tensor
+from torchmetrics import MetricCollection
+from torchmetrics.classification import (
+    MulticlassCalibrationError,
+    MulticlassConfusionMatrix,
+    MulticlassF1Score,
+    MulticlassPrecision,
+    MulticlassRecall,
+)
+
+from lightning_qsgd.files import atomic_write
+
+
+class TestReport(L.Callback):
+    """Writes ``confusion_matrix.png`` and ``classes.csv`` into the run folder at the end of test.
+
+    Takes logits (B, C) from ``test_step`` and ``labels`` (B,) from the batch; other modules are left alone. Logs
+    ``test/calibration_error``: the expected calibration error over 15 bins of confidence, in [0, 1] (Guo et al. 2017,
+    arXiv 1706.04599). Classes are named by the data module's ``labels``, or else numbered.
+
+    Attributes:
+        table: one row per class, worst F1 first: label, texts, precision, recall, f1; once test has ended.
+    """
+
+    __test__ = False  # its name makes pytest look inside
+
+    def __init__(self) -> None:
+        self.table: list[dict[str, Any]] = []
+        self._metrics: MetricCollection | None = None
+
+    def on_test_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        """Begin anew."""
+        self._metrics = None
+
+    def on_test_batch_end(
+        self,
+        trainer: L.Trainer,
+        pl_module: L.LightningModule,
+        outputs: Any,
+        batch: Any,
+        batch_idx: int,
+        dataloader_idx: int = 0,
+    ) -> None:
+        """Count a batch."""
+        if not isinstance(outputs, Tensor) or outputs.ndim != 2 or not isinstance(batch, dict) or "labels" not in batch:
+            return
+        if self._metrics is None:
+            classes = outputs.shape[1]
+            per_class: dict[str, Any] = {"num_classes": classes, "average": None}
+            self._metrics = MetricCollection(
+                {
+                    "confusion": MulticlassConfusionMatrix(classes),
+                    "calibration": MulticlassCalibrationError(classes, n_bins=15),
+                    "precision": MulticlassPrecision(**per_class),
+                    "recall": MulticlassRecall(**per_class),
+                    "f1": MulticlassF1Score(**per_class),
+                },
+                compute_groups=False,
+            ).to(outputs.device)
+        self._metrics.update(outputs.float().softmax(-1), batch["labels"])
+
+    def on_test_epoch_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        """Log the calibration error and write figure and table."""
+        if self._metrics is None:
+            return
+        values = self._metrics.compute()  # asks all ranks
+        pl_module.log("test/calibration_error", values["calibration"], rank_zero_only=True)
+        folder = trainer.log_dir  # asks all ranks
+        if folder is None or not trainer.is_global_zero:
+            return
+        confusion = values["confusion"].cpu().numpy()
+        names = getattr(getattr(trainer, "datamodule", None), "labels", None) or [str(k) for k in range(len(confusion))]
+        numbers = [values[name].tolist() for name in ("precision", "recall", "f1")]
+        columns: list[str] = ["label", "texts", "precision", "recall", "f1"]
+        rows = zip(names, confusion.sum(1).tolist(), *numbers, strict=True)
+        self.table = sorted((dict(zip(columns, row, strict=True)) for row in rows), key=lambda row: row["f1"])
+        with atomic_write(Path(folder) / "classes.csv") as file:
+            writer = csv.DictWriter(file, columns)
+            writer.writeheader()
+            writer.writerows(self.table)
+        with atomic_write(Path(folder) / "confusion_matrix.png", "wb") as file:
+            confusion_figure(confusion, names).savefig(file, dpi=150)
+        rank_zero_info(f"Per class: {Path(folder) / 'classes.csv'}, {Path(folder) / 'confusion_matrix.png'}")
+
+
+def confusion_figure(confusion: np.ndarray, names: list[str]) -> Figure:
+    """Heat map of a confusion matrix.
+
+    Args:
+        confusion: (C, C) counts, true class by predicted class.
+        names: C class names.
+    """
+    classes = len(names)
+    size = min(4 + 0.28 * classes, 24)
+    figure = Figure(figsize=(size, size), layout="constrained")
+    axes = figure.add_subplot()
+    shares = confusion / confusion.sum(1, keepdims=True).clip(1)
+    picture = axes.imshow(shares, cmap="Blues", vmin=0, vmax=1)
+    small = 6 if classes > 20 else 9
+    axes.set_xticks(range(classes), names, rotation=90, fontsize=small)
+    axes.set_yticks(range(classes), names, fontsize=small)
+    axes.set_xlabel("predicted")
+    axes.set_ylabel("true")
+    axes.set_title("Confusion matrix: share of each true class")
+    figure.colorbar(picture, ax=axes, shrink=0.7)
+    if classes <= 20:
+        for (i, j), count in np.ndenumerate(confusion):
+            if count:
+                colour = "white" if shares[i, j] > 0.5 else "black"
+                axes.text(j, i, str(count), ha="center", va="center", fontsize=8, color=colour)
+    return figure

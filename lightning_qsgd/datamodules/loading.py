@@ -1,0 +1,24 @@
+"""Loaders that data modules share."""
+
+import os
+from typing import Any
+
+import lightning as L
+from torch.utils.data import DataLoader, Dataset
+from torch.utils.data.distributed import DistributedSampler
+
+
+def train_loader(dataset: Dataset[Any], batch_size: int, trainer: L.Trainer | None, **arguments: Any) -> DataLoader:
+    """Batches in an order that is a function of (seed of ``seed_everything``, epoch), split among the processes.
+
+    Args:
+        dataset: the training data.
+        batch_size: per process.
+        trainer: the data module's trainer, which sets the epoch; None outside of Lightning: call
+            ``loader.sampler.set_epoch(epoch)`` yourself.
+        arguments: further ones of ``DataLoader``.
+    """
+    replicas, rank = (trainer.world_size, trainer.global_rank) if trainer else (1, 0)
+    seed = int(os.environ.get("PL_GLOBAL_SEED", 0))  # set by seed_everything
+    sampler = DistributedSampler(dataset, replicas, rank, shuffle=True, seed=seed)
+    return DataLoader(dataset, batch_size=batch_size, sampler=sampler, **arguments)

@@ -1,0 +1,272 @@
+"""TextClassification: your own texts and labels, from CSV or JSON lines.
+
+Shapes: B batch, T tokens of the longest text in the batch, V words in the vocabulary.
+"""
+
+import csv
+import json
+import re
+from collections import Counter
+from collections.abc import Sequence
+from functools import partial
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import lightning as L
+import numpy as np
+import torch
+from torch.nn.utils.rnn import pad_sequence
+from torch.utils.data import DataLoader
+
+from lightning_qsgd.datamodules.loading import train_loader
+
+Split = list["Example"]
+
+
+class Example(NamedTuple):
+    """One row of a file: its number (from 0), text, and label ("" where there is none)."""
+
+    id: int
+    text: str
+    label: str
+
+
+class TextClassification(L.LightningDataModule):
+    """Texts with class labels; a word vocabulary that is made from the training split and travels in checkpoints.
+
+    A file is CSV with a header, or JSON lines (``.jsonl``, ``.json``: one object a line). Without ``val_file`` a share
+    of ``train_file`` is set aside, stratified by label, and likewise for ``test_file``.
+
+    Word ids run from 0, the most frequent word; then come the unknown word (V) and padding (V + 1). Padding comes last
+    because the first coordinates of the embedding are the perturbed ones (scope first_of_tensor), and a row of padding
+    has no gradient.
+
+    Args:
+        train_file: training texts. Needed for fit.
+        val_file: validation texts. Default: ``val_share`` of the training file.
+        test_file: test texts. Default: ``test_share`` of the training file.
+        predict_file: texts to label; needs no label column. Default: the test texts.
+        text_column: name of the text's column or key. Default: "text".
+        label_column: name of the label's column or key. Default: "label".
+        val_share, test_share: shares of the training file, in (0, 1), where there is no file. Default: 0.1.
+        split_seed: of that split, at least 0. Default: 0.
+        max_words: longer texts are cut, at least 1. Default: 64.
+        max_vocab: words kept, the most frequent first, at least 1. Default: 20000.
+        min_count: words that occur less often in the training split are unknown. Default: 1.
+        batch_size: texts per batch and process. Default: 32.
+        num_workers: processes that load batches. Default: 0.
+
+    Attributes:
+        labels: class names in the order of the model's outputs (sorted); known after ``setup``.
+        num_classes, vocab_size, class_counts: known after ``setup``; vocab_size counts the unknown word and padding.
+
+    Raises:
+        ValueError: for an invalid value, an empty file, a missing column, an unknown or missing label: with its file
+            and row.
+        FileNotFoundError: for a missing file.
+    """
+
+    def __init__(
+        self,
+        train_file: str | None = None,
+        val_file: str | None = None,
+        test_file: str | None = None,
+        predict_file: str | None = None,
+        text_column: str = "text",
+        label_column: str = "label",
+        val_share: float = 0.1,
+        test_share: float = 0.1,
+        split_seed: int = 0,
+        max_words: int = 64,
+        max_vocab: int = 20_000,
+        min_count: int = 1,
+        batch_size: int = 32,
+        num_workers: int = 0,
+    ) -> None:
+        super().__init__()
+        limits = {"split_seed": 0, "max_words": 1, "max_vocab": 1, "min_count": 1, "batch_size": 1, "num_workers": 0}
+        for name, least in limits.items():
+            if (value := locals()[name]) < least:
+                raise ValueError(f"Invalid {name}: {value}; it must be at least {least}")
+        for name, value in {"val_share": val_share, "test_share": test_share}.items():
+            if not 0 < value < 1:
+                raise ValueError(f"Invalid {name}: {value}; it must be in (0, 1)")
+        self.files = {"train": train_file, "val": val_file, "test": test_file, "predict": predict_file}
+        self.text_column, self.label_column = text_column, label_column
+        self.shares, self.split_seed = {"val": val_share, "test": test_share}, split_seed
+        self.max_words, self.max_vocab, self.min_count = max_words, max_vocab, min_count
+        self.batch_size, self.num_workers = batch_size, num_workers
+        self.vocabulary: list[str] = []
+        self.labels: list[str] = []
+        self.class_counts: list[int] = []
+
+    @property
+    def num_classes(self) -> int | None:
+        """Number of labels, or None before they are known."""
+        return len(self.labels) or None
+
+    @property
+    def vocab_size(self) -> int | None:
+        """Number of word ids, or None before they are known."""
+        return len(self.vocabulary) + 2 if self.vocabulary else None
+
+    def setup(self, stage: str) -> None:
+        """Make vocabulary and labels from the training split, where a checkpoint will not bring them."""
+        if stage == "fit":
+            train = self.examples("train")
+            counts = Counter(word for example in train for word in words(example.text))
+            kept = [(word, n) for word, n in counts.most_common(self.max_vocab) if n >= self.min_count]
+            self.vocabulary = [word for word, _ in kept]
+            if not self.vocabulary:
+                raise ValueError(f"No word of {self.files['train']} occurs min_count={self.min_count} times")
+            classes = Counter(example.label for example in train)
+            self.labels = sorted(classes)
+            self.class_counts = [classes[label] for label in self.labels]
+            if len(self.labels) < 2:
+                raise ValueError(f"{self.files['train']} has {len(self.labels)} label ({self.labels}); it takes two")
+
+    def examples(self, split: str) -> Split:
+        """Rows of a split: train, val, test or predict."""
+        path = self.files[split]
+        if split == "predict":
+            return self._read(path, labelled=False) if path else self.examples("test")
+        if split != "train" and path:
+            return self._read(path)
+        if not self.files["train"]:
+            wanted = "train_file" if split == "train" else f"{split}_file (or train_file, to set a share aside)"
+            raise ValueError(
+                f"No file for {split}: set {wanted}, for example --data.{wanted.split()[0]}=data/{split}.csv"
+            )
+        return self._parts()[split]
+
+    def _parts(self) -> dict[str, Split]:
+        """The training file, less the shares that are set aside from it: stratified, a function of split_seed."""
+        parts: dict[str, Split] = {"train": [], "val": [], "test": []}
+        by_label: dict[str, Split] = {}
+        for example in self._read(self.files["train"]):
+            by_label.setdefault(example.label, []).append(example)
+        for i, label in enumerate(sorted(by_label)):
+            group = by_label[label]
+            order = np.random.default_rng(np.random.SeedSequence((self.split_seed, i))).permutation(len(group))
+            start = 0
+            for split in ("val", "test"):
+                if not self.files[split]:
+                    size = round(self.shares[split] * len(group))
+                    parts[split] += [group[j] for j in order[start : start + size]]
+                    start += size
+            parts["train"] += [group[j] for j in order[start:]]
+        for split, part in parts.items():
+            part.sort()
+            if not part and not (split != "train" and self.files[split]):
+                raise ValueError(
+                    f"{self.files['train']} is too small to set {split} aside; set {split}_file, or a larger share"
+                )
+        return parts
+
+    def _read(self, path: str | None, labelled: bool = True) -> Split:
+        assert path is not None
+        if not Path(path).is_file():
+            raise FileNotFoundError(f"File not found: {path}")
+        rows = _rows(Path(path))
+        if not rows:
+            raise ValueError(
+                f"{path} is empty: it needs a header and at least one row (CSV), or one JSON object a line"
+            )
+        examples = []
+        for i, row in enumerate(rows):
+            for column in (self.text_column, self.label_column)[: 1 + labelled]:
+                if row.get(column) in (None, ""):
+                    what = "is empty" if column in row else f"is missing; there are: {', '.join(map(str, row))}"
+                    raise ValueError(f"{path}, row {i + 1}: column {column!r} {what}")
+            label = str(row.get(self.label_column, "")) if labelled else ""
+            examples.append(Example(i, str(row[self.text_column]), label))
+        return examples
+
+    def encode(self, texts: Sequence[str]) -> list[torch.Tensor]:
+        """Word ids of each text, (words,) int64; an empty text is one unknown word."""
+        index = {word: i for i, word in enumerate(self.vocabulary)}
+        unknown = len(self.vocabulary)
+        rows = [[index.get(word, unknown) for word in words(text)[: self.max_words]] for text in texts]
+        return [torch.tensor(row or [unknown]) for row in rows]
+
+    def _dataset(self, split: str) -> list[dict[str, Any]]:
+        if not self.vocabulary:
+            raise ValueError("The vocabulary is unknown: fit, or load a checkpoint of this data module (--ckpt_path)")
+        examples = self.examples(split)
+        tokens = self.encode([example.text for example in examples])
+        known = {label: i for i, label in enumerate(self.labels)}
+        dataset: list[dict[str, Any]] = []
+        for example, ids in zip(examples, tokens, strict=True):
+            row: dict[str, Any] = {"tokens": ids, "id": example.id, "text": example.text}
+            if split != "predict":
+                if example.label not in known:
+                    raise ValueError(
+                        f"{self.files[split] or self.files['train']}, row {example.id + 1}: label {example.label!r} is "
+                        f"not among those of the training data: {', '.join(self.labels)}"
+                    )
+                row["label"] = known[example.label]
+            dataset.append(row)
+        return dataset
+
+    def train_dataloader(self) -> DataLoader:
+        """Batches in an order that is a function of (seed, epoch)."""
+        dataset: Any = self._dataset("train")
+        return train_loader(dataset, self.batch_size, self.trainer, **self._options())
+
+    def val_dataloader(self) -> DataLoader:
+        """Batches of the validation split, in order."""
+        return self._in_order("val")
+
+    def test_dataloader(self) -> DataLoader:
+        """Batches of the test split, in order."""
+        return self._in_order("test")
+
+    def predict_dataloader(self) -> DataLoader:
+        """Batches of the texts to label, in order."""
+        return self._in_order("predict")
+
+    def _in_order(self, split: str) -> DataLoader:
+        dataset: Any = self._dataset(split)
+        return DataLoader(dataset, batch_size=4 * self.batch_size, **self._options())
+
+    def _options(self) -> dict[str, Any]:
+        return {"collate_fn": partial(_collate, len(self.vocabulary) + 1), "num_workers": self.num_workers}
+
+    def state_dict(self) -> dict[str, Any]:
+        """Vocabulary and labels, for the checkpoint."""
+        return {"vocabulary": self.vocabulary, "labels": self.labels, "class_counts": self.class_counts}
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        """Take over vocabulary and labels from a checkpoint."""
+        for name, value in state_dict.items():
+            setattr(self, name, value)
+
+
+def words(text: str) -> list[str]:
+    """Lower-case words and single punctuation marks; any language that separates its words."""
+    return re.findall(r"\w+|[^\w\s]", text.lower())
+
+
+def _rows(path: Path) -> list[dict[str, Any]]:
+    with path.open(encoding="utf-8-sig", newline="") as file:
+        if path.suffix.lower() not in (".jsonl", ".json"):
+            return list(csv.DictReader(file))
+        rows = []
+        for i, line in enumerate(file):
+            if line.strip():
+                try:
+                    row = json.loads(line)
+                except json.JSONDecodeError as error:
+                    raise ValueError(f"{path}, line {i + 1} is no JSON: {error}") from error
+                if not isinstance(row, dict):
+                    raise ValueError(f"{path}, line {i + 1} is no JSON object: {line.strip()[:60]}")
+                rows.append(row)
+        return rows
+
+
+def _collate(padding: int, rows: list[dict[str, Any]]) -> dict[str, Any]:
+    tokens = pad_sequence([row["tokens"] for row in rows], batch_first=True, padding_value=padding)  # (B, T)
+    batch = {"tokens": tokens, "padding_mask": tokens == padding}
+    if "label" in rows[0]:
+        batch["labels"] = torch.tensor([row["label"] for row in rows])
+    return batch | {name: [row[name] for row in rows] for name in ("id", "text")}

@@ -1,0 +1,67 @@
+"""The command ``doctor``: what this installation can do, and whether its circuits are right. Level 4."""
+
+import os
+import platform
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+
+import numpy as np
+import torch
+from rich.console import Console
+from rich.table import Table
+
+PACKAGES = (
+    "lightning-qsgd", "torch", "lightning", "jsonargparse", "qiskit", "qiskit-machine-learning", "qiskit-aer",
+    "qiskit-ibm-runtime", "transformers",
+)  # fmt: skip
+#: Where qiskit-ibm-runtime keeps accounts (its documentation, "Save your login credentials").
+ACCOUNTS = Path.home() / ".qiskit" / "qiskit-ibm.json"
+
+
+def doctor() -> None:
+    """Print versions, devices, threads and backends, and run a self-test.
+
+    Raises:
+        RuntimeError: if the self-test's circuits are wrong.
+    """
+    table = Table(title="lightning_qsgd doctor", show_header=False, title_justify="left")
+    for name, value in diagnosis().items():
+        table.add_row(name, value)
+    Console(width=120).print(table)
+    distance = self_test()
+    if distance > 0.1:
+        raise RuntimeError(
+            f"Self-test failed: 4 qubits on Aer are {distance:.3f} (total variation) from the exact probabilities; "
+            "reinstall with: pip install -c constraints.txt lightning-qsgd"
+        )
+    print(f"Self-test passed: 4 qubits on Aer, {distance:.3f} (total variation) from exact, as 4096 shots make it")
+
+
+def diagnosis() -> dict[str, str]:
+    """What the installation consists of; never a token."""
+    found = {"Python": platform.python_version(), "machine": f"{platform.system()} {platform.machine()}"}
+    for package in PACKAGES:
+        try:
+            found[package] = version(package)
+        except PackageNotFoundError:
+            found[package] = "not installed"
+    cuda = [torch.cuda.get_device_name(i) for i in range(torch.cuda.device_count())]
+    found["CUDA devices"] = ", ".join(cuda) or "none"
+    found["threads"] = f"torch {torch.get_num_threads()}, cores {os.cpu_count()}"
+    from lightning_qsgd.quantum.samplers import available_devices
+
+    found["Aer devices"] = ", ".join(available_devices())
+    in_environment = "QISKIT_IBM_TOKEN" in os.environ
+    found["IBM Quantum account"] = "saved" if ACCOUNTS.is_file() else "in the environment" if in_environment else "none"
+    return found
+
+
+def self_test() -> float:
+    """Largest total-variation distance of Aer from the statevector for the paper's circuit at 4 inputs, 4096 shots."""
+    from lightning_qsgd.quantum import AerSampler, QuantumNetwork, superposition_circuit
+
+    ansatz, rng = superposition_circuit(), np.random.default_rng(0)
+    inputs, weights = rng.normal(size=(4, 4)), rng.normal(size=ansatz.num_weights)
+    exact = QuantumNetwork(ansatz).probabilities(inputs, weights)
+    sampled = QuantumNetwork(ansatz, AerSampler(shots=4096)).probabilities(inputs, weights)
+    return float(np.abs(exact - sampled).sum(-1).max() / 2)

@@ -1,0 +1,112 @@
+"""Numbers that say what a perturbation did in one step, and how much of it there was."""
+
+import math
+from collections.abc import Mapping, Sequence
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor
+
+from lightning_qsgd.optim.coordinates import gather
+
+
+class Touched(NamedTuple):
+    """The touched coordinates of one group: the first ``sizes[i]`` of each parameter, in C order."""
+
+    group: dict[str, Any]
+    params: list[Tensor]
+    grads: list[Tensor]
+    sizes: list[int]
+    numbers: list[int]  # of the parameters, counted over all groups
+
+
+def adam_direction(states: Sequence[Mapping[str, Tensor]], group: Mapping[str, Any], sizes: Sequence[int]) -> Tensor:
+    """Adam's m / (sqrt(v) + eps) of the first coordinates of some parameters, with the group's bias correction.
+
+    Args:
+        states: optimizer state of each parameter after the step: step, exp_avg, exp_avg_sq, max_exp_avg_sq.
+        group: their parameter group.
+        sizes: coordinates of each, C order.
+
+    Returns:
+        (sum(sizes),), in the moments' dtype.
+    """
+    m = gather([state["exp_avg"] for state in states], sizes)
+    v = gather([state["max_exp_avg_sq" if group["amsgrad"] else "exp_avg_sq"] for state in states], sizes)
+    if group["bias_correction"]:
+        beta1, beta2 = group["betas"]
+        steps = torch.tensor([float(state["step"]) for state in states], dtype=torch.float64)
+        repeats = torch.tensor(sizes)
+        m = m / (1 - beta1**steps).repeat_interleave(repeats).to(m)
+        v = v / (1 - beta2**steps).repeat_interleave(repeats).to(v)
+    return m / (v.sqrt() + group["eps"])
+
+
+def perturbation_statistics(
+    touched: Sequence[Touched],
+    modulations: Sequence[Tensor],
+    gradients: Sequence[Tensor],
+    groups: Sequence[Mapping[str, Any]],
+    state: Mapping[Tensor, Mapping[str, Tensor]],
+) -> dict[str, Tensor]:
+    """What the perturbation did in the step that was just taken.
+
+    Args:
+        touched: the touched coordinates of each group.
+        modulations: s of each, flat.
+        gradients: their gradients before the step, flat.
+        groups: all parameter groups.
+        state: the optimizer's state after the step.
+
+    Returns:
+        Scalars, float64 on the CPU:
+
+        - norm_ratio: ||lambda * Q|| over the norm of Adam's step, over the whole model; with target="gradient",
+          ||lambda * Q|| over the norm of the touched gradients (both);
+        - norm_ratio_touched: the same, Adam's step taken over the touched coordinates only;
+        - offset, spread: mean and standard deviation of s;
+        - learning_rate_factor: 1 + lambda * offset, what the constant part of s does with scale="adam";
+        - cosine: between Q and the gradient on the touched coordinates, in [-1, 1]; 0 where either vanishes;
+        - touched: number of touched coordinates;
+        - effective: how many of them have |s| > 0.01 and Q != 0;
+        - quantum_weight: lambda of the first touched group.
+
+        And ``s``: all modulations, flat, float32.
+    """
+    perturbation, direct, inside, cosine, norm_q, norm_g = (0.0,) * 6
+    effective = 0
+    in_gradient = False
+    for t, s, g in zip(touched, modulations, gradients, strict=True):
+        group, s, g = t.group, s.double(), g.double() * (-1 if t.group["maximize"] else 1)
+        lr, weight = float(group["lr"]), group["quantum_weight"]
+        u = adam_direction([state[p] for p in t.params], group, t.sizes).double()
+        q = s * (u if group["scale"] == "adam" else g)
+        rate = lr if group["coupling"] == "lr" else lr / group["initial_lr"]
+        if group["target"] == "gradient":
+            in_gradient, rate = True, 1.0
+        perturbation += float((rate * weight * q).square().sum())
+        inside += float((lr * u).square().sum())
+        cosine += float(q @ g)
+        norm_q += float(q @ q)
+        norm_g += float(g @ g)
+        effective += int(((s.abs() > 0.01) & (q != 0)).sum())
+    for group in groups:
+        states = [state[p] for p in group["params"] if p.grad is not None and "step" in state.get(p, {})]
+        if states:
+            u = adam_direction(states, group, [x["exp_avg"].numel() for x in states])
+            direct += float((float(group["lr"]) * u).square().sum())
+    everything = torch.cat([s.flatten().float().cpu() for s in modulations])
+    offset, weight = float(everything.mean()), touched[0].group["quantum_weight"]
+    whole, part = (norm_g, norm_g) if in_gradient else (direct, inside)
+    values = {
+        "norm_ratio": math.sqrt(perturbation / whole) if whole else 0.0,
+        "norm_ratio_touched": math.sqrt(perturbation / part) if part else 0.0,
+        "offset": offset,
+        "spread": float(everything.std(correction=0)),
+        "learning_rate_factor": 1 + weight * offset,
+        "cosine": cosine / math.sqrt(norm_q * norm_g) if norm_q and norm_g else 0.0,
+        "touched": len(everything),
+        "effective": effective,
+        "quantum_weight": weight,
+    }
+    return {name: torch.tensor(value, dtype=torch.float64) for name, value in values.items()} | {"s": everything}

@@ -1,0 +1,139 @@
+"""The run folder ``<root>/<experiment>/version_N``: where it is, its loggers, its checkpoints. Level 1."""
+
+import csv
+import re
+from pathlib import Path
+from typing import Any
+
+import torch
+from lightning.fabric.loggers.logger import rank_zero_experiment
+from lightning.fabric.utilities.rank_zero import rank_zero_only
+from lightning.pytorch.loggers import CSVLogger, Logger, TensorBoardLogger
+from lightning.pytorch.loggers.csv_logs import ExperimentWriter
+
+from lightning_qsgd.files import atomic_write
+
+
+def next_version(folder: Path) -> int:
+    """1 + the highest N of ``folder/version_N``, or 0."""
+    return max((n + 1 for n, _ in _versions(folder)), default=0)
+
+
+def reserve(runs: Path) -> Path:
+    """Make and return the next ``runs/version_N``: two runs that start together get one each.
+
+    Ranks above 0 of a distributed run only name the newest one: what they log goes nowhere.
+    """
+    if getattr(rank_zero_only, "rank", 0) > 0:
+        return runs / f"version_{max(next_version(runs) - 1, 0)}"
+    runs.mkdir(parents=True, exist_ok=True)
+    while True:
+        try:
+            (folder := runs / f"version_{next_version(runs)}").mkdir()
+        except FileExistsError:
+            continue
+        return folder
+
+
+def find_checkpoint(path: str, root: Path, experiment: str) -> Path:
+    """The file that ``--ckpt_path`` means.
+
+    Args:
+        path: a file, or "last" or "best": that of the experiment's newest run that has one.
+        root: folder of all runs.
+        experiment: name of the experiment.
+
+    Raises:
+        FileNotFoundError: if there is none; the message names those there are.
+    """
+    if path in ("last", "best"):
+        for _, folder in sorted(_versions(root / experiment), reverse=True):
+            if (file := folder / "checkpoints" / f"{path}.ckpt").is_file():
+                return file
+        raise FileNotFoundError(
+            f"No {path} checkpoint: no run in {root / experiment} has one; start without --ckpt_path"
+        )
+    if not Path(path).is_file():
+        found = ", ".join(map(str, sorted(root.glob("*/version_*/checkpoints/*.ckpt"))))
+        raise FileNotFoundError(f"Checkpoint {path} not found; there are: {found or 'none'}")
+    return Path(path)
+
+
+def read_checkpoint(path: Path) -> dict[str, Any]:
+    """Load a checkpoint of Lightning's; code in the file does not run.
+
+    Raises:
+        ValueError: if the file is cut off, hostile, or no such checkpoint.
+    """
+    try:
+        checkpoint = torch.load(path, weights_only=True, map_location="cpu")
+    except Exception as error:  # whatever a broken or hostile file raises
+        reason = "it holds more than tensors and plain values" if "Weights only" in str(error) else "it was cut off, or"
+        raise ValueError(f"Checkpoint {path} cannot be read: {reason} it is no checkpoint; use another file") from error
+    if not isinstance(checkpoint, dict) or not {"state_dict", "hyper_parameters"} <= checkpoint.keys():
+        raise ValueError(f"{path} is no checkpoint of this project: it has no state_dict and hyper_parameters")
+    return checkpoint
+
+
+def folder_of(checkpoint: Path) -> Path:
+    """The run folder of a checkpoint, or the folder it lies in."""
+    return checkpoint.parent.parent if checkpoint.parent.name == "checkpoints" else checkpoint.parent
+
+
+def make_loggers(folder: Path, resume_step: int | None = None) -> list[Logger]:
+    """CSV and TensorBoard loggers that write into ``folder``.
+
+    Args:
+        folder: the run folder.
+        resume_step: optimizer step that a resumed run starts from: earlier records stay, later ones, which that run
+            will write again, are dropped. None: a new run.
+    """
+    version = re.fullmatch(r"version_(\d+)", folder.name)
+    root, name, number = (folder.parent.parent, folder.parent.name, int(version[1])) if version else (folder, "", "")
+    purge = {} if resume_step is None else {"purge_step": resume_step}
+    return [
+        ContinuedCSVLogger(root, name, number, resume_step=resume_step),
+        TensorBoardLogger(root, name, number, default_hp_metric=False, **purge),  # type: ignore[arg-type]
+    ]
+
+
+class ContinuedCSVLogger(CSVLogger):
+    """Lightning's, which deletes an earlier ``metrics.csv`` in its folder; this one keeps it up to ``resume_step``."""
+
+    def __init__(self, *args: Any, resume_step: int | None = None, **kwargs: Any) -> None:
+        super().__init__(*args, **kwargs)
+        self.resume_step = resume_step
+
+    @property
+    @rank_zero_experiment
+    def experiment(self) -> ExperimentWriter:
+        """The writer, made at first use."""
+        if self._experiment is None:
+            self._experiment = _ContinuedWriter(self.log_dir, self.resume_step or 0)
+        return self._experiment  # type: ignore[return-value]
+
+
+class _ContinuedWriter(ExperimentWriter):
+    def __init__(self, log_dir: str, resume_step: int) -> None:
+        self.resume_step = resume_step
+        self._header: list[str] = []
+        super().__init__(log_dir)
+        self.metrics_keys = self._header
+
+    def _check_log_dir_exists(self) -> None:
+        path = Path(self.metrics_file_path)
+        if not path.is_file():
+            return
+        with path.open(newline="") as file:
+            reader = csv.DictReader(file)
+            rows = [row for row in reader if int(row["step"]) < self.resume_step]
+            self._header = list(reader.fieldnames or [])
+        with atomic_write(path) as file:
+            writer = csv.DictWriter(file, self._header)
+            writer.writeheader()
+            writer.writerows(rows)
+
+
+def _versions(folder: Path) -> list[tuple[int, Path]]:
+    found = [(re.fullmatch(r"version_(\d+)", path.name), path) for path in folder.glob("version_*")]
+    return [(int(match[1]), path) for match, path in found if match]

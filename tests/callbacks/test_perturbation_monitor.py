@@ -1,0 +1,60 @@
+import csv
+
+import pytest
+import torch
+from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+from lightning_qsgd.callbacks import PerturbationMonitor
+from lightning_qsgd.cli import main
+
+SMALL = [
+    "--data.train_size=128", "--data.val_size=64", "--trainer.enable_progress_bar=false", "--trainer.max_epochs=2",
+    "--trainer.enable_model_summary=false", "--trainer.accelerator=cpu", "--monitor.every_n_steps=3",
+]  # fmt: skip
+
+
+def run(root, *arguments):
+    main(["fit", "--config", "configs/seqcls.yaml", f"--trainer.default_root_dir={root}", *SMALL, *arguments])
+    return root / "seqcls" / "version_0"
+
+
+def test_what_the_loggers_hold(tmp_path):
+    folder = run(tmp_path)
+    events = EventAccumulator(str(folder), size_guidance={"tensors": 0, "histograms": 0}).Reload()
+    names = {tag.removeprefix("quantum/") for tag in events.Tags()["scalars"] if tag.startswith("quantum/")}
+    assert names == {
+        "norm_ratio", "norm_ratio_touched", "offset", "spread", "learning_rate_factor", "cosine", "touched",
+        "effective", "quantum_weight", "circuits", "shots", "seconds", "surrogate_residual",
+        "surrogate_residual_expected",
+    }  # fmt: skip
+    assert [event.step for event in events.Scalars("quantum/norm_ratio")] == [0, 3, 6]
+    assert [event.step for event in events.Histograms("quantum/s")] == [0, 3, 6]
+    assert events.Histograms("quantum/s")[0].histogram_value.num == 28 * 4
+    drawing = events.Tensors("quantum/circuit/text_summary")[0].tensor_proto.string_val[0].decode()
+    assert "q_3" in drawing
+    assert "Ry" in drawing
+    with open(folder / "metrics.csv", newline="") as file:
+        rows = list(csv.DictReader(file))
+    (residual,) = (row for row in rows if row["quantum/surrogate_residual"])
+    ratio = float(residual["quantum/surrogate_residual"]) / float(residual["quantum/surrogate_residual_expected"])
+    assert 0.7 < ratio < 1.4  # shot noise explains it
+    assert {row["quantum/circuits"] for row in rows if row["quantum/circuits"]} == {"657"}
+
+
+@pytest.mark.parametrize("arguments", [["--monitor.every_n_steps=0"], ["--config", "configs/overlay/adamw.yaml"]])
+def test_silent_where_switched_off_or_without_our_optimizer(tmp_path, arguments):
+    folder = run(tmp_path, *arguments)
+    assert "quantum" not in (folder / "metrics.csv").read_text().splitlines()[0]
+
+
+def test_watching_changes_nothing(tmp_path):
+    weights = []
+    for name, n in (("a", 1), ("b", 0)):
+        folder = run(tmp_path / name, f"--monitor.every_n_steps={n}")
+        weights.append(torch.load(folder / "checkpoints" / "last.ckpt", weights_only=True)["state_dict"])
+    assert all(torch.equal(weights[0][name], weights[1][name]) for name in weights[0])
+
+
+def test_invalid_interval():
+    with pytest.raises(ValueError, match="Invalid every_n_steps: -1"):
+        PerturbationMonitor(-1)

@@ -1,0 +1,63 @@
+import csv
+
+import numpy as np
+import pytest
+import torch
+
+from lightning_qsgd.callbacks.test_report import confusion_figure
+from lightning_qsgd.cli import main
+
+ROWS = [(("sun", "moon", "star")[i % 3] + f" word{i % 7}", ("day", "night", "sky")[i % 3]) for i in range(120)]
+
+
+@pytest.fixture(scope="module")
+def trained(tmp_path_factory):
+    """A text run of three epochs: its folder, and the arguments of its data."""
+    root = tmp_path_factory.mktemp("text")
+    (root / "train.csv").write_text("text,label\n" + "\n".join(",".join(row) for row in ROWS) + "\n")
+    arguments = [
+        "--config", "configs/textcls.yaml", f"--trainer.default_root_dir={root / 'logs'}", "--trainer.accelerator=cpu",
+        "--trainer.enable_progress_bar=false", "--trainer.enable_model_summary=false",
+    ]  # fmt: skip
+    data = [f"--data.train_file={root / 'train.csv'}", "--data.test_share=0.2"]
+    learn = ["--trainer.max_epochs=3", "--data.batch_size=8", "--model.class_weights=balanced"]
+    main(["fit", *arguments, *data, *learn])
+    return root / "logs" / "textcls" / "version_0", arguments, data
+
+
+def test_a_table_and_a_picture_per_class(trained):
+    folder, arguments, data = trained
+    main(["test", *arguments, *data, "--ckpt_path=best"])
+    with open(folder / "classes.csv", newline="") as file:
+        rows = list(csv.DictReader(file))
+    assert sorted(row["label"] for row in rows) == ["day", "night", "sky"]
+    assert sum(int(row["texts"]) for row in rows) == 24
+    assert [float(row["f1"]) for row in rows] == sorted(float(row["f1"]) for row in rows)
+    assert (folder / "confusion_matrix.png").read_bytes()[:4] == b"\x89PNG"
+    assert "test/calibration_error" in (folder / "test.json").read_text()
+
+
+def test_predict_labels_raw_sentences_by_name(trained):
+    folder, arguments, _ = trained
+    new = folder.parents[2] / "new.jsonl"
+    new.write_text('{"text": "sun again"}\n{"text": "the moon, twice"}\n{"text": "star?"}\n')
+    main(["predict", *arguments, f"--data.predict_file={new}", f"--ckpt_path={folder / 'checkpoints' / 'best.ckpt'}"])
+    with open(folder / "predictions.csv", newline="") as file:
+        rows = list(csv.DictReader(file))
+    assert list(rows[0]) == ["id", "text", "label", "probability"]
+    assert [row["text"] for row in rows] == ["sun again", "the moon, twice", "star?"]
+    assert [row["label"] for row in rows] == ["day", "night", "sky"]
+    assert all(0.3 < float(row["probability"]) <= 1 for row in rows)
+
+
+def test_balanced_class_weights_stay_in_the_checkpoint(trained):
+    checkpoint = torch.load(trained[0] / "checkpoints" / "best.ckpt", weights_only=True)
+    counts = checkpoint["TextClassification"]["class_counts"]
+    assert checkpoint["hyper_parameters"]["class_weights"] == [sum(counts) / (3 * n) for n in counts]
+
+
+@pytest.mark.parametrize("classes", [3, 40])
+def test_figure_fits_its_classes(classes):
+    figure = confusion_figure(np.eye(classes, dtype=int) * 5, [f"class {i}" for i in range(classes)])
+    assert [label.get_text() for label in figure.axes[0].get_xticklabels()][-1] == f"class {classes - 1}"
+    assert len(figure.axes[0].texts) == (classes if classes <= 20 else 0)

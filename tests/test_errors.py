@@ -1,0 +1,120 @@
+"""Each mistake gets exit code 2 and, as the last line, one error that names the value and the way out."""
+
+import os
+from pathlib import Path
+
+import pytest
+import torch
+
+from lightning_qsgd.cli import main
+
+CONFIG = "configs/seqcls.yaml"
+SMALL = [
+    "--data.train_size=64", "--data.val_size=64", "--data.test_size=64", "--trainer.max_epochs=1",
+    "--trainer.enable_progress_bar=false", "--trainer.enable_model_summary=false", "--trainer.accelerator=cpu",
+]  # fmt: skip
+OPTIMIZER = "--model.optimizer.init_args"
+
+
+def fails(capsys, *arguments):
+    with pytest.raises(SystemExit) as caught:
+        main(list(arguments))
+    assert caught.value.code == 2
+    last = capsys.readouterr().err.splitlines()[-1]
+    assert last.startswith("error: ")
+    return last
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        (["--modle.x=3"], ["--modle.x=3", "fit --help"]),
+        (["--trainer.max_epochs=many"], ["trainer.max_epochs", "many"]),
+        ([f"{OPTIMIZER}.lrr=0.1"], ["model.optimizer", "'lrr' is not accepted"]),
+        ([f"{OPTIMIZER}.scope=foo"], ["model.optimizer.scope", "'first_of_tensor', 'first_of_model', 'all'", "foo"]),
+        (["--data.class_path=nope.Nope"], ["data", "No module named 'nope'"]),
+        (["--data.kind=parity"], ["data.kind", "'majority', 'order'", "parity"]),
+        ([f"{OPTIMIZER}.perturbation=nope"], ["model.optimizer.perturbation", "nope"]),
+        ([f"{OPTIMIZER}.perturbation.num_qubits=0"], ["Invalid num_qubits: 0; it must be at least 1"]),
+        ([f"{OPTIMIZER}.perturbation.num_qubits=9"], ["1,953,125 grid points", "mode='live'"]),
+        (
+            [f"{OPTIMIZER}.target=gradient", f"{OPTIMIZER}.coupling=decoupled"],
+            ["gradient, gradient, decoupled; legal: "],
+        ),
+        ([f"{OPTIMIZER}.perturbation.sampler.device=GPU"], ["Invalid device: 'GPU'", "Use device='CPU'"]),
+        (["--threads=0"], ["Invalid threads: 0"]),
+        (["--model.embed_dim=63"], ["Invalid num_heads: 4; embed_dim 63"]),
+        (["--model.max_length=8"], ["32 per sequence; max_length is 8"]),
+        (["--checkpoint.monitor=val/acc"], ["val/acc"]),
+        (["--time_to_target.metric=val/acc"], ["'val/acc' is not logged", "val/accuracy"]),
+        (["--config=nowhere.yaml"], ["nowhere.yaml"]),
+        (["--ckpt_path=last", "--experiment=none"], ["No last checkpoint: no run in", "none has one"]),
+        (["--ckpt_path=nowhere.ckpt"], ["Checkpoint nowhere.ckpt not found"]),
+    ],
+)
+def test_wrong_arguments(capsys, tmp_path, arguments, words):
+    last = fails(capsys, "fit", "--config", CONFIG, f"--trainer.default_root_dir={tmp_path}", *SMALL, *arguments)
+    for word in words:
+        assert word in last
+    assert len(last) < 400
+
+
+@pytest.mark.parametrize(
+    ("name", "text", "words"),
+    [
+        ("missing.csv", None, ["File not found", "missing.csv"]),
+        ("empty.csv", "text,label\n", ["empty.csv is empty"]),
+        ("column.csv", "sentence,label\na,b\n", ["column 'text' is missing; there are: sentence, label"]),
+        ("gap.csv", "text,label\na,b\nc,\n", ["row 2: column 'label' is empty"]),
+    ],
+)
+def test_wrong_files(capsys, tmp_path, name, text, words):
+    if text is not None:
+        (tmp_path / name).write_text(text)
+    root = f"--trainer.default_root_dir={tmp_path}"
+    last = fails(capsys, "fit", "--config=configs/textcls.yaml", root, f"--data.train_file={tmp_path / name}")
+    for word in words:
+        assert word in last
+
+
+def test_text_without_a_file_says_what_to_type(capsys, tmp_path):
+    root = f"--trainer.default_root_dir={tmp_path}"
+    assert "--data.train_file=" in fails(capsys, "fit", "--config=configs/textcls.yaml", root)
+
+
+class Hostile:
+    def __reduce__(self):
+        return os.mkdir, ("executed",)
+
+
+def test_wrong_checkpoints(capsys, tmp_path, monkeypatch):
+    config = str(Path(CONFIG).resolve())
+    monkeypatch.chdir(tmp_path)
+    main(["fit", "--config", config, *SMALL])
+    good = Path("logs/seqcls/version_0/checkpoints/best.ckpt")
+
+    def test(file):
+        return fails(capsys, "test", "--config", config, *SMALL, f"--ckpt_path={file}")
+
+    Path("cut.ckpt").write_bytes(good.read_bytes()[:2000])
+    assert "cut.ckpt cannot be read: it was cut off" in test("cut.ckpt")
+    Path("text.ckpt").write_text("hello")
+    assert "text.ckpt cannot be read" in test("text.ckpt")
+    torch.save({"x": Hostile()}, "hostile.ckpt")
+    assert "hostile.ckpt cannot be read: it holds more than tensors" in test("hostile.ckpt")
+    assert not Path("executed").exists()
+    torch.save({"state_dict": {}}, "foreign.ckpt")
+    assert "foreign.ckpt is no checkpoint of this project" in test("foreign.ckpt")
+    checkpoint = torch.load(good, weights_only=True)
+    checkpoint["state_dict"] = {"layer.weight": torch.ones(1)}
+    torch.save(checkpoint, "other.ckpt")
+    assert "The checkpoint belongs to another model" in test("other.ckpt")
+    assert "test needs a trained model: add --ckpt_path" in fails(capsys, "test", "--config", config)
+    sine = f"{OPTIMIZER}.perturbation=lightning_qsgd.optim.SinePerturbation"
+    resume = ["--ckpt_path=last", *SMALL, "--trainer.max_epochs=2"]
+    assert "belongs to CircuitPerturbation" in fails(capsys, "fit", "--config", config, *resume, sine)
+
+
+def test_debug_shows_the_traceback():
+    with pytest.raises(ValueError, match="Invalid threads: 0"):
+        main(["fit", "--config", CONFIG, "--threads=0", "--debug"])

@@ -1,0 +1,74 @@
+import csv
+import json
+
+import pytest
+import torch
+from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+from lightning_qsgd.cli import main
+from lightning_qsgd.run_folder import find_checkpoint, next_version, reserve
+
+SMALL = [
+    "--config=configs/seqcls.yaml", "--data.train_size=96", "--data.val_size=64", "--trainer.log_every_n_steps=1",
+    "--trainer.enable_progress_bar=false", "--trainer.enable_model_summary=false", "--trainer.accelerator=cpu",
+    "--monitor.every_n_steps=2",
+]  # fmt: skip
+
+
+def fit(root, *arguments):
+    main(["fit", *SMALL, f"--trainer.default_root_dir={root}", *arguments])
+
+
+def rows(folder):
+    with open(folder / "metrics.csv", newline="") as file:
+        return list(csv.DictReader(file))
+
+
+def test_a_resumed_run_continues_in_its_folder_as_if_it_had_never_stopped(tmp_path):
+    straight, resumed = tmp_path / "straight", tmp_path / "resumed"
+    fit(straight, "--trainer.max_epochs=3")
+    fit(resumed, "--trainer.max_epochs=1")
+    fit(resumed, "--trainer.max_epochs=3", "--ckpt_path=last")
+    folders = [root / "seqcls" / "version_0" for root in (straight, resumed)]
+    assert next_version(resumed / "seqcls") == 1
+    checkpoints = [torch.load(f / "checkpoints" / "last.ckpt", weights_only=True) for f in folders]
+    for name, value in checkpoints[0]["state_dict"].items():
+        assert torch.equal(value, checkpoints[1]["state_dict"][name]), name
+    clock = {"train_seconds", "quantum/seconds"}
+    first, second = ([{k: v for k, v in row.items() if k not in clock} for row in rows(folder)] for folder in folders)
+    assert first == second  # metrics.csv: nothing lost, nothing twice
+    summaries = [json.loads((folder / "summary.json").read_text()) for folder in folders]
+    for name in ("val/accuracy final", "val/accuracy best", "epochs", "circuits", "shots"):
+        assert summaries[0][name] == summaries[1][name], name
+    events = EventAccumulator(str(folders[1])).Reload()
+    assert [event.step for event in events.Scalars("train/loss")] == list(range(9))
+
+
+def test_records_after_the_checkpoint_are_dropped(tmp_path):
+    fit(tmp_path, "--trainer.max_epochs=1")
+    folder = tmp_path / "seqcls" / "version_0"
+    with open(folder / "metrics.csv", "a") as file:  # what a killed second epoch had logged
+        file.write(",".join("7" for _ in rows(folder)[0]) + "\n")
+    assert [row["step"] for row in rows(folder)][-1] == "7"
+    fit(tmp_path, "--trainer.max_epochs=2", "--ckpt_path=last")
+    losses = [int(row["step"]) for row in rows(folder) if row["train/loss"]]
+    assert losses == list(range(6))
+
+
+def test_a_finished_run_says_so(tmp_path, capsys):
+    fit(tmp_path, "--trainer.max_epochs=1")
+    with pytest.raises(SystemExit):
+        fit(tmp_path, "--trainer.max_epochs=1", "--ckpt_path=last")
+    assert "has finished its 1 epochs; raise --trainer.max_epochs" in capsys.readouterr().err
+
+
+def test_last_and_best_are_those_of_the_newest_run_that_has_them(tmp_path):
+    for version in (2, 10):
+        (tmp_path / "x" / f"version_{version}" / "checkpoints").mkdir(parents=True)
+        (tmp_path / "x" / f"version_{version}" / "checkpoints" / "last.ckpt").touch()
+    assert reserve(tmp_path / "x").name == "version_11"  # started, without a checkpoint yet
+    assert find_checkpoint("last", tmp_path, "x").parts[-3] == "version_10"
+    with pytest.raises(FileNotFoundError, match="No best checkpoint"):
+        find_checkpoint("best", tmp_path, "x")
+    with pytest.raises(FileNotFoundError, match=r"there are: .*version_10/checkpoints/last.ckpt"):
+        find_checkpoint(str(tmp_path / "no.ckpt"), tmp_path, "x")
