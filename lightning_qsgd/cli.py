@@ -109,7 +109,7 @@ def main(args: Sequence[str] | None = None) -> None:
     warnings.filterwarnings("ignore", ".*does not have many workers.*")
     logging.getLogger("lightning.pytorch.utilities.rank_zero").addFilter(lambda record: "litlogger" not in record.msg)
     try:
-        if arguments[:1] == ["doctor"]:
+        if arguments == ["doctor"]:
             doctor()
         else:
             CommandLine(arguments)
