@@ -76,7 +76,8 @@ class ExperimentCLI(LightningCLI):
             parser_class=OneLineErrorParser,
             parser_kwargs={
                 "prog": "lightning-qsgd",
-                "description": "Train, evaluate and use a model with quantum layers. Also: lightning-qsgd doctor, which checks the installation.",
+                "description": "Train, evaluate and use a model with quantum layers. "
+                "Also: lightning-qsgd doctor, which checks the installation.",
             },
             subclass_mode_model=True,
             subclass_mode_data=True,

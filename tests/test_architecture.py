@@ -78,7 +78,7 @@ def test_only_samplers_name_a_backend():
 
 
 def test_files_stay_small():
-    too_long = {p.name: n for p in FILES if (n := len(p.read_text().splitlines())) > 400}
+    too_long = {p.name: n for p in FILES if (n := len(p.read_text().splitlines())) > 300}
     assert not too_long
 
 
@@ -90,6 +90,7 @@ def test_every_module_has_its_test():
     covered_elsewhere = {
         "samplers": "network",
         "attention": "transformer",
+        "update": "superpositional",
         "loading": "synthetic",
         "doctor": "cli",
         "circuit_perturbation": "perturbation",

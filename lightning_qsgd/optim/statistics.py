@@ -2,44 +2,12 @@
 
 import math
 from collections.abc import Mapping, Sequence
-from typing import Any, NamedTuple
+from typing import Any
 
 import torch
 from torch import Tensor
 
-from lightning_qsgd.optim.coordinates import gather
-
-
-class Touched(NamedTuple):
-    """The touched coordinates of one group: the first ``sizes[i]`` of each parameter, in C order."""
-
-    group: dict[str, Any]
-    params: list[Tensor]
-    grads: list[Tensor]
-    sizes: list[int]
-    numbers: list[int]  # of the parameters, counted over all groups
-
-
-def adam_direction(states: Sequence[Mapping[str, Tensor]], group: Mapping[str, Any], sizes: Sequence[int]) -> Tensor:
-    """Adam's m / (sqrt(v) + eps) of the first coordinates of some parameters, with the group's bias correction.
-
-    Args:
-        states: optimizer state of each parameter after the step: step, exp_avg, exp_avg_sq, max_exp_avg_sq.
-        group: their parameter group.
-        sizes: coordinates of each, C order.
-
-    Returns:
-        (sum(sizes),), in the moments' dtype.
-    """
-    m = gather([state["exp_avg"] for state in states], sizes)
-    v = gather([state["max_exp_avg_sq" if group["amsgrad"] else "exp_avg_sq"] for state in states], sizes)
-    if group["bias_correction"]:
-        beta1, beta2 = group["betas"]
-        steps = torch.tensor([float(state["step"]) for state in states], dtype=torch.float64)
-        repeats = torch.tensor(sizes)
-        m = m / (1 - beta1**steps).repeat_interleave(repeats).to(m)
-        v = v / (1 - beta2**steps).repeat_interleave(repeats).to(v)
-    return m / (v.sqrt() + group["eps"])
+from lightning_qsgd.optim.update import Touched, adam_direction
 
 
 def perturbation_statistics(
@@ -110,3 +78,23 @@ def perturbation_statistics(
         "quantum_weight": weight,
     }
     return {name: torch.tensor(value, dtype=torch.float64) for name, value in values.items()} | {"s": everything}
+
+
+def constant_equivalent(s: Tensor, group: Mapping[str, Any]) -> str | None:
+    """What classical change a nearly constant s amounts to; None unless |mean| exceeds 3 spreads (and 0.01).
+
+    Args:
+        s: modulations, flat.
+        group: the parameter group, which decides what s multiplies.
+    """
+    mean, spread = float(s.mean()), float(s.std(correction=0))
+    if len(s) < 2 or abs(mean) <= max(3 * spread, 0.01):
+        return None
+    lr, weight = float(group["lr"]), group["quantum_weight"]
+    factor = 1 + weight * mean
+    if group["target"] == "gradient":
+        return f"gradients {factor:.3g} times as large, to which Adam is nearly invariant"
+    if group["scale"] == "adam":
+        return f"AdamW with lr {lr * factor:.3g} ({factor:.3g} times as large)"
+    rate = lr if group["coupling"] == "lr" else lr / group["initial_lr"]
+    return f"a plain gradient step of rate {rate * weight * mean:.3g} beside AdamW's"

@@ -8,8 +8,7 @@ from __future__ import annotations
 
 import math
 import warnings
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from typing import Any, Literal, get_args
 
 import torch
@@ -17,9 +16,18 @@ from torch import Tensor
 from torch.nn.functional import pad
 from torch.optim.optimizer import ParamsT
 
-from lightning_qsgd.optim.coordinates import add, gather, write
+from lightning_qsgd.optim.coordinates import gather, write
 from lightning_qsgd.optim.perturbation import Perturbation, SinePerturbation
-from lightning_qsgd.optim.statistics import Touched, adam_direction, perturbation_statistics
+from lightning_qsgd.optim.statistics import constant_equivalent, perturbation_statistics
+from lightning_qsgd.optim.update import (
+    Touched,
+    acts,
+    after_adam,
+    before_adam,
+    participates,
+    touched_coordinates,
+    without_bias_correction,
+)
 
 Scope = Literal["first_of_tensor", "first_of_model", "all"]
 Target = Literal["update", "gradient"]
@@ -147,7 +155,7 @@ class SuperpositionalGradientDescent(torch.optim.AdamW):
 
     def prepare(self) -> str | None:
         """Do the perturbation's one-time work (fit its surrogate) now; otherwise the first step that needs it does."""
-        needed = any(map(_participates, self.param_groups))
+        needed = any(map(participates, self.param_groups))
         return self.perturbation.prepare() if needed else None
 
     @torch.no_grad()
@@ -160,20 +168,20 @@ class SuperpositionalGradientDescent(torch.optim.AdamW):
         for group in self.param_groups:
             if group["scheduled"] and self._schedule is not None:
                 group["quantum_weight"] = _checked_weight(self._schedule(self._step))
-        touched = self._touched()
-        if not any(_acts(t.group) for t in touched):
+        touched = touched_coordinates(self.param_groups, self.scope, self.perturbation.num_qubits)
+        if not any(acts(t.group) for t in touched):
             self._adam_step()
         else:
             modulations = self._modulations(touched)
             gradients = [gather(t.grads, t.sizes) for t in touched] if self.record_statistics else []
-            originals = [_before(t, s) for t, s in zip(touched, modulations, strict=True)]
+            originals = [before_adam(t, s) for t, s in zip(touched, modulations, strict=True)]
             self._adam_step()
             if self.record_statistics:
                 self.statistics = perturbation_statistics(
                     touched, modulations, gradients, self.param_groups, self.state
                 )
             for t, s, original in zip(touched, modulations, originals, strict=True):
-                _after(t, s, self.state)
+                after_adam(t, s, self.state)
                 if original is not None:
                     write(t.grads, t.sizes, original)
         self._step += any(float(group["lr"]) != 0 for group in self.param_groups)
@@ -184,39 +192,10 @@ class SuperpositionalGradientDescent(torch.optim.AdamW):
         step = torch.optim.AdamW.step
         while getattr(step, "hooked", False):
             step = step.__wrapped__  # type: ignore[attr-defined]
-        with self._without_bias_correction():
+        with without_bias_correction(self.param_groups, self.state):
             step(self)
 
     # ---- the touched coordinates, in blocks
-
-    def _touched(self) -> list[Touched]:
-        n, left = self.perturbation.num_qubits, self.perturbation.num_qubits
-        touched, number = [], -1
-        for group in self.param_groups:
-            params, grads, sizes, numbers = [], [], [], []
-            for p in group["params"]:
-                number += 1
-                gradient = p.grad
-                if gradient is None or not _participates(group):
-                    continue
-                if gradient.is_sparse or p.is_complex():
-                    kind = "sparse" if gradient.is_sparse else "complex"
-                    raise RuntimeError(
-                        f"SuperpositionalGradientDescent does not support {kind} gradients (tensor of shape "
-                        f"{tuple(p.shape)}); give that parameter to another optimizer"
-                    )
-                size = p.numel() if self.scope == "all" else min(p.numel(), n)
-                if self.scope == "first_of_model":
-                    size = min(size, left)
-                    left -= size
-                if size:
-                    params.append(p)
-                    grads.append(gradient)
-                    sizes.append(size)
-                    numbers.append(number)
-            if params:
-                touched.append(Touched(group, params, grads, sizes, numbers))
-        return touched
 
     def _modulations(self, touched: list[Touched]) -> list[Tensor]:
         """s of each group's coordinates, flat: one call of the perturbation for all of them."""
@@ -247,53 +226,17 @@ class SuperpositionalGradientDescent(torch.optim.AdamW):
             self._warn_if_constant(s, touched[0].group)
         return [s] if len(touched) == 1 else list(s.split([sum(t.sizes) for t in touched]))
 
-    @contextmanager
-    def _without_bias_correction(self) -> Iterator[None]:
-        """Rescale lr, eps and weight_decay so that torch's corrected step is the uncorrected one."""
-        originals = []
-        for group in self.param_groups:
-            if group["bias_correction"]:
-                continue
-            ages = {float(self.state[p]["step"]) if p in self.state else 0.0 for p, _ in _with_gradient(group)}
-            if len(ages) > 1:
-                raise RuntimeError(
-                    f"bias_correction=False needs parameters that have taken equally many steps; this group has "
-                    f"{sorted(ages)}. Put parameters without gradient in some steps into a group of their own"
-                )
-            if ages:
-                t, (beta1, beta2) = ages.pop() + 1, group["betas"]
-                c1, c2 = 1 - beta1**t, math.sqrt(1 - beta2**t)
-                originals.append((group, group["lr"], group["eps"], group["weight_decay"]))
-                group["lr"] = group["lr"] * (c1 / c2)
-                group["eps"] = group["eps"] / c2
-                group["weight_decay"] = group["weight_decay"] * (c2 / c1)
-        try:
-            yield
-        finally:
-            for group, lr, eps, weight_decay in originals:
-                group["lr"], group["eps"], group["weight_decay"] = lr, eps, weight_decay
-
     def _warn_if_constant(self, s: Tensor, group: dict[str, Any]) -> None:
         """Once, at the first perturbed step: an s that hardly varies is a learning rate, not an answer."""
         self._warned = True
-        mean, spread = float(s.mean()), float(s.std(correction=0))
-        if len(s) < 2 or abs(mean) <= max(3 * spread, 0.01):
-            return
-        lr, weight = float(group["lr"]), group["quantum_weight"]
-        factor = 1 + weight * mean
-        if group["target"] == "gradient":
-            equivalent = f"gradients {factor:.3g} times as large, to which Adam is nearly invariant"
-        elif group["scale"] == "adam":
-            equivalent = f"AdamW with lr {lr * factor:.3g} ({factor:.3g} times as large)"
-        else:
-            rate = lr if group["coupling"] == "lr" else lr / group["initial_lr"]
-            equivalent = f"a plain gradient step of rate {rate * weight * mean:.3g} beside AdamW's"
-        warnings.warn(
-            f"The perturbation is nearly constant: s has mean {mean:.3f} and spread {spread:.3f}. On the touched "
-            f"coordinates it acts like {equivalent}. CircuitPerturbation's rotations='aligned' or center='zero' remove "
-            "the constant part; ControlPerturbation('constant', ...) is its classical twin.",
-            stacklevel=5,
-        )
+        if (equivalent := constant_equivalent(s, group)) is not None:
+            warnings.warn(
+                f"The perturbation is nearly constant: s has mean {float(s.mean()):.3f} and spread "
+                f"{float(s.std(correction=0)):.3f}. On the touched coordinates it acts like {equivalent}. "
+                "CircuitPerturbation's rotations='aligned' or center='zero' remove the constant part; "
+                "ControlPerturbation('constant', ...) is its classical twin.",
+                stacklevel=5,
+            )
 
     # ---- state
 
@@ -352,46 +295,3 @@ def _checked_weight(value: Any) -> float:
         rule = "a group takes a number, the constructor a schedule" if callable(value) else "it must be at least 0"
         raise ValueError(f"Invalid quantum_weight: {value}; {rule}")
     return float(value)
-
-
-def _participates(group: dict[str, Any]) -> bool:  # whether its coordinates are among the touched ones at all
-    return group["scheduled"] or group["quantum_weight"] != 0
-
-
-def _acts(group: dict[str, Any]) -> bool:  # whether they move in this step
-    return group["quantum_weight"] != 0 and float(group["lr"]) != 0
-
-
-def _before(t: Touched, s: Tensor) -> Tensor | None:
-    """Q = s * g: into the gradient, or into the weights, which Adam's moments do not read.
-
-    AdamW multiplies the weights by 1 - lr * weight_decay afterwards, so what is subtracted now is divided by it.
-    Returns what changed gradients held before.
-    """
-    group = t.group
-    if group["scale"] != "gradient" or not _acts(group):
-        return None
-    gradients = gather(t.grads, t.sizes)
-    if group["target"] == "gradient":
-        write(t.grads, t.sizes, gradients * (1 + group["quantum_weight"] * s))
-        return gradients
-    lr, sign = float(group["lr"]), 1 if group["maximize"] else -1
-    rate = lr if group["coupling"] == "lr" else lr / group["initial_lr"]
-    decay = 1 - lr * group["weight_decay"]
-    if decay == 0:
-        raise ValueError(f"Invalid weight_decay: {group['weight_decay']}; with lr {lr} it erases the weights")
-    add(t.params, t.sizes, s * gradients * (sign * rate * group["quantum_weight"] / decay))
-    return None
-
-
-def _after(t: Touched, s: Tensor, state: dict[Tensor, dict[str, Tensor]]) -> None:
-    """Q = s * u, once Adam's moments are this step's."""
-    group = t.group
-    if group["scale"] != "adam" or not _acts(group):
-        return
-    direction = adam_direction([state[p] for p in t.params], group, t.sizes).to(s.dtype)
-    add(t.params, t.sizes, s * direction * (-float(group["lr"]) * group["quantum_weight"]))
-
-
-def _with_gradient(group: dict[str, Any]) -> list[tuple[Tensor, Tensor]]:
-    return [(p, p.grad) for p in group["params"] if p.grad is not None]

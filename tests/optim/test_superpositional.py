@@ -1,16 +1,10 @@
-import copy
-import io
 import itertools
-import pickle
-import subprocess
-import sys
 import warnings
 
 import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
-from torch.distributed.checkpoint.state_dict import get_optimizer_state_dict, set_optimizer_state_dict
 
 from lightning_qsgd.optim import (
     CircuitPerturbation,
@@ -20,20 +14,9 @@ from lightning_qsgd.optim import (
 )
 from lightning_qsgd.optim.reference import ReferenceSuperpositionalGradientDescent
 from lightning_qsgd.optim.superpositional import LEGAL_COMBINATIONS
+from tests.optim.common import SHAPES, assert_equal, make_params, set_gradients
 
-SHAPES = [(3, 5), (7,), (), (0,), (2, 2, 2), (1,)]
 ALL_COMBINATIONS = list(itertools.product(["update", "gradient"], ["gradient", "adam"], ["lr", "decoupled"]))
-
-
-def make_params(dtype=torch.float64, shapes=SHAPES, seed=0):
-    generator = torch.Generator().manual_seed(seed)
-    return [torch.randn(s, dtype=dtype, generator=generator).requires_grad_() for s in shapes]
-
-
-def set_gradients(params, step):
-    generator = torch.Generator().manual_seed(1000 + step)
-    for p in params:
-        p.grad = torch.randn(p.shape, dtype=p.dtype, generator=generator)
 
 
 def run(optimizer_class, steps=4, dtype=torch.float64, missing=(), **options):
@@ -45,11 +28,6 @@ def run(optimizer_class, steps=4, dtype=torch.float64, missing=(), **options):
             params[i].grad = None
         optimizer.step()
     return params
-
-
-def assert_equal(first, second, tolerance=0.0):
-    for a, b in zip(first, second, strict=True):
-        torch.testing.assert_close(a, b, atol=tolerance, rtol=tolerance)
 
 
 # ---- equal to AdamW, and to the reference
@@ -411,135 +389,3 @@ def test_what_cannot_hold_is_refused_in_the_step():
     set_gradients(params, 1)
     with pytest.raises(RuntimeError, match=r"equally many steps; this group has \[0.0, 1.0\]"):
         optimizer.step()
-
-
-# ---- state
-
-
-def continued(transfer, **options):
-    """Six steps straight, and three steps, a transfer to a new optimizer, three steps."""
-    options = {"perturbation": lambda: CircuitPerturbation(mode="live", sampler=_sampler())} | options
-    make = options.pop("perturbation")
-    straight = make_params()
-    optimizer = SuperpositionalGradientDescent(straight, perturbation=make(), **options)
-    for step in range(6):
-        set_gradients(straight, step)
-        optimizer.step()
-    params = make_params()
-    optimizer = SuperpositionalGradientDescent(params, perturbation=make(), **options)
-    for step in range(3):
-        set_gradients(params, step)
-        optimizer.step()
-    optimizer = transfer(optimizer, lambda: SuperpositionalGradientDescent(params, perturbation=make(), **options))
-    params = [p for group in optimizer.param_groups for p in group["params"]]
-    for step in range(3, 6):
-        set_gradients(params, step)
-        optimizer.step()
-    return straight, params, optimizer
-
-
-def _sampler():
-    from lightning_qsgd.quantum import AerSampler
-
-    return AerSampler(shots=16, seed=5)
-
-
-def through_a_file(old, new):
-    file = io.BytesIO()
-    torch.save(old.state_dict(), file)
-    file.seek(0)
-    optimizer = new()
-    optimizer.load_state_dict(torch.load(file, weights_only=True))
-    return optimizer
-
-
-@pytest.mark.parametrize(
-    "transfer",
-    [through_a_file, lambda old, new: copy.deepcopy(old), lambda old, new: pickle.loads(pickle.dumps(old))],
-    ids=["weights_only file", "deepcopy", "pickle"],
-)
-def test_live_noise_and_weights_continue_bit_for_bit(transfer):
-    straight, params, optimizer = continued(transfer)
-    assert_equal(straight, params)
-    assert optimizer.perturbation.circuits == 30
-
-
-@pytest.mark.parametrize("control", ["frozen", "shuffled"])
-def test_controls_and_surrogates_continue_bit_for_bit(control):
-    straight, params, _ = continued(
-        through_a_file, perturbation=lambda: ControlPerturbation(control, CircuitPerturbation(sampler=_sampler()))
-    )
-    assert_equal(straight, params)
-
-
-def test_groups_hold_plain_values_only():
-    optimizer = SuperpositionalGradientDescent(make_params(), perturbation=CircuitPerturbation())
-    allowed = (int, float, str, bool, type(None), tuple, torch.Tensor)
-    assert all(isinstance(v, allowed) for k, v in optimizer.param_groups[0].items() if k != "params")
-
-
-@pytest.mark.parametrize(("scale", "coupling"), [("adam", "lr"), ("gradient", "decoupled")])
-def test_a_plain_adamw_state_loads(scale, coupling):
-    params = make_params()
-    adamw = torch.optim.AdamW(params, lr=0.02)
-    set_gradients(params, 0)
-    adamw.step()
-    optimizer = SuperpositionalGradientDescent(params, quantum_weight=0.25, scale=scale, coupling=coupling)
-    optimizer.load_state_dict(adamw.state_dict())
-    group = optimizer.param_groups[0]
-    assert (group["lr"], group["quantum_weight"], group["scale"]) == (0.02, 0.25, scale)
-    optimizer.step()
-
-
-@pytest.mark.parametrize(
-    ("options", "message"),
-    [
-        ({"perturbation": SinePerturbation(4)}, "belongs to CircuitPerturbation.*has SinePerturbation"),
-        ({"perturbation": CircuitPerturbation(entanglement="none")}, "entanglement=linear.*entanglement=none"),
-        ({"perturbation": CircuitPerturbation(), "scope": "all"}, "belongs to first_of_tensor, this optimizer has all"),
-    ],
-)
-def test_a_state_of_another_perturbation_or_scope_is_refused(options, message):
-    state = SuperpositionalGradientDescent(make_params(), perturbation=CircuitPerturbation()).state_dict()
-    with pytest.raises(ValueError, match=message):
-        SuperpositionalGradientDescent(make_params(), **options).load_state_dict(state)
-
-
-def test_options_of_the_state_win_with_a_warning_but_schedules_are_the_constructors():
-    def half(step):
-        return 0.5 / (1 + step)
-
-    def loaded(saved, configured):
-        state = SuperpositionalGradientDescent(make_params(), quantum_weight=saved).state_dict()
-        optimizer = SuperpositionalGradientDescent(make_params(), quantum_weight=configured)
-        optimizer.load_state_dict(state)
-        params = optimizer.param_groups[0]["params"]
-        set_gradients(params, 0)
-        optimizer.step()
-        optimizer.step()
-        return optimizer.param_groups[0]["quantum_weight"]
-
-    with pytest.warns(UserWarning, match=r"The loaded state replaces quantum_weight 0.1 by 0.3"):
-        assert loaded(0.3, 0.1) == 0.3
-    assert loaded(half, 0.1) == 0.1
-    assert loaded(0.3, half) == 0.25
-
-
-def test_state_survives_distributed_checkpoint_state_dicts():
-    model = torch.nn.Linear(3, 2)
-    optimizer = SuperpositionalGradientDescent(model.parameters(), perturbation=CircuitPerturbation())
-    model(torch.ones(1, 3)).sum().backward()
-    optimizer.step()
-    state = get_optimizer_state_dict(model, optimizer)
-    fresh = SuperpositionalGradientDescent(model.parameters(), perturbation=CircuitPerturbation())
-    set_optimizer_state_dict(model, fresh, state)
-    assert fresh.perturbation.circuits == 625
-    assert fresh.state_dict()["param_groups"][0]["perturbation_state"]["step"] == 1
-
-
-def test_a_classical_run_imports_no_qiskit():
-    code = (
-        "import sys, torch, lightning_qsgd.optim as o; p = torch.ones(4, requires_grad=True); p.grad = torch.ones(4);"
-        "o.SuperpositionalGradientDescent([p]).step(); sys.exit('qiskit' in sys.modules)"
-    )
-    assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0

@@ -1,0 +1,21 @@
+"""Parameters and gradients for tests of optimizers."""
+
+import torch
+
+SHAPES = [(3, 5), (7,), (), (0,), (2, 2, 2), (1,)]
+
+
+def make_params(dtype=torch.float64, shapes=SHAPES, seed=0):
+    generator = torch.Generator().manual_seed(seed)
+    return [torch.randn(s, dtype=dtype, generator=generator).requires_grad_() for s in shapes]
+
+
+def set_gradients(params, step):
+    generator = torch.Generator().manual_seed(1000 + step)
+    for p in params:
+        p.grad = torch.randn(p.shape, dtype=p.dtype, generator=generator)
+
+
+def assert_equal(first, second, tolerance=0.0):
+    for a, b in zip(first, second, strict=True):
+        torch.testing.assert_close(a, b, atol=tolerance, rtol=tolerance)
