@@ -224,7 +224,8 @@ class SuperpositionalGradientDescent(torch.optim.AdamW):
             s = torch.cat(s.split([length for run in zip(sizes, padding, strict=True) for length in run])[::2])
         if not self._warned:
             self._warn_if_constant(s, touched[0].group)
-        return [s] if len(touched) == 1 else list(s.split([sum(t.sizes) for t in touched]))
+        parts = s.split([sum(t.sizes) for t in touched])
+        return [part.to(t.params[0].device) for part, t in zip(parts, touched, strict=True)]
 
     def _warn_if_constant(self, s: Tensor, group: dict[str, Any]) -> None:
         """Once, at the first perturbed step: an s that hardly varies is a learning rate, not an answer."""
