@@ -13,7 +13,7 @@ from lightning.pytorch.loggers import TensorBoardLogger
 from rich.console import Console
 from rich.table import Column, Table
 
-from lightning_qsgd.callbacks import PredictionWriter, TimeToTarget
+from lightning_qsgd.callbacks import PredictionWriter, TestReport, TimeToTarget
 from lightning_qsgd.doctor import doctor
 from lightning_qsgd.experiment import ExperimentCLI, find_config, peak_memory, shorten
 from lightning_qsgd.files import atomic_write
@@ -42,8 +42,16 @@ class CommandLine(ExperimentCLI):
         self._save_metrics("validate.json")
 
     def after_test(self) -> None:
-        """Save the metrics beside the checkpoint."""
+        """Save the metrics beside the checkpoint, and show the hardest classes."""
         self._save_metrics("test.json")
+        (report,) = (c for c in self.trainer.callbacks if isinstance(c, TestReport))  # type: ignore[attr-defined]
+        if not report.table:
+            return
+        title = f"The {min(len(report.table), 10)} hardest of {len(report.table)} classes; all: classes.csv"
+        table = Table(*report.table[0], title=title, title_justify="left")
+        for row in report.table[:10]:
+            table.add_row(*(f"{value:.3f}" if isinstance(value, float) else str(value) for value in row.values()))
+        Console().print(table)
 
     def _save_metrics(self, name: str) -> None:
         folder = self.trainer.log_dir  # asks all ranks

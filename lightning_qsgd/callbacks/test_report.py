@@ -6,7 +6,6 @@ from typing import Any
 
 import lightning as L
 import numpy as np
-from lightning_utilities.core.rank_zero import rank_zero_info
 from matplotlib.figure import Figure
 from torch import Tensor
 from torchmetrics import MetricCollection
@@ -90,7 +89,6 @@ class TestReport(L.Callback):
             writer.writerows(self.table)
         with atomic_write(Path(folder) / "confusion_matrix.png", "wb") as file:
             confusion_figure(confusion, names).savefig(file, dpi=150)
-        rank_zero_info(f"Per class: {Path(folder) / 'classes.csv'}, {Path(folder) / 'confusion_matrix.png'}")
 
 
 def confusion_figure(confusion: np.ndarray, names: list[str]) -> Figure:
@@ -106,7 +104,7 @@ def confusion_figure(confusion: np.ndarray, names: list[str]) -> Figure:
     axes = figure.add_subplot()
     shares = confusion / confusion.sum(1, keepdims=True).clip(1)
     picture = axes.imshow(shares, cmap="Blues", vmin=0, vmax=1)
-    small = 6 if classes > 20 else 9
+    small = 8 if classes > 20 else 9
     axes.set_xticks(range(classes), names, rotation=90, fontsize=small)
     axes.set_yticks(range(classes), names, fontsize=small)
     axes.set_xlabel("predicted")

@@ -25,9 +25,10 @@ def trained(tmp_path_factory):
     return root / "logs" / "textcls" / "version_0", arguments, data
 
 
-def test_a_table_and_a_picture_per_class(trained):
+def test_a_table_and_a_picture_per_class(trained, capsys):
     folder, arguments, data = trained
     main(["test", *arguments, *data, "--ckpt_path=best"])
+    assert "The 3 hardest of 3 classes" in capsys.readouterr().out
     with open(folder / "classes.csv", newline="") as file:
         rows = list(csv.DictReader(file))
     assert sorted(row["label"] for row in rows) == ["day", "night", "sky"]
