@@ -2,6 +2,8 @@
 
 import json
 import logging
+import os
+import shutil
 import sys
 import warnings
 from collections.abc import Sequence
@@ -22,6 +24,24 @@ from lightning_qsgd.files import atomic_write
 class CommandLine(ExperimentCLI):
     """The experiment's parser, and what is said after a command."""
 
+    def _run_subcommand(self, subcommand: str) -> None:
+        """As Lightning's; a failed start leaves no empty run behind, and an interrupted run says how to go on."""
+        try:
+            super()._run_subcommand(subcommand)
+        except BaseException:
+            trainer = self.trainer
+            if self._reserved is not None and trainer.is_global_zero and trainer.global_step == 0:
+                shutil.rmtree(self._reserved, ignore_errors=True)
+            elif subcommand == "fit" and trainer.interrupted:
+                last = Path(trainer.default_root_dir) / "checkpoints" / "last.ckpt"
+                done = (
+                    f"resume after the last whole epoch with --ckpt_path {last}"
+                    if last.is_file()
+                    else "no epoch is done"
+                )
+                print(f"Stopped in epoch {trainer.current_epoch + 1}; {done}", file=sys.stderr)
+            raise
+
     def after_fit(self) -> None:
         """Print and save the summary of a finished run."""
         folder = self.trainer.log_dir  # asks all ranks
@@ -35,7 +55,7 @@ class CommandLine(ExperimentCLI):
         console = Console(soft_wrap=True) if sys.stdout.isatty() else Console(width=160)
         console.print(table)
         if any(isinstance(logger, TensorBoardLogger) for logger in self.trainer.loggers):
-            console.print(f"Look at it: tensorboard --logdir {Path(folder).parent}", highlight=False)
+            console.print(f"Look at it: {tensorboard()} --logdir {Path(folder).parent}", highlight=False)
 
     def after_validate(self) -> None:
         """Save the metrics beside the checkpoint."""
@@ -58,7 +78,7 @@ class CommandLine(ExperimentCLI):
         if folder is None or self.trainer.fast_dev_run or not self.trainer.is_global_zero:  # type: ignore[attr-defined]
             return
         metrics = {key: value.item() for key, value in self.trainer.callback_metrics.items()}
-        write_json(Path(folder) / name, {"checkpoint": str(self.trainer.ckpt_path)} | metrics)
+        write_json(Path(folder) / name, {"checkpoint": str(self.trainer.ckpt_path)} | self._checkpoint | metrics)
         print(f"Metrics: {Path(folder) / name}")
 
     def after_predict(self) -> None:
@@ -66,6 +86,12 @@ class CommandLine(ExperimentCLI):
         for callback in self.trainer.callbacks:  # type: ignore[attr-defined]
             if isinstance(callback, PredictionWriter) and callback.path:
                 print(f"Predictions: {callback.path}")
+
+
+def tensorboard() -> str:
+    """The command, with its path where the shell does not know it."""
+    beside = Path(sys.executable).parent / "tensorboard"
+    return "tensorboard" if shutil.which("tensorboard") or not beside.is_file() else os.path.relpath(beside)
 
 
 def summarize(cli: ExperimentCLI) -> dict[str, Any]:
@@ -78,7 +104,7 @@ def summarize(cli: ExperimentCLI) -> dict[str, Any]:
     last = clock.history[-3:]  # at a constant learning rate single epochs jump by points
     return {
         f"{clock.metric} final": round(clock.history[-1], 4) if last else None,
-        f"{clock.metric} mean of last 3": round(sum(last) / len(last), 4) if last else None,
+        f"{clock.metric} mean of last {len(last)}": round(sum(last) / len(last), 4) if last else None,
         f"{clock.metric} best": round(best(clock.history), 4) if last else None,
         f"epochs to {clock.target:.2f}": clock.epochs,
         "epochs": trainer.current_epoch,
@@ -117,7 +143,9 @@ def main(args: Sequence[str] | None = None) -> None:
     warnings.filterwarnings("ignore", ".*does not have many workers.*")
     logging.getLogger("lightning.pytorch.utilities.rank_zero").addFilter(lambda record: "litlogger" not in record.msg)
     try:
-        if arguments == ["doctor"]:
+        if arguments[:1] == ["doctor"]:
+            if arguments[1:]:
+                raise ValueError(f"doctor takes no arguments: {' '.join(arguments[1:])}. {doctor.__doc__}")
             doctor()
         else:
             CommandLine(arguments)

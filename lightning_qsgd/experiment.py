@@ -9,6 +9,7 @@ from typing import Any, NamedTuple, NoReturn
 
 import lightning as L
 import torch
+import yaml
 from lightning.fabric.plugins import CheckpointIO
 from lightning.pytorch.callbacks import ModelCheckpoint
 from lightning.pytorch.cli import LightningArgumentParser, LightningCLI
@@ -44,15 +45,19 @@ class OneLineErrorParser(LightningArgumentParser):
 
 
 def shorten(message: str) -> str:
-    """One line of a jsonargparse message: the keys that lead to the value, and the innermost reason."""
+    """One line of a jsonargparse message: the keys that lead to the value, the innermost reasons, the value."""
     keys = ".".join(re.findall(r'Parser key "([^"]+)"', message))
-    noise = "Parser key|Does not validate|Subtypes|Errors:|Expected a <class 'NoneType'>|Given value|Problem with given"
-    lines = [line.strip(" -") for line in message.splitlines()]
-    lines = [line for line in lines if line and not re.match(noise, line)] or [message]
-    reason = re.sub(r"^Type typing\.Callable.*?callable class: |\.? Got value: Namespace\(.*", "", lines[-1])
-    if keys and len(lines) == 1 and lines[0] == message:
-        reason = re.sub(r'^Parser key "[^"]+": ', "", reason)
-    given = re.search(r"Given value: (?!NestedArg|Namespace)(.*)", message)
+    innermost = message.rpartition("Parser key")[2] if keys else message
+    noise = (
+        'Does not validate|Subtypes|Errors:|Expected a <class \'NoneType\'>|Given value|Problem with given|"[^"]*":$'
+    )
+    reasons = []
+    for line in innermost.splitlines():
+        line = re.sub(r'^[ -]*("[^"]*": *)?|^.*callable class: |\.? Got value: Namespace\(.*', "", line).strip(" -")
+        if line and not re.match(noise, line) and line not in reasons:
+            reasons.append(line)
+    reason = "; or ".join(reasons) or message
+    given = re.search(r"Given value: (?!NestedArg|Namespace)(.*?)(\. Got value: .*)?$", message, re.MULTILINE)
     if given and given[1] not in reason:
         reason += f". Got value: {given[1]}"
     return " ".join(f"{keys}: {reason}".split()) if keys else " ".join(reason.split())
@@ -123,6 +128,8 @@ class ExperimentCLI(LightningCLI):
             ValueError: if it cannot be read, its run has finished, or an evaluation names none.
         """
         self._resume_step: int | None = None
+        self._reserved: Path | None = None
+        self._checkpoint: dict[str, int] = {}
         command = self.config.get("subcommand")
         config = self.config[command] if command else self.config
         path = config.get("ckpt_path")
@@ -133,6 +140,7 @@ class ExperimentCLI(LightningCLI):
         file = find_checkpoint(path, Path(config.trainer.default_root_dir), config.experiment)
         checkpoint = read_checkpoint(file)
         config.ckpt_path = str(file)
+        self._checkpoint = {"epoch": checkpoint["epoch"] + 1, "step": checkpoint["global_step"]}
         arguments = config.model.get("init_args") or {}
         for name, value in checkpoint["hyper_parameters"].items():
             if name in arguments:
@@ -144,6 +152,28 @@ class ExperimentCLI(LightningCLI):
             if epochs not in (None, -1) and checkpoint["epoch"] + 1 >= epochs:
                 raise ValueError(f"The run of {file} has finished its {epochs} epochs; raise --trainer.max_epochs")
             self._resume_step = checkpoint["global_step"]
+            self._compare_configs(folder_of(file) / "config.yaml")
+
+    def _compare_configs(self, path: Path) -> None:
+        """Refuse to resume a run with another optimizer; warn of other changes, and keep both configurations."""
+        if not path.is_file():
+            return
+        self._dump_config()
+        old, new = (_flat(config) for config in (yaml.safe_load(path.read_text()), self.config_dump))
+        learned = {"model.init_args.vocab_size", "model.init_args.num_classes", "model.init_args.class_weights"}
+        changed = sorted(k for k in old.keys() | new.keys() if old.get(k) != new.get(k) and k not in learned)
+        changed = [k for k in changed if k.split(".")[0] in ("model", "data", "seed_everything")]
+        for key in changed:
+            if key.endswith("optimizer.class_path"):
+                raise ValueError(
+                    f"The run used {old.get(key)}, this configuration has {new.get(key)}; resume with --config {path}, "
+                    "or start a new run"
+                )
+        if changed:
+            rank_zero_warn(
+                "Resumed with changes: " + ", ".join(f"{k} {old.get(k)} -> {new.get(k)}" for k in changed[:8])
+            )
+        self.save_config_kwargs["config_filename"] = f"config_from_step_{self._resume_step}.yaml"
 
     def before_instantiate_classes(self) -> None:
         """Set threads; keep the configuration of a trained run when it is only evaluated."""
@@ -167,6 +197,7 @@ class ExperimentCLI(LightningCLI):
             resumed = path is not None and Path(path).parent.name == "checkpoints"
             runs = Path(config.default_root_dir) / self._get(self.config, "experiment")
             folder = folder_of(Path(path)) if path and resumed else reserve(runs)
+            self._reserved = None if resumed else folder
             kwargs["default_root_dir"] = folder
             if logs:
                 kwargs["logger"] = make_loggers(folder, self._resume_step if resumed else None)
@@ -181,6 +212,12 @@ class ExperimentCLI(LightningCLI):
         if config.get("enable_checkpointing") is False:
             callbacks = [callback for callback in callbacks if not isinstance(callback, ModelCheckpoint)]
         return super()._instantiate_trainer(config, callbacks)
+
+
+def _flat(config: Any, prefix: str = "") -> dict[str, Any]:
+    if not isinstance(config, dict):
+        return {prefix[:-1]: config}
+    return {k: v for name, value in config.items() for k, v in _flat(value, f"{prefix}{name}.").items()}
 
 
 def build(config: Sequence[str | Path], overrides: Sequence[str] = ()) -> Experiment:

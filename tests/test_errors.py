@@ -7,6 +7,7 @@ import pytest
 import torch
 
 from lightning_qsgd.cli import main
+from lightning_qsgd.datamodules import TextClassification
 
 CONFIG = "configs/seqcls.yaml"
 SMALL = [
@@ -42,6 +43,9 @@ def fails(capsys, *arguments):
             ["gradient, gradient, decoupled; legal: "],
         ),
         ([f"{OPTIMIZER}.perturbation.sampler.device=GPU"], ["Invalid device: 'GPU'", "Use device='CPU'"]),
+        ([f"{OPTIMIZER}.quantum_weight=lots"], ["model.optimizer.quantum_weight", "<class 'float'>", "lots"]),
+        ([f"{OPTIMIZER}.perturbation.rotations=alined"], ["rotations", "'aligned', 'zero', 'random'", "alined"]),
+        ([f"{OPTIMIZER}.perturbation=math.Nope"], ["model.optimizer.perturbation", "Nope"]),
         (["--threads=0"], ["Invalid threads: 0"]),
         (["--model.embed_dim=63"], ["Invalid num_heads: 4; embed_dim 63"]),
         (["--model.max_length=8"], ["32 per sequence; max_length is 8"]),
@@ -113,6 +117,20 @@ def test_wrong_checkpoints(capsys, tmp_path, monkeypatch):
     sine = f"{OPTIMIZER}.perturbation=lightning_qsgd.optim.SinePerturbation"
     resume = ["--ckpt_path=last", *SMALL, "--trainer.max_epochs=2"]
     assert "belongs to CircuitPerturbation" in fails(capsys, "fit", "--config", config, *resume, sine)
+    adamw = fails(capsys, "fit", "--config", config, *resume, "--model.optimizer=torch.optim.AdamW")
+    assert "The run used lightning_qsgd.optim.SuperpositionalGradientDescent" in adamw
+    assert "has torch.optim.AdamW; resume with --config" in adamw
+
+
+def test_a_start_that_fails_leaves_no_run_behind(capsys, tmp_path):
+    root = f"--trainer.default_root_dir={tmp_path}"
+    fails(capsys, "fit", "--config", CONFIG, root, *SMALL, "--model.embed_dim=63")
+    assert list((tmp_path / "seqcls").iterdir()) == []
+
+
+def test_predict_without_a_file_asks_for_one(capsys, tmp_path):
+    with pytest.raises(ValueError, match=r"No file for predict: set predict_file, for example --data.predict_file="):
+        TextClassification().examples("predict")
 
 
 def test_debug_shows_the_traceback():

@@ -1,5 +1,9 @@
 import csv
 import json
+import signal
+import subprocess
+import sys
+import time
 
 import pytest
 import torch
@@ -37,11 +41,33 @@ def test_a_resumed_run_continues_in_its_folder_as_if_it_had_never_stopped(tmp_pa
     clock = {"train_seconds", "quantum/seconds"}
     first, second = ([{k: v for k, v in row.items() if k not in clock} for row in rows(folder)] for folder in folders)
     assert first == second  # metrics.csv: nothing lost, nothing twice
+    assert (folders[1] / "config.yaml").is_file()
+    assert "max_epochs: 3" in (folders[1] / "config_from_step_3.yaml").read_text()
     summaries = [json.loads((folder / "summary.json").read_text()) for folder in folders]
     for name in ("val/accuracy final", "val/accuracy best", "epochs", "circuits", "shots"):
         assert summaries[0][name] == summaries[1][name], name
     events = EventAccumulator(str(folders[1])).Reload()
     assert [event.step for event in events.Scalars("train/loss")] == list(range(9))
+
+
+def test_changes_at_a_resume_are_named(tmp_path):
+    fit(tmp_path, "--trainer.max_epochs=1")
+    with pytest.warns(UserWarning, match=r"Resumed with changes: model.init_args.optimizer.init_args.lr 0.001 -> 0.5"):
+        fit(tmp_path, "--trainer.max_epochs=2", "--ckpt_path=last", "--model.optimizer.init_args.lr=0.5")
+
+
+def test_an_interrupted_run_says_how_to_go_on(tmp_path):
+    command = [sys.executable, "-m", "lightning_qsgd", "fit", *SMALL, f"--trainer.default_root_dir={tmp_path}"]
+    process = subprocess.Popen([*command, "--trainer.max_epochs=5000"], stderr=subprocess.PIPE, text=True)
+    last = tmp_path / "seqcls" / "version_0" / "checkpoints" / "last.ckpt"
+    for _ in range(600):
+        if last.is_file():
+            break
+        time.sleep(0.1)
+    process.send_signal(signal.SIGINT)
+    error = process.communicate(timeout=60)[1]
+    assert "resume after the last whole epoch with --ckpt_path" in error
+    assert str(last) in error
 
 
 def test_records_after_the_checkpoint_are_dropped(tmp_path):

@@ -21,7 +21,7 @@ from lightning_qsgd.files import atomic_write
 
 
 class TestReport(L.Callback):
-    """Writes ``confusion_matrix.png`` and ``classes.csv`` into the run folder at the end of test.
+    """Writes ``confusion_matrix.png`` and ``classes.csv`` (lowest F1 first) into the run folder at the end of test.
 
     Takes logits (B, C) from ``test_step`` and ``labels`` (B,) from the batch; other modules are left alone. Logs
     ``test/calibration_error``: the expected calibration error over 15 bins of confidence, in [0, 1] (Guo et al. 2017,
@@ -86,7 +86,8 @@ class TestReport(L.Callback):
         with atomic_write(Path(folder) / "classes.csv") as file:
             writer = csv.DictWriter(file, columns)
             writer.writeheader()
-            writer.writerows(self.table)
+            for row in self.table:
+                writer.writerow({k: round(v, 4) if isinstance(v, float) else v for k, v in row.items()})
         with atomic_write(Path(folder) / "confusion_matrix.png", "wb") as file:
             confusion_figure(confusion, names).savefig(file, dpi=150)
 
@@ -109,7 +110,7 @@ def confusion_figure(confusion: np.ndarray, names: list[str]) -> Figure:
     axes.set_yticks(range(classes), names, fontsize=small)
     axes.set_xlabel("predicted")
     axes.set_ylabel("true")
-    axes.set_title("Confusion matrix: share of each true class")
+    axes.set_title("Confusion matrix: colour by share of the true class" + ("" if classes > 20 else ", counts"))
     figure.colorbar(picture, ax=axes, shrink=0.7)
     if classes <= 20:
         for (i, j), count in np.ndenumerate(confusion):

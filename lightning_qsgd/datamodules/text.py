@@ -10,7 +10,7 @@ from collections import Counter
 from collections.abc import Sequence
 from functools import partial
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, NoReturn
 
 import lightning as L
 import numpy as np
@@ -129,15 +129,22 @@ class TextClassification(L.LightningDataModule):
         """Rows of a split: train, val, test or predict."""
         path = self.files[split]
         if split == "predict":
-            return self._read(path, labelled=False) if path else self.examples("test")
+            if path:
+                return self._read(path, labelled=False)
+            if not self.files["test"] and not self.files["train"]:
+                self._no_file(split)
+            return self.examples("test")
         if split != "train" and path:
             return self._read(path)
         if not self.files["train"]:
-            wanted = "train_file" if split == "train" else f"{split}_file (or train_file, to set a share aside)"
-            raise ValueError(
-                f"No file for {split}: set {wanted}, for example --data.{wanted.split()[0]}=data/{split}.csv"
-            )
+            self._no_file(split)
         return self._parts()[split]
+
+    def _no_file(self, split: str) -> NoReturn:
+        or_else = " (or train_file, of which a share is set aside)" if split in ("val", "test") else ""
+        raise ValueError(
+            f"No file for {split}: set {split}_file{or_else}, for example --data.{split}_file=data/{split}.csv"
+        )
 
     def _parts(self) -> dict[str, Split]:
         """The training file, less the shares that are set aside from it: stratified, a function of split_seed."""

@@ -35,8 +35,10 @@ class Perturbation(ABC):
         self.circuits, self.shots, self.seconds = 0, 0, 0.0
 
     def identity(self) -> str:
-        """What a checkpoint must agree on to be continued. Default: class and num_qubits."""
-        return f"{type(self).__name__}(num_qubits={self.num_qubits})"
+        """What a checkpoint must agree on to be continued. Default: the class and its plain public attributes."""
+        plain = {k: v for k, v in vars(self).items() if isinstance(v, (int, float, str, bool)) and k[0] != "_"}
+        settings = sorted(plain.keys() - {"circuits", "shots", "seconds"})
+        return f"{type(self).__name__}({', '.join(f'{name}={plain[name]}' for name in settings)})"
 
     def prepare(self) -> str | None:
         """Do one-time work, such as fitting a surrogate, unless it is done; returns a line about it, or None."""

@@ -298,3 +298,6 @@ def test_own_perturbations_need_only_forward():
             return torch.full_like(angles, 0.5)
 
     assert ask(Half(num_qubits=2), torch.zeros(1, 2)).tolist() == [[0.5, 0.5]]
+    one, other = Half(2), Half(2)
+    one.slope, other.slope = 1.0, 2.0
+    assert one.identity() == "Half(num_qubits=2, slope=1.0)" != other.identity()
