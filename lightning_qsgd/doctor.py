@@ -50,7 +50,7 @@ def diagnosis() -> dict[str, str]:
     found["threads"] = f"torch {torch.get_num_threads()}, cores {os.cpu_count()}"
     from lightning_qsgd.quantum.samplers import available_devices
 
-    found["Aer devices"] = ", ".join(available_devices())
+    found["backends"] = f"exact statevector; Aer on {', '.join(available_devices())}"
     in_environment = "QISKIT_IBM_TOKEN" in os.environ
     found["IBM Quantum account"] = "saved" if ACCOUNTS.is_file() else "in the environment" if in_environment else "none"
     return found

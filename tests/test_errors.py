@@ -81,6 +81,14 @@ def test_wrong_files(capsys, tmp_path, name, text, words):
         assert word in last
 
 
+def test_unknown_label(capsys, tmp_path):
+    (tmp_path / "train.csv").write_text("text,label\n" + "a,x\nb,y\n" * 10)
+    (tmp_path / "val.csv").write_text("text,label\na,hot\n")
+    files = [f"--data.{split}_file={tmp_path / split}.csv" for split in ("train", "val")]
+    last = fails(capsys, "fit", "--config=configs/textcls.yaml", f"--trainer.default_root_dir={tmp_path}", *files)
+    assert "val.csv, row 1: label 'hot' is not among those of the training data: x, y" in last
+
+
 def test_text_without_a_file_says_what_to_type(capsys, tmp_path):
     root = f"--trainer.default_root_dir={tmp_path}"
     assert "--data.train_file=" in fails(capsys, "fit", "--config=configs/textcls.yaml", root)

@@ -32,18 +32,21 @@ def test_the_main_job_reaches_its_accuracy_within_its_memory(tmp_path):
 
 @pytest.mark.slow
 @pytest.mark.parametrize("mode", ["surrogate", "live"])
-@pytest.mark.parametrize("strategy", ["ddp", "ddp_spawn"])
+@pytest.mark.parametrize("strategy", ["ddp2 overlay", "ddp_spawn"])
 def test_two_ranks_stay_identical_and_run_each_circuit_once(tmp_path, strategy, mode):
+    spawn = ["--trainer.devices=2", "--trainer.strategy=ddp_spawn"]
+    devices = spawn if strategy == "ddp_spawn" else ["--config", "configs/overlay/ddp2.yaml"]
+    steps = 2 if strategy == "ddp_spawn" else 3  # 48 sequences a rank in batches of 32, or 16
     run(
         "fit", "--config", "configs/seqcls.yaml", "--trainer.default_root_dir", str(tmp_path),
-        "--trainer.devices=2", f"--trainer.strategy={strategy}", "--trainer.accelerator=cpu", "--trainer.max_epochs=1",
+        *devices, "--trainer.accelerator=cpu", "--trainer.max_epochs=1",
         "--data.train_size=96", "--data.val_size=64", "--trainer.enable_progress_bar=false",
         "--trainer.callbacks=tests.ranks.SaveRanks", f"--model.optimizer.init_args.perturbation.init_args.mode={mode}",
     )  # fmt: skip
     (folder,) = (tmp_path / "seqcls").iterdir()
     first, second = (torch.load(folder / f"rank{rank}.pt", weights_only=True) for rank in (0, 1))
     assert all(torch.equal(first["weights"][name], second["weights"][name]) for name in first["weights"])
-    assert first["circuits"] == (657 if mode == "surrogate" else 28 * 2)
+    assert first["circuits"] == (657 if mode == "surrogate" else 28 * steps)
     assert second["circuits"] == 0
 
 
