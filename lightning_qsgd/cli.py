@@ -19,6 +19,7 @@ from lightning_qsgd.callbacks import PredictionWriter, TestReport, TimeToTarget
 from lightning_qsgd.doctor import doctor
 from lightning_qsgd.experiment import ExperimentCLI, find_config, peak_memory, shorten
 from lightning_qsgd.files import atomic_write
+from lightning_qsgd.run_folder import is_unused
 
 
 class CommandLine(ExperimentCLI):
@@ -30,7 +31,7 @@ class CommandLine(ExperimentCLI):
             super()._run_subcommand(subcommand)
         except BaseException:
             trainer = self.trainer
-            if self._reserved is not None and trainer.is_global_zero and trainer.global_step == 0:
+            if self._reserved is not None and trainer.is_global_zero and is_unused(self._reserved):
                 shutil.rmtree(self._reserved, ignore_errors=True)
             elif subcommand == "fit" and trainer.interrupted:
                 last = Path(trainer.default_root_dir) / "checkpoints" / "last.ckpt"
@@ -44,18 +45,17 @@ class CommandLine(ExperimentCLI):
 
     def after_fit(self) -> None:
         """Print and save the summary of a finished run."""
-        folder = self.trainer.log_dir  # asks all ranks
-        if folder is None or self.trainer.fast_dev_run or not self.trainer.is_global_zero:  # type: ignore[attr-defined]
+        if (folder := self._folder_to_write()) is None:
             return
-        summary = {**summarize(self), "run_folder": folder}
-        write_json(Path(folder) / "summary.json", summary)
+        summary = {**summarize(self), "run_folder": str(folder)}
+        write_json(folder / "summary.json", summary)
         table = Table("", Column(overflow="fold"), title="Summary", show_header=False, title_justify="left")
         for name, value in summary.items():
             table.add_row(name.replace("_", " "), "-" if value is None else str(value))
         console = Console(soft_wrap=True) if sys.stdout.isatty() else Console(width=160)
         console.print(table)
         if any(isinstance(logger, TensorBoardLogger) for logger in self.trainer.loggers):
-            console.print(f"Look at it: {tensorboard()} --logdir {Path(folder).parent}", highlight=False)
+            console.print(f"Look at it: {tensorboard()} --logdir {folder.parent}", highlight=False)
 
     def after_validate(self) -> None:
         """Save the metrics beside the checkpoint."""
@@ -73,13 +73,18 @@ class CommandLine(ExperimentCLI):
             table.add_row(*(f"{value:.3f}" if isinstance(value, float) else str(value) for value in row.values()))
         Console().print(table)
 
-    def _save_metrics(self, name: str) -> None:
+    def _folder_to_write(self) -> Path | None:
+        """The run folder on rank 0; None on the other ranks, and in a dry run. To be called on all ranks."""
         folder = self.trainer.log_dir  # asks all ranks
-        if folder is None or self.trainer.fast_dev_run or not self.trainer.is_global_zero:  # type: ignore[attr-defined]
+        dry = self.trainer.fast_dev_run  # type: ignore[attr-defined]
+        return None if folder is None or dry or not self.trainer.is_global_zero else Path(folder)
+
+    def _save_metrics(self, name: str) -> None:
+        if (folder := self._folder_to_write()) is None:
             return
         metrics = {key: value.item() for key, value in self.trainer.callback_metrics.items()}
-        write_json(Path(folder) / name, {"checkpoint": str(self.trainer.ckpt_path)} | self._checkpoint | metrics)
-        print(f"Metrics: {Path(folder) / name}")
+        write_json(folder / name, {"checkpoint": str(self.trainer.ckpt_path)} | self._checkpoint | metrics)
+        print(f"Metrics: {folder / name}")
 
     def after_predict(self) -> None:
         """Say where the predictions are."""
@@ -137,7 +142,8 @@ def main(args: Sequence[str] | None = None) -> None:
             arguments[i] = find_config(argument)
         elif argument.startswith("--config="):
             arguments[i] = f"--config={find_config(argument.removeprefix('--config='))}"
-    sys.path.insert(0, "")  # class_path finds files of the current folder, as with python -m
+    if "" not in sys.path:
+        sys.path.insert(0, "")  # class_path finds files of the current folder, as with python -m
     # Noise that no user of this package can act on.
     warnings.filterwarnings("ignore", ".*LeafSpec.*")
     warnings.filterwarnings("ignore", ".*does not have many workers.*")

@@ -35,6 +35,11 @@ def reserve(runs: Path) -> Path:
         return folder
 
 
+def is_unused(folder: Path) -> bool:
+    """Whether a run folder holds neither checkpoints nor metrics, as after a start that failed."""
+    return not (folder / "checkpoints").exists() and not (folder / "metrics.csv").exists()
+
+
 def find_checkpoint(path: str, root: Path, experiment: str) -> Path:
     """The file that ``--ckpt_path`` means.
 

@@ -1,4 +1,4 @@
-"""A callback for tests of several processes."""
+"""Callbacks for tests of the command line."""
 
 from pathlib import Path
 
@@ -12,3 +12,11 @@ class SaveRanks(L.Callback):
     def on_train_end(self, trainer, pl_module):
         state = {"weights": pl_module.state_dict(), "circuits": trainer.optimizers[0].perturbation.circuits}
         torch.save(state, Path(trainer.log_dir) / f"rank{trainer.global_rank}.pt")
+
+
+class FailAfterCheckpoint(L.Callback):
+    """Fails before the first step, once a checkpoint lies in the run folder."""
+
+    def on_train_batch_start(self, trainer, *_):
+        trainer.save_checkpoint(Path(trainer.log_dir) / "checkpoints" / "last.ckpt")
+        raise RuntimeError("on purpose")

@@ -136,6 +136,13 @@ def test_a_start_that_fails_leaves_no_run_behind(capsys, tmp_path):
     assert list((tmp_path / "seqcls").iterdir()) == []
 
 
+def test_a_failed_run_with_a_checkpoint_stays(capsys, tmp_path):
+    callback = "--trainer.callbacks=tests.ranks.FailAfterCheckpoint"
+    last = fails(capsys, "fit", "--config", CONFIG, f"--trainer.default_root_dir={tmp_path}", *SMALL, callback)
+    assert last == "error: on purpose"
+    assert (tmp_path / "seqcls" / "version_0" / "checkpoints" / "last.ckpt").is_file()
+
+
 def test_predict_without_a_file_asks_for_one(capsys, tmp_path):
     with pytest.raises(ValueError, match=r"No file for predict: set predict_file, for example --data.predict_file="):
         TextClassification().examples("predict")

@@ -1,11 +1,23 @@
 """Loaders that data modules share."""
 
 import os
+from collections.abc import Mapping
 from typing import Any
 
 import lightning as L
 from torch.utils.data import DataLoader, Dataset
 from torch.utils.data.distributed import DistributedSampler
+
+
+def check_at_least(values: Mapping[str, Any], **limits: int) -> None:
+    """Check arguments, for example ``check_at_least(locals(), batch_size=1)``.
+
+    Raises:
+        ValueError: if a value is below its limit.
+    """
+    for name, least in limits.items():
+        if values[name] < least:
+            raise ValueError(f"Invalid {name}: {values[name]}; it must be at least {least}")
 
 
 def train_loader(dataset: Dataset[Any], batch_size: int, trainer: L.Trainer | None, **arguments: Any) -> DataLoader:

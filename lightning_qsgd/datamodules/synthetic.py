@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
-from lightning_qsgd.datamodules.loading import train_loader
+from lightning_qsgd.datamodules.loading import check_at_least, train_loader
 
 Kind = Literal["majority", "order"]
 Arrays = tuple[NDArray[np.int64], NDArray[np.int64]]
@@ -65,10 +65,7 @@ class SyntheticSequences(L.LightningDataModule):
         super().__init__()
         if kind not in get_args(Kind):
             raise ValueError(f"Invalid kind: {kind!r}; it must be one of {', '.join(get_args(Kind))}")
-        limits = {"train_size": 1, "val_size": 1, "test_size": 1, "length": NUM_MARKERS, "batch_size": 1, "seed": 0}
-        for name, least in limits.items():
-            if (value := locals()[name]) < least:
-                raise ValueError(f"Invalid {name}: {value}; it must be at least {least}")
+        check_at_least(locals(), train_size=1, val_size=1, test_size=1, length=NUM_MARKERS, batch_size=1, seed=0)
         if not 0 <= label_noise < 1:
             raise ValueError(f"Invalid label_noise: {label_noise}; it must be in [0, 1)")
         self.kind, self.length, self.label_noise = kind, length, label_noise

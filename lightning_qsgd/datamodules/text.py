@@ -18,7 +18,7 @@ import torch
 from torch.nn.utils.rnn import pad_sequence
 from torch.utils.data import DataLoader
 
-from lightning_qsgd.datamodules.loading import train_loader
+from lightning_qsgd.datamodules.loading import check_at_least, train_loader
 
 Split = list["Example"]
 
@@ -84,10 +84,7 @@ class TextClassification(L.LightningDataModule):
         num_workers: int = 0,
     ) -> None:
         super().__init__()
-        limits = {"split_seed": 0, "max_words": 1, "max_vocab": 1, "min_count": 1, "batch_size": 1, "num_workers": 0}
-        for name, least in limits.items():
-            if (value := locals()[name]) < least:
-                raise ValueError(f"Invalid {name}: {value}; it must be at least {least}")
+        check_at_least(locals(), split_seed=0, max_words=1, max_vocab=1, min_count=1, batch_size=1, num_workers=0)
         for name, value in {"val_share": val_share, "test_share": test_share}.items():
             if not 0 < value < 1:
                 raise ValueError(f"Invalid {name}: {value}; it must be in (0, 1)")

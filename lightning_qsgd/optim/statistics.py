@@ -7,7 +7,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from lightning_qsgd.optim.update import Touched, adam_direction
+from lightning_qsgd.optim.update import Touched, adam_direction, rate
 
 
 def perturbation_statistics(
@@ -49,10 +49,9 @@ def perturbation_statistics(
         lr, weight = float(group["lr"]), group["quantum_weight"]
         u = adam_direction([state[p] for p in t.params], group, t.sizes).double()
         q = s * (u if group["scale"] == "adam" else g)
-        rate = lr if group["coupling"] == "lr" else lr / group["initial_lr"]
-        if group["target"] == "gradient":
-            in_gradient, rate = True, 1.0
-        perturbation += float((rate * weight * q).square().sum())
+        in_gradient = in_gradient or group["target"] == "gradient"
+        factor = 1.0 if group["target"] == "gradient" else rate(group)
+        perturbation += float((factor * weight * q).square().sum())
         inside += float((lr * u).square().sum())
         cosine += float(q @ g)
         norm_q += float(q @ q)
@@ -96,5 +95,4 @@ def constant_equivalent(s: Tensor, group: Mapping[str, Any]) -> str | None:
         return f"gradients {factor:.3g} times as large, to which Adam is nearly invariant"
     if group["scale"] == "adam":
         return f"AdamW with lr {lr * factor:.3g} ({factor:.3g} times as large)"
-    rate = lr if group["coupling"] == "lr" else lr / group["initial_lr"]
-    return f"a plain gradient step of rate {rate * weight * mean:.3g} beside AdamW's"
+    return f"a plain gradient step of rate {rate(group) * weight * mean:.3g} beside AdamW's"

@@ -53,6 +53,12 @@ def acts(group: Mapping[str, Any]) -> bool:
     return group["quantum_weight"] != 0 and float(group["lr"]) != 0
 
 
+def rate(group: Mapping[str, Any]) -> float:
+    """What multiplies lambda * Q in the weights: lr, or with coupling="decoupled" its share of the initial one."""
+    lr = float(group["lr"])
+    return lr if group["coupling"] == "lr" else lr / group["initial_lr"]
+
+
 def touched_coordinates(groups: Sequence[dict[str, Any]], scope: str, num_qubits: int) -> list[Touched]:
     """The coordinates that a scope names, per group; parameters without gradient and groups without weight have none.
 
@@ -107,11 +113,10 @@ def before_adam(t: Touched, s: Tensor) -> Tensor | None:
         write(t.grads, t.sizes, gradients * (1 + group["quantum_weight"] * s))
         return gradients
     lr, sign = float(group["lr"]), 1 if group["maximize"] else -1
-    rate = lr if group["coupling"] == "lr" else lr / group["initial_lr"]
     decay = 1 - lr * group["weight_decay"]
     if decay == 0:
         raise ValueError(f"Invalid weight_decay: {group['weight_decay']}; with lr {lr} it erases the weights")
-    add(t.params, t.sizes, s * gradients * (sign * rate * group["quantum_weight"] / decay))
+    add(t.params, t.sizes, s * gradients * (sign * rate(group) * group["quantum_weight"] / decay))
     return None
 
 
