@@ -1,33 +1,49 @@
 """CircuitSimulator: exact outcome probabilities in torch, batched and differentiable.
 
-Shapes: B batch, n qubits, G gates with an angle. Amplitude ``k`` belongs to the outcome whose bit ``q`` is qubit ``q``.
+The state is kept as real numbers, C = 1 (real) or 2 (real and imaginary part) for each amplitude, because all gates
+but phases are real (see stages.py): half the arithmetic of complex matrices. Gates on neighbouring qubits act as one
+matrix.
+
+Shapes: B batch, n qubits, P parameters. Amplitude ``k`` belongs to the outcome whose bit ``q`` is qubit ``q``.
 """
 
-import math
+from __future__ import annotations
 
+from typing import Any, NamedTuple
+
+import numpy as np
 import torch
 from torch import Tensor
 
-from lightning_qsgd.quantum.circuits import Ansatz, linear_angle
+from lightning_qsgd.quantum.circuits import Ansatz
+from lightning_qsgd.quantum.stages import PermutationStage, PhaseStage, RealStage, compile_stages
 
-_HALF = math.sqrt(0.5)
-_FIXED = {
-    "h": [[_HALF, _HALF], [_HALF, -_HALF]],
-    "x": [[0, 1], [1, 0]],
-    "y": [[0, -1j], [1j, 0]],
-    "z": [[1, 0], [0, -1]],
-    "s": [[1, 0], [0, 1j]],
-    "sx": [[0.5 + 0.5j, 0.5 - 0.5j], [0.5 - 0.5j, 0.5 + 0.5j]],
-}
-_ROTATIONS = ("rx", "ry", "rz", "p")
-_PERMUTATIONS = ("cx", "swap")
-_IGNORED = ("barrier", "id")
+MAX_QUBITS = 12
+
+
+class _Real(NamedTuple):  # a stage of real gates, as tensors: t = rows of the angles
+    rows: slice
+    signs: Tensor  # (gates,): 1 rotation, -1 reflection
+    runs: list[tuple[int, int, bool]]  # from the lowest qubit: number of qubits, first gate, whether they have gates
+    batched: bool
+
+
+class _Phase(NamedTuple):
+    rows: slice
+    signs: Tensor  # (angles, 2**n)
+    batched: bool
+
+
+class _Permutation(NamedTuple):
+    order: Tensor
+    inverse: Tensor
 
 
 class CircuitSimulator:
-    """An ansatz as a torch function: gate by gate on the statevector, differentiable in inputs and weights.
+    """An ansatz as a torch function on the statevector, differentiable (also twice) in inputs and weights.
 
-    Gates: H, X, Y, Z, S, SX, RX, RY, RZ, P, CX, CZ, SWAP, with angles that are linear in the parameters.
+    Gates: H, X, Y, Z, S, SDG, T, TDG, SX, RX, RY, RZ, P, RZZ, CP, CX, CZ, SWAP, with angles that are linear in the
+    parameters.
 
     Args:
         ansatz: the circuit; at most 12 qubits.
@@ -37,32 +53,32 @@ class CircuitSimulator:
     """
 
     def __init__(self, ansatz: Ansatz) -> None:
-        if ansatz.num_qubits > 12:
-            raise ValueError(f"Invalid ansatz: {ansatz.num_qubits} qubits; the simulator takes at most 12")
+        n = ansatz.num_qubits
+        if n > MAX_QUBITS:
+            raise ValueError(f"Invalid ansatz: {n} qubits; the simulator takes at most {MAX_QUBITS}")
         self.ansatz = ansatz
-        columns = {p: i for i, p in enumerate([*ansatz.inputs, *ansatz.weights])}
-        self._gates: list[tuple[str, list[int], int]] = []  # name, qubits, row of the angle (or -1)
-        constants, rows = [], []
-        for instruction in ansatz.circuit.data:
-            name = instruction.operation.name
-            if name in _IGNORED:
+        group = 2 if n < 10 else 4  # qubits whose gates act as one matrix: measured
+        forms: list[np.ndarray] = []
+        self._plan: list[_Real | _Phase | _Permutation] = []
+        for stage in compile_stages(ansatz):
+            if isinstance(stage, PermutationStage):
+                index = torch.from_numpy(stage.index)
+                self._plan.append(_Permutation(index, index.argsort()))
                 continue
-            qubits = [ansatz.circuit.find_bit(q).index for q in instruction.qubits]
-            if name in _ROTATIONS:
-                constant, coefficients = linear_angle(instruction.operation.params[0])
-                row = [0.0] * len(columns)
-                for parameter, coefficient in coefficients.items():
-                    row[columns[parameter]] = coefficient
-                constants.append(constant)
-                rows.append(row)
-                self._gates.append((name, qubits, len(rows) - 1))
-            elif name in _FIXED or name in _PERMUTATIONS or name == "cz":
-                self._gates.append((name, qubits, -1))
+            gates = dict(sorted(stage.gates.items())) if isinstance(stage, RealStage) else {}
+            own = [form for _, form in gates.values()] if isinstance(stage, RealStage) else stage.forms
+            rows = slice(len(forms), len(forms) + len(own))
+            batched = any(form[1 : 1 + ansatz.num_inputs].any() for form in own)
+            forms += own
+            if isinstance(stage, PhaseStage):
+                signs = torch.from_numpy(np.stack(stage.signs))
+                self._plan.append(_Phase(rows, signs, batched))
             else:
-                supported = ", ".join([*_FIXED, *_ROTATIONS, *_PERMUTATIONS, "cz"])
-                raise ValueError(f"Gate {name!r} is not supported ({supported}); decompose() or transpile() first")
-        self._constants = torch.tensor(constants, dtype=torch.float64)  # (G,)
-        self._slopes = torch.tensor(rows, dtype=torch.float64).reshape(len(rows), len(columns))  # (G, inputs + weights)
+                signs = torch.tensor([-1.0 if reflection else 1.0 for reflection, _ in gates.values()])
+                self._plan.append(_Real(rows, signs, _runs(list(gates), n, group), batched))
+        slopes = torch.from_numpy(np.stack(forms))  # (angles, 1 + P)
+        self._slopes = slopes[:, 0], slopes[:, 1 : 1 + ansatz.num_inputs].T, slopes[:, 1 + ansatz.num_inputs :].T
+        self._cache: dict[tuple[torch.dtype, torch.device], tuple[Any, Any]] = {}
 
     def __call__(self, inputs: Tensor, weights: Tensor | None = None) -> Tensor:
         """Outcome probabilities.
@@ -77,49 +93,127 @@ class CircuitSimulator:
         Raises:
             ValueError: for a wrong shape.
         """
+        n, batch = self.ansatz.num_qubits, len(inputs)
         if inputs.ndim != 2 or inputs.shape[1] != self.ansatz.num_inputs:
             raise ValueError(f"Invalid inputs: shape {tuple(inputs.shape)}; it must be (B, {self.ansatz.num_inputs})")
         weights = inputs.new_zeros(0) if weights is None else weights
         if weights.shape[-1] != self.ansatz.num_weights:
             raise ValueError(f"Invalid weights: shape {tuple(weights.shape)}; it must end in {self.ansatz.num_weights}")
-        parameters = torch.cat([inputs, weights.expand(len(inputs), -1)], -1)
-        angles = self._constants.to(inputs) + parameters @ self._slopes.to(inputs).T  # (B, G)
-        n = self.ansatz.num_qubits
-        state = torch.zeros(len(inputs), 2**n, dtype=torch.promote_types(inputs.dtype, torch.complex32))
-        state = state.to(inputs.device)
-        state[:, 0] = 1
-        for name, qubits, row in self._gates:
-            if name == "cz":
-                both = [(torch.arange(2**n, device=state.device) >> q) & 1 for q in qubits]
-                state = state * (1 - 2 * (both[0] & both[1]))
-            elif name in _PERMUTATIONS:
-                state = state[:, _permutation(name, qubits, n).to(state.device)]
+        if not batch:
+            return inputs.new_zeros(0, 2**n)
+        (constants, input_slopes, weight_slopes), plan = self._constants(inputs.dtype, inputs.device)
+        fixed = torch.atleast_2d(constants + weights @ weight_slopes if len(weight_slopes) else constants)
+        angles = fixed + inputs @ input_slopes  # (B, angles)
+
+        def angles_of(stage: _Real | _Phase) -> Tensor:  # (B or 1, angles of the stage)
+            return (angles if stage.batched else fixed)[:, stage.rows]
+
+        state = _product(angles_of(plan[0]), batch)  # (B, 2**n)
+        parts, parts_last = 1, False  # C; whether it is the fastest axis of the state
+        for stage in plan[1:-1] if isinstance(plan[-1], _Permutation) else plan[1:]:
+            if isinstance(stage, _Real):
+                state = _apply_real(state, angles_of(stage), stage, parts_last)
+                parts_last = not parts_last
+                continue
+            state = state.view(batch, -1, parts) if parts_last else state.view(batch, parts, -1)
+            axis = 2 if parts_last else 1
+            if isinstance(stage, _Permutation):
+                state = _Permute.apply(state, stage.order, stage.inverse, 3 - axis)
             else:
-                fixed = torch.tensor(_FIXED[name], dtype=torch.complex128) if row < 0 else None
-                gate = _rotation(name, angles[:, row]) if fixed is None else fixed
-                gate = gate.to(state).expand(len(inputs), 2, 2)
-                low = 2 ** qubits[0]
-                split = state.view(len(inputs), 2**n // (2 * low), 2, low)  # the qubit's bit on axis 2
-                state = torch.einsum("bij,bajc->baic", gate, split).reshape(len(inputs), 2**n)
-        return state.real**2 + state.imag**2
+                phase = (angles_of(stage) @ stage.signs).unsqueeze(axis)
+                cos, sin = phase.cos(), phase.sin()
+                if parts == 1:
+                    state = torch.cat([state * cos, state * sin], axis)
+                else:
+                    real, imaginary = state.split(1, axis)
+                    state = torch.cat([real * cos - imaginary * sin, real * sin + imaginary * cos], axis)
+                parts = 2
+            state = state.flatten(1)
+        probabilities = state.square()
+        if parts == 2:
+            probabilities = (
+                probabilities.view(batch, -1, 2).sum(2) if parts_last else probabilities.view(batch, 2, -1).sum(1)
+            )
+        if isinstance(plan[-1], _Permutation):
+            probabilities = _Permute.apply(probabilities, plan[-1].order, plan[-1].inverse, 1)
+        return probabilities
+
+    def _constants(self, dtype: torch.dtype, device: torch.device) -> tuple[Any, Any]:
+        if (dtype, device) not in self._cache:
+
+            def move(stage: Any) -> Any:
+                if isinstance(stage, _Permutation):
+                    return _Permutation(*(index.to(device) for index in stage))
+                return stage._replace(signs=stage.signs.to(device, dtype))
+
+            with torch.inference_mode(False):  # what is kept must serve autograd later
+                slopes = tuple(slope.to(device, dtype, copy=True) for slope in self._slopes)
+                self._cache[dtype, device] = slopes, [move(stage) for stage in self._plan]
+        return self._cache[dtype, device]
+
+    def __getstate__(self) -> dict[str, Any]:
+        return self.__dict__ | {"_cache": {}}
 
 
-def _rotation(name: str, angle: Tensor) -> Tensor:  # (B,) -> (B, 2, 2)
-    half, zero = angle / 2, torch.zeros_like(angle)
-    cos, sin = torch.complex(half.cos(), zero), torch.complex(half.sin(), zero)
-    if name == "ry":
-        entries = [cos, -sin, sin, cos]
-    elif name == "rx":
-        entries = [cos, -1j * sin, -1j * sin, cos]
-    else:  # rz and p differ by a global phase, which no probability shows
-        phase = torch.complex(half.cos(), half.sin())
-        entries = [phase.conj(), torch.zeros_like(phase), torch.zeros_like(phase), phase]
-    return torch.stack(entries, -1).view(-1, 2, 2)
+def _runs(qubits: list[int], n: int, group: int) -> list[tuple[int, int, bool]]:
+    """Qubits 0..n-1 in runs that either have gates, at most ``group`` each, or have none."""
+    runs: list[tuple[int, int, bool]] = []
+    for q in range(n):
+        has_gate = q in qubits
+        if runs and runs[-1][2] == has_gate and (not has_gate or runs[-1][0] < group):
+            runs[-1] = runs[-1][0] + 1, runs[-1][1], has_gate
+        else:
+            runs.append((1, qubits.index(q) if has_gate else -1, has_gate))
+    return runs
 
 
-def _permutation(name: str, qubits: list[int], n: int) -> Tensor:  # cx and swap are their own inverses
-    index, (a, b) = torch.arange(2**n), qubits
-    if name == "cx":
-        return index ^ (((index >> a) & 1) << b)
-    differ = ((index >> a) ^ (index >> b)) & 1
-    return index ^ ((differ << a) | (differ << b))
+def _product(angles: Tensor, batch: int) -> Tensor:
+    """Real product state (B, 2**n) of first columns (cos t, sin t); angles (B or 1, n)."""
+    factors = list(torch.stack([angles.cos(), angles.sin()], -1).expand(batch, -1, 2).unbind(1))
+    while len(factors) > 1:  # neighbours in pairs
+        pairs = zip(factors[::2], factors[1::2], strict=False)
+        odd = factors[-1:] if len(factors) % 2 else []
+        factors = [(high.unsqueeze(2) * low.unsqueeze(1)).flatten(1) for low, high in pairs] + odd
+    return factors[0]
+
+
+def _apply_real(state: Tensor, angles: Tensor, stage: _Real, parts_last: bool) -> Tensor:
+    """Multiply each run's matrix into its axis of the state, and move that axis to the other end, without a copy.
+
+    From (..., high, low) with C before or after the qubits to the same with C on the other side; the state is (B, all).
+    """
+    batch = len(state)
+    cos, sin = angles.cos(), angles.sin()
+    matrices = torch.stack([cos, -stage.signs * sin, sin, stage.signs * cos], -1).view(len(angles), -1, 2, 2)
+    for size, first, has_gates in reversed(stage.runs) if parts_last else stage.runs:
+        matrix = matrices[:, first]
+        for gate in range(first + 1, first + size if has_gates else 0):
+            side = 2 * matrix.shape[-1]
+            matrix = (matrices[:, gate, :, None, :, None] * matrix[:, None, :, None, :]).reshape(-1, side, side)
+        if parts_last:  # the highest run is the slowest axis: make it the fastest
+            state = state.view(batch, 2**size, -1).transpose(1, 2)
+            state = torch.matmul(state, matrix.mT) if has_gates else state.contiguous()
+        else:
+            state = state.view(batch, -1, 2**size).transpose(1, 2)
+            state = torch.matmul(matrix, state) if has_gates else state.contiguous()
+    return state.reshape(batch, -1)
+
+
+class _Permute(torch.autograd.Function):
+    """index_select by a permutation, whose gradient is index_select by its inverse (torch would scatter)."""
+
+    generate_vmap_rule = True
+
+    @staticmethod
+    def forward(x: Tensor, index: Tensor, inverse: Tensor, axis: int) -> Tensor:
+        return x.index_select(axis, index)
+
+    @staticmethod
+    def setup_context(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
+        _, index, inverse, ctx.axis = inputs
+        ctx.save_for_backward(index, inverse)
+
+    @staticmethod
+    def backward(ctx: Any, *grads: Any) -> Any:
+        index, inverse = ctx.saved_tensors
+        return _Permute.apply(grads[0], inverse, index, ctx.axis), None, None, None

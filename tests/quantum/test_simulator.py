@@ -1,3 +1,5 @@
+import pickle
+
 import numpy as np
 import pytest
 import torch
@@ -8,8 +10,10 @@ from qiskit.circuit import ParameterVector
 from qiskit.quantum_info import Statevector
 
 from lightning_qsgd.quantum import Ansatz, CircuitSimulator, superposition_circuit
+from lightning_qsgd.quantum.stages import compile_stages
 
-FIXED, ROTATIONS, PAIRS = ["h", "x", "y", "z", "s", "sx"], ["rx", "ry", "rz", "p"], ["cx", "cz", "swap"]
+FIXED, ROTATIONS = ["h", "x", "y", "z", "s", "sdg", "t", "tdg", "sx"], ["rx", "ry", "rz", "p", "rzz", "cp"]
+PAIRS = ["cx", "cz", "swap", "rzz", "cp"]
 
 
 @st.composite
@@ -21,8 +25,8 @@ def random_ansatz(draw):
         circuit.h(q)
     circuit.ry(x[0] - w[0], 0)
     circuit.rx(2 * x[1] + 0.5 * w[1] + 0.3, n - 1)
-    for _ in range(draw(st.integers(0, 12))):
-        name = draw(st.sampled_from(FIXED + ROTATIONS + (PAIRS if n > 1 else [])))
+    for _ in range(draw(st.integers(0, 25))):
+        name = draw(st.sampled_from(FIXED + ROTATIONS[:4] + (PAIRS if n > 1 else [])))
         qubits = draw(st.permutations(range(n)))[: 2 if name in PAIRS else 1]
         angle = [draw(st.sampled_from([x[0], -x[1], w[0] + 1, 3 * w[1] - x[0], 0.7]))] if name in ROTATIONS else []
         getattr(circuit, name)(*angle, *qubits)
@@ -72,3 +76,44 @@ def test_invalid_use_is_refused():
         simulate(torch.zeros(1, 3), torch.zeros(2))
     with pytest.raises(ValueError, match="Invalid weights"):
         simulate(torch.zeros(1, 2))
+
+
+@pytest.mark.parametrize("n", [9, 10, 12])
+def test_many_qubits_equal_the_statevector(n):
+    """Groups of qubits of several sizes, and qubits without gates between groups that have some."""
+    x, w = ParameterVector("x", n), ParameterVector("w", 2)
+    circuit = QuantumCircuit(n)
+    for q in range(n):
+        circuit.ry(x[q], q)
+        circuit.rz(0.3 * q, q)
+    circuit.cx(0, n - 1)
+    for q in (1, 3, 4, 7):
+        circuit.ry(w[0] - x[q], q)
+    circuit.cz(3, 7)
+    circuit.rx(w[1], 7)
+    circuit.h(3)
+    ansatz, rng = Ansatz(circuit, list(x), list(w)), np.random.default_rng(n)
+    inputs, weights = rng.normal(size=(2, n)), rng.normal(size=2)
+    expected = [
+        Statevector(circuit.assign_parameters(dict(zip(ansatz.inputs + ansatz.weights, [*row, *weights]))))
+        for row in inputs
+    ]
+    ours = CircuitSimulator(ansatz)(torch.from_numpy(inputs), torch.from_numpy(weights))
+    np.testing.assert_allclose(ours, [state.probabilities() for state in expected], atol=1e-12)
+
+
+def test_the_papers_circuit_needs_five_stages():
+    """Fused: real gates, chain, phases, real gates, chain; without fusion it is 22 gates."""
+    assert [type(stage).__name__ for stage in compile_stages(superposition_circuit(4, 2))] == [
+        "RealStage", "PermutationStage", "PhaseStage", "RealStage", "PermutationStage",
+    ]  # fmt: skip
+
+
+def test_pickles_and_serves_inference_mode_first():
+    simulate = CircuitSimulator(superposition_circuit(2, 1))
+    inputs, weights = torch.zeros(1, 2, requires_grad=True), torch.zeros(2)
+    with torch.inference_mode():
+        simulate(inputs, weights)
+    simulate(inputs, weights)[0, 0].backward()
+    assert inputs.grad is not None
+    torch.testing.assert_close(pickle.loads(pickle.dumps(simulate))(inputs, weights), simulate(inputs, weights))
