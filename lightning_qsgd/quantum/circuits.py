@@ -9,10 +9,14 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal
 
+import numpy as np
+from numpy.typing import NDArray
 from qiskit import QuantumCircuit
 from qiskit.circuit import Parameter, ParameterExpression, ParameterVector
 
 Entanglement = Literal["linear", "none"]
+#: Gates with one angle, whose generator has two eigenvalues at distance 1: probabilities have frequency 1 in the angle.
+ROTATIONS = ("rx", "ry", "rz", "p", "rxx", "ryy", "rzz", "rzx", "cp")
 
 
 @dataclass(frozen=True)
@@ -132,3 +136,37 @@ def linear_angle(angle: ParameterExpression | float) -> tuple[float, dict[Parame
         coefficients[parameter] = float(slope)
     constant = angle.bind(dict.fromkeys(angle.parameters, 0.0)).numeric()
     return float(constant.real), coefficients
+
+
+def separate_gates(ansatz: Ansatz) -> tuple[Ansatz, NDArray[np.float64], NDArray[np.float64]]:
+    """The same circuit with one input of its own for each gate that has parameters, as parameter shifts need it.
+
+    Returns:
+        The new ansatz (G inputs, no weights); offsets (G,) and slopes (G, num_inputs + num_weights), so that its inputs
+        are ``offsets + slopes @ (inputs, weights)``.
+
+    Raises:
+        ValueError: for a parametrised gate that is no Pauli rotation, or an angle that is not linear.
+    """
+    columns = {parameter: i for i, parameter in enumerate([*ansatz.inputs, *ansatz.weights])}
+    circuit = ansatz.circuit.copy_empty_like()
+    circuit.global_phase = 0
+    angles, offsets, slopes = [], [], []
+    for instruction in ansatz.circuit.data:
+        operation = instruction.operation
+        if any(getattr(parameter, "parameters", ()) for parameter in operation.params):
+            if operation.name not in ROTATIONS:
+                raise ValueError(
+                    f"A parameter enters gate {operation.name!r}, which has no two-term shift rule; use "
+                    f"{', '.join(ROTATIONS)} (circuit.decompose() or qiskit.transpile make them)"
+                )
+            offset, coefficients = linear_angle(operation.params[0])
+            row = np.zeros(len(columns))
+            for parameter, coefficient in coefficients.items():
+                row[columns[parameter]] = coefficient
+            offsets.append(offset)
+            slopes.append(row)
+            angles.append(Parameter(f"angle{len(angles):04}"))
+            operation = type(operation)(angles[-1])
+        circuit.append(operation, instruction.qubits)
+    return Ansatz(circuit, angles), np.array(offsets), np.stack(slopes)

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import time
+import warnings
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
@@ -12,7 +13,7 @@ from qiskit import transpile
 from qiskit.primitives import BaseSamplerV2, BitArray
 from qiskit_machine_learning.neural_networks import SamplerQNN
 
-from lightning_qsgd.quantum.circuits import Ansatz
+from lightning_qsgd.quantum.circuits import Ansatz, separate_gates
 from lightning_qsgd.quantum.samplers import ExactSampler, backend_of
 
 
@@ -29,8 +30,11 @@ class QuantumNetwork:
         optimization_level: of the transpiler, 0 to 3. Default: 1.
         initial_layout: physical qubit for each qubit of the ansatz. Default: the transpiler chooses.
 
+    On a device with a coupling map it warns if, after transpiling, parameters sit in other gates than the virtual rz:
+    errors that depend on the angle then make a Fourier surrogate of it approximate.
+
     Attributes:
-        qnn: the ``SamplerQNN``, for example for ``TorchConnector``.
+        qnn: the ``SamplerQNN``, for example for ``TorchConnector``; its circuit is the one that runs.
         circuits, shots, seconds: circuits and shots run so far, and wall-clock seconds in them.
     """
 
@@ -57,6 +61,16 @@ class QuantumNetwork:
                 seed_transpiler=0,
             )
             circuit._layout = None
+            outside = {i.operation.name for i in circuit.data if _has_parameters(i.operation)} - {"rz", "p", "u1"}
+            if outside and getattr(backend, "coupling_map", None) is not None:
+                warnings.warn(
+                    f"On {backend.name} parameters sit in {', '.join(sorted(outside))}, not in the virtual rz alone: "
+                    "errors may depend on the angle, and a surrogate of this network is approximate (on IBM hardware: "
+                    "use_fractional_gates=False)",
+                    stacklevel=2,
+                )
+        self._transpiling = {"optimization_level": optimization_level, "initial_layout": initial_layout}
+        self._shifted: tuple[QuantumNetwork, NDArray[np.float64], NDArray[np.float64]] | None = None
         self.qnn = _CountingSamplerQNN(
             circuit=circuit,
             sampler=self.sampler,
@@ -85,10 +99,7 @@ class QuantumNetwork:
             ValueError: for a wrong shape or a value that is not finite.
             RuntimeError: if the sampler returns too few rows, or rows that are no probability distributions.
         """
-        inputs = _checked("inputs", inputs, (None, self.ansatz.num_inputs))
-        if weights is None and self.ansatz.num_weights:
-            raise ValueError(f"This ansatz has {self.ansatz.num_weights} weights; got weights=None")
-        weights = _checked("weights", [] if weights is None else weights, (self.ansatz.num_weights,))
+        inputs, weights = self._check(inputs, weights)
         num_outcomes = 2**self.ansatz.num_qubits
         if not len(inputs):
             return np.zeros((0, num_outcomes))
@@ -108,6 +119,56 @@ class QuantumNetwork:
                 f"{len(inputs)} rows; row {row} sums to {total[row]}"
             )
         return probabilities
+
+    def jacobian(
+        self, inputs: ArrayLike, weights: ArrayLike | None = None, *, of: Literal["inputs", "weights", "both"] = "both"
+    ) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+        """Derivatives of the probabilities by the parameter-shift rule, in one job of one PUB.
+
+        Each gate with parameters is shifted by +-pi/2 on its own (Schuld et al. 2019, arXiv 1811.11184), once for all
+        the parameters in its angle: 2 circuits per row and gate.
+
+        Args:
+            inputs, weights: as in :meth:`probabilities`.
+            of: leave out gates that only inputs, or only weights, would need. Default: "both".
+
+        Returns:
+            (batch, 2**num_qubits, num_inputs) and (batch, 2**num_qubits, num_weights), float64; zeros where not asked.
+
+        Raises:
+            ValueError: as :meth:`probabilities`; or if a parameter enters a gate that is no Pauli rotation.
+        """
+        inputs, weights = self._check(inputs, weights)
+        if self._shifted is None:
+            ansatz, offsets, slopes = separate_gates(self.ansatz)
+            self._shifted = QuantumNetwork(ansatz, self.sampler, **self._transpiling), offsets, slopes
+        network, offsets, slopes = self._shifted
+        split = self.ansatz.num_inputs
+        asked = slopes.copy()  # (G, P)
+        asked[:, :split] *= of != "weights"
+        asked[:, split:] *= of != "inputs"
+        gates = np.flatnonzero(asked.any(-1))
+        parameters = np.concatenate([inputs, np.broadcast_to(weights, (len(inputs), len(weights)))], -1)
+        shifts = np.pi / 2 * np.eye(len(slopes))[gates]  # (gates, G)
+        rows = (offsets + parameters @ slopes.T)[:, None] + np.concatenate([shifts, -shifts])  # (batch, 2 gates, G)
+        before = network.circuits, network.shots, network.seconds
+        shifted = network.probabilities(rows.reshape(-1, len(slopes)))
+        self.circuits += network.circuits - before[0]
+        self.shots += network.shots - before[1]
+        self.seconds += network.seconds - before[2]
+        plus, minus = np.split(shifted.reshape(len(inputs), 2 * len(gates), shifted.shape[-1]), 2, axis=1)
+        jacobian = np.einsum("bgo,gp->bop", (plus - minus) / 2, asked[gates])
+        return jacobian[..., :split], jacobian[..., split:]
+
+    def _check(self, inputs: ArrayLike, weights: ArrayLike | None) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+        inputs = _checked("inputs", inputs, (None, self.ansatz.num_inputs))
+        if weights is None and self.ansatz.num_weights:
+            raise ValueError(f"This ansatz has {self.ansatz.num_weights} weights; got weights=None")
+        return inputs, _checked("weights", [] if weights is None else weights, (self.ansatz.num_weights,))
+
+
+def _has_parameters(operation: Any) -> bool:
+    return any(getattr(parameter, "parameters", ()) for parameter in operation.params)
 
 
 class _CountingSamplerQNN(SamplerQNN):

@@ -24,7 +24,6 @@ if TYPE_CHECKING:
 
 MAX_GRID = 20_000
 _CHUNK = 4096  # rows of inputs evaluated at once: bounds memory
-_ENCODINGS = ("rx", "ry", "rz", "p", "rxx", "ryy", "rzz", "rzx", "cp")  # one frequency: the angle's coefficient
 
 
 class FourierSurrogate:
@@ -129,7 +128,7 @@ def input_degrees(ansatz: Ansatz) -> list[int]:
     Raises:
         ValueError: for a gate without a Fourier series of integer frequencies, or a coefficient that is no integer.
     """
-    from lightning_qsgd.quantum.circuits import linear_angle
+    from lightning_qsgd.quantum.circuits import ROTATIONS, linear_angle
 
     degrees = [0] * ansatz.num_inputs
     for instruction in ansatz.circuit.data:
@@ -139,10 +138,10 @@ def input_degrees(ansatz: Ansatz) -> list[int]:
             if not used:
                 continue
             name = instruction.operation.name
-            if name not in _ENCODINGS:
+            if name not in ROTATIONS:
                 raise ValueError(
                     f"An input enters gate {name!r}, which has no series of integer frequencies; "
-                    f"encode inputs in {', '.join(_ENCODINGS)}, or use mode='live'"
+                    f"encode inputs in {', '.join(ROTATIONS)}, or use mode='live'"
                 )
             coefficients = linear_angle(angle)[1]
             for i in used:

@@ -1,8 +1,10 @@
 import multiprocessing
 import pickle
+import warnings
 
 import numpy as np
 import pytest
+import torch
 from qiskit import ClassicalRegister, QuantumCircuit
 from qiskit.circuit import ParameterVector
 from qiskit.primitives import BackendSamplerV2, BaseSamplerV2, BitArray, PrimitiveJob, StatevectorSampler
@@ -12,9 +14,17 @@ from qiskit.quantum_info import Statevector
 from qiskit_aer import AerSimulator
 from qiskit_aer.noise import NoiseModel, ReadoutError, depolarizing_error
 from qiskit_aer.primitives import SamplerV2
+from qiskit_ibm_runtime.fake_provider import FakeManilaV2
 from qiskit_machine_learning.neural_networks import SamplerQNN
 
-from lightning_qsgd.quantum import AerSampler, Ansatz, ExactSampler, QuantumNetwork, superposition_circuit
+from lightning_qsgd.quantum import (
+    AerSampler,
+    Ansatz,
+    CircuitSimulator,
+    ExactSampler,
+    QuantumNetwork,
+    superposition_circuit,
+)
 
 ANSATZ = superposition_circuit(4, 2)
 RNG = np.random.default_rng(0)
@@ -95,6 +105,88 @@ def test_right_on_every_layout(layout, optimization_level):
     network = QuantumNetwork(ANSATZ, sampler, optimization_level=optimization_level, initial_layout=layout)
     distance = np.abs(network.probabilities(INPUTS[:2], WEIGHTS) - exact(ANSATZ, INPUTS[:2], WEIGHTS)).sum(-1) / 2
     assert distance.max() < 0.025  # a permuted bit costs 0.12 to 0.68
+
+
+class ExactOnManila(ExactSampler):
+    """Exact probabilities of circuits that were transpiled for the device."""
+
+    backend = FakeManilaV2()
+
+
+def reference_jacobian(ansatz, inputs, weights):
+    simulate = CircuitSimulator(ansatz)
+
+    def one(x, w):
+        return simulate(x[None], w)[0]
+
+    jacobian = torch.func.vmap(torch.func.jacrev(one, (0, 1)), (0, None))
+    return [j.numpy() for j in jacobian(torch.from_numpy(inputs), torch.from_numpy(weights))]
+
+
+@pytest.mark.parametrize("optimization_level", [0, 1, 2, 3])
+@pytest.mark.parametrize("layout", [None, [0, 1, 2, 3], [1, 2, 3, 4], [4, 2, 0, 3]])
+def test_right_probabilities_and_gradients_on_manila(layout, optimization_level):
+    transpiling = {"optimization_level": optimization_level, "initial_layout": layout}
+    network = QuantumNetwork(ANSATZ, ExactOnManila(), **transpiling)
+    inputs = INPUTS[:2]
+    np.testing.assert_allclose(network.probabilities(inputs, WEIGHTS), exact(ANSATZ, inputs, WEIGHTS), atol=1e-9)
+    expected = reference_jacobian(ANSATZ, inputs, WEIGHTS)
+    for ours, want in zip(network.jacobian(inputs, WEIGHTS), expected):
+        np.testing.assert_allclose(ours, want, atol=1e-9)
+    if layout in (None, [4, 2, 0, 3]):  # the SamplerQNN's own, which TorchConnector asks
+        for theirs, want in zip(network.qnn.backward(inputs, WEIGHTS), expected):
+            np.testing.assert_allclose(theirs, want, atol=1e-9)
+
+
+def test_parameters_outside_virtual_rz_are_named():
+    line = [[0, 1], [1, 0]]
+    device = GenericBackendV2(2, basis_gates=["rz", "rx", "cx"], coupling_map=line, noise_info=False)
+    with pytest.warns(UserWarning, match="parameters sit in rx, not in the virtual rz alone"):
+        QuantumNetwork(superposition_circuit(2, 1), BackendSamplerV2(backend=device))
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        QuantumNetwork(ANSATZ, ExactOnManila())
+        QuantumNetwork(ANSATZ, AerSampler())
+
+
+def test_jacobian_by_parameter_shift():
+    x, w = ParameterVector("x", 2), ParameterVector("w", 2)
+    circuit = QuantumCircuit(2)
+    circuit.h(0)
+    circuit.ry(2 * x[0] - 0.5 * w[0] + 0.3, 0)
+    circuit.rzz(x[1], 0, 1)
+    circuit.cp(w[1] - x[0], 0, 1)
+    circuit.rx(w[0], 1)
+    circuit.h([0, 1])
+    ansatz, inputs, weights = Ansatz(circuit, list(x), list(w)), INPUTS[:3, :2], WEIGHTS[:2]
+    network = QuantumNetwork(ansatz)
+    by_inputs, by_weights = network.jacobian(inputs, weights)
+    want_inputs, want_weights = reference_jacobian(ansatz, inputs, weights)
+    np.testing.assert_allclose(by_inputs, want_inputs, atol=1e-9)
+    np.testing.assert_allclose(by_weights, want_weights, atol=1e-9)
+    assert network.circuits == 3 * 2 * 4  # two for each gate, although x[0] and w[0] enter two gates each
+    only_inputs, zeros = network.jacobian(inputs, weights, of="inputs")
+    np.testing.assert_allclose(only_inputs, want_inputs, atol=1e-9)
+    assert not zeros.any()
+    assert network.circuits == 24 + 3 * 2 * 3  # w[0] alone in the last one
+    assert [j.shape for j in network.jacobian(np.zeros((0, 2)), weights)] == [(0, 4, 2), (0, 4, 2)]
+
+
+def test_shot_noise_of_the_jacobian_is_unbiased():
+    network = QuantumNetwork(ANSATZ, AerSampler(shots=2000))
+    errors = [
+        network.jacobian(INPUTS[:1], WEIGHTS)[0] - reference_jacobian(ANSATZ, INPUTS[:1], WEIGHTS)[0] for _ in range(20)
+    ]
+    assert 0 < np.abs(errors).max() < 0.1
+    assert np.abs(np.mean(errors, 0)).max() < 0.015
+
+
+def test_jacobian_of_a_controlled_rotation_is_refused():
+    x = ParameterVector("x", 1)
+    circuit = QuantumCircuit(2)
+    circuit.crx(x[0], 0, 1)
+    with pytest.raises(ValueError, match="gate 'crx', which has no two-term shift rule"):
+        QuantumNetwork(Ansatz(circuit, list(x))).jacobian([[0.1]])
 
 
 def test_composite_gates_and_noise_run_on_aer():
