@@ -16,6 +16,10 @@ help: ## list the targets
 	.venv/bin/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[dev]'
 	touch $@
 
+.venv/.bench: .venv/.installed
+	.venv/bin/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[dev,bench]'
+	touch $@
+
 .venv: .venv/.installed ## the environment, from pyproject.toml and constraints.txt
 
 fit: .venv/.installed ## the main job on the embedded default data
@@ -27,8 +31,9 @@ test: .venv/.installed ## the tests, in minutes
 test-slow: .venv/.installed ## whole training runs and many processes
 	$(RUN) -m pytest -m "slow and not gpu and not hardware"
 
-bench: .venv/.installed ## speed, as ratios measured side by side in one run
+bench: .venv/.bench ## speed, as ratios measured side by side in one run
 	$(RUN) scripts/benchmark.py
+	$(RUN) scripts/benchmark_circuits.py
 
 lint: .venv/.installed ## ruff and pyright
 	.venv/bin/ruff check .

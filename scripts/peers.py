@@ -1,0 +1,233 @@
+# pyright: reportMissingImports=false
+# (The other libraries are the extra `bench`, which the type checker's environment need not have.)
+"""The paper's circuit at depth 2 in this package and in other libraries, each as a torch user would write it for speed.
+
+Shapes: B batch, n qubits; inputs x (B, n), weights (3n,) = theta (2 x n), phi (n), in radians; outputs (B, 2**n).
+A maker takes (n, B, initial weights) and returns the function of x and the weights' leaf tensor.
+"""
+
+import math
+import warnings
+from collections.abc import Callable
+from dataclasses import dataclass
+from importlib.util import find_spec
+
+import torch
+from torch import Tensor
+
+from lightning_qsgd.quantum import CircuitSimulator, superposition_circuit
+
+try:
+    from lightning_qsgd.quantum import QuantumLayer  # type: ignore[attr-defined]
+except ImportError:
+    QuantumLayer = None
+
+warnings.filterwarnings("ignore", "Complex modules are a new feature")  # torch's, about pyqtorch's modules
+
+Forward = Callable[[Tensor], Tensor]
+Maker = Callable[[int, int, Tensor], tuple[Forward, Tensor]]
+
+
+@dataclass
+class Side:
+    """One library: how it is called, and in which precision.
+
+    Args:
+        name: as printed.
+        make: builds the function.
+        state: dtype of the statevector; the side is compared with this package in the same precision.
+        dtype: of the inputs and weights that it is given.
+        package: module that must be installed, or None.
+        big_endian: qubit 0 is the highest bit of an outcome.
+        feasible: whether to run it for (n, B).
+    """
+
+    name: str
+    make: Maker
+    state: torch.dtype = torch.complex64
+    dtype: torch.dtype = torch.float32
+    package: str | None = None
+    big_endian: bool = True
+    feasible: Callable[[int, int], bool] = lambda num_qubits, batch: True
+
+    @property
+    def installed(self) -> bool:
+        return self.package is None or find_spec(self.package) is not None
+
+    @property
+    def slow(self) -> bool:
+        return self.make is torch_connector
+
+
+def ours(num_qubits: int, batch: int, weights: Tensor) -> tuple[Forward, Tensor]:
+    ansatz = superposition_circuit(num_qubits, depth=2)
+    if QuantumLayer is not None:
+        layer = QuantumLayer(ansatz, engine="simulator")
+        layer.weights = torch.nn.Parameter(weights)
+        return layer, layer.weights
+    simulate, leaf = CircuitSimulator(ansatz), torch.nn.Parameter(weights)
+    return lambda x: simulate(x, leaf), leaf
+
+
+def pennylane(num_qubits: int, batch: int, weights: Tensor) -> tuple[Forward, Tensor]:
+    """default.qubit, backpropagation, the batch broadcast through each gate. Its state is always complex128."""
+    import pennylane as qml
+
+    n, leaf = num_qubits, torch.nn.Parameter(weights)
+
+    @qml.qnode(qml.device("default.qubit", wires=n), interface="torch", diff_method="backprop")
+    def circuit(x: Tensor):
+        first, second, phi = x + leaf[:n], x + leaf[n : 2 * n], leaf[2 * n :]
+        for q in range(n):
+            qml.H(q)
+            qml.RY(first[:, q], q)
+            qml.RZ(phi[q], q)
+        for q in range(n - 1):
+            qml.CNOT([q, q + 1])
+        for q in range(n):
+            qml.H(q)
+            qml.RY(second[:, q], q)
+        for q in range(n - 1):
+            qml.CNOT([q, q + 1])
+        return qml.probs(wires=range(n))
+
+    return circuit, leaf
+
+
+def pennylane_fused(num_qubits: int, batch: int, weights: Tensor) -> tuple[Forward, Tensor]:
+    """As above, the one-qubit gates multiplied beforehand and passed as broadcast matrices."""
+    import pennylane as qml
+
+    n, leaf = num_qubits, torch.nn.Parameter(weights)
+
+    @qml.qnode(qml.device("default.qubit", wires=n), interface="torch", diff_method="backprop")
+    def circuit(x: Tensor):
+        for gates in _fused_gates(x, leaf):
+            for q in range(n):
+                qml.QubitUnitary(gates[:, q], q)
+            for q in range(n - 1):
+                qml.CNOT([q, q + 1])
+        return qml.probs(wires=range(n))
+
+    return circuit, leaf
+
+
+def pyqtorch(num_qubits: int, batch: int, weights: Tensor) -> tuple[Forward, Tensor]:
+    """Gates of a qubit merged (as fast as single ones at 4 qubits, faster from 8); the state starts as one row."""
+    import pyqtorch as pyq
+
+    n, leaf, operations = num_qubits, torch.nn.Parameter(weights), []
+    for layer in range(2):
+        for q in range(n):
+            gates = [pyq.H(q), pyq.RY(q, f"y{layer}_{q}"), pyq.RZ(q, f"z{q}")]
+            operations.append(pyq.Merge(gates[: 3 - layer]))
+        operations += [pyq.CNOT(q, q + 1) for q in range(n - 1)]
+    circuit = pyq.QuantumCircuit(n, operations).to(torch.complex64)
+    names = [f"y{layer}_{q}" for layer in range(2) for q in range(n)]
+
+    def forward(x: Tensor) -> Tensor:
+        angles = torch.cat([x + leaf[:n], x + leaf[n : 2 * n]], 1)
+        values = dict(zip(names, angles.unbind(1), strict=True))
+        values |= {f"z{q}": phi for q, phi in enumerate(leaf[2 * n :].unbind())}
+        state = circuit.run(values=values).reshape(2**n, -1).T
+        return state.real**2 + state.imag**2
+
+    return forward, leaf
+
+
+def tensorcircuit(num_qubits: int, batch: int, weights: Tensor) -> tuple[Forward, Tensor]:
+    """Torch backend under vmap; its jit does nothing there, and with torch.compile it is slower."""
+    tc = _tensorcircuit(num_qubits, batch)
+    n, leaf = num_qubits, torch.nn.Parameter(weights)
+
+    def row(x: Tensor, weights: Tensor) -> Tensor:
+        circuit = tc.Circuit(n)
+        for layer in range(2):
+            for q in range(n):
+                circuit.h(q)
+                circuit.ry(q, theta=x[q] + weights[layer * n + q])
+                if layer == 0:
+                    circuit.rz(q, theta=weights[2 * n + q])
+            for q in range(n - 1):
+                circuit.cnot(q, q + 1)
+        state = circuit.state()
+        return state.real**2 + state.imag**2
+
+    rows = tc.backend.vmap(row, vectorized_argnums=0)
+    return lambda x: rows(x, leaf), leaf
+
+
+def tensorcircuit_fused(num_qubits: int, batch: int, weights: Tensor) -> tuple[Forward, Tensor]:
+    """As above, the one-qubit gates multiplied beforehand."""
+    tc = _tensorcircuit(num_qubits, batch)
+    n, leaf = num_qubits, torch.nn.Parameter(weights)
+
+    def row(*layers: Tensor) -> Tensor:
+        circuit = tc.Circuit(n)
+        for gates in layers:
+            for q in range(n):
+                circuit.any(q, unitary=gates[q])
+            for q in range(n - 1):
+                circuit.cnot(q, q + 1)
+        state = circuit.state()
+        return state.real**2 + state.imag**2
+
+    rows = tc.backend.vmap(row, vectorized_argnums=(0, 1))
+    return lambda x: rows(*_fused_gates(x, leaf)), leaf
+
+
+def torch_connector(num_qubits: int, batch: int, weights: Tensor) -> tuple[Forward, Tensor]:
+    """qiskit-machine-learning's own layer: exact SamplerQNN, gradients by its default parameter shift."""
+    from qiskit_machine_learning.connectors import TorchConnector
+    from qiskit_machine_learning.neural_networks import SamplerQNN
+    from qiskit_machine_learning.primitives import QMLSampler
+
+    ansatz = superposition_circuit(num_qubits, depth=2)
+    qnn = SamplerQNN(
+        circuit=ansatz.circuit,
+        sampler=QMLSampler(shots=None),
+        input_params=ansatz.inputs,
+        weight_params=ansatz.weights,
+        input_gradients=True,
+    )
+    connector = TorchConnector(qnn, initial_weights=weights.numpy())
+    return connector, connector.weight
+
+
+def _tensorcircuit(num_qubits: int, batch: int):
+    import tensorcircuit as tc
+
+    tc.set_backend("pytorch")
+    # The faster of its contractors for this circuit: the other one takes 1.1 to 2 times as long.
+    tc.set_contractor("greedy" if num_qubits > 8 and batch > 1 else "plain-experimental")
+    return tc
+
+
+def _fused_gates(x: Tensor, weights: Tensor) -> tuple[Tensor, Tensor]:  # of both layers: each (B, n, 2, 2), complex
+    n, half = x.shape[1], math.sqrt(0.5)
+    hadamard = x.new_tensor([[half, half], [half, -half]])
+    layers = []
+    for theta in (weights[:n], weights[n : 2 * n]):
+        cos, sin = ((x + theta) / 2).cos(), ((x + theta) / 2).sin()
+        rotation = torch.stack([cos, -sin, sin, cos], -1).unflatten(-1, (2, 2))
+        layers.append((rotation @ hadamard).to(torch.promote_types(x.dtype, torch.complex32)))
+    phase = torch.polar(torch.ones_like(weights[2 * n :]), weights[2 * n :] / 2)
+    return layers[0] * torch.stack([phase.conj(), phase], -1).unsqueeze(-1), layers[1]
+
+
+SIDES = [
+    Side("lightning_qsgd", ours, big_endian=False),
+    Side("lightning_qsgd, float64", ours, torch.complex128, torch.float64, big_endian=False),
+    Side("PennyLane", pennylane, torch.complex128, package="pennylane"),
+    Side("pyqtorch", pyqtorch, package="pyqtorch"),
+    Side("tensorcircuit-ng", tensorcircuit, package="tensorcircuit"),
+    Side("PennyLane, gates fused by hand", pennylane_fused, torch.complex128, package="pennylane"),
+    Side("tensorcircuit-ng, gates fused by hand", tensorcircuit_fused, package="tensorcircuit"),
+    Side(
+        "TorchConnector(SamplerQNN), exact",
+        torch_connector,
+        torch.complex128,
+        big_endian=False,
+        feasible=lambda num_qubits, batch: num_qubits == 4 and batch <= 32,
+    ),
+]
