@@ -16,8 +16,14 @@ from lightning.pytorch.cli import LightningArgumentParser, LightningCLI
 from lightning_utilities.core.rank_zero import rank_zero_warn
 
 from lightning_qsgd.callbacks import PerturbationMonitor, PredictionWriter, TestReport, TimeToTarget
-from lightning_qsgd.files import AtomicCheckpointIO
-from lightning_qsgd.run_folder import find_checkpoint, folder_of, make_loggers, read_checkpoint, reserve
+from lightning_qsgd.run_folder import (
+    AtomicCheckpointIO,
+    find_checkpoint,
+    folder_of,
+    make_loggers,
+    read_checkpoint,
+    reserve,
+)
 
 ROOT = Path(__file__).parent
 

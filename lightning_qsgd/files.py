@@ -1,15 +1,11 @@
-"""Files that appear complete or not at all. Level 0: imports nothing of this package."""
+"""Files that appear complete or not at all. Below all levels: imports nothing of this package."""
 
-import errno
 import os
 import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import IO, Any, Literal
-
-import torch
-from lightning.pytorch.plugins.io import TorchCheckpointIO
 
 
 @contextmanager
@@ -45,23 +41,3 @@ def atomic_write(path: str | Path, mode: Literal["w", "wb"] = "w") -> Iterator[I
     except BaseException:
         Path(temporary).unlink(missing_ok=True)
         raise
-
-
-class AtomicCheckpointIO(TorchCheckpointIO):
-    """Checkpoints that are complete or absent, and load with weights_only=True whatever the caller says."""
-
-    def save_checkpoint(self, checkpoint: dict[str, Any], path: str | Path, storage_options: Any = None) -> None:
-        """Write beside ``path``, flush to disk, then replace it.
-
-        Raises:
-            OSError: if it cannot be written; an earlier checkpoint at ``path`` is intact.
-        """
-        with atomic_write(path, "wb") as file:
-            try:
-                torch.save(checkpoint, file)
-            except RuntimeError as error:  # what torch makes of a full disk
-                raise OSError(errno.EIO, f"{str(error).splitlines()[0]} (is the disk full?)") from error
-
-    def load_checkpoint(self, path: str | Path, map_location: Any = "cpu", weights_only: bool | None = True) -> Any:
-        """Load tensors and plain values; code in the file does not run."""
-        return super().load_checkpoint(path, map_location, weights_only=True)

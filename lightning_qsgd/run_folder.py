@@ -1,6 +1,7 @@
 """The run folder ``<root>/<experiment>/version_N``: where it is, its loggers, its checkpoints. Level 1."""
 
 import csv
+import errno
 import re
 from pathlib import Path
 from typing import Any
@@ -10,6 +11,7 @@ from lightning.fabric.loggers.logger import rank_zero_experiment
 from lightning.fabric.utilities.rank_zero import rank_zero_only
 from lightning.pytorch.loggers import CSVLogger, Logger, TensorBoardLogger
 from lightning.pytorch.loggers.csv_logs import ExperimentWriter
+from lightning.pytorch.plugins.io import TorchCheckpointIO
 
 from lightning_qsgd.files import atomic_write
 
@@ -78,6 +80,26 @@ def read_checkpoint(path: Path) -> dict[str, Any]:
     if not isinstance(checkpoint, dict) or not {"state_dict", "hyper_parameters"} <= checkpoint.keys():
         raise ValueError(f"{path} is no checkpoint of this project: it has no state_dict and hyper_parameters")
     return checkpoint
+
+
+class AtomicCheckpointIO(TorchCheckpointIO):
+    """Checkpoints that are complete or absent, and load with weights_only=True whatever the caller says."""
+
+    def save_checkpoint(self, checkpoint: dict[str, Any], path: str | Path, storage_options: Any = None) -> None:
+        """Write beside ``path``, flush to disk, then replace it.
+
+        Raises:
+            OSError: if it cannot be written; an earlier checkpoint at ``path`` is intact.
+        """
+        with atomic_write(path, "wb") as file:
+            try:
+                torch.save(checkpoint, file)
+            except RuntimeError as error:  # what torch makes of a full disk
+                raise OSError(errno.EIO, f"{str(error).splitlines()[0]} (is the disk full?)") from error
+
+    def load_checkpoint(self, path: str | Path, map_location: Any = "cpu", weights_only: bool | None = True) -> Any:
+        """Load tensors and plain values; code in the file does not run."""
+        return super().load_checkpoint(path, map_location, weights_only=True)
 
 
 def folder_of(checkpoint: Path) -> Path:

@@ -9,8 +9,8 @@ import lightning_qsgd
 
 ROOT = Path(lightning_qsgd.__file__).parent
 LEVELS = {
+    "files": -1,
     "quantum": 0,
-    "files": 0,
     "run_folder": 1,
     "optim": 1,
     "models": 1,

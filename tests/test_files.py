@@ -7,7 +7,8 @@ import stat
 import pytest
 import torch
 
-from lightning_qsgd.files import AtomicCheckpointIO, atomic_write
+from lightning_qsgd.files import atomic_write
+from lightning_qsgd.run_folder import AtomicCheckpointIO
 
 
 def test_the_file_appears_complete(tmp_path):

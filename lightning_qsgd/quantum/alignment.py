@@ -14,10 +14,16 @@ from scipy.optimize import least_squares
 from torch import Tensor
 
 from lightning_qsgd.quantum.circuits import Entanglement, superposition_circuit
+from lightning_qsgd.quantum.observables import expectation_matrix
 from lightning_qsgd.quantum.simulator import CircuitSimulator
 
 TOLERANCE = 1e-6
 STARTS = 64
+
+
+def modulation_observables(num_qubits: int, decode_chain: bool) -> list[str]:
+    """The products of Z whose expectations are -s_k: of y_k, or of x_k = y_k XOR y_(k-1) where a chain is decoded."""
+    return [f"Z{k - 1}Z{k}" if decode_chain and k else f"Z{k}" for k in range(num_qubits)]
 
 
 def modulation_matrix(num_qubits: int, decode_chain: bool) -> Tensor:
@@ -27,11 +33,7 @@ def modulation_matrix(num_qubits: int, decode_chain: bool) -> Tensor:
         num_qubits: n.
         decode_chain: read x_k = y_k XOR y_(k-1) from the measured bits y, which undoes a final chain of CNOTs.
     """
-    outcomes = torch.arange(2**num_qubits)
-    bits = (outcomes[:, None] >> torch.arange(num_qubits)) & 1
-    if decode_chain:
-        bits = bits ^ torch.nn.functional.pad(bits, (1, 0))[:, :-1]
-    return (2 * bits - 1).to(torch.float64)
+    return -expectation_matrix(modulation_observables(num_qubits, decode_chain), num_qubits)
 
 
 @lru_cache

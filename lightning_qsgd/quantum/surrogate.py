@@ -10,20 +10,22 @@ Shapes: B batch, n inputs, K_q = 1 + 2 * degree_q nodes of input q, O outputs (o
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
-from functools import lru_cache
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
+import numpy as np
 import torch
-from numpy.typing import ArrayLike
+from numpy.typing import ArrayLike, NDArray
 from torch import Tensor
+
+from lightning_qsgd.quantum.fourier import coefficients_from, contract, node_weights, nodes, values_of
+from lightning_qsgd.quantum.power import PowerSplit, split_samples, split_uniform
 
 if TYPE_CHECKING:
     from lightning_qsgd.quantum.circuits import Ansatz
     from lightning_qsgd.quantum.network import QuantumNetwork
 
 MAX_GRID = 20_000
-_CHUNK = 4096  # rows of inputs evaluated at once: bounds memory
+_CHUNK = 4096  # rows of inputs evaluated at once, and of the grid run at once: bounds memory
 
 
 class FourierSurrogate:
@@ -35,7 +37,8 @@ class FourierSurrogate:
         shots: shots per grid point behind the coefficients; 0: exact. Default: 0.
 
     An exact network is reproduced to 1e-12. From S shots a point the series is unbiased and as noisy as one S-shot
-    circuit, but its error is frozen: values may lie slightly below 0 or above 1. They are returned as they are.
+    circuit, but its error is frozen: values may lie slightly below 0 or above 1. Calling the surrogate returns them as
+    they are; :meth:`probabilities` clips and renormalises them, and :meth:`sample` draws fresh shots from these.
     """
 
     def __init__(self, coefficients: Tensor, shots: int = 0) -> None:
@@ -45,7 +48,7 @@ class FourierSurrogate:
 
     @classmethod
     def fit(cls, network: QuantumNetwork, weights: ArrayLike | None = None) -> FourierSurrogate:
-        """Run the network on the grid, in one batched call, and solve for the coefficients.
+        """Run the network on the grid, in batches of at most 4,096 circuits, and solve for the coefficients.
 
         Args:
             network: the network; its noise must not depend on the inputs (see the docs on calibration).
@@ -56,12 +59,13 @@ class FourierSurrogate:
                 grid has more than 20,000 points (run the circuit itself then: mode="live").
         """
         shape = grid_shape(network.ansatz)
-        grid = torch.cartesian_prod(*map(_nodes, shape)).reshape(-1, len(shape))
-        coefficients = torch.from_numpy(network.probabilities(grid, weights)).reshape(*shape, -1)
-        for axis, size in enumerate(shape):
-            inverse = torch.linalg.inv(_basis(_nodes(size), size))
-            coefficients = _apply(inverse, coefficients, axis)
-        return cls(coefficients.contiguous(), network.qnn.shots or 0)
+        values = run_in_chunks(network, grid_points(shape), weights)
+        return cls.from_grid(values.reshape(*shape, -1), network.qnn.shots or 0)
+
+    @classmethod
+    def from_grid(cls, values: NDArray[np.float64], shots: int = 0) -> FourierSurrogate:
+        """The series that takes ``values`` (K_1, ..., K_n, O) on the grid of :func:`grid_points`."""
+        return cls(coefficients_from(torch.from_numpy(values)), shots)
 
     @property
     def num_inputs(self) -> int:
@@ -74,7 +78,7 @@ class FourierSurrogate:
         return math.prod(self.coefficients.shape[:-1])
 
     def __call__(self, inputs: Tensor) -> Tensor:
-        """Evaluate the series.
+        """Evaluate the series, as it is.
 
         Args:
             inputs: (B, n), float32 or float64, radians.
@@ -91,8 +95,38 @@ class FourierSurrogate:
             with torch.inference_mode(False):  # what is kept must serve autograd later
                 self._cache[key] = self.coefficients.to(inputs, copy=True)
         if len(inputs) <= _CHUNK:
-            return _contract(inputs, self._cache[key], _basis)
-        return torch.cat([_contract(chunk, self._cache[key], _basis) for chunk in inputs.split(_CHUNK)])
+            return contract(inputs, self._cache[key])
+        return torch.cat([contract(chunk, self._cache[key]) for chunk in inputs.split(_CHUNK)])
+
+    def probabilities(self, inputs: Tensor) -> Tensor:
+        """The series clipped to [0, 1] and renormalised: (B, O) rows of a distribution. Slightly biased by that."""
+        raw = self(inputs).clamp(0, 1)
+        return raw / raw.sum(-1, keepdim=True)
+
+    def clipped_mass(self, inputs: Tensor) -> Tensor:
+        """(B,): negative probability that :meth:`probabilities` clips; 0 where exact, grows as shots get fewer."""
+        return -self(inputs).clamp(max=0).sum(-1)
+
+    def sample(self, inputs: Tensor, shots: int, rng: np.random.Generator) -> Tensor:
+        """Frequencies of ``shots`` fresh, independent shots (multinomial): the device's shot noise without the device.
+
+        Noise of the device that is not in the probabilities, such as drift, is not reproduced.
+
+        Args:
+            inputs: (B, n), radians.
+            shots: at least 1.
+            rng: numpy's generator, from which the shots are drawn.
+
+        Returns:
+            (B, O), like ``inputs``.
+
+        Raises:
+            ValueError: for shots below 1.
+        """
+        if shots < 1:
+            raise ValueError(f"Invalid shots: {shots}; it must be at least 1")
+        probabilities = self.probabilities(inputs.detach().double().cpu())
+        return torch.from_numpy(rng.multinomial(shots, probabilities.numpy()) / shots).to(inputs)
 
     def variance(self, inputs: Tensor) -> Tensor:
         """Predicted variance of the outputs at ``inputs`` (B, n) from the shots behind the fit; 0 where exact.
@@ -107,15 +141,36 @@ class FourierSurrogate:
         self._check(inputs)
         if not self.shots:
             return inputs.new_zeros(len(inputs), self.coefficients.shape[-1])
-        values = self.coefficients
-        for axis, size in enumerate(self.coefficients.shape[:-1]):  # back to the frequencies on the grid
-            values = _apply(_basis(_nodes(size), size), values, axis)
+        values = values_of(self.coefficients)
         variance = values * (1 - values) / max(self.shots - 1, 1)
-        return _contract(inputs, variance.clamp(min=0).to(inputs), _squared_weights)
+        return contract(inputs, variance.clamp(min=0).to(inputs), lambda x, size: node_weights(x, size) ** 2)
+
+    def split(self, samples: Tensor | None = None) -> PowerSplit:
+        """Shares of each output's power that are constant, single-angle, and multi-angle.
+
+        Args:
+            samples: (N, n) angles from the distribution in question, such as those that occurred in training; at least
+                twice as many as the single-angle series have terms. None (default): independent and uniform, exactly.
+
+        Returns:
+            A :class:`PowerSplit`.
+        """
+        if samples is None:
+            return split_uniform(self.coefficients)
+        return split_samples(self(samples.double()), samples, self.coefficients.shape[:-1])
 
     def project(self, matrix: Tensor) -> FourierSurrogate:
         """The surrogate of ``outputs @ matrix``; matrix is (O, new O)."""
         return FourierSurrogate(self.coefficients @ matrix.to(self.coefficients), self.shots)
+
+    def state_dict(self) -> dict[str, Any]:
+        """Coefficients and shots."""
+        return {"coefficients": self.coefficients, "shots": self.shots}
+
+    @classmethod
+    def from_state_dict(cls, state: dict[str, Any]) -> FourierSurrogate:
+        """The surrogate that :meth:`state_dict` came from."""
+        return cls(state["coefficients"].cpu(), int(state["shots"]))
 
     def _check(self, inputs: Tensor) -> None:
         if inputs.ndim != 2 or inputs.shape[1] != self.num_inputs:
@@ -161,7 +216,15 @@ def grid_shape(ansatz: Ansatz) -> tuple[int, ...]:
     Raises:
         ValueError: as :func:`input_degrees`, or for more than 20,000 points in all.
     """
-    shape = tuple(1 + 2 * degree for degree in input_degrees(ansatz))
+    return check_grid(tuple(1 + 2 * degree for degree in input_degrees(ansatz)))
+
+
+def check_grid(shape: tuple[int, ...]) -> tuple[int, ...]:
+    """The shape itself, unless it has more than 20,000 points.
+
+    Raises:
+        ValueError: if it has.
+    """
     if (points := math.prod(shape)) > MAX_GRID:
         raise ValueError(
             f"The surrogate of this circuit needs {points:,} grid points, more than {MAX_GRID:,}; "
@@ -170,54 +233,14 @@ def grid_shape(ansatz: Ansatz) -> tuple[int, ...]:
     return shape
 
 
-def _nodes(size: int) -> Tensor:
-    return 2 * torch.pi * torch.arange(size, dtype=torch.float64) / size
+def grid_points(shape: tuple[int, ...]) -> NDArray[np.float64]:
+    """(product of shape, n) radians, the first input slowest."""
+    return torch.cartesian_prod(*map(nodes, shape)).reshape(-1, len(shape)).numpy()
 
 
-def _apply(matrix: Tensor, values: Tensor, axis: int) -> Tensor:  # the matrix to one axis, which is not the last
-    return (matrix @ values.movedim(axis, -2)).movedim(-2, axis)
-
-
-def _basis(x: Tensor, size: int) -> Tensor:  # (...) -> (..., size): 1, cos x, sin x, cos 2x, sin 2x, ...
-    order, shift = _waves(size, x.dtype, x.device)
-    return (x.unsqueeze(-1) * order - shift).cos()  # sin a = cos(a - pi / 2)
-
-
-@lru_cache
-@torch.inference_mode(False)  # what is kept must serve autograd later
-def _waves(size: int, dtype: torch.dtype, device: torch.device) -> tuple[Tensor, Tensor]:
-    index = torch.arange(size, device=device)
-    shift = torch.where((index > 0) & (index % 2 == 0), torch.pi / 2, 0.0)
-    return ((index + 1) // 2).to(dtype), shift.to(dtype)
-
-
-def _squared_weights(x: Tensor, size: int) -> Tensor:  # squared interpolation weights of the nodes (Dirichlet kernel)
-    distance = x.unsqueeze(-1) - _nodes(size).to(x)
-    harmonics = torch.arange(1, size // 2 + 1, dtype=x.dtype, device=x.device)
-    return ((1 + 2 * (distance.unsqueeze(-1) * harmonics).cos().sum(-1)) / size) ** 2
-
-
-def _contract(inputs: Tensor, coefficients: Tensor, basis: Callable[[Tensor, int], Tensor]) -> Tensor:
-    """Sum over every axis but the last, weighted by the waves of one input each: (B, n) -> (B, O).
-
-    One matrix product takes the first half of the inputs, a batched one the others.
-    """
-    *sizes, outputs = coefficients.shape
-    if len(set(sizes)) == 1:
-        waves = basis(inputs, sizes[0]).unbind(1)
-    else:
-        waves = [basis(inputs[:, q], size) for q, size in enumerate(sizes)]
-    middle = (len(sizes) + 1) // 2
-    first = _outer(waves[:middle])  # (B, K_1 ... K_middle)
-    out = first @ coefficients.reshape(first.shape[1], -1)
-    if middle == len(sizes):
-        return out
-    rest = _outer(waves[middle:])
-    return torch.bmm(rest.unsqueeze(1), out.view(len(inputs), rest.shape[1], outputs)).squeeze(1)
-
-
-def _outer(vectors: Sequence[Tensor]) -> Tensor:  # each (B, K) -> (B, product of K)
-    out = vectors[0]
-    for vector in vectors[1:]:
-        out = (out.unsqueeze(-1) * vector.unsqueeze(1)).flatten(1)
-    return out
+def run_in_chunks(
+    network: QuantumNetwork, points: NDArray[np.float64], weights: ArrayLike | None
+) -> NDArray[np.float64]:
+    """Probabilities at all the points, at most 4,096 circuits at once: bounds the memory that shots take."""
+    chunks = [points[start : start + _CHUNK] for start in range(0, len(points), _CHUNK)]
+    return np.concatenate([network.probabilities(chunk, weights) for chunk in chunks])

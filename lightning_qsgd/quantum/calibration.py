@@ -1,0 +1,258 @@
+"""Calibration: a device's response measured once, checked, dated, and kept in a file.
+
+The grid of a Fourier surrogate is run in random order, so that drift becomes noise instead of a false frequency; one
+reference point is repeated throughout, which shows drift; held-out points test the surrogate. The file is a numpy
+archive without pickle: coefficients, the raw frequencies, and the provenance as JSON.
+
+Shapes: N grid points, M held-out points, R repeats of the reference point, n inputs, O outcomes.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import zipfile
+from collections.abc import Callable
+from dataclasses import dataclass
+from datetime import UTC, datetime, timedelta
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import ArrayLike, NDArray
+
+from lightning_qsgd.files import atomic_write
+from lightning_qsgd.quantum.circuits import Ansatz, linear_angle
+from lightning_qsgd.quantum.goodness import Test, drift_test, surrogate_test
+from lightning_qsgd.quantum.network import QuantumNetwork
+from lightning_qsgd.quantum.samplers import backend_of
+from lightning_qsgd.quantum.simulator import CircuitSimulator
+from lightning_qsgd.quantum.surrogate import FourierSurrogate, grid_points, grid_shape
+
+FORMAT = 1
+PACKAGES = ("lightning-qsgd", "qiskit", "qiskit-machine-learning", "qiskit-aer", "qiskit-ibm-runtime", "numpy")
+
+
+@dataclass
+class Calibration:
+    """A measured surrogate with what is known about it.
+
+    Attributes:
+        surrogate: the fitted series of all outcomes.
+        points: (N + M + R, n) radians, in the order in which they ran.
+        frequencies: (N + M + R, O) measured there.
+        kinds: (N + M + R,): 0 grid, 1 held out, 2 reference.
+        provenance: plain values: circuit (its hash), backend, shots, dates, versions, results of the tests.
+    """
+
+    surrogate: FourierSurrogate
+    points: NDArray[np.float64]
+    frequencies: NDArray[np.float64]
+    kinds: NDArray[np.int8]
+    provenance: dict[str, Any]
+
+    def save(self, path: str | Path) -> None:
+        """Write a ``.npz`` file, completely or not at all."""
+        with atomic_write(path, "wb") as file:
+            np.savez_compressed(
+                file,
+                coefficients=self.surrogate.coefficients.numpy(),
+                points=self.points,
+                frequencies=self.frequencies,
+                kinds=self.kinds,
+                provenance=np.array(json.dumps(self.provenance)),
+            )
+
+    @classmethod
+    def load(cls, path: str | Path) -> Calibration:
+        """Read a file; nothing in it is executed.
+
+        Raises:
+            FileNotFoundError: if there is none.
+            ValueError: if it is damaged or no calibration.
+        """
+        if not Path(path).is_file():
+            raise FileNotFoundError(
+                f"Calibration {path} not found; make it with: lightning-qsgd calibrate --config ... --output {path}"
+            )
+        try:
+            with np.load(path, allow_pickle=False) as file:
+                names = ("coefficients", "points", "frequencies", "kinds")
+                coefficients, points, frequencies, kinds = (file[name] for name in names)
+                provenance = json.loads(str(file["provenance"]))
+            if provenance["format"] != FORMAT:
+                raise ValueError(f"its format is {provenance['format']}, not {FORMAT}")
+            surrogate = FourierSurrogate(torch.from_numpy(coefficients), provenance["shots"])
+        except (OSError, EOFError, KeyError, ValueError, TypeError, zipfile.BadZipFile) as error:
+            raise ValueError(f"Calibration {path} cannot be read ({error}); calibrate again") from error
+        return cls(surrogate, points, frequencies, kinds, provenance)
+
+    def check(self, ansatz: Ansatz, weights: ArrayLike, path: str | Path) -> None:
+        """Refuse a calibration of another circuit, or one past its age limit.
+
+        Args:
+            ansatz, weights: the circuit and its fixed rotations that are to be answered for.
+            path: named in the error.
+
+        Raises:
+            ValueError: if it does not fit.
+        """
+        if self.provenance["circuit"] != fingerprint(ansatz, weights):
+            raise ValueError(
+                f"Calibration {path} is of another circuit ({self.provenance['description']}); calibrate this one"
+            )
+        made, limit = datetime.fromisoformat(self.provenance["created"]), self.provenance["max_age_days"]
+        age = datetime.now(UTC) - made
+        if limit is not None and age > timedelta(days=limit):
+            raise ValueError(
+                f"Calibration {path} is {age / timedelta(days=1):.1f} days old, more than its limit of {limit:g}; "
+                "devices drift: calibrate again"
+            )
+
+    def results(self) -> dict[str, float]:
+        """Numbers of the tests, by name: p-values, chi-square over its degrees of freedom, largest residual."""
+        return {name: value for name, value in self.provenance["results"].items() if value is not None}
+
+
+def calibrate(
+    network: QuantumNetwork,
+    weights: ArrayLike | None = None,
+    *,
+    held_out: int = 64,
+    references: int = 16,
+    seed: int = 0,
+    max_age_days: float | None = None,
+    on_progress: Callable[[int, int], None] | None = None,
+) -> Calibration:
+    """Run a network's grid in random order, with held-out and reference points, and test the fit.
+
+    Args:
+        network: the device; see :meth:`FourierSurrogate.fit`.
+        weights: (num_weights,), radians, held fixed.
+        held_out: points that the fit does not see, at least 1. Default: 64.
+        references: repeats of the reference point, at least 3. Default: 16.
+        seed: of order, held-out points and reference point. Default: 0.
+        max_age_days: after which the file is refused; None (default): never, as for simulators.
+        on_progress: called with (circuits done, circuits in all).
+
+    Raises:
+        ValueError: for an invalid number, or a circuit without a surrogate.
+    """
+    if held_out < 1 or references < 3:
+        raise ValueError(f"Invalid held_out, references: {held_out}, {references}; at least 1 and 3")
+    shape = grid_shape(network.ansatz)
+    points, kinds = design(shape, _reference_point(network.ansatz, weights, seed), held_out, references, seed)
+    frequencies = _run(network, points, weights, on_progress)
+    grid = np.flatnonzero(kinds == 0)
+    order = np.lexsort(np.rint(points[grid] * 1e9).T[::-1])  # the first input slowest, as in grid_points
+    values = frequencies[grid][order].reshape(*shape, -1)
+    shots = network.qnn.shots or 0
+    surrogate = FourierSurrogate.from_grid(values, shots)
+    at, measured = torch.from_numpy(points[kinds == 1]), frequencies[kinds == 1]
+    fit, drift = surrogate_test(surrogate, at, measured), drift_test(frequencies[kinds == 2], shots)
+    return Calibration(
+        surrogate, points, frequencies, kinds, _provenance(network, weights, seed, max_age_days, fit, drift)
+    )
+
+
+def design(
+    shape: tuple[int, ...], reference: NDArray[np.float64], held_out: int, references: int, seed: int
+) -> tuple[NDArray[np.float64], NDArray[np.int8]]:
+    """Points (N + M + R, n) and their kinds, in running order: reference points evenly among the shuffled others."""
+    rng = np.random.default_rng(seed)
+    grid = grid_points(shape)
+    others = np.concatenate([grid, rng.uniform(-np.pi, np.pi, (held_out, len(shape)))])
+    kinds = np.repeat([0, 1], [len(grid), held_out])
+    order = rng.permutation(len(others))
+    places = np.linspace(0, len(others), references).round().astype(int)
+    return np.insert(others[order], places, reference, axis=0), np.insert(kinds[order], places, 2).astype(np.int8)
+
+
+def _reference_point(ansatz: Ansatz, weights: ArrayLike | None, seed: int) -> NDArray[np.float64]:
+    """Where the ideal outcomes are most evenly spread, among 64 random points: there drift shows best."""
+    candidates = np.random.default_rng((seed, 1)).uniform(-np.pi, np.pi, (64, ansatz.num_inputs))
+    try:
+        simulate = CircuitSimulator(ansatz)
+    except ValueError:  # a circuit that the simulator does not take
+        return candidates[0]
+    fixed = torch.as_tensor(np.asarray([] if weights is None else weights, np.float64))
+    ideal = simulate(torch.from_numpy(candidates), fixed)
+    return candidates[int(torch.special.entr(ideal).sum(-1).argmax())]
+
+
+def fingerprint(ansatz: Ansatz, weights: ArrayLike | None) -> str:
+    """SHA-256 of the circuit with its fixed weights: equal in every process, whatever its parameters are called.
+
+    Weights count to 1e-9; an angle that is not linear in the parameters counts as written.
+    """
+    places = {p: f"{kind}{i}" for kind in ("inputs", "weights") for i, p in enumerate(getattr(ansatz, kind))}
+    lines = [f"{ansatz.num_qubits} {np.round(np.asarray([] if weights is None else weights, float), 9).tolist()}"]
+    for instruction in ansatz.circuit.data:
+        angles = []
+        for angle in instruction.operation.params:
+            try:
+                constant, slopes = linear_angle(angle)
+                angles.append((constant, sorted((places[p], slope) for p, slope in slopes.items())))
+            except (TypeError, ValueError):
+                angles.append(str(angle))
+        qubits = [ansatz.circuit.find_bit(qubit).index for qubit in instruction.qubits]
+        lines.append(f"{instruction.operation.name} {qubits} {angles}")
+    return hashlib.sha256("\n".join(lines).encode()).hexdigest()
+
+
+def _run(
+    network: QuantumNetwork,
+    points: NDArray[np.float64],
+    weights: ArrayLike | None,
+    on_progress: Callable[[int, int], None] | None,
+) -> NDArray[np.float64]:
+    if hasattr(network.sampler, "on_progress"):  # it splits into jobs itself, and submits them together
+        network.sampler.on_progress = on_progress  # type: ignore[attr-defined]
+        return network.probabilities(points, weights)
+    size = max(64, min(4096, len(points) // 50))
+    frequencies = []
+    for start in range(0, len(points), size):
+        frequencies.append(network.probabilities(points[start : start + size], weights))
+        if on_progress:
+            on_progress(min(start + size, len(points)), len(points))
+    return np.concatenate(frequencies)
+
+
+def _provenance(
+    network: QuantumNetwork, weights: ArrayLike | None, seed: int, max_age_days: float | None, fit: Test, drift: Test
+) -> dict[str, Any]:
+    backend = backend_of(network.sampler)
+    properties = getattr(backend, "properties", None)
+    measured = getattr(properties() if callable(properties) else properties, "last_update_date", None)
+    versions = {}
+    for package in PACKAGES:
+        try:
+            versions[package] = version(package)
+        except PackageNotFoundError:
+            continue
+    ansatz = network.ansatz
+    return {
+        "format": FORMAT,
+        "circuit": fingerprint(ansatz, weights),
+        "description": f"{ansatz.circuit.name}, {ansatz.num_qubits} qubits, depth {ansatz.circuit.depth()}",
+        "weights": np.asarray([] if weights is None else weights, float).tolist(),
+        "sampler": type(network.sampler).__name__,
+        "backend": getattr(backend, "name", None),
+        "backend_calibrated": None if measured is None else str(measured),
+        "shots": network.qnn.shots or 0,
+        "circuits": network.circuits,
+        "seconds": round(network.seconds, 3),
+        "seed": seed,
+        "created": datetime.now(UTC).isoformat(timespec="seconds"),
+        "max_age_days": max_age_days,
+        "versions": versions,
+        "results": {
+            "fit_p": fit.p,
+            "fit_chi_square_per_dof": None if fit.statistic is None else fit.statistic / max(fit.dof, 1),
+            "fit_largest_residual": fit.largest,
+            "drift_p": drift.p,
+            "drift_largest": drift.largest,
+        },
+    }

@@ -1,0 +1,156 @@
+"""QuantumLayer: a circuit with trainable weights as a torch module.
+
+Shapes: B rows, n qubits, I inputs, W weights, O outputs.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any, Literal, get_args
+
+import torch
+from torch import Tensor, nn
+from torch.autograd.function import once_differentiable
+
+from lightning_qsgd.quantum.circuits import Ansatz
+from lightning_qsgd.quantum.network import QuantumNetwork
+from lightning_qsgd.quantum.observables import expectation_matrix
+from lightning_qsgd.quantum.simulator import CircuitSimulator
+
+Output = Literal["probabilities", "expectations"]
+
+
+class QuantumLayer(nn.Module):
+    """(..., num_inputs) angles to outcome probabilities (..., 2**n), or to expectations of products of Z (..., O).
+
+    Args:
+        ansatz: the circuit; its weights become one trainable tensor, drawn uniformly from [-pi, pi) by torch's global
+            generator.
+        output: "probabilities" (default) or "expectations".
+        engine: "simulator" (default): :class:`CircuitSimulator`, exact, by autograd (also twice); or a
+            :class:`QuantumNetwork` on any sampler: gradients by parameter shift, one job of one PUB for all rows, once
+            differentiable.
+        observables: names such as "Z0" or "Z0Z1", for "expectations" only. Default: Z of each qubit.
+
+    Circuits run in float32, or in float64 if inputs or weights are, outside of autocast; the output has the dtype of
+    the inputs. The state_dict holds the weights alone, so that engines can be swapped.
+
+    Attributes:
+        weights: (W,) radians; (0,) where the ansatz has none.
+        circuits, shots, seconds: run so far on the network, counting gradients; 0 on the simulator.
+
+    Raises:
+        ValueError: for an invalid option, a network of another ansatz, or inputs of a wrong shape or dtype.
+    """
+
+    matrix: Tensor
+
+    def __init__(
+        self,
+        ansatz: Ansatz,
+        output: Output = "probabilities",
+        engine: Literal["simulator"] | QuantumNetwork = "simulator",
+        *,
+        observables: Sequence[str] | None = None,
+    ) -> None:
+        super().__init__()
+        if output not in get_args(Output):
+            raise ValueError(f"Invalid output: {output!r}; it must be 'probabilities' or 'expectations'")
+        if observables is not None and output == "probabilities":
+            raise ValueError("Invalid observables: they need output='expectations'")
+        if isinstance(engine, str) and engine != "simulator":
+            raise ValueError(f"Invalid engine: {engine!r}; it must be 'simulator' or a QuantumNetwork")
+        if isinstance(engine, QuantumNetwork) and engine.ansatz != ansatz:
+            raise ValueError("Invalid engine: the network runs another ansatz than the layer's")
+        n = ansatz.num_qubits
+        self.ansatz, self.output = ansatz, output
+        self.engine = CircuitSimulator(ansatz) if isinstance(engine, str) else engine
+        self.observables = tuple(observables) if observables is not None else tuple(f"Z{q}" for q in range(n))
+        matrix = expectation_matrix(self.observables, n) if output == "expectations" else torch.empty(0)
+        self.register_buffer("matrix", matrix, persistent=False)
+        self.weights = nn.Parameter(torch.empty(ansatz.num_weights))
+        self.reset_parameters()
+
+    def reset_parameters(self) -> None:
+        """Draw the weights anew, uniformly from [-pi, pi)."""
+        nn.init.uniform_(self.weights, -torch.pi, torch.pi)
+
+    @property
+    def circuits(self) -> int:
+        """Circuits run so far on the network."""
+        return getattr(self.engine, "circuits", 0)
+
+    @property
+    def shots(self) -> int:
+        """Shots run so far on the network."""
+        return getattr(self.engine, "shots", 0)
+
+    @property
+    def seconds(self) -> float:
+        """Wall-clock seconds in the network so far."""
+        return getattr(self.engine, "seconds", 0.0)
+
+    def forward(self, inputs: Tensor) -> Tensor:
+        """Run the circuit once per row.
+
+        Args:
+            inputs: (..., num_inputs), floating point, radians.
+
+        Returns:
+            (..., 2**n), or (..., O) for expectations; dtype and device of ``inputs``.
+        """
+        if not inputs.is_floating_point() or inputs.shape[-1:] != (self.ansatz.num_inputs,):
+            raise ValueError(
+                f"Invalid inputs: {inputs.dtype} of shape {tuple(inputs.shape)}; they must be floating point, "
+                f"(..., {self.ansatz.num_inputs})"
+            )
+        double = torch.float64 in (inputs.dtype, self.weights.dtype)
+        dtype = torch.float64 if double else torch.float32
+        rows, weights = inputs.reshape(-1, self.ansatz.num_inputs).to(dtype), self.weights.to(dtype)
+        with torch.autocast(inputs.device.type, enabled=False):
+            if isinstance(self.engine, CircuitSimulator):
+                outputs = self.engine(rows, weights)
+            else:
+                outputs = _through_network(rows, weights, self.engine)
+            if self.output == "expectations":
+                outputs = outputs @ self.matrix.to(dtype)
+        return outputs.to(inputs.dtype).reshape(*inputs.shape[:-1], outputs.shape[-1])
+
+    def extra_repr(self) -> str:
+        """Sizes and options, for ``print(module)``."""
+        engine = "simulator" if isinstance(self.engine, CircuitSimulator) else type(self.engine.sampler).__name__
+        return (
+            f"num_qubits={self.ansatz.num_qubits}, num_inputs={self.ansatz.num_inputs}, "
+            f"num_weights={self.ansatz.num_weights}, output={self.output!r}, engine={engine}"
+        )
+
+
+@torch.compiler.disable
+def _through_network(rows: Tensor, weights: Tensor, network: QuantumNetwork) -> Tensor:
+    return _NetworkFunction.apply(rows, weights, network)  # type: ignore[return-value]
+
+
+class _NetworkFunction(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: Any, inputs: Tensor, weights: Tensor, network: QuantumNetwork) -> Tensor:  # type: ignore[override]
+        ctx.save_for_backward(inputs, weights)
+        ctx.network = network
+        return torch.from_numpy(network.probabilities(_numpy(inputs), _numpy(weights))).to(inputs)
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, grad: Tensor) -> Any:  # type: ignore[override]
+        inputs, weights = ctx.saved_tensors
+        by_inputs, by_weights = ctx.needs_input_grad[:2]
+        of = "both" if by_inputs and by_weights else "inputs" if by_inputs else "weights"
+        jacobians = ctx.network.jacobian(_numpy(inputs), _numpy(weights), of=of)
+        input_jacobian, weight_jacobian = (torch.from_numpy(jacobian).to(grad) for jacobian in jacobians)
+        return (
+            torch.einsum("bo,bop->bp", grad, input_jacobian) if by_inputs else None,
+            torch.einsum("bo,bop->p", grad, weight_jacobian) if by_weights else None,
+            None,
+        )
+
+
+def _numpy(tensor: Tensor) -> Any:
+    return tensor.detach().cpu().double().numpy()

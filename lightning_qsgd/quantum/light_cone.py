@@ -1,0 +1,160 @@
+"""Surrogates of single observables on a smaller grid, where no output depends on all inputs.
+
+An expectation depends only on the inputs in its past light cone: those of gates from which a chain of gates leads to
+its qubits. Inputs that share no cone may move through the grid together: each cone still sees its whole grid, and often
+several times, which is averaged. This holds for any noise that stays on its gate's qubits.
+
+Example: 12 qubits without entanglement at depth 2 need 5 circuits instead of 5**12.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import torch
+from numpy.typing import ArrayLike
+from torch import Tensor
+
+from lightning_qsgd.quantum.observables import expectation_matrix, z_string
+from lightning_qsgd.quantum.power import PowerSplit, split_samples
+from lightning_qsgd.quantum.surrogate import FourierSurrogate, check_grid, grid_points, input_degrees, run_in_chunks
+
+if TYPE_CHECKING:
+    from lightning_qsgd.quantum.circuits import Ansatz
+    from lightning_qsgd.quantum.network import QuantumNetwork
+
+
+def light_cones(ansatz: Ansatz, observables: Sequence[str]) -> list[tuple[int, ...]]:
+    """For each observable the inputs, in ascending order, that its expectation can depend on."""
+    cones = []
+    for name in observables:
+        qubits, inputs = set(z_string(name, ansatz.num_qubits)), set()
+        for instruction in reversed(ansatz.circuit.data):
+            touched = {ansatz.circuit.find_bit(qubit).index for qubit in instruction.qubits}
+            if instruction.operation.name != "barrier" and touched & qubits:
+                qubits |= touched
+                parameters = {p for angle in instruction.operation.params for p in getattr(angle, "parameters", ())}
+                inputs |= {i for i, parameter in enumerate(ansatz.inputs) if parameter in parameters}
+        cones.append(tuple(sorted(inputs)) or (0,))  # a constant is a series in any input
+    return cones
+
+
+def shared_axes(cones: Sequence[tuple[int, ...]], sizes: Sequence[int]) -> tuple[list[int], tuple[int, ...]]:
+    """Deal inputs to grid axes so that no two of one cone share an axis (greedy colouring).
+
+    Args:
+        cones: inputs of each observable.
+        sizes: nodes that each input needs.
+
+    Returns:
+        The axis of each input, and the shape of the grid: on each axis the most nodes that one of its inputs needs.
+    """
+    axes = [-1] * len(sizes)
+    for q in sorted(range(len(sizes)), key=lambda q: -sizes[q]):  # stable: equal sizes keep their order
+        taken = {axes[other] for cone in cones if q in cone for other in cone}
+        axes[q] = next(axis for axis in range(len(sizes)) if axis not in taken)
+    shape = [max(size for q, size in enumerate(sizes) if axes[q] == axis) for axis in range(max(axes) + 1)]
+    return axes, tuple(shape)
+
+
+class LightConeSurrogate:
+    """The probability of odd parity, (1 - expectation) / 2, of each observable, as series in their own inputs.
+
+    Args:
+        num_inputs: n.
+        parts: for each group of outputs with the same light cone: its inputs, its outputs, and their surrogate.
+        num_points: circuits that the fit ran.
+    """
+
+    def __init__(
+        self, num_inputs: int, parts: Sequence[tuple[Sequence[int], Sequence[int], FourierSurrogate]], num_points: int
+    ) -> None:
+        self.num_inputs, self.num_points = num_inputs, num_points
+        self.parts = [(list(inputs), list(outputs), surrogate) for inputs, outputs, surrogate in parts]
+        self._order = [output for _, outputs, _ in self.parts for output in outputs]
+
+    @property
+    def shots(self) -> int:
+        """Fewest shots behind a grid point; 0: exact."""
+        return min(surrogate.shots for *_, surrogate in self.parts)
+
+    @staticmethod
+    def num_circuits(ansatz: Ansatz, observables: Sequence[str]) -> int:
+        """Circuits that :meth:`fit` would run; it may be more than it allows."""
+        sizes = [1 + 2 * degree for degree in input_degrees(ansatz)]
+        return math.prod(shared_axes(light_cones(ansatz, observables), sizes)[1])
+
+    @classmethod
+    def fit(
+        cls, network: QuantumNetwork, weights: ArrayLike | None = None, *, observables: Sequence[str]
+    ) -> LightConeSurrogate:
+        """Run the network on the shared grid and solve for each observable's series.
+
+        Args:
+            network: as for :meth:`FourierSurrogate.fit`.
+            weights: as there.
+            observables: names such as "Z0" or "Z0Z1".
+
+        Raises:
+            ValueError: as :meth:`FourierSurrogate.fit`.
+        """
+        ansatz = network.ansatz
+        cones = light_cones(ansatz, observables)
+        axes, shape = shared_axes(cones, [1 + 2 * degree for degree in input_degrees(ansatz)])
+        digits = grid_points(check_grid(shape))  # (points, axes)
+        odd = (1 - expectation_matrix(observables, ansatz.num_qubits).numpy()) / 2
+        values = (run_in_chunks(network, digits[:, axes], weights) @ odd).reshape(*shape, -1)
+        parts = []
+        for cone in sorted(set(cones)):
+            outputs = [k for k, other in enumerate(cones) if other == cone]
+            own = [axes[q] for q in cone]
+            others = tuple(axis for axis in range(len(shape)) if axis not in own)
+            kept = sorted(own)
+            table = values[..., outputs].mean(others) if others else values[..., outputs]
+            table = np.moveaxis(table, [kept.index(axis) for axis in own], range(len(own)))
+            repeats = math.prod(shape[axis] for axis in others)
+            shots = (network.qnn.shots or 0) * repeats
+            parts.append((cone, outputs, FourierSurrogate.from_grid(np.ascontiguousarray(table), shots)))
+        return cls(ansatz.num_inputs, parts, len(digits))
+
+    def __call__(self, inputs: Tensor) -> Tensor:
+        """(B, n) to (B, observables): probabilities of odd parity as the series give them; differentiable."""
+        return self._gather([surrogate(inputs[:, own]) for own, _, surrogate in self.parts])
+
+    def variance(self, inputs: Tensor) -> Tensor:
+        """Predicted variance of the outputs from the shots behind the fit, (B, observables)."""
+        return self._gather([surrogate.variance(inputs[:, own]) for own, _, surrogate in self.parts])
+
+    def split(self, samples: Tensor) -> PowerSplit:
+        """Shares of power, as :meth:`FourierSurrogate.split`; of the expectations, -1 to 1."""
+        sizes = [1] * self.num_inputs
+        for own, _, surrogate in self.parts:
+            for q, size in zip(own, surrogate.coefficients.shape, strict=False):
+                sizes[q] = max(sizes[q], size)
+        return split_samples(1 - 2 * self(samples.double()), samples, sizes)
+
+    def _gather(self, outputs: list[Tensor]) -> Tensor:
+        gathered = torch.cat(outputs, -1)
+        return gathered[:, np.argsort(self._order)]
+
+    def state_dict(self) -> dict[str, Any]:
+        """Tensors and numbers, flat."""
+        state: dict[str, Any] = {"num_inputs": self.num_inputs, "num_points": self.num_points}
+        for i, (own, outputs, surrogate) in enumerate(self.parts):
+            part = {"inputs": torch.tensor(own), "outputs": torch.tensor(outputs), **surrogate.state_dict()}
+            state |= {f"part{i}.{name}": value for name, value in part.items()}
+        return state
+
+    @classmethod
+    def from_state_dict(cls, state: dict[str, Any]) -> LightConeSurrogate:
+        """The surrogate that :meth:`state_dict` came from."""
+        parts = []
+        while f"part{len(parts)}.shots" in state:
+            prefix = f"part{len(parts)}."
+            part = {name.removeprefix(prefix): value for name, value in state.items() if name.startswith(prefix)}
+            inputs, outputs = part["inputs"].tolist(), part["outputs"].tolist()
+            parts.append((inputs, outputs, FourierSurrogate.from_state_dict(part)))
+        return cls(state["num_inputs"], parts, state["num_points"])
