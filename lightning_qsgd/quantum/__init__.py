@@ -7,5 +7,6 @@ from lightning_qsgd.quantum.circuits import superposition_circuit as superpositi
 from lightning_qsgd.quantum.network import QuantumNetwork as QuantumNetwork
 from lightning_qsgd.quantum.samplers import AerSampler as AerSampler
 from lightning_qsgd.quantum.samplers import ExactSampler as ExactSampler
+from lightning_qsgd.quantum.samplers import FakeBackendSampler as FakeBackendSampler
 from lightning_qsgd.quantum.simulator import CircuitSimulator as CircuitSimulator
 from lightning_qsgd.quantum.surrogate import FourierSurrogate as FourierSurrogate
