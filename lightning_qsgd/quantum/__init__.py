@@ -5,6 +5,7 @@ from lightning_qsgd.quantum.alignment import modulation_matrix as modulation_mat
 from lightning_qsgd.quantum.circuits import Ansatz as Ansatz
 from lightning_qsgd.quantum.circuits import superposition_circuit as superposition_circuit
 from lightning_qsgd.quantum.network import QuantumNetwork as QuantumNetwork
+from lightning_qsgd.quantum.reliable import ReliableSampler as ReliableSampler
 from lightning_qsgd.quantum.samplers import AerSampler as AerSampler
 from lightning_qsgd.quantum.samplers import ExactSampler as ExactSampler
 from lightning_qsgd.quantum.samplers import FakeBackendSampler as FakeBackendSampler

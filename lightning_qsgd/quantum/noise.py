@@ -128,12 +128,13 @@ def fake_backend(name: str) -> Any:
     """
     try:
         from qiskit_ibm_runtime import fake_provider
+        from qiskit_ibm_runtime.fake_provider.fake_backend import FakeBackendV2
     except ModuleNotFoundError as error:
         raise missing_runtime(error) from error
     known = [
         key
         for key, value in vars(fake_provider).items()
-        if isinstance(value, type) and issubclass(value, fake_provider.fake_backend.FakeBackendV2)
+        if isinstance(value, type) and issubclass(value, FakeBackendV2)
     ]
     if name not in known:
         close = get_close_matches(name, known, n=3, cutoff=0.5) or sorted(known)[:3]
