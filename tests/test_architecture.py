@@ -93,6 +93,7 @@ def test_every_module_has_its_test():
         "jobs_file": "reliable",
         "retries": "reliable",
         "splitting": "reliable",
+        "scrubbing": "hardware",
         "attention": "transformer",
         "update": "superpositional",
         "loading": "synthetic",

@@ -4,6 +4,7 @@ from lightning_qsgd.quantum.alignment import aligned_rotations as aligned_rotati
 from lightning_qsgd.quantum.alignment import modulation_matrix as modulation_matrix
 from lightning_qsgd.quantum.circuits import Ansatz as Ansatz
 from lightning_qsgd.quantum.circuits import superposition_circuit as superposition_circuit
+from lightning_qsgd.quantum.hardware import IBMSampler as IBMSampler
 from lightning_qsgd.quantum.network import QuantumNetwork as QuantumNetwork
 from lightning_qsgd.quantum.reliable import ReliableSampler as ReliableSampler
 from lightning_qsgd.quantum.samplers import AerSampler as AerSampler

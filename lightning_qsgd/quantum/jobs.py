@@ -101,7 +101,7 @@ def try_to_cancel(job: Any) -> None:
     try:
         job.cancel()
     except Exception as error:
-        log.info("Could not cancel a job (%s)", describe(error))
+        log.info("Could not cancel a job (%s)", type(error).__name__)
 
 
 def describe(error: BaseException) -> str:

@@ -78,7 +78,7 @@ class Job(BasePrimitiveJob):
 
 
 class ScriptedSampler(BaseSamplerV2):
-    """``script[n]`` decides call n of ``run``: an error to raise, arguments for its ``Job``, or None for a right job."""
+    """``script[n]`` decides call n of ``run``: an error to raise, arguments for its ``Job``, or None: a right job."""
 
     shots = 4
 

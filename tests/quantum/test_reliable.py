@@ -1,3 +1,4 @@
+import itertools
 import json
 import logging
 import multiprocessing
@@ -75,7 +76,7 @@ def test_split_keeps_order_and_limits_with_few_jobs(pubs, max_circuits, max_exec
     for job in jobs:
         assert 0 < sum(p.stop - p.start for p in job) <= max_circuits
         assert sum((p.stop - p.start) * shots[p.pub] for p in job) <= max_executions
-    for job, following in zip(jobs, jobs[1:]):  # no room was left for the next row
+    for job, following in itertools.pairwise(jobs):  # no room was left for the next row
         circuits = sum(p.stop - p.start for p in job)
         executions = sum((p.stop - p.start) * shots[p.pub] for p in job)
         assert circuits == max_circuits or executions + shots[following[0].pub] > max_executions
@@ -215,7 +216,7 @@ def test_giving_up_names_tries_reason_jobs_and_way_out(naps, tmp_path):
         assert part in text
     sampler.run([(SMALL, ROWS)]).result()
     assert inner.calls == [[3], [2], [2], [2], [2]]  # the first job was not submitted again
-    with pytest.raises(RuntimeError, match="Gave up after 1 tries.*raise retries"):
+    with pytest.raises(RuntimeError, match=r"Gave up after 1 tries.*raise retries"):
         ReliableSampler(ScriptedSampler(HttpError(500)), retries=0).run([(SMALL, ROWS)])
 
 
@@ -260,9 +261,7 @@ def test_time_out(naps, monkeypatch, tmp_path):
         bits(ReliableSampler(inner, timeout=30).run([(SMALL, ROWS)]).result())[:, 0, 0], expected()
     )
     assert [job.was_cancelled for job in inner.jobs] == [True, True, False]
-    with pytest.raises(
-        RuntimeError, match="Gave up after 2 tries: TimeoutError: Job job-1 was not finished after 30 s"
-    ):
+    with pytest.raises(RuntimeError, match="Gave up after 2 tries: TimeoutError: Job job-1 was not finished"):
         ReliableSampler(ScriptedSampler(hanging, hanging), timeout=30, retries=1).run([(SMALL, ROWS)]).result()
     inner = FindableSampler(hanging)
     sampler = ReliableSampler(inner, timeout=30, jobs_file=tmp_path / "jobs.json")
