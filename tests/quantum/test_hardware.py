@@ -115,14 +115,14 @@ def test_another_sampler_collects_the_jobs(make, service, tmp_path):
     rows = np.concatenate([INPUTS, np.tile(WEIGHTS, (5, 1))], 1)
     job = sampler.run([(network.qnn.circuit, rows)])  # and then the process dies
     assert len(JobsFile(tmp_path / "jobs.json").read()) == 1
+    other = make(shots=64, dynamical_decoupling="XX").run([(network.qnn.circuit, rows)])  # another request
+    assert len(service.known) == 2
     again = make(shots=64)
     result = again.run([(QuantumNetwork(ANSATZ, again).qnn.circuit, rows)]).result()
-    assert len(service.known) == 1
-    np.testing.assert_array_equal(result[0].data.meas.array, job.result()[0].data.meas.array)
-    # With other options it is another request; a job that the service lost is submitted again.
-    make(shots=64, dynamical_decoupling="XX").run([(network.qnn.circuit, rows)])
     assert len(service.known) == 2
-    service.known.clear()
+    np.testing.assert_array_equal(result[0].data.meas.array, job.result()[0].data.meas.array)
+    assert other.running()
+    service.known.clear()  # a job that the service lost is submitted again
     make(shots=64, dynamical_decoupling="XX").run([(network.qnn.circuit, rows)]).result()
     assert len(service.known) == 1
 

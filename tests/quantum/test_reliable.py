@@ -246,7 +246,7 @@ def test_errors_while_waiting(naps):
     sampler = ReliableSampler(inner, retries=3)
     np.testing.assert_array_equal(bits(sampler.run([(SMALL, ROWS)]).result())[:, 0, 0], expected())
     assert len(inner.jobs) == 3
-    inner = ScriptedSampler(*[{"polls": [False], "script": [lost]}] * 9)
+    inner = ScriptedSampler(*({"polls": [False], "script": [lost]} for _ in range(9)))
     with pytest.raises(RuntimeError, match="Gave up after 4 tries: ConnectionError: lost"):
         ReliableSampler(inner, retries=3).run([(SMALL, ROWS)]).result()
     assert len(inner.jobs) == 4
@@ -365,12 +365,14 @@ def test_equal_requests_side_by_side_have_jobs_of_their_own(tmp_path):
     assert JobsFile(tmp_path / "jobs.json").read() == {}
 
 
-def test_hold_keeps_finished_requests_until_the_end(tmp_path):
+@pytest.mark.parametrize("new_process", [True, False])
+def test_hold_keeps_finished_requests_until_the_end(new_process, tmp_path):
     path = tmp_path / "jobs.json"
     inner = FindableSampler()
+    same = ReliableSampler(inner, jobs_file=path)
 
     def calibrate(fail):
-        sampler = ReliableSampler(inner, jobs_file=path)
+        sampler = ReliableSampler(inner, jobs_file=path) if new_process else same
         with sampler.hold():
             sampler.run([(SMALL, ROWS)]).result()
             with sampler.hold():  # within a hold, nothing of its own
@@ -475,7 +477,8 @@ def test_a_killed_process_is_continued_by_the_next_without_new_jobs(tmp_path):
     assert JobsFile(tmp_path / "jobs.json").read() == {}
 
 
-def _write_entries(path, name):
+def _write_entries(path, name, together):
+    together.wait(60)
     for number in range(20):
         JobsFile(path).put(f"{name}-{number}", "id")
     JobsFile(path).drop([f"{name}-0"])
@@ -483,13 +486,14 @@ def _write_entries(path, name):
 
 def test_processes_share_the_file(tmp_path):
     context = multiprocessing.get_context("spawn")
-    workers = [context.Process(target=_write_entries, args=(tmp_path / "jobs.json", name)) for name in "ab"]
+    together, path = context.Barrier(2), tmp_path / "jobs.json"
+    workers = [context.Process(target=_write_entries, args=(path, name, together)) for name in "ab"]
     for worker in workers:
         worker.start()
     for worker in workers:
         worker.join(60)
     keys = {f"{name}-{number}" for name in "ab" for number in range(1, 20)}
-    assert set(JobsFile(tmp_path / "jobs.json").read()) == keys
+    assert set(JobsFile(path).read()) == keys
 
 
 FINGERPRINT = """
