@@ -15,6 +15,7 @@ from lightning.pytorch.loggers import TensorBoardLogger
 from rich.console import Console
 from rich.table import Column, Table
 
+from lightning_qsgd.calibrate import calibrate
 from lightning_qsgd.callbacks import PredictionWriter, TestReport, TimeToTarget
 from lightning_qsgd.doctor import doctor
 from lightning_qsgd.experiment import ExperimentCLI, find_config, peak_memory, shorten
@@ -153,6 +154,8 @@ def main(args: Sequence[str] | None = None) -> None:
             if arguments[1:]:
                 raise ValueError(f"doctor takes no arguments: {' '.join(arguments[1:])}. {doctor.__doc__}")
             doctor()
+        elif arguments[:1] == ["calibrate"]:
+            calibrate(arguments[1:])
         else:
             CommandLine(arguments)
     except Exception as error:

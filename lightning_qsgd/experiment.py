@@ -88,7 +88,7 @@ class ExperimentCLI(LightningCLI):
             parser_kwargs={
                 "prog": "lightning-qsgd",
                 "description": "Train, evaluate and use a model with quantum layers. "
-                "Also: lightning-qsgd doctor, which checks the installation.",
+                "Also: lightning-qsgd doctor, which checks the installation, and lightning-qsgd calibrate --help.",
             },
             subclass_mode_model=True,
             subclass_mode_data=True,
@@ -239,6 +239,21 @@ def build(config: Sequence[str | Path], overrides: Sequence[str] = ()) -> Experi
     arguments = [part for path in config for part in ("--config", find_config(path))]
     cli = ExperimentCLI([*arguments, *overrides], run=False)
     return Experiment(cli.trainer, cli.model, cli.datamodule)
+
+
+def parse(arguments: Sequence[str]) -> dict[str, Any]:
+    """The complete configuration as plain values, with nothing built from it.
+
+    Args:
+        arguments: "--config", FILE and overrides, as for :func:`build`.
+    """
+    cli = _ParseOnly(list(arguments), run=False)
+    return yaml.safe_load(cli.parser.dump(cli.config, skip_link_targets=False))
+
+
+class _ParseOnly(ExperimentCLI):
+    def instantiate_classes(self) -> None:
+        """Leave it at the arguments."""
 
 
 def find_config(path: str | Path) -> str:

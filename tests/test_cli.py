@@ -71,8 +71,8 @@ def test_checkpoints_hold_plain_values_and_the_circuits_series(trained):
     assert checkpoint["hyper_parameters"]["vocab_size"] == 64
     assert checkpoint["epoch"] == 1  # the last epoch, best or not
     state = checkpoint["optimizer_states"][0]["param_groups"][0]["perturbation_state"]
-    assert state["coefficients"].shape == (5, 5, 5, 5, 16)
-    assert (state["step"], state["circuits"], state["surrogate_shots"]) == (6, 625 + 32, 1024)
+    assert state["surrogate.coefficients"].shape == (5, 5, 5, 5, 16)
+    assert (state["step"], state["circuits"], state["surrogate.shots"]) == (6, 625 + 32, 1024)
 
 
 @pytest.mark.parametrize("command", ["validate", "test"])

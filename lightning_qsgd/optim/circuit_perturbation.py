@@ -13,12 +13,13 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from lightning_qsgd.optim.perturbation import Perturbation
+from lightning_qsgd.optim.distributed import broadcast, broadcast_object, rank
+from lightning_qsgd.optim.perturbation import Perturbation, check
 
 if TYPE_CHECKING:
     from qiskit.primitives import BaseSamplerV2
 
-    from lightning_qsgd.quantum import FourierSurrogate, QuantumNetwork
+    from lightning_qsgd.quantum import Ansatz, FourierSurrogate, LightConeSurrogate, QuantumNetwork
 
 Rotations = Literal["aligned", "zero", "random"]
 
@@ -75,31 +76,21 @@ class CircuitPerturbation(Perturbation):
         shot_noise: int | None = None,
     ) -> None:
         super().__init__(num_qubits)
-        if depth < 1:
-            raise ValueError(f"Invalid depth: {depth}; it must be at least 1")
-        if entanglement not in ("linear", "none"):
-            raise ValueError(f"Invalid entanglement: {entanglement!r}; it must be 'linear' or 'none'")
-        num_weights = (2 * depth - 1) * num_qubits
+        check("depth", depth, depth >= 1, "at least 1")
+        check("entanglement", entanglement, entanglement in ("linear", "none"), "'linear' or 'none'")
         if isinstance(rotations, str):
-            if rotations not in get_args(Rotations):
-                raise ValueError(f"Invalid rotations: {rotations!r}; it must be aligned, zero, random or a list")
-        elif len(rotations) != num_weights:
+            check("rotations", rotations, rotations in get_args(Rotations), "aligned, zero, random or a list")
+        elif len(rotations) != (num_weights := (2 * depth - 1) * num_qubits):
             raise ValueError(f"Invalid rotations: {len(rotations)} angles; this circuit takes {num_weights}")
-        if rotation_seed < 0:
-            raise ValueError(f"Invalid rotation_seed: {rotation_seed}; it must be at least 0")
+        check("rotation_seed", rotation_seed, rotation_seed >= 0, "at least 0")
         if decode_chain and entanglement == "none":
             raise ValueError("Invalid decode_chain: True; without entanglement there is no chain of CNOTs to undo")
-        if center not in (None, "zero", "odd"):
-            raise ValueError(f"Invalid center: {center!r}; it must be None, 'zero' or 'odd'")
-        if mode not in ("surrogate", "live"):
-            raise ValueError(f"Invalid mode: {mode!r}; it must be 'surrogate' or 'live'")
-        if max_circuits < 1:
-            raise ValueError(f"Invalid max_circuits: {max_circuits}; it must be at least 1")
-        for name, value in (("calibration", calibration), ("shot_noise", shot_noise)):
-            if value is not None and mode == "live":
-                raise ValueError(f"Invalid {name}: {value}; it needs mode='surrogate'")
-        if shot_noise is not None and shot_noise < 1:
-            raise ValueError(f"Invalid shot_noise: {shot_noise}; it must be at least 1, or null for none")
+        check("center", center, center in (None, "zero", "odd"), "None, 'zero' or 'odd'")
+        check("mode", mode, mode in ("surrogate", "live"), "'surrogate' or 'live'")
+        check("max_circuits", max_circuits, max_circuits >= 1, "at least 1")
+        check("calibration", calibration, calibration is None or mode == "surrogate", "null with mode='live'")
+        check("shot_noise", shot_noise, shot_noise is None or mode == "surrogate", "null with mode='live'")
+        check("shot_noise", shot_noise, shot_noise is None or shot_noise >= 1, "at least 1, or null for none")
         if decode_chain is None:
             decode_chain = rotations == "aligned" and entanglement == "linear"
         self.depth = depth
@@ -111,6 +102,7 @@ class CircuitPerturbation(Perturbation):
         self._surrogate: FourierSurrogate | LightConeSurrogate | None = None
         self._modulation: FourierSurrogate | None = None  # of s: the full surrogate, projected
         self._offset: Tensor | None = None  # s(0), (1, n)
+        self._tests: dict[str, float] = {}  # of the calibration
 
     def identity(self) -> str:
         """Everything that decides what the circuit answers, but for noise."""
@@ -138,10 +130,10 @@ class CircuitPerturbation(Perturbation):
 
     @property
     def surrogate(self) -> FourierSurrogate | LightConeSurrogate | None:
-        """The fitted series, or None before ``prepare`` and in live mode.
+        """The fitted series; None before ``prepare`` and in live mode.
 
-        Of all 2**num_qubits outcomes; or of the n probabilities P(x_k = 1) where that takes fewer circuits (5 instead
-        of 625 without entanglement) and no shot noise is asked for.
+        Of all 2**num_qubits outcomes; of P(x_k = 1) alone where that takes fewer circuits (5 instead of 625 without
+        entanglement) and no shot noise is asked for.
         """
         return self._surrogate
 
@@ -186,8 +178,8 @@ class CircuitPerturbation(Perturbation):
         points = torch.from_numpy(np.random.default_rng(0).uniform(-np.pi, np.pi, (num_points, self.num_qubits)))
         if isinstance(self._modulation, type(self._surrogate)):
             report["surrogate_clipped_mass"] = float(self._surrogate.clipped_mass(points).mean())  # type: ignore
-        if self._calibration_results is not None:
-            return report | {f"calibration_{name}": value for name, value in self._calibration_results.items()}
+        if self.calibration:
+            return report | {f"calibration_{name}": value for name, value in self._tests.items()}
         fresh = torch.from_numpy(self._count(points.numpy(), step=None))
         if self._modulation is None:
             fresh = (1 + fresh @ self._matrix()) / 2
@@ -210,8 +202,14 @@ class CircuitPerturbation(Perturbation):
     def _evaluate(self, angles: Tensor, step: int) -> Tensor:
         if self.mode == "live":
             return self._run(angles, step)
-        assert self._modulation is not None
-        return self._modulation(angles).clamp(-1, 1)
+        if self._modulation is None:
+            assert self._surrogate is not None
+            return (2 * self._surrogate(angles) - 1).clamp(-1, 1)
+        if self.shot_noise is None:
+            return self._modulation(angles).clamp(-1, 1)
+        rng = np.random.default_rng((getattr(self.sampler, "seed", 0), step + 1))
+        sampled = self._surrogate.sample(angles, self.shot_noise, rng)  # type: ignore[union-attr]
+        return sampled @ self._matrix().to(sampled)
 
     def _run(self, angles: Tensor, step: int) -> Tensor:
         if len(angles) > self.max_circuits:
@@ -220,36 +218,51 @@ class CircuitPerturbation(Perturbation):
                 "use mode='surrogate', scope='first_of_tensor' or 'first_of_model', or raise max_circuits"
             )
         s = torch.empty(angles.shape, dtype=torch.float64)
-        if _rank() == 0:
-            matrix = self._matrix().numpy()
-            s = torch.from_numpy(self._count(angles.cpu().numpy(), step) @ matrix)
-        return _broadcast(s).to(angles)
+        if rank() == 0:
+            s = torch.from_numpy(self._count(angles.cpu().numpy(), step)) @ self._matrix()
+        return broadcast(s).to(angles)
 
     def _fit(self) -> str:
-        from lightning_qsgd.quantum import FourierSurrogate
-        from lightning_qsgd.quantum.surrogate import grid_shape
-
-        shape = grid_shape(self.network.ansatz)
         start = time.perf_counter()
-        coefficients = torch.empty(*shape, 2**self.num_qubits, dtype=torch.float64)
-        shots = torch.zeros((), dtype=torch.int64)
-        if _rank() == 0:
-            before = self.network.circuits, self.network.shots, self.network.seconds
-            fitted = FourierSurrogate.fit(self.network, self.weights)
-            coefficients, shots = fitted.coefficients, torch.tensor(fitted.shots)
-            self._add_counts(before)
-        self._set_surrogate(FourierSurrogate(_broadcast(coefficients), int(_broadcast(shots))))
-        line = (
-            f"Circuit sampled on its grid: {self.circuits:,} circuits, {self.shots:,} shots, "
-            f"{time.perf_counter() - start:.1f} s; from here on its series answers"
-        )
+        surrogate, self._tests = broadcast_object(self._measure() if rank() == 0 else None)
+        self._set_surrogate(surrogate)
+        line = f"Circuit answered by its calibration {self.calibration}"
+        if not self.calibration:
+            line = (
+                f"Circuit sampled on its grid: {self.circuits:,} circuits, {self.shots:,} shots, "
+                f"{time.perf_counter() - start:.1f} s; from here on its series answers"
+            )
         logging.getLogger("lightning_qsgd").info(line)
         return line
 
-    def _set_surrogate(self, surrogate: FourierSurrogate) -> None:
-        self._surrogate, self._modulation = surrogate, surrogate.project(self._matrix())
+    def _measure(self) -> tuple[FourierSurrogate | LightConeSurrogate, dict[str, float]]:
+        from lightning_qsgd.quantum import Calibration, FourierSurrogate, modulation_observables
+        from lightning_qsgd.quantum.light_cone import fit_smallest
+
+        if self.calibration:
+            calibration = Calibration.load(self.calibration)
+            calibration.check(self.ansatz, self.weights, self.calibration)
+            for warning in calibration.warnings():
+                logging.getLogger("lightning_qsgd").warning(f"Calibration {self.calibration}: {warning}")
+            return calibration.surrogate, calibration.results()
+        before = self.network.circuits, self.network.shots, self.network.seconds
+        if self.shot_noise is not None:  # shots are drawn from all outcomes
+            fitted = FourierSurrogate.fit(self.network, self.weights)
+        else:
+            names = modulation_observables(self.num_qubits, self.decode_chain)
+            fitted = fit_smallest(self.network, self.weights, names)
+        self._add_counts(before)
+        return fitted, {}
+
+    def _set_surrogate(self, surrogate: FourierSurrogate | LightConeSurrogate) -> None:
+        from lightning_qsgd.quantum import FourierSurrogate
+
+        self._surrogate = surrogate
+        if isinstance(surrogate, FourierSurrogate):
+            self._modulation = surrogate.project(self._matrix())
         if self.center == "zero":
-            self._offset = self._modulation(torch.zeros(1, self.num_qubits, dtype=torch.float64))
+            zero = torch.zeros(1, self.num_qubits, dtype=torch.float64)
+            self._offset = (2 * surrogate(zero) - 1) if self._modulation is None else self._modulation(zero)
 
     def _matrix(self) -> Tensor:
         from lightning_qsgd.quantum import modulation_matrix
@@ -268,34 +281,21 @@ class CircuitPerturbation(Perturbation):
         self.seconds += self.network.seconds - before[2]
 
     def state_dict(self) -> dict[str, Any]:
-        """The surrogate's coefficients, s(0), and the counts."""
+        """The surrogate, s(0), and the counts: flat, tensors and numbers."""
         state = super().state_dict()
         if self._surrogate is not None:
             state |= {"rotations": torch.from_numpy(self.weights)}
-            state |= {"coefficients": self._surrogate.coefficients, "surrogate_shots": self._surrogate.shots}
+            state |= {f"surrogate.{name}": value for name, value in self._surrogate.state_dict().items()}
         return state if self._offset is None else state | {"offset": self._offset}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Take over what :meth:`state_dict` returned; the optimizer has compared the two identities before."""
         super().load_state_dict(state)
         self._offset = state.get("offset") if self.center == "zero" else None
-        if (coefficients := state.get("coefficients")) is None or self.mode == "live":
-            return
-        from lightning_qsgd.quantum import FourierSurrogate
+        prefix = "surrogate."
+        surrogate = {name.removeprefix(prefix): value for name, value in state.items() if name.startswith(prefix)}
+        if surrogate and self.mode == "surrogate":
+            from lightning_qsgd.quantum import FourierSurrogate, LightConeSurrogate
 
-        self._set_surrogate(FourierSurrogate(coefficients.cpu(), state["surrogate_shots"]))
-
-
-def _rank() -> int:
-    distributed = torch.distributed
-    return distributed.get_rank() if distributed.is_available() and distributed.is_initialized() else 0
-
-
-def _broadcast(tensor: Tensor) -> Tensor:  # rank 0's values on every rank
-    distributed = torch.distributed
-    if not (distributed.is_available() and distributed.is_initialized()) or distributed.get_world_size() == 1:
-        return tensor
-    on_gpu = distributed.get_backend() == "nccl"
-    tensor = tensor.cuda() if on_gpu else tensor.contiguous()
-    distributed.broadcast(tensor, src=0)
-    return tensor.cpu()
+            kind = FourierSurrogate if "coefficients" in surrogate else LightConeSurrogate
+            self._set_surrogate(kind.from_state_dict(surrogate))

@@ -15,6 +15,16 @@ import torch
 from torch import Tensor
 
 
+def check(name: str, value: Any, valid: bool, rule: str) -> None:
+    """Refuse an argument.
+
+    Raises:
+        ValueError: unless ``valid``; it names the argument, its value and the rule.
+    """
+    if not valid:
+        raise ValueError(f"Invalid {name}: {value!r}; it must be {rule}")
+
+
 class Perturbation(ABC):
     """Base of all perturbations; a subclass implements :meth:`forward`.
 
@@ -28,8 +38,7 @@ class Perturbation(ABC):
     """
 
     def __init__(self, num_qubits: int = 4) -> None:
-        if num_qubits < 1:
-            raise ValueError(f"Invalid num_qubits: {num_qubits}; it must be at least 1")
+        check("num_qubits", num_qubits, num_qubits >= 1, "at least 1")
         self.num_qubits = num_qubits
         self.layout: Sequence[tuple[int, int, int]] = ()
         self.circuits, self.shots, self.seconds = 0, 0, 0.0
@@ -112,10 +121,8 @@ class ControlPerturbation(Perturbation):
     def __init__(self, kind: Control, reference: Perturbation | None = None, seed: int = 0) -> None:
         reference = SinePerturbation() if reference is None else reference
         super().__init__(reference.num_qubits)
-        if kind not in get_args(Control):
-            raise ValueError(f"Invalid kind: {kind!r}; it must be one of {', '.join(get_args(Control))}")
-        if seed < 0:
-            raise ValueError(f"Invalid seed: {seed}; it must be at least 0")
+        check("kind", kind, kind in get_args(Control), f"one of {', '.join(get_args(Control))}")
+        check("seed", seed, seed >= 0, "at least 0")
         self.kind, self.reference, self.seed = kind, reference, seed
         self._table: Tensor | None = None
         self._table_layout: list[tuple[int, int, int]] = []

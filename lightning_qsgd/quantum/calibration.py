@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import math
 import zipfile
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -111,6 +112,15 @@ class Calibration:
                 "devices drift: calibrate again"
             )
 
+    def warnings(self) -> list[str]:
+        """What the tests found wrong, at p below 0.01; empty if nothing."""
+        results = self.results()
+        found = {
+            "fit_p": "the series does not fit held-out points: errors depend on the angles, or the device drifted",
+            "drift_p": "repeats of one point differ: the device drifted while it was calibrated",
+        }
+        return [f"{text} (p = {results[name]:.1e})" for name, text in found.items() if results.get(name, 1) < 0.01]
+
     def results(self) -> dict[str, float]:
         """Numbers of the tests, by name: p-values, chi-square over its degrees of freedom, largest residual."""
         return {name: value for name, value in self.provenance["results"].items() if value is not None}
@@ -155,6 +165,11 @@ def calibrate(
     return Calibration(
         surrogate, points, frequencies, kinds, _provenance(network, weights, seed, max_age_days, fit, drift)
     )
+
+
+def num_circuits(ansatz: Ansatz, held_out: int = 64, references: int = 16) -> int:
+    """Circuits that :func:`calibrate` runs."""
+    return math.prod(grid_shape(ansatz)) + held_out + references
 
 
 def design(

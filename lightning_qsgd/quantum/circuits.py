@@ -94,12 +94,7 @@ def superposition_circuit(num_qubits: int = 4, depth: int = 2, entanglement: Ent
     Raises:
         ValueError: for num_qubits or depth below 1, or an unknown entanglement.
     """
-    if num_qubits < 1:
-        raise ValueError(f"Invalid num_qubits: {num_qubits}; it must be at least 1")
-    if depth < 1:
-        raise ValueError(f"Invalid depth: {depth}; it must be at least 1")
-    if entanglement not in ("linear", "none"):
-        raise ValueError(f"Invalid entanglement: {entanglement!r}; it must be 'linear' or 'none'")
+    _check_options(num_qubits, depth, entanglement)
     x = ParameterVector("x", num_qubits)
     theta = ParameterVector("theta", depth * num_qubits)
     phi = ParameterVector("phi", (depth - 1) * num_qubits)
@@ -110,10 +105,63 @@ def superposition_circuit(num_qubits: int = 4, depth: int = 2, entanglement: Ent
             circuit.ry(x[qubit] + theta[layer * num_qubits + qubit], qubit)
             if layer < depth - 1:
                 circuit.rz(phi[layer * num_qubits + qubit], qubit)
-        if entanglement == "linear":
-            for qubit in range(num_qubits - 1):
-                circuit.cx(qubit, qubit + 1)
+        _entangle(circuit, entanglement)
     return Ansatz(circuit, list(x), [*theta, *phi])
+
+
+def layered_circuit(
+    num_qubits: int = 4,
+    depth: int = 2,
+    encoding: Literal["angle", "reuploading"] = "reuploading",
+    entanglement: Entanglement = "linear",
+) -> Ansatz:
+    """A circuit for layers in models: inputs in Rx, weights in Ry and Rz, then CNOTs 0->1->2->..., ``depth`` times.
+
+    Args:
+        num_qubits: number of qubits ``n`` and of inputs, at least 1. Default: 4.
+        depth: layers, at least 1. Default: 2.
+        encoding: "angle" (inputs in the first layer only: degree 1) or "reuploading" (in each layer: degree ``depth``;
+            Perez-Salinas et al. 2020, arXiv 1907.02085). Default: "reuploading".
+        entanglement: "linear" or "none". Default: "linear".
+
+    Returns:
+        An :class:`Ansatz` with ``n`` inputs and ``(2 * depth - 1) * n`` weights: Ry's angles (depth x n, row by row),
+        then Rz's ((depth - 1) x n; the last layer's would be unobservable).
+
+    Raises:
+        ValueError: for num_qubits or depth below 1, or an unknown encoding or entanglement.
+    """
+    _check_options(num_qubits, depth, entanglement)
+    if encoding not in ("angle", "reuploading"):
+        raise ValueError(f"Invalid encoding: {encoding!r}; it must be 'angle' or 'reuploading'")
+    x = ParameterVector("x", num_qubits)
+    theta = ParameterVector("theta", depth * num_qubits)
+    phi = ParameterVector("phi", (depth - 1) * num_qubits)
+    circuit = QuantumCircuit(num_qubits, name="layered")
+    for layer in range(depth):
+        for qubit in range(num_qubits):
+            if layer == 0 or encoding == "reuploading":
+                circuit.rx(x[qubit], qubit)
+            circuit.ry(theta[layer * num_qubits + qubit], qubit)
+            if layer < depth - 1:
+                circuit.rz(phi[layer * num_qubits + qubit], qubit)
+        _entangle(circuit, entanglement)
+    return Ansatz(circuit, list(x), [*theta, *phi])
+
+
+def _check_options(num_qubits: int, depth: int, entanglement: str) -> None:
+    if num_qubits < 1:
+        raise ValueError(f"Invalid num_qubits: {num_qubits}; it must be at least 1")
+    if depth < 1:
+        raise ValueError(f"Invalid depth: {depth}; it must be at least 1")
+    if entanglement not in ("linear", "none"):
+        raise ValueError(f"Invalid entanglement: {entanglement!r}; it must be 'linear' or 'none'")
+
+
+def _entangle(circuit: QuantumCircuit, entanglement: Entanglement) -> None:
+    if entanglement == "linear":
+        for qubit in range(circuit.num_qubits - 1):
+            circuit.cx(qubit, qubit + 1)
 
 
 def linear_angle(angle: ParameterExpression | float) -> tuple[float, dict[Parameter, float]]:

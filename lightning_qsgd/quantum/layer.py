@@ -125,11 +125,6 @@ class QuantumLayer(nn.Module):
         )
 
 
-@torch.compiler.disable
-def _through_network(rows: Tensor, weights: Tensor, network: QuantumNetwork) -> Tensor:
-    return _NetworkFunction.apply(rows, weights, network)  # type: ignore[return-value]
-
-
 class _NetworkFunction(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, inputs: Tensor, weights: Tensor, network: QuantumNetwork) -> Tensor:  # type: ignore[override]
@@ -150,6 +145,10 @@ class _NetworkFunction(torch.autograd.Function):
             torch.einsum("bo,bop->p", grad, weight_jacobian) if by_weights else None,
             None,
         )
+
+
+# torch.compile runs it as it is, and compiles what is around it.
+_through_network: Any = torch.compiler.disable(_NetworkFunction.apply)
 
 
 def _numpy(tensor: Tensor) -> Any:

@@ -60,6 +60,16 @@ def shared_axes(cones: Sequence[tuple[int, ...]], sizes: Sequence[int]) -> tuple
     return axes, tuple(shape)
 
 
+def fit_smallest(
+    network: QuantumNetwork, weights: ArrayLike | None, observables: Sequence[str]
+) -> FourierSurrogate | LightConeSurrogate:
+    """The surrogate of all outcomes, or that of the observables alone where it takes fewer circuits."""
+    whole = math.prod(1 + 2 * degree for degree in input_degrees(network.ansatz))
+    if LightConeSurrogate.num_circuits(network.ansatz, observables) < whole:
+        return LightConeSurrogate.fit(network, weights, observables=observables)
+    return FourierSurrogate.fit(network, weights)
+
+
 class LightConeSurrogate:
     """The probability of odd parity, (1 - expectation) / 2, of each observable, as series in their own inputs.
 

@@ -1,4 +1,4 @@
-"""Samplers: where circuits run. The only file that names a backend.
+"""Samplers: where circuits run. With noise.py and hardware.py the only files that name a backend.
 
 Every sampler is a ``qiskit.primitives.BaseSamplerV2``; a network takes any of them. What these add to the stock ones:
 noise that is fresh in each call, yet a function of (seed, step, call); one thread; lazy construction; pickling.
@@ -13,6 +13,8 @@ import numpy as np
 from qiskit.primitives import BasePrimitiveJob, BaseSamplerV2
 from qiskit.primitives.containers import PrimitiveResult, SamplerPubLike, SamplerPubResult
 from qiskit_machine_learning.primitives import QMLSampler
+
+from lightning_qsgd.quantum.noise import check_noise, fake_backend, noise_model
 
 if TYPE_CHECKING:
     from qiskit_aer.noise import NoiseModel
@@ -37,24 +39,29 @@ class AerSampler(BaseSamplerV2):
     Args:
         shots: shots per circuit, at least 1. Default: 1024.
         seed: base seed, at least 0. Default: 0.
-        noise: a ``qiskit_aer.noise.NoiseModel``, or None for a perfect device. Default: None.
+        noise: a ``qiskit_aer.noise.NoiseModel``; or "depolarizing", "thermal" or "readout", the presets of noise.py;
+            or the name of a fake backend whose noise alone is taken, such as "FakeManilaV2" (needs
+            qiskit-ibm-runtime); or None for a perfect device. Default: None.
         device: "CPU" or "GPU" (needs a CUDA build of Aer). Default: "CPU".
 
     Raises:
-        ValueError: for shots below 1, a negative seed, or (at the first circuit) a device that Aer does not have.
+        ValueError: for shots below 1, a negative seed, an unknown noise, or (at the first circuit) an unknown fake
+            backend or a device that Aer does not have.
     """
 
     def __init__(
         self,
         shots: int = 1024,
         seed: int = 0,
-        noise: NoiseModel | None = None,
+        noise: NoiseModel | str | None = None,
         device: Literal["CPU", "GPU"] = "CPU",
     ) -> None:
         if shots < 1:
             raise ValueError(f"Invalid shots: {shots}; it must be at least 1 (exact probabilities: ExactSampler)")
         if seed < 0:
             raise ValueError(f"Invalid seed: {seed}; it must be at least 0")
+        if isinstance(noise, str):
+            check_noise(noise)
         self.shots, self.seed, self.noise, self.device = shots, seed, noise, device
         self._step, self._call = 0, 0
         self._backend: Any = None
@@ -63,17 +70,21 @@ class AerSampler(BaseSamplerV2):
     def backend(self) -> Any:
         """The ``AerSimulator``, built at first use: circuits are transpiled for it."""
         if self._backend is None:
-            from qiskit_aer import AerSimulator
-
-            available = available_devices()
-            if self.device not in available:
-                raise ValueError(
-                    f"Invalid device: {self.device!r}; this build of Qiskit Aer has {available}. "
-                    "Use device='CPU', or install qiskit-aer-gpu"
-                )
-            # One thread: on small circuits more threads make Aer 2 to 7 times slower.
-            self._backend = AerSimulator(noise_model=self.noise, device=self.device, max_parallel_threads=1)
+            self._backend = self._build()
         return self._backend
+
+    def _build(self) -> Any:
+        from qiskit_aer import AerSimulator
+
+        available = available_devices()
+        if self.device not in available:
+            raise ValueError(
+                f"Invalid device: {self.device!r}; this build of Qiskit Aer has {available}. "
+                "Use device='CPU', or install qiskit-aer-gpu"
+            )
+        noise = noise_model(self.noise) if isinstance(self.noise, str) else self.noise
+        # One thread: on small circuits more threads make Aer 2 to 7 times slower.
+        return AerSimulator(noise_model=noise, device=self.device, max_parallel_threads=1)
 
     def reseed(self, step: int) -> None:
         """Start the noise of training step ``step`` (at least 0; -1: before training); calls in it count from 0."""
@@ -91,6 +102,32 @@ class AerSampler(BaseSamplerV2):
 
     def __getstate__(self) -> dict[str, Any]:
         return self.__dict__ | {"_backend": None}  # the simulator itself is rebuilt where it is needed
+
+
+class FakeBackendSampler(AerSampler):
+    """A fake backend of qiskit-ibm-runtime on Aer: a device's qubits, couplings, basis gates and calibrated noise.
+
+    Circuits are transpiled for the device, as for the real one. Noise is fresh and reproducible as in
+    :class:`AerSampler`. The simulator is built once: for 127 qubits that takes seconds.
+
+    Args:
+        name: class name in ``qiskit_ibm_runtime.fake_provider``. Default: "FakeManilaV2" (5 qubits in a line).
+        shots: shots per circuit, at least 1. Default: 1024.
+        seed: base seed, at least 0. Default: 0.
+
+    Raises:
+        ValueError: for shots below 1, a negative seed, or (at the first circuit) an unknown name.
+        ModuleNotFoundError: at the first circuit, without qiskit-ibm-runtime.
+    """
+
+    def __init__(self, name: str = "FakeManilaV2", shots: int = 1024, seed: int = 0) -> None:
+        super().__init__(shots, seed)
+        self.name = name
+
+    def _build(self) -> Any:
+        from qiskit_aer import AerSimulator
+
+        return AerSimulator.from_backend(fake_backend(self.name), max_parallel_threads=1)
 
 
 def available_devices() -> list[str]:

@@ -1,0 +1,151 @@
+"""The command ``calibrate``: measure a configuration's circuit once, for many training runs. Level 4."""
+
+from __future__ import annotations
+
+import argparse
+import pkgutil
+from collections.abc import Iterator, Sequence
+from contextlib import nullcontext
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import jsonargparse
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+from rich.table import Table
+
+from lightning_qsgd.experiment import parse
+from lightning_qsgd.optim import CircuitPerturbation
+
+if TYPE_CHECKING:
+    from lightning_qsgd.quantum import Calibration
+
+
+def calibrate(arguments: Sequence[str]) -> None:
+    """Run the grid of a configuration's circuit on its sampler, test the fit, and write a file.
+
+    Args:
+        arguments: of the command line, without its name.
+
+    Raises:
+        ValueError: if the configuration has no CircuitPerturbation, or for an invalid number.
+    """
+    options, overrides = _parser().parse_known_args(list(arguments))
+    configs = [part for path in options.config for part in ("--config", path)]
+    perturbation = _circuit(parse([*configs, *overrides]))
+    from lightning_qsgd.quantum import IBMSampler
+    from lightning_qsgd.quantum import calibrate as measure
+    from lightning_qsgd.quantum.calibration import num_circuits
+
+    network, sampler = perturbation.network, perturbation.network.sampler
+    circuits = num_circuits(network.ansatz, options.held_out, options.references)
+    console = Console(width=120)
+    _show(console, "Calibration", _plan(perturbation, circuits))
+    if options.dry_run:
+        console.print("Dry run: nothing was submitted")
+        return
+    if options.output is None:
+        raise ValueError("Invalid output: none given; add --output data/calibrations/NAME.npz, or --dry-run")
+    on_hardware = isinstance(sampler, IBMSampler)
+    age = options.max_age_days if options.max_age_days is not None or not on_hardware else 1.0
+    hold = getattr(sampler, "hold", nullcontext)
+    columns = TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn()
+    with hold(), Progress(*columns, console=console) as progress:  # paid jobs stay on record until the file is written
+        task = progress.add_task("circuits", total=circuits)
+        calibration = measure(
+            network,
+            perturbation.weights,
+            held_out=options.held_out,
+            references=options.references,
+            seed=options.seed,
+            max_age_days=age,
+            on_progress=lambda done, total: progress.update(task, completed=done),
+        )
+        calibration.save(options.output)
+    _show(console, "Result", _result(calibration))
+    for warning in calibration.warnings():
+        console.print(f"warning: {warning}", style="yellow")
+    console.print(f"Written: {options.output}", highlight=False, soft_wrap=True)
+    where = "model.init_args.optimizer.init_args.perturbation.init_args"
+    console.print(f"Train with it: --{where}.calibration {options.output}", highlight=False, soft_wrap=True)
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        "lightning-qsgd calibrate",
+        allow_abbrev=False,
+        description="Measure the response of a configuration's circuit on its sampler once, test it, and write it to a "
+        "file that training runs take by the perturbation's option calibration. Further arguments override the "
+        "configuration, as with fit.",
+    )
+    parser.add_argument("-c", "--config", action="append", required=True, help="YAML; later ones over earlier ones")
+    parser.add_argument("-o", "--output", type=Path, help="file to write, such as data/calibrations/manila.npz")
+    parser.add_argument("--dry-run", "--dry_run", action="store_true", help="say what would run, and stop")
+    parser.add_argument("--held_out", type=int, default=64, help="points that test the fit. Default: 64")
+    parser.add_argument(
+        "--references", type=int, default=16, help="repeats of one point, which show drift. Default: 16"
+    )
+    parser.add_argument("--seed", type=int, default=0, help="of the order and of these points. Default: 0")
+    parser.add_argument(
+        "--max_age_days", type=float, help="after which fit refuses the file. Default: 1 on hardware, else no limit"
+    )
+    return parser
+
+
+def _circuit(config: dict[str, Any]) -> CircuitPerturbation:
+    """The first CircuitPerturbation in a configuration."""
+    for found in _specifications(config.get("model")):
+        parser = jsonargparse.ArgumentParser(exit_on_error=False)
+        parser.add_subclass_arguments(CircuitPerturbation, "perturbation")
+        return parser.instantiate_classes(parser.parse_object({"perturbation": found}))["perturbation"]
+    raise ValueError("The configuration has no CircuitPerturbation; calibrate measures the circuit of one")
+
+
+def _specifications(config: Any) -> Iterator[dict[str, Any]]:
+    for value in config.values() if isinstance(config, dict) else config if isinstance(config, list) else ():
+        yield from _specifications(value)
+    if isinstance(config, dict) and isinstance(path := config.get("class_path"), str):
+        kind = pkgutil.resolve_name(path)
+        if isinstance(kind, type) and issubclass(kind, CircuitPerturbation):
+            yield config
+
+
+def _plan(perturbation: CircuitPerturbation, circuits: int) -> dict[str, Any]:
+    from lightning_qsgd.quantum.samplers import backend_of
+
+    network, sampler = perturbation.network, perturbation.network.sampler
+    shots = getattr(sampler, "shots", None) or 0
+    plan = {
+        "circuit": perturbation.identity(),
+        "sampler": type(sampler).__name__,
+        "backend": getattr(backend_of(sampler), "name", None) or "exact",
+        "transpiled depth": network.qnn.circuit.depth(),
+        "circuits": f"{circuits:,}",
+        "shots": f"{shots:,} a circuit, {circuits * shots:,} in all" if shots else "exact",
+    }
+    if (estimate := getattr(sampler, "qpu_seconds", None)) is not None:
+        plan["estimated QPU time"] = f"{estimate(network.qnn.circuit, circuits):.0f} s"
+    return plan
+
+
+def _result(calibration: Calibration) -> dict[str, Any]:
+    results, provenance = calibration.results(), calibration.provenance
+    exact = "exact: nothing to test"
+    return {
+        "seconds": provenance["seconds"],
+        "backend calibrated": provenance["backend_calibrated"] or "-",
+        "fit at held-out points": f"p = {results['fit_p']:.3g}, chi-square / dof "
+        f"{results['fit_chi_square_per_dof']:.3f}"
+        if "fit_p" in results
+        else exact,
+        "largest residual": f"{results['fit_largest_residual']:.2g}",
+        "drift of the reference point": f"p = {results['drift_p']:.3g}" if "drift_p" in results else exact,
+        "valid for": "ever" if provenance["max_age_days"] is None else f"{provenance['max_age_days']:g} days",
+    }
+
+
+def _show(console: Console, title: str, values: dict[str, Any]) -> None:
+    table = Table(title=title, show_header=False, title_justify="left")
+    for name, value in values.items():
+        table.add_row(name, str(value))
+    console.print(table)

@@ -1,0 +1,288 @@
+"""IBMSampler: circuits on the quantum computers of IBM, through the Sampler of qiskit-ibm-runtime."""
+
+from __future__ import annotations
+
+import atexit
+import json
+import logging
+import math
+import os
+import weakref
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager, suppress
+from pathlib import Path
+from typing import Any, Literal
+
+from qiskit import QuantumCircuit
+from qiskit.primitives import BaseSamplerV2
+from qiskit.primitives.containers import SamplerPubLike
+from qiskit.primitives.containers.sampler_pub import SamplerPub
+from qiskit.providers.exceptions import QiskitBackendNotFoundError
+
+from lightning_qsgd.quantum.jobs_file import JobsFile
+from lightning_qsgd.quantum.noise import missing_runtime
+from lightning_qsgd.quantum.reliable import ReliableSampler
+from lightning_qsgd.quantum.samplers import SamplerJob
+from lightning_qsgd.quantum.scrubbing import scrub
+
+log = logging.getLogger(__name__)
+
+# Per Sampler job, https://quantum.cloud.ibm.com/docs/guides/job-limits (which also says that max_shots and
+# max_experiments of a backend's configuration, the only limits that the client knows, are no longer enforced).
+MAX_EXECUTIONS = 10_000_000
+# Seconds; the formula of https://quantum.cloud.ibm.com/docs/guides/estimate-job-run-time
+JOB_OVERHEAD = 2.0
+REP_DELAY = 250e-6  # where the backend names none
+
+NO_ACCOUNT = (
+    'No IBM Quantum account found. Save one, once: python -c "import getpass; from qiskit_ibm_runtime import '
+    "QiskitRuntimeService; QiskitRuntimeService.save_account(token=getpass.getpass('API key: '), "
+    'set_as_default=True)", or set the environment variables QISKIT_IBM_TOKEN and QISKIT_IBM_INSTANCE'
+)
+
+
+class IBMSampler(ReliableSampler):
+    """An IBM quantum computer, in batch mode, with all of :class:`ReliableSampler`.
+
+    The account is the one saved by qiskit-ibm-runtime, or that of the environment variables QISKIT_IBM_TOKEN and
+    QISKIT_IBM_INSTANCE; the key is no argument, and is cut out of errors. Nothing connects before the first use. The
+    batch opens with the first job and closes with :meth:`close` or the process; jobs in it are finished all the same.
+    A recalibration between two runs may change the transpiled circuit; jobs of the first run are then not found.
+
+    Args:
+        backend: its name, or "least_busy": the one with the shortest queue, but where the jobs file still holds jobs,
+            the one that runs the latest of them. Default: "least_busy".
+        instance: instance to use, by name or CRN. Default: the account's.
+        shots: shots per circuit, 1 to 10,000,000. Default: 1024.
+        twirling: "gates" (random Paulis around two-qubit gates turn coherent errors into noise), "measure" (around
+            readout: its offset vanishes), "all", or None. Rounds shots up to a multiple of 64, or above 2048 of 1/32 of
+            them. Default: None.
+        dynamical_decoupling: "XX", "XpXm" or "XY4", pulses on idle qubits; or None. Default: None.
+        options: more fields of qiskit-ibm-runtime's ``SamplerOptions``, such as {"max_execution_time": 600}. The
+            Sampler has no other mitigation: no readout correction, no extrapolation.
+        max_circuits: circuits in one job, at least 1; a job that fails loses no more. Default: 1000.
+        timeout, retries, backoff, jobs_file: see :class:`ReliableSampler`. Default jobs file: data/jobs.json.
+
+    Raises:
+        ValueError: for an argument out of its range or, at the first use, an unknown backend or option.
+        RuntimeError: at the first use, without an account.
+        ModuleNotFoundError: at the first use, without qiskit-ibm-runtime.
+    """
+
+    max_executions = MAX_EXECUTIONS
+
+    def __init__(
+        self,
+        backend: str = "least_busy",
+        instance: str | None = None,
+        shots: int = 1024,
+        twirling: Literal["gates", "measure", "all"] | None = None,
+        dynamical_decoupling: Literal["XX", "XpXm", "XY4"] | None = None,
+        options: dict[str, Any] | None = None,
+        max_circuits: int | None = 1000,
+        timeout: float | None = None,
+        retries: int = 5,
+        backoff: float = 1.0,
+        jobs_file: str | Path | None = "data/jobs.json",
+    ) -> None:
+        if not 1 <= shots <= MAX_EXECUTIONS:
+            raise ValueError(f"Invalid shots: {shots}; it must be between 1 and {MAX_EXECUTIONS}, the limit of one job")
+        given = dict(options or {})
+        if twirling is not None:
+            enabled = {"enable_gates": twirling != "measure", "enable_measure": twirling != "gates"}
+            given["twirling"] = enabled | given.get("twirling", {})
+        if dynamical_decoupling is not None:
+            chosen = {"enable": True, "sequence_type": dynamical_decoupling}
+            given["dynamical_decoupling"] = chosen | given.get("dynamical_decoupling", {})
+        self._batch = _BatchSampler(backend, instance, shots, given)
+        super().__init__(
+            self._batch,
+            max_circuits=max_circuits,
+            timeout=timeout,
+            retries=retries,
+            backoff=backoff,
+            jobs_file=jobs_file,
+        )
+        self._batch.jobs_file = self.jobs_file
+
+    @property
+    def service(self) -> Any:
+        """The ``QiskitRuntimeService``, connected at first use. Tests set one of their own here, before that.
+
+        Such a service has ``backend(name)``, ``backends()``, ``least_busy()`` and ``job(job_id)``. With a fake backend
+        from it, qiskit-ibm-runtime's local testing mode runs the circuits.
+        """
+        with self._guard():
+            return self._batch.service
+
+    @service.setter
+    def service(self, service: Any) -> None:
+        self._batch._service = service
+
+    def close(self) -> None:
+        """Close the batch: no more jobs in it. The next job opens another."""
+        with self._guard():
+            self._batch.close()
+
+    def qpu_seconds(self, circuit: QuantumCircuit, num_circuits: int, shots: int | None = None) -> float:
+        """Estimated QPU seconds of a request on this backend, see :func:`qpu_seconds`.
+
+        Args:
+            circuit: transpiled for the backend; parameters may be unbound.
+            num_circuits: circuits of the request, at least 1.
+            shots: shots per circuit. Default: the sampler's.
+        """
+        shots = self._executed(shots or self._batch.shots)
+        per_job = min(self.max_circuits or num_circuits, MAX_EXECUTIONS // shots)
+        delay = self._batch.options().execution.rep_delay
+        return qpu_seconds(self.backend, circuit, num_circuits, shots, math.ceil(num_circuits / per_job), delay)
+
+    def _executed(self, shots: int) -> int:
+        """Shots that are run where ``shots`` are asked for: twirling rounds up."""
+        from qiskit_ibm_runtime.executor.calculate_twirling_shots import calculate_twirling_shots
+
+        twirling = self._batch.options().twirling
+        if not (twirling.enable_gates or twirling.enable_measure):
+            return shots
+        return math.prod(calculate_twirling_shots(shots, twirling.num_randomizations, twirling.shots_per_randomization))
+
+    def _shots_of(self, pub: SamplerPub) -> int:
+        return self._executed(pub.shots or self._batch.shots)
+
+    def _where(self) -> str:
+        return f"{super()._where()} {json.dumps(self._batch.given, sort_keys=True, default=str)}"
+
+    @contextmanager
+    def _guard(self) -> Iterator[None]:
+        try:
+            yield
+        except Exception as error:
+            scrub(error, self._batch.secrets())
+            raise
+
+
+class _BatchSampler(BaseSamplerV2):
+    """The runtime's Sampler in a batch, connected lazily; connections are not pickled."""
+
+    def __init__(self, name: str, instance: str | None, shots: int, given: dict[str, Any]) -> None:
+        self.name, self.instance, self.shots, self.given = name, instance, shots, given
+        self.jobs_file: JobsFile | None = None
+        self._service: Any = None
+        self._backend: Any = None
+        self._batch: Any = None
+
+    @property
+    def service(self) -> Any:
+        if self._service is None:
+            try:
+                from qiskit_ibm_runtime import QiskitRuntimeService
+                from qiskit_ibm_runtime.accounts.exceptions import AccountNotFoundError
+            except ModuleNotFoundError as error:
+                raise missing_runtime(error) from error
+            try:
+                self._service = QiskitRuntimeService(instance=self.instance)
+            except AccountNotFoundError as error:
+                raise RuntimeError(NO_ACCOUNT) from error
+        return self._service
+
+    @property
+    def backend(self) -> Any:
+        if self._backend is None:
+            name = self._recorded() if self.name == "least_busy" else self.name
+            try:
+                self._backend = self.service.backend(name) if name else self.service.least_busy()
+            except QiskitBackendNotFoundError as error:
+                available = ", ".join(sorted(backend.name for backend in self.service.backends())) or "none"
+                where = f" (named in {self.jobs_file.path})" if name != self.name and self.jobs_file else ""
+                text = f"Invalid backend: {name or self.name!r}{where}; this account has: {available}"
+                raise ValueError(text) from error
+        return self._backend
+
+    def _recorded(self) -> str:
+        """The backend of the latest job in the jobs file: "least_busy" must not leave its jobs behind."""
+        entries = list(self.jobs_file.read().values()) if self.jobs_file else []
+        name = next((entry["backend"] for entry in reversed(entries) if entry.get("backend")), "")
+        if name and self.jobs_file:
+            log.warning("Taking %s, since %s holds jobs of it", name, self.jobs_file.path)
+        return name
+
+    def options(self) -> Any:
+        """The runtime's ``SamplerOptions``; raises ValueError for fields that it does not have."""
+        try:
+            from qiskit_ibm_runtime.options_models.sampler import SamplerOptions
+        except ModuleNotFoundError as error:
+            raise missing_runtime(error) from error
+        try:
+            return SamplerOptions.model_validate({"default_shots": self.shots} | self.given)
+        except ValueError as error:
+            raise ValueError(f"Invalid options: {self.given}; {error}") from error
+
+    def run(self, pubs: Iterable[SamplerPubLike], *, shots: int | None = None) -> SamplerJob:
+        """Submit one job."""
+        from qiskit_ibm_runtime import Batch
+        from qiskit_ibm_runtime.executor_sampler import Sampler
+
+        options = self.options()
+        if self._batch is None or self._batch.status() == "Closed":  # a batch ends by itself after some hours
+            self._batch = Batch(backend=self.backend)
+            atexit.register(_close, weakref.ref(self))
+        return Sampler(mode=self._batch, options=options).run(pubs, shots=shots)
+
+    def job(self, job_id: str) -> Any:
+        """A job of this account by its id; raises LookupError if the service does not know it."""
+        from qiskit_ibm_runtime.exceptions import RuntimeJobNotFound
+
+        try:
+            return self.service.job(job_id)
+        except RuntimeJobNotFound as error:
+            raise LookupError(f"Unknown job: {job_id}") from error
+
+    def close(self) -> None:
+        """Close the batch."""
+        batch, self._batch = self._batch, None
+        if batch is not None:
+            batch.close()
+
+    def secrets(self) -> set[str]:
+        """Keys that must not appear in any text."""
+        found = {os.environ.get("QISKIT_IBM_TOKEN")}
+        with suppress(AttributeError):  # not connected, or a service of a test
+            found.add((self._service.active_account() or {}).get("token"))
+        try:
+            from qiskit_ibm_runtime import QiskitRuntimeService
+
+            found |= {account.get("token") for account in QiskitRuntimeService.saved_accounts().values()}
+        except Exception as error:  # no runtime, or an unreadable account: there is an error to report already
+            log.debug("No saved accounts (%s)", type(error).__name__)
+        return {secret for secret in found if secret and len(secret) >= 8}
+
+    def __getstate__(self) -> dict[str, Any]:
+        return self.__dict__ | {"_service": None, "_backend": None, "_batch": None}
+
+
+def qpu_seconds(
+    backend: Any, circuit: QuantumCircuit, num_circuits: int, shots: int, jobs: int = 1, rep_delay: float | None = None
+) -> float:
+    """Estimated seconds for which a request occupies the device, by IBM's formula.
+
+    jobs * 2 s + num_circuits * shots * (duration of the circuit + rep_delay). Twirling, decoupling and resets add to
+    it; the service's own figure is ``usage_estimation`` of a submitted job.
+
+    Args:
+        backend: with durations in its target, real or fake.
+        circuit: transpiled for it; parameters may be unbound.
+        num_circuits: circuits, at least 0.
+        shots: shots per circuit.
+        jobs: jobs that they are split into. Default: 1.
+        rep_delay: seconds from the end of a shot to the next. Default: the backend's, or 250 microseconds.
+    """
+    delay = float(rep_delay if rep_delay is not None else getattr(backend, "default_rep_delay", None) or REP_DELAY)
+    return jobs * JOB_OVERHEAD + num_circuits * shots * (circuit.estimate_duration(backend.target) + delay)
+
+
+def _close(reference: weakref.ref[_BatchSampler]) -> None:
+    if (sampler := reference()) is not None:
+        try:
+            sampler.close()
+        except Exception as error:  # the process ends; the batch ends by itself as well
+            log.info("Could not close the batch (%s)", type(error).__name__)

@@ -1,0 +1,300 @@
+"""ReliableSampler: any sampler, in jobs that fit, tried again when that helps, and found again after a crash."""
+
+from __future__ import annotations
+
+import logging
+import sys
+import time
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import AbstractContextManager, contextmanager, nullcontext
+from datetime import UTC, datetime
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+from qiskit.primitives import BaseSamplerV2
+from qiskit.primitives.containers import PrimitiveResult, SamplerPubLike
+from qiskit.primitives.containers.sampler_pub import SamplerPub
+
+from lightning_qsgd.quantum.jobs import Part, ReliableJob, describe, try_to_cancel
+from lightning_qsgd.quantum.jobs_file import JobsFile, fingerprint
+from lightning_qsgd.quantum.retries import delay, is_passing
+from lightning_qsgd.quantum.samplers import SamplerJob, backend_of
+from lightning_qsgd.quantum.splitting import check, cut, joined, split
+
+log = logging.getLogger(__name__)
+
+
+class ReliableSampler(BaseSamplerV2):
+    """Wraps a sampler: splits requests into jobs, retries passing errors, and collects jobs that a dead process left.
+
+    Only errors that pass by themselves are retried: lost connections, time-outs, and HTTP status 408, 425, 429, 500,
+    502, 503, 504 and 520 to 524. Everything else is raised at once, and so are results with missing rows, registers or
+    shots. A submission whose answer was lost may run twice.
+
+    Jobs can be found again if the wrapped sampler has a method ``job(job_id)`` that raises LookupError for ids it does
+    not know. Their ids are then written to ``jobs_file`` before anything waits, under a fingerprint of the transpiled
+    circuits, values, shots and backend; whoever asks the same again, in this process or another, collects those jobs.
+    An entry goes when its request is done; inside ``with sampler.hold():``, when the block ends without an error.
+    Processes may share a file; two that ask the same at the same time may share its jobs, and so their noise.
+
+    Args:
+        sampler: the sampler to wrap.
+        max_circuits: circuits in one job, at least 1. Default: what the backend names as ``max_circuits``, else all.
+        timeout: seconds to wait for one job, above 0. A job that can be found again is then left alive, another is
+            cancelled and submitted again. Default: None, no limit.
+        retries: tries after the first, at least 0; counted anew after each success. Default: 5.
+        backoff: seconds before the first retry, doubled each time up to 60, with jitter; at least 0. Default: 1.
+        jobs_file: JSON file for the ids of jobs. Default: None, nothing is kept.
+
+    Attributes:
+        on_progress: called with (circuits done, circuits of the request) after each job, if not None.
+
+    Raises:
+        ValueError: for an argument out of its range, or a jobs file for a sampler that cannot find jobs again.
+    """
+
+    max_executions: int | None = None  # circuits * shots in one job; None: no limit
+
+    def __init__(
+        self,
+        sampler: BaseSamplerV2,
+        *,
+        max_circuits: int | None = None,
+        timeout: float | None = None,
+        retries: int = 5,
+        backoff: float = 1.0,
+        jobs_file: str | Path | None = None,
+    ) -> None:
+        if max_circuits is not None and max_circuits < 1:
+            raise ValueError(f"Invalid max_circuits: {max_circuits}; it must be at least 1, or null for no limit")
+        if timeout is not None and not timeout > 0:
+            raise ValueError(f"Invalid timeout: {timeout}; it must be above 0 seconds, or null to wait without limit")
+        if retries < 0:
+            raise ValueError(f"Invalid retries: {retries}; it must be at least 0")
+        if not backoff >= 0:
+            raise ValueError(f"Invalid backoff: {backoff}; it must be at least 0 seconds")
+        self._can_find = hasattr(sampler, "job")
+        if jobs_file is not None and not self._can_find:
+            raise ValueError(
+                f"Invalid jobs_file: {str(jobs_file)!r}; {type(sampler).__name__} cannot find jobs again (it has no "
+                "method job): leave jobs_file out"
+            )
+        self.sampler, self.max_circuits, self.timeout, self.retries = sampler, max_circuits, timeout, retries
+        self.backoff, self.jobs_file = backoff, None if jobs_file is None else JobsFile(jobs_file)
+        self.on_progress: Callable[[int, int], None] | None = None
+        self._active: set[str] = set()  # keys in use: an equal request beside them gets a key of its own
+        self._held: set[str] | None = None  # keys of finished requests inside of hold()
+
+    @property
+    def shots(self) -> int | None:
+        """Shots per circuit of the wrapped sampler, where it says so."""
+        return getattr(self.sampler, "shots", None)
+
+    @property
+    def backend(self) -> Any:
+        """The backend that circuits must be transpiled for, or None."""
+        attempt = Part()
+        while True:
+            with self._patience(attempt, [attempt]):
+                return backend_of(self.sampler)
+
+    def reseed(self, step: int) -> None:
+        """Start the noise of a training step, where the wrapped sampler can."""
+        if reseed := getattr(self.sampler, "reseed", None):
+            reseed(step)
+
+    @contextmanager
+    def hold(self) -> Iterator[None]:
+        """Keep finished requests in the jobs file until the block ends without an error.
+
+        For a computation of several requests whose outcome is saved at the end, inside the block: if it dies before,
+        the next run collects all of them again, without a new job.
+        """
+        if self._held is not None:  # inside of another hold, which decides
+            yield
+            return
+        self._held = set()
+        try:
+            yield
+            if self.jobs_file:
+                self.jobs_file.drop(self._held)
+        finally:
+            self._active -= self._held
+            self._held = None
+
+    def run(self, pubs: Iterable[SamplerPubLike], *, shots: int | None = None) -> SamplerJob:
+        """Submit all jobs of a request; see ``BaseSamplerV2.run``. The returned job's ``result()`` waits for them.
+
+        Raises:
+            ValueError: for no circuits, or more shots than fit into one job.
+            RuntimeError: if all tries failed, or the jobs file is damaged.
+        """
+        coerced = [SamplerPub.coerce(pub, shots) for pub in pubs]
+        parts = self._parts(coerced)
+        with self._telling(parts):
+            for part in parts:
+                while part.job is None:
+                    with self._patience(part, parts):
+                        self._start(part)
+        return ReliableJob(parts, partial(self._collect, coerced, parts), self._forget)
+
+    def _parts(self, pubs: list[SamplerPub]) -> list[Part]:
+        sizes = [pub.parameter_values.size for pub in pubs]
+        shots = [self._shots_of(pub) for pub in pubs]
+        if not pubs or not all(sizes):
+            raise ValueError(f"Invalid pubs: {sizes} circuits; each PUB must have at least 1")
+        most = self.max_executions or sys.maxsize
+        if (worst := max(count or 1 for count in shots)) > most:
+            raise ValueError(f"Invalid shots: {worst}; one job takes at most {most} circuits * shots")
+        circuits = self.max_circuits or getattr(self.backend, "max_circuits", None) or sys.maxsize
+        parts = []
+        for pieces in split(sizes, [count or 1 for count in shots], circuits, most):
+            part = Part(pieces, [cut(pubs[piece.pub], piece) for piece in pieces], [shots[p.pub] for p in pieces])
+            if self.jobs_file:
+                name = fingerprint(part.pubs, f"{self._where()} {part.shots}")
+                part.key = next(key for n in range(sys.maxsize) if (key := f"{name}-{n}") not in self._active)
+                self._active.add(part.key)
+            parts.append(part)
+        return parts
+
+    def _shots_of(self, pub: SamplerPub) -> int | None:
+        return pub.shots or self.shots
+
+    def _where(self) -> str:
+        """Text of all that decides a job's outcome beside circuits, values and shots."""
+        return str(getattr(self.backend, "name", None) or type(self.sampler).__name__)
+
+    def _guard(self) -> AbstractContextManager[Any]:
+        """Around each contact with the wrapped sampler and its jobs."""
+        return nullcontext()
+
+    def _start(self, part: Part) -> None:
+        """Find the part's job, or submit it; record it."""
+        if self.jobs_file and not part.job_id:
+            part.job_id = self.jobs_file.read().get(part.key, {}).get("job_id", "")
+        if part.job_id and self._can_find:
+            try:
+                part.job = self.sampler.job(part.job_id)  # pyright: ignore[reportAttributeAccessIssue]
+                return
+            except LookupError:
+                log.warning("The backend no longer knows job %s; it is submitted again", part.job_id)
+        backend = str(getattr(self.backend, "name", ""))
+        job = self.sampler.run(part.pubs)
+        part.job, part.job_id = job, job.job_id()
+        if self.jobs_file:
+            now = datetime.now(UTC).isoformat(timespec="seconds")
+            self.jobs_file.put(part.key, part.job_id, backend=backend, circuits=part.circuits, submitted=now)
+
+    def _collect(self, pubs: list[SamplerPub], parts: list[Part]) -> PrimitiveResult:
+        total, done = sum(part.circuits for part in parts), 0
+        with self._telling(parts):
+            for part in parts:
+                if part.result is None:
+                    part.result = self._result(part, parts)
+                done += part.circuits
+                if self.on_progress:
+                    self.on_progress(done, total)
+            result = joined(pubs, [(part.pieces, part.result) for part in parts])
+        if self._held is not None:
+            self._held |= {part.key for part in parts}
+        else:
+            self._forget(parts)
+        return result
+
+    def _result(self, part: Part, parts: list[Part]) -> Any:
+        part.begun = time.monotonic()
+        while True:
+            with self._patience(part, parts):
+                if part.job is None:
+                    self._start(part)
+                if self._is_final(part):
+                    job, part.job = part.job, None  # should fetching fail, the job is found or submitted again
+                    result = self._fetched(part, job)
+                    try:
+                        check(part.job_id, part.pubs, part.shots, result)
+                    except RuntimeError:
+                        self._forget([part])
+                        raise
+                    return result
+            if self.timeout is not None and time.monotonic() - part.begun > self.timeout:
+                text = f"Job {part.job_id} was not finished after {self.timeout:g} s"
+                if self._can_find:
+                    raise TimeoutError(f"{text}. {self._left(parts)}")
+                try_to_cancel(part.job)
+                part.job, part.begun = None, time.monotonic()
+                self._failed(part, parts, TimeoutError(text))
+
+    def _is_final(self, part: Part) -> bool:
+        waited = time.monotonic() - part.begun
+        time.sleep(min(max(0.1 * waited, 0.001), 5.0))  # first of all: a job in the moment of its start may say ERROR
+        if part.job.in_final_state():
+            return True
+        if self._can_find:  # otherwise a job that is submitted again and again would never count as failed
+            part.failures = 0
+        return False
+
+    def _fetched(self, part: Part, job: Any) -> Any:
+        try:
+            return job.result()
+        except Exception as error:
+            if is_passing(error) or getattr(status := job.status(), "name", status) not in ("ERROR", "CANCELLED"):
+                raise
+            text = f"Job {part.job_id} failed ({describe(error)}); the same request submits it anew"
+            self._forget([part])
+            raise RuntimeError(text) from error
+
+    @contextmanager
+    def _patience(self, part: Part, parts: list[Part]) -> Iterator[None]:
+        """Swallow a passing error after waiting for its end, so that the caller's loop goes on."""
+        try:
+            with self._guard():
+                yield
+        except Exception as error:
+            if not is_passing(error):
+                raise
+            self._failed(part, parts, error)
+
+    def _failed(self, part: Part, parts: list[Part], error: Exception) -> None:
+        part.failures += 1
+        if part.failures > self.retries:
+            way_out = self._left(parts) or "Run the same command again later, or raise retries"
+            raise RuntimeError(f"Gave up after {part.failures} tries: {describe(error)}. {way_out}") from error
+        seconds = delay(error, part.failures, self.backoff)
+        log.warning("%s; try %d of %d in %.1f s", describe(error), part.failures + 1, self.retries + 1, seconds)
+        time.sleep(seconds)
+
+    @contextmanager
+    def _telling(self, parts: list[Part]) -> Iterator[None]:
+        """If the block ends early: say which jobs are left, and let an equal request find them."""
+        try:
+            yield
+        except BaseException as error:
+            self._active -= {part.key for part in parts}
+            left = self._left(parts)
+            if left and isinstance(error, KeyboardInterrupt):
+                log.warning("%s", left)
+            elif left and left not in str(error):
+                error.add_note(left)
+            raise
+
+    def _left(self, parts: Sequence[Part]) -> str:
+        """Which jobs are still at the backend, and how to get them; empty if they cannot be found again."""
+        ids = [part.job_id for part in parts if part.job_id]
+        if not ids or not self._can_find:
+            return ""
+        listed = ", ".join(ids[:5]) + (f" and {len(ids) - 5} more" if len(ids) > 5 else "")
+        if not self.jobs_file:
+            return f"Still at the backend: {listed}; set jobs_file to have jobs collected by the next run"
+        return f"Still at the backend, recorded in {self.jobs_file.path}: {listed}; the same command collects them"
+
+    def _forget(self, parts: Iterable[Part]) -> None:
+        keys = {part.key for part in parts}
+        if self.jobs_file:
+            self.jobs_file.drop(keys)
+        self._active -= keys
+        for part in parts:
+            part.job_id = ""
+
+    def __getstate__(self) -> dict[str, Any]:
+        return self.__dict__ | {"on_progress": None, "_active": set(), "_held": None}

@@ -1,0 +1,557 @@
+import itertools
+import json
+import logging
+import multiprocessing
+import os
+import pickle
+import signal
+import subprocess
+import sys
+from datetime import UTC, datetime, timedelta
+from email.utils import format_datetime
+
+import numpy as np
+import pytest
+import requests
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from jsonargparse import ArgumentParser
+from qiskit import ClassicalRegister, QuantumCircuit
+from qiskit.circuit import Gate, ParameterVector
+from qiskit.primitives import BaseSamplerV2
+from qiskit.primitives.containers import DataBin, PrimitiveResult, SamplerPubResult
+from qiskit.primitives.containers.sampler_pub import SamplerPub
+
+from lightning_qsgd.quantum import (
+    AerSampler,
+    ExactSampler,
+    FakeBackendSampler,
+    QuantumNetwork,
+    ReliableSampler,
+    superposition_circuit,
+)
+from lightning_qsgd.quantum import retries as retries_module
+from lightning_qsgd.quantum.jobs_file import JobsFile, fingerprint
+from lightning_qsgd.quantum.retries import delay, is_passing
+from lightning_qsgd.quantum.splitting import split
+from tests.quantum.folder_sampler import FindableSampler, FolderSampler, HttpError, ScriptedSampler
+
+ANSATZ = superposition_circuit(4, 2)
+RNG = np.random.default_rng(0)
+INPUTS, WEIGHTS = RNG.normal(size=(7, 4)), RNG.normal(size=12)
+SMALL = superposition_circuit(2, 1).circuit.measure_all(inplace=False)
+ROWS = RNG.normal(size=(5, SMALL.num_parameters))
+
+
+@pytest.fixture
+def naps(monkeypatch):
+    """Seconds slept between tries; nothing sleeps for real."""
+    times = []
+    monkeypatch.setattr("lightning_qsgd.quantum.reliable.time.sleep", times.append)
+    return times
+
+
+def bits(result, pub=0):
+    return result[pub].data.meas.array
+
+
+def expected(rows=ROWS):
+    """What the scripted samplers answer: see ``answer``."""
+    return ((rows[:, 0] > 0) + 2 * (rows[:, 1] > 0)).astype(np.uint8)
+
+
+# Splitting
+
+
+@given(
+    st.lists(st.tuples(st.integers(1, 30), st.integers(1, 5)), min_size=1, max_size=5),
+    st.integers(1, 12),
+    st.integers(5, 40),
+)
+def test_split_keeps_order_and_limits_with_few_jobs(pubs, max_circuits, max_executions):
+    sizes, shots = zip(*pubs)
+    jobs = split(sizes, shots, max_circuits, max_executions)
+    rows = [(p.pub, row) for job in jobs for p in job for row in range(p.start, p.stop)]
+    assert rows == [(pub, row) for pub, size in enumerate(sizes) for row in range(size)]
+    for job in jobs:
+        assert 0 < sum(p.stop - p.start for p in job) <= max_circuits
+        assert sum((p.stop - p.start) * shots[p.pub] for p in job) <= max_executions
+    for job, following in itertools.pairwise(jobs):  # no room was left for the next row
+        circuits = sum(p.stop - p.start for p in job)
+        executions = sum((p.stop - p.start) * shots[p.pub] for p in job)
+        assert circuits == max_circuits or executions + shots[following[0].pub] > max_executions
+
+
+@settings(max_examples=10, deadline=None)
+@given(st.integers(1, 9))
+def test_exact_probabilities_do_not_depend_on_the_split(max_circuits):
+    whole = QuantumNetwork(ANSATZ, ExactSampler()).probabilities(INPUTS, WEIGHTS)
+    parts = QuantumNetwork(ANSATZ, ReliableSampler(ExactSampler(), max_circuits=max_circuits))
+    np.testing.assert_array_equal(parts.probabilities(INPUTS, WEIGHTS), whole)
+
+
+@pytest.mark.parametrize("max_circuits", [1, 3, 100])
+def test_bits_are_joined_in_the_order_of_rows_and_pubs(max_circuits):
+    inner = ScriptedSampler()
+    sampler = ReliableSampler(inner, max_circuits=max_circuits)
+    progress = []
+    sampler.on_progress = lambda done, total: progress.append((done, total))
+    grid = np.stack([ROWS, -ROWS])  # a PUB of two dimensions
+    result = sampler.run([(SMALL, ROWS), (SMALL, grid, 8), (SMALL, ROWS[0])]).result()
+    np.testing.assert_array_equal(bits(result)[..., 0], np.repeat(expected()[:, None], 4, 1))
+    assert bits(result, 1).shape == (2, 5, 8, 1)
+    np.testing.assert_array_equal(bits(result, 1)[:, :, 0, 0], [expected(), expected(-ROWS)])
+    assert result[2].data.meas.shape == ()
+    assert sum(map(sum, inner.calls)) == 16
+    assert max(map(sum, inner.calls)) <= max_circuits
+    assert progress[-1] == (16, 16)
+    assert len(progress) == len(inner.calls) == -(-16 // max_circuits)
+
+
+def test_noise_is_reproducible_and_delegated():
+    def run():
+        sampler = ReliableSampler(AerSampler(shots=64, seed=1), max_circuits=3)
+        network = QuantumNetwork(ANSATZ, sampler)
+        return [network.probabilities(INPUTS, WEIGHTS, step=step) for step in (0, 1, 0)]
+
+    first, second, again = run()
+    np.testing.assert_array_equal(first, again)
+    assert not np.array_equal(first, second)
+    np.testing.assert_array_equal(run()[0], first)
+    sampler = ReliableSampler(FakeBackendSampler(shots=64))
+    assert sampler.backend is sampler.sampler.backend
+    assert sampler.shots == 64
+    assert ReliableSampler(ExactSampler()).backend is None
+    copy = pickle.loads(pickle.dumps(QuantumNetwork(ANSATZ, sampler)))
+    assert copy.probabilities(INPUTS, WEIGHTS).shape == (7, 16)
+
+
+def test_from_the_command_line(tmp_path):
+    parser = ArgumentParser()
+    parser.add_argument("--sampler", type=BaseSamplerV2)
+    arguments = ["--sampler=lightning_qsgd.quantum.ReliableSampler", "--sampler.max_circuits=2"]
+    config = parser.parse_args([*arguments, "--sampler.sampler=lightning_qsgd.quantum.AerSampler"])
+    sampler = parser.instantiate(config).sampler
+    assert (type(sampler), type(sampler.sampler), sampler.max_circuits) == (ReliableSampler, AerSampler, 2)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ({"max_circuits": 0}, "Invalid max_circuits: 0"),
+        ({"timeout": 0}, "Invalid timeout: 0"),
+        ({"retries": -1}, "Invalid retries: -1"),
+        ({"backoff": -1.0}, "Invalid backoff: -1.0"),
+        ({"jobs_file": "jobs.json"}, "'jobs.json'; ScriptedSampler cannot find jobs again"),
+    ],
+)
+def test_invalid_arguments_are_refused(arguments, message):
+    with pytest.raises(ValueError, match=message):
+        ReliableSampler(ScriptedSampler(), **arguments)
+
+
+def test_impossible_requests_are_refused():
+    sampler = ReliableSampler(ScriptedSampler())
+    sampler.max_executions = 100
+    with pytest.raises(ValueError, match="Invalid shots: 101; one job takes at most 100"):
+        sampler.run([(SMALL, ROWS)], shots=101)
+    for pubs in ([], [(SMALL, ROWS[:0])]):
+        with pytest.raises(ValueError, match="Invalid pubs"):
+            sampler.run(pubs)
+    assert sampler.sampler.calls == []
+    sampler.run([(SMALL, ROWS)], shots=40).result()
+    assert sampler.sampler.calls == [[2], [2], [1]]
+
+
+# Retries
+
+
+def raised(error, cause=None, context=None):
+    error.__cause__, error.__context__ = cause, context
+    error.__suppress_context__ = True  # as "raise ... from None" does
+    return error
+
+
+PASSING = [
+    ConnectionError("reset"),
+    TimeoutError("slow"),
+    requests.ConnectionError("no route"),
+    requests.ReadTimeout("slow"),
+    requests.exceptions.RetryError("too many 503"),
+    *(HttpError(status) for status in (408, 425, 429, 500, 502, 503, 504)),
+    raised(RuntimeError("wrapped"), cause=HttpError(429)),
+    raised(RuntimeError("hidden"), context=raised(ValueError("twice"), context=HttpError(503))),
+]
+LASTING = [ValueError("circuit"), RuntimeError("429"), HttpError(400), HttpError(401), HttpError(404), OSError("disk")]
+
+
+@pytest.mark.parametrize("error", PASSING, ids=repr)
+def test_passing_errors_are_retried_with_growing_delays(error, naps):
+    assert is_passing(error)
+    inner = ScriptedSampler(error, error, error)
+    result = ReliableSampler(inner, retries=3, backoff=1.0).run([(SMALL, ROWS)]).result()
+    np.testing.assert_array_equal(bits(result)[:, 0, 0], expected())
+    for nap, longest in zip(naps, (1, 2, 4)):
+        assert longest / 2 <= nap <= longest
+    assert len(inner.calls) == 4
+
+
+@pytest.mark.parametrize("error", LASTING, ids=repr)
+def test_lasting_errors_are_raised_at_once(error, naps):
+    assert not is_passing(error)
+    inner = ScriptedSampler(error)
+    with pytest.raises(type(error)) as caught:
+        ReliableSampler(inner).run([(SMALL, ROWS)])
+    assert caught.value is error
+    assert (len(inner.calls), naps) == (1, [])
+
+
+def test_giving_up_names_tries_reason_jobs_and_way_out(naps, tmp_path):
+    inner = FindableSampler(None, *[HttpError(429)] * 3)
+    sampler = ReliableSampler(inner, max_circuits=3, retries=2, jobs_file=tmp_path / "jobs.json")
+    with pytest.raises(RuntimeError) as caught:
+        sampler.run([(SMALL, ROWS)])
+    text = str(caught.value)
+    for part in ("3 tries", "HttpError: HTTP 429", "job-0", str(tmp_path / "jobs.json"), "same command collects"):
+        assert part in text
+    sampler.run([(SMALL, ROWS)]).result()
+    assert inner.calls == [[3], [2], [2], [2], [2]]  # the first job was not submitted again
+    with pytest.raises(RuntimeError, match=r"Gave up after 1 tries.*raise retries"):
+        ReliableSampler(ScriptedSampler(HttpError(500)), retries=0).run([(SMALL, ROWS)])
+
+
+def test_retry_after_is_respected(monkeypatch):
+    assert delay(HttpError(429, {"Retry-After": "17"}), 1, 1.0) == 17
+    assert delay(raised(RuntimeError(), cause=HttpError(429, {"Retry-After": "17"})), 1, 1.0) == 17
+    assert delay(HttpError(429, {"Retry-After": "1e9"}), 1, 1.0) == 3600
+    date = format_datetime(datetime.now(UTC) + timedelta(seconds=100), usegmt=True)
+    assert 90 < delay(HttpError(503, {"Retry-After": date}), 1, 1.0) <= 100
+    for nonsense in ("soon", "-5", ""):
+        assert 0.5 <= delay(HttpError(503, {"Retry-After": nonsense}), 1, 1.0) <= 1
+    assert 30 <= delay(HttpError(503), 1000, 1.0) <= 60
+    assert delay(HttpError(503), 3, 0.0) == 0
+    monkeypatch.setattr(retries_module.random, "uniform", lambda low, high: high)
+    assert [delay(HttpError(503), n, 0.5) for n in (1, 2, 3)] == [0.5, 1, 2]
+
+
+def test_errors_while_waiting(naps):
+    lost = ConnectionError("lost")
+    # Found again: fetched anew from the same job, and each success ends the count of failures.
+    inner = FindableSampler({"polls": [lost, False, lost, False, lost, True], "script": [lost]})
+    sampler = ReliableSampler(inner, retries=2)
+    np.testing.assert_array_equal(bits(sampler.run([(SMALL, ROWS)]).result())[:, 0, 0], expected())
+    assert len(inner.jobs) == 1
+    # Not found again: submitted anew.
+    inner = ScriptedSampler({"polls": [lost], "script": [lost]}, {"script": [lost]})
+    sampler = ReliableSampler(inner, retries=3)
+    np.testing.assert_array_equal(bits(sampler.run([(SMALL, ROWS)]).result())[:, 0, 0], expected())
+    assert len(inner.jobs) == 3
+    inner = ScriptedSampler(*({"polls": [False], "script": [lost]} for _ in range(9)))
+    with pytest.raises(RuntimeError, match="Gave up after 4 tries: ConnectionError: lost"):
+        ReliableSampler(inner, retries=3).run([(SMALL, ROWS)]).result()
+    assert len(inner.jobs) == 4
+
+
+def test_time_out(naps, monkeypatch, tmp_path):
+    clock = iter(range(0, 10_000, 4))
+    monkeypatch.setattr("lightning_qsgd.quantum.reliable.time.monotonic", lambda: next(clock))
+    hanging = {"polls": None}
+    inner = ScriptedSampler(hanging, hanging)
+    np.testing.assert_array_equal(
+        bits(ReliableSampler(inner, timeout=30).run([(SMALL, ROWS)]).result())[:, 0, 0], expected()
+    )
+    assert [job.was_cancelled for job in inner.jobs] == [True, True, False]
+    with pytest.raises(RuntimeError, match="Gave up after 2 tries: TimeoutError: Job job-1 was not finished"):
+        ReliableSampler(ScriptedSampler(hanging, hanging), timeout=30, retries=1).run([(SMALL, ROWS)]).result()
+    inner = FindableSampler(hanging)
+    sampler = ReliableSampler(inner, timeout=30, jobs_file=tmp_path / "jobs.json")
+    with pytest.raises(TimeoutError, match=r"Job job-0 .*jobs\.json: job-0; the same command collects"):
+        sampler.run([(SMALL, ROWS)]).result()
+    assert not inner.jobs[0].was_cancelled
+    inner.jobs[0]._polls = 0
+    np.testing.assert_array_equal(bits(sampler.run([(SMALL, ROWS)]).result())[:, 0, 0], expected())
+    assert len(inner.jobs) == 1
+    assert JobsFile(tmp_path / "jobs.json").read() == {}
+
+
+# Results
+
+
+def rebuilt(result, **changes):
+    data = {"meas": result[0].data.meas} | changes
+    return PrimitiveResult([SamplerPubResult(DataBin(**{name: value for name, value in data.items() if value}))])
+
+
+LIES = {
+    "rows of shape": lambda result: rebuilt(result, meas=result[0].data.meas[:-1]),
+    "shots instead of 4": lambda result: rebuilt(result, meas=result[0].data.meas.slice_shots([0, 1])),
+    "no register 'meas'": lambda result: rebuilt(result, meas=None, c=result[0].data.meas),
+    "1 bits in register": lambda result: rebuilt(result, meas=result[0].data.meas.slice_bits([0])),
+    "0 results for 1": lambda result: PrimitiveResult([]),
+    "TypeError|len": lambda result: None,
+}
+
+
+@pytest.mark.parametrize("message", LIES)
+def test_wrong_results_are_raised_at_once(message, naps, tmp_path):
+    inner = FindableSampler({"script": [LIES[message]]})
+    sampler = ReliableSampler(inner, jobs_file=tmp_path / "jobs.json")
+    with pytest.raises(RuntimeError, match=rf"Job job-0 returned a wrong result: .*({message})"):
+        sampler.run([(SMALL, ROWS)]).result()
+    assert len(inner.calls) == 1
+    sampler.run([(SMALL, ROWS)]).result()  # the wrong job was forgotten
+    assert len(inner.calls) == 2
+
+
+def test_jobs_of_one_request_with_different_shots_are_refused():
+    inner = ScriptedSampler(None, {"script": [LIES["shots instead of 4"]]})
+    inner.shots = None  # unknown
+    with pytest.raises(RuntimeError, match=r"returned \[2, 4\] shots"):
+        ReliableSampler(inner, max_circuits=3).run([(SMALL, ROWS)]).result()
+
+
+def test_a_failed_job_is_reported_and_submitted_anew_next_time(naps, tmp_path):
+    inner = FindableSampler({"script": [ValueError("cryostat")], "status": "ERROR"})
+    sampler = ReliableSampler(inner, jobs_file=tmp_path / "jobs.json")
+    with pytest.raises(RuntimeError, match=r"Job job-0 failed \(ValueError: cryostat\)"):
+        sampler.run([(SMALL, ROWS)]).result()
+    assert JobsFile(tmp_path / "jobs.json").read() == {}
+    sampler.run([(SMALL, ROWS)]).result()
+    assert len(inner.calls) == 2
+    # An error that is not the job's: its entry stays.
+    inner = FindableSampler({"script": [HttpError(401)]})
+    sampler = ReliableSampler(inner, jobs_file=tmp_path / "jobs.json")
+    with pytest.raises(HttpError, match="401") as caught:
+        sampler.run([(SMALL, ROWS)]).result()
+    assert "same command collects" in caught.value.__notes__[0]
+    sampler.run([(SMALL, ROWS)]).result()
+    assert len(inner.calls) == 1
+
+
+def test_local_errors_keep_their_text():
+    circuit = QuantumCircuit(1)
+    circuit.append(Gate("mystery", 1, []), [0])
+    circuit.measure_all()
+    with pytest.raises(RuntimeError, match=r"failed \(AerError: .*mystery"):
+        ReliableSampler(AerSampler()).run([circuit]).result()
+
+
+# The jobs file
+
+
+def test_entries_are_written_before_waiting_and_dropped_when_done(tmp_path):
+    path = tmp_path / "new" / "jobs.json"
+    inner = FindableSampler()
+    sampler = ReliableSampler(inner, max_circuits=2, jobs_file=path)
+    job = sampler.run([(SMALL, ROWS)])
+    entries = json.loads(path.read_text())["jobs"]
+    assert [entry["job_id"] for entry in entries.values()] == ["job-0", "job-1", "job-2"]
+    assert [entry["circuits"] for entry in entries.values()] == [2, 2, 1]
+    job.result()
+    assert JobsFile(path).read() == {}
+    assert {p.name for p in path.parent.iterdir()} == {"jobs.json", ".jobs.json.lock"}
+
+
+def test_equal_requests_side_by_side_have_jobs_of_their_own(tmp_path):
+    inner = FindableSampler()
+    sampler = ReliableSampler(inner, jobs_file=tmp_path / "jobs.json")
+    first, second = sampler.run([(SMALL, ROWS)]), sampler.run([(SMALL, ROWS)])
+    assert len(JobsFile(tmp_path / "jobs.json").read()) == 2
+    first.result()
+    third = sampler.run([(SMALL, ROWS)])
+    second.result()
+    third.result()
+    assert len(inner.calls) == 3
+    assert JobsFile(tmp_path / "jobs.json").read() == {}
+
+
+@pytest.mark.parametrize("new_process", [True, False])
+def test_hold_keeps_finished_requests_until_the_end(new_process, tmp_path):
+    path = tmp_path / "jobs.json"
+    inner = FindableSampler()
+    same = ReliableSampler(inner, jobs_file=path)
+
+    def calibrate(fail):
+        sampler = ReliableSampler(inner, jobs_file=path) if new_process else same
+        with sampler.hold():
+            sampler.run([(SMALL, ROWS)]).result()
+            with sampler.hold():  # within a hold, nothing of its own
+                sampler.run([(SMALL, ROWS)]).result()  # equal, but not the same job
+            assert len(JobsFile(path).read()) == 2
+            if fail:
+                raise OSError("disk full")
+        sampler.run([(SMALL, ROWS[:2])]).result()
+
+    with pytest.raises(OSError, match="disk full"):
+        calibrate(fail=True)
+    assert len(inner.calls) == 2
+    calibrate(fail=False)
+    assert len(inner.calls) == 3  # only the request after the hold
+    assert JobsFile(path).read() == {}
+
+
+def test_jobs_that_the_backend_forgot_are_submitted_again(tmp_path, caplog):
+    inner = FindableSampler({"polls": None})
+    ReliableSampler(inner, jobs_file=tmp_path / "jobs.json").run([(SMALL, ROWS)])
+    inner.unknown = ("job-0",)
+    result = ReliableSampler(inner, jobs_file=tmp_path / "jobs.json").run([(SMALL, ROWS)]).result()
+    np.testing.assert_array_equal(bits(result)[:, 0, 0], expected())
+    assert len(inner.calls) == 2
+    assert "no longer knows job job-0" in caplog.text
+
+
+@pytest.mark.parametrize("text", ["", "{", "[]", '{"version": 2, "jobs": {}}', '{"version": 1, "jobs": {"a": {}}}'])
+def test_a_damaged_file_is_an_error_and_stays(text, tmp_path):
+    path = tmp_path / "jobs.json"
+    path.write_text(text)
+    inner = FindableSampler()
+    with pytest.raises(RuntimeError, match=r"jobs\.json is damaged"):
+        ReliableSampler(inner, jobs_file=path).run([(SMALL, ROWS)])
+    assert path.read_text() == text
+    assert inner.calls == []
+
+
+def test_cancel(tmp_path):
+    inner = FindableSampler({"polls": None}, {"polls": None})
+    job = ReliableSampler(inner, max_circuits=3, jobs_file=tmp_path / "jobs.json").run([(SMALL, ROWS)])
+    assert job.running()
+    job.cancel()
+    assert job.cancelled()
+    assert job.in_final_state()
+    assert all(each.was_cancelled for each in inner.jobs)
+    assert JobsFile(tmp_path / "jobs.json").read() == {}
+
+
+def test_interrupt_says_which_jobs_are_left(tmp_path, caplog):
+    inner = FindableSampler({"polls": [KeyboardInterrupt()]})
+    sampler = ReliableSampler(inner, jobs_file=tmp_path / "jobs.json")
+    with caplog.at_level(logging.WARNING), pytest.raises(KeyboardInterrupt):
+        sampler.run([(SMALL, ROWS)]).result()
+    assert "job-0" in caplog.text
+    assert str(tmp_path / "jobs.json") in caplog.text
+    assert "same command collects" in caplog.text
+    sampler.run([(SMALL, ROWS)]).result()
+    assert len(inner.calls) == 1
+
+
+# Other processes
+
+
+SCRIPT = """
+import sys
+import numpy as np
+from lightning_qsgd.quantum import ReliableSampler, superposition_circuit
+from tests.quantum.folder_sampler import FolderSampler
+circuit = superposition_circuit(2, 1).circuit.measure_all(inplace=False)
+backend = FolderSampler(sys.argv[1], slow="slow" in sys.argv, die_while_waiting="die" in sys.argv)
+sampler = ReliableSampler(backend, max_circuits=2, jobs_file=sys.argv[1] + "/jobs.json")
+job = sampler.run([(circuit, np.load(sys.argv[1] + "/rows.npy"))])
+print("submitted", flush=True)
+print(job.result()[0].data.meas.array[:, 0, 0].tolist())
+"""
+
+
+def process(folder, *arguments):
+    return subprocess.Popen(
+        [sys.executable, "-c", SCRIPT, str(folder), *arguments], stdout=subprocess.PIPE, text=True, cwd=os.getcwd()
+    )
+
+
+def test_a_killed_process_is_continued_by_the_next_without_new_jobs(tmp_path):
+    np.save(tmp_path / "rows.npy", ROWS)
+    backend = FolderSampler(tmp_path)
+    dying = process(tmp_path, "die")
+    slow = process(tmp_path, "slow")
+    assert dying.wait(60) == 9
+    assert slow.stdout.readline() == "submitted\n"
+    slow.send_signal(signal.SIGKILL)
+    assert slow.wait(60) == -signal.SIGKILL
+    before = backend.submitted()
+    recorded = JobsFile(tmp_path / "jobs.json").read()
+    assert len(recorded) == 3
+    after = process(tmp_path)
+    output, _ = after.communicate(timeout=60)
+    assert after.returncode == 0
+    assert output.splitlines()[-1] == str(expected().tolist())
+    assert backend.submitted() == before
+    assert JobsFile(tmp_path / "jobs.json").read() == {}
+
+
+def _write_entries(path, name, together):
+    together.wait(60)
+    for number in range(20):
+        JobsFile(path).put(f"{name}-{number}", "id")
+    JobsFile(path).drop([f"{name}-0"])
+
+
+def test_processes_share_the_file(tmp_path):
+    context = multiprocessing.get_context("spawn")
+    together, path = context.Barrier(2), tmp_path / "jobs.json"
+    workers = [context.Process(target=_write_entries, args=(path, name, together)) for name in "ab"]
+    for worker in workers:
+        worker.start()
+    for worker in workers:
+        worker.join(60)
+    keys = {f"{name}-{number}" for name in "ab" for number in range(1, 20)}
+    assert set(JobsFile(path).read()) == keys
+
+
+FINGERPRINT = """
+import numpy as np
+from qiskit import transpile
+from lightning_qsgd.quantum import FakeBackendSampler, superposition_circuit
+from lightning_qsgd.quantum.jobs_file import fingerprint
+from qiskit.primitives.containers.sampler_pub import SamplerPub
+circuit = superposition_circuit(3, 2).circuit
+circuit.append(superposition_circuit(2, 1).circuit.assign_parameters(np.ones(8)[:superposition_circuit(2, 1).circuit
+    .num_parameters]).to_gate(), [0, 1])
+circuit.measure_all()
+circuit = transpile(circuit, FakeBackendSampler().backend, seed_transpiler=0) if {transpiled} else circuit
+print(fingerprint([SamplerPub.coerce((circuit, np.ones((2, circuit.num_parameters))))], "here"))
+"""
+
+
+@pytest.mark.parametrize("transpiled", [True, False])
+def test_fingerprints_are_equal_in_every_process(transpiled):
+    def run(seed):
+        return subprocess.run(
+            [sys.executable, "-c", FINGERPRINT.replace("{transpiled}", str(transpiled))],
+            env=os.environ | {"PYTHONHASHSEED": seed},
+            check=True,
+            capture_output=True,
+            text=True,
+        ).stdout
+
+    first, second = run("1"), run("2")
+    assert len(first) == 65
+    assert first == second
+
+
+def test_fingerprints_differ_where_anything_differs():
+    x = ParameterVector("x", 2)
+
+    def circuit(change=None):
+        made = QuantumCircuit(2)
+        made.rx(x[1 if change == "parameter" else 0], 0)
+        made.ry(2 * x[1] if change == "coefficient" else x[1], 1)
+        made.cx(1, 0) if change == "order" else made.cx(0, 1)
+        inner = QuantumCircuit(1)
+        inner.rz(0.5 if change == "composite" else 0.25, 0)
+        made.append(inner.to_gate(), [0])
+        matrix = np.eye(4)
+        matrix[3, 3] = -1 if change == "matrix" else 1
+        made.unitary(matrix, [0, 1])
+        if change == "register":
+            made.add_register(ClassicalRegister(2, "c"))
+            made.measure([0, 1], [0, 1])
+        else:
+            made.measure_all()
+        return made
+
+    changes = [None, "coefficient", "order", "composite", "matrix", "register"]
+    pubs = [SamplerPub.coerce((circuit(change), [[0.1, 0.2]]), 8) for change in changes]
+    pubs.append(SamplerPub.coerce((circuit(), [[0.1, 0.3]]), 8))
+    pubs.append(SamplerPub.coerce((circuit(), [[0.1, 0.2]]), 9))
+    prints = [fingerprint([pub], "here") for pub in pubs] + [fingerprint(pubs[:1], "there"), fingerprint(pubs[:2], "")]
+    assert len(set(prints)) == len(prints)
+    assert fingerprint([SamplerPub.coerce((circuit(), [[0.1, 0.2]]), 8)], "here") == prints[0]
