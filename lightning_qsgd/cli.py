@@ -84,6 +84,9 @@ class CommandLine(ExperimentCLI):
         if (folder := self._folder_to_write()) is None:
             return
         metrics = {key: value.item() for key, value in self.trainer.callback_metrics.items()}
+        circuits, shots, _ = count_circuits(*self.model.modules())
+        if circuits:
+            metrics |= {"circuits": circuits, "shots": shots}
         write_json(folder / name, {"checkpoint": str(self.trainer.ckpt_path)} | self._checkpoint | metrics)
         print(f"Metrics: {folder / name}")
 
@@ -107,6 +110,7 @@ def summarize(cli: ExperimentCLI) -> dict[str, Any]:
     best = max if clock.mode == "max" else min
     perturbation = getattr(trainer.optimizers[0], "perturbation", None) if trainer.optimizers else None
     best_path = cli._get(cli.config_init, "checkpoint").best_model_path
+    circuits, shots, seconds = count_circuits(perturbation, *cli.model.modules())
     last = clock.history[-3:]  # at a constant learning rate single epochs jump by points
     return {
         f"{clock.metric} final": round(clock.history[-1], 4) if last else None,
@@ -115,13 +119,20 @@ def summarize(cli: ExperimentCLI) -> dict[str, Any]:
         f"epochs to {clock.target:.2f}": clock.epochs,
         "epochs": trainer.current_epoch,
         "training_seconds": round(clock.elapsed, 1),
-        "circuits": getattr(perturbation, "circuits", 0),
-        "shots": getattr(perturbation, "shots", 0),
-        "circuit_seconds": round(getattr(perturbation, "seconds", 0.0), 2),
+        "circuits": circuits,
+        "shots": shots,
+        "circuit_seconds": round(seconds, 2),
         "peak_memory_GB": round(peak_memory(), 2),
         "torch_threads": torch.get_num_threads(),
         "best_checkpoint": best_path or None,
     }
+
+
+def count_circuits(*parts: Any) -> tuple[int, int, float]:
+    """Circuits, shots and seconds in them of all parts that count any: perturbations, quantum layers of a model."""
+    counting = [part for part in parts if hasattr(part, "circuits")]
+    circuits, shots, seconds = ([getattr(part, name) for part in counting] for name in ("circuits", "shots", "seconds"))
+    return sum(circuits), sum(shots), float(sum(seconds))
 
 
 def write_json(path: Path, values: dict[str, Any]) -> None:

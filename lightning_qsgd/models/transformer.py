@@ -4,13 +4,15 @@ Paper: arXiv 2511.01918, Table II (sizes); what it leaves open (position, norm, 
 Shapes: B batch, T tokens, D embed_dim, C classes.
 """
 
+from collections.abc import Callable
+
 from torch import Tensor, nn
 
 from lightning_qsgd.models.attention import SelfAttention
 
 
 class TransformerClassifier(nn.Module):
-    """Embedding, post-norm transformer blocks, mean over the tokens, linear head.
+    """Embedding, post-norm transformer blocks, mean over the tokens, head.
 
     Args:
         vocab_size: number of token ids.
@@ -22,6 +24,7 @@ class TransformerClassifier(nn.Module):
         dropout: probability after embedding, attention and feed-forward, in [0, 1). Default: 0.1.
         max_length: most tokens in a sequence: rows of the learned position embedding, which starts small (standard
             deviation 0.02). Default: 512.
+        head: called with (embed_dim, num_classes); the module maps (B, D) to logits (B, C). Default: ``nn.Linear``.
 
     Raises:
         ValueError: for a size below 1, dropout outside of [0, 1), or (in ``forward``) more tokens than max_length.
@@ -37,6 +40,7 @@ class TransformerClassifier(nn.Module):
         num_layers: int = 2,
         dropout: float = 0.1,
         max_length: int = 512,
+        head: Callable[[int, int], nn.Module] = nn.Linear,
     ) -> None:
         super().__init__()
         names = ("vocab_size", "num_classes", "embed_dim", "num_heads", "feedforward_dim", "num_layers", "max_length")
@@ -52,7 +56,7 @@ class TransformerClassifier(nn.Module):
         self.blocks = nn.ModuleList(
             TransformerBlock(embed_dim, num_heads, feedforward_dim, dropout) for _ in range(num_layers)
         )
-        self.head = nn.Linear(embed_dim, num_classes)
+        self.head = head(embed_dim, num_classes)
 
     def forward(self, tokens: Tensor, padding_mask: Tensor | None = None) -> Tensor:
         """Class scores.

@@ -28,7 +28,7 @@ from lightning_qsgd.files import atomic_write
 from lightning_qsgd.quantum.circuits import Ansatz, linear_angle
 from lightning_qsgd.quantum.goodness import Test, drift_test, surrogate_test
 from lightning_qsgd.quantum.network import QuantumNetwork
-from lightning_qsgd.quantum.samplers import backend_of
+from lightning_qsgd.quantum.samplers import backend_of, calibration_date
 from lightning_qsgd.quantum.simulator import CircuitSimulator
 from lightning_qsgd.quantum.surrogate import FourierSurrogate, grid_points, grid_shape
 
@@ -239,8 +239,6 @@ def _provenance(
     network: QuantumNetwork, weights: ArrayLike | None, seed: int, max_age_days: float | None, fit: Test, drift: Test
 ) -> dict[str, Any]:
     backend = backend_of(network.sampler)
-    properties = getattr(backend, "properties", None)
-    measured = getattr(properties() if callable(properties) else properties, "last_update_date", None)
     versions = {}
     for package in PACKAGES:
         try:
@@ -255,7 +253,7 @@ def _provenance(
         "weights": np.asarray([] if weights is None else weights, float).tolist(),
         "sampler": type(network.sampler).__name__,
         "backend": getattr(backend, "name", None),
-        "backend_calibrated": None if measured is None else str(measured),
+        "backend_calibrated": calibration_date(network.sampler),
         "shots": network.qnn.shots or 0,
         "circuits": network.circuits,
         "seconds": round(network.seconds, 3),

@@ -10,7 +10,6 @@ from typing import Any, Literal, get_args
 
 import torch
 from torch import Tensor, nn
-from torch.autograd.function import once_differentiable
 
 from lightning_qsgd.quantum.circuits import Ansatz
 from lightning_qsgd.quantum.network import QuantumNetwork
@@ -133,8 +132,9 @@ class _NetworkFunction(torch.autograd.Function):
         return torch.from_numpy(network.probabilities(_numpy(inputs), _numpy(weights))).to(inputs)
 
     @staticmethod
-    @once_differentiable
     def backward(ctx: Any, grad: Tensor) -> Any:  # type: ignore[override]
+        if torch.is_grad_enabled():  # create_graph=True: torch's once_differentiable would let some cases pass silently
+            raise RuntimeError("Circuits are differentiable once; second derivatives need engine='simulator'")
         inputs, weights = ctx.saved_tensors
         by_inputs, by_weights = ctx.needs_input_grad[:2]
         of = "both" if by_inputs and by_weights else "inputs" if by_inputs else "weights"

@@ -129,6 +129,11 @@ class FakeBackendSampler(AerSampler):
 
         return AerSimulator.from_backend(fake_backend(self.name), max_parallel_threads=1)
 
+    @property
+    def calibrated(self) -> Any:
+        """Date of the device's calibration that the noise is taken from."""
+        return fake_backend(self.name).properties().last_update_date
+
 
 def available_devices() -> list[str]:
     """Devices that this build of Qiskit Aer can use, such as "CPU" and "GPU"."""
@@ -141,3 +146,11 @@ def backend_of(sampler: BaseSamplerV2) -> Any:
     """The backend that circuits must be transpiled for, or None where the sampler runs any circuit."""
     backend = getattr(sampler, "backend", None)  # a property in Qiskit and here, a method in qiskit-ibm-runtime
     return backend() if callable(backend) else backend
+
+
+def calibration_date(sampler: BaseSamplerV2) -> str | None:
+    """When the device behind a sampler was last calibrated by its provider; None where it does not say."""
+    date = getattr(sampler, "calibrated", None)
+    if date is None and callable(properties := getattr(backend_of(sampler), "properties", None)):
+        date = getattr(properties(), "last_update_date", None)
+    return None if date is None else str(date)

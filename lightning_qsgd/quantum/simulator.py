@@ -100,7 +100,7 @@ class CircuitSimulator:
         if weights.shape[-1] != self.ansatz.num_weights:
             raise ValueError(f"Invalid weights: shape {tuple(weights.shape)}; it must end in {self.ansatz.num_weights}")
         if not batch:
-            return inputs.new_zeros(0, 2**n)
+            return inputs.new_zeros(0, 2**n) * (inputs.sum() + weights.sum())  # gradients of 0
         (constants, input_slopes, weight_slopes), plan = self._constants(inputs.dtype, inputs.device)
         fixed = torch.atleast_2d(constants + weights @ weight_slopes if len(weight_slopes) else constants)
         angles = fixed + inputs @ input_slopes  # (B, angles)

@@ -5,13 +5,14 @@ Shapes: B batch, T tokens, C classes.
 
 import copy
 import os
+from collections.abc import Callable
 from typing import Any, Literal
 
 import lightning as L
 import numpy as np
 import torch
 from lightning.pytorch.cli import LRSchedulerCallable, OptimizerCallable, ReduceLROnPlateau
-from torch import Tensor
+from torch import Tensor, nn
 from torch.nn import functional as F
 from torchmetrics import MetricCollection
 from torchmetrics.classification import MulticlassAccuracy, MulticlassF1Score
@@ -38,6 +39,8 @@ class SequenceClassification(L.LightningModule):
             defaults are those of arXiv 2511.01918, Table II.
         class_weights: weight of each class in the training loss, C numbers of at least 0; "balanced": inversely to its
             frequency (the data module's ``class_counts``), 1 on average over the examples. Default: None, all 1.
+        head: the last layer, called with (embed_dim, num_classes). Default: ``torch.nn.Linear``; with a circuit:
+            :class:`lightning_qsgd.models.QuantumHead`.
         optimizer: called with the parameters. Default: :class:`SuperpositionalGradientDescent`.
         scheduler: called with the optimizer; stepped after each optimizer step, so that T_max and the like count steps;
             ``lightning.pytorch.cli.ReduceLROnPlateau`` (which names its ``monitor``) after each epoch. Default: a
@@ -59,12 +62,13 @@ class SequenceClassification(L.LightningModule):
         dropout: float = 0.1,
         max_length: int = 512,
         class_weights: list[float] | Literal["balanced"] | None = None,
+        head: Callable[[int, int], nn.Module] = nn.Linear,
         optimizer: OptimizerCallable = SuperpositionalGradientDescent,
         scheduler: LRSchedulerCallable | None = None,
     ) -> None:
         super().__init__()
-        self.save_hyperparameters(ignore=["optimizer", "scheduler"])
-        self.optimizer, self.scheduler = optimizer, scheduler
+        self.save_hyperparameters(ignore=["head", "optimizer", "scheduler"])
+        self.head, self.optimizer, self.scheduler = head, optimizer, scheduler
         self.model: TransformerClassifier | None = None
         self.loss_weight: Tensor | None
 
@@ -83,7 +87,7 @@ class SequenceClassification(L.LightningModule):
                 )
         weights = self._class_weights(datamodule)
         self.register_buffer("loss_weight", None if weights is None else torch.tensor(weights), persistent=False)
-        self.model = TransformerClassifier(**{name: self.hparams[name] for name in _SIZES})
+        self.model = TransformerClassifier(**{name: self.hparams[name] for name in _SIZES}, head=self.head)
         classes = self.hparams["num_classes"]
         metrics = MetricCollection(
             {

@@ -1,0 +1,196 @@
+import copy
+import multiprocessing
+import pickle
+
+import pytest
+import torch
+from qiskit import QuantumCircuit
+from qiskit.circuit import Parameter
+from torch import nn
+
+from lightning_qsgd.quantum import (
+    AerSampler,
+    Ansatz,
+    CircuitSimulator,
+    QuantumLayer,
+    QuantumNetwork,
+    layered_circuit,
+    superposition_circuit,
+)
+
+ANSATZ = layered_circuit(3, 2)
+
+
+def pair(output="expectations", **arguments):
+    """The same layer on the simulator and on exact circuits."""
+    one = QuantumLayer(ANSATZ, output, **arguments)
+    other = QuantumLayer(ANSATZ, output, QuantumNetwork(ANSATZ), **arguments)
+    other.load_state_dict(one.state_dict())
+    return one, other
+
+
+def gradients(layer, inputs):
+    inputs = inputs.detach().requires_grad_()
+    layer.zero_grad()
+    (layer(inputs) ** 2).sum().backward()
+    return inputs.grad, layer.weights.grad
+
+
+@pytest.mark.parametrize("output", ["probabilities", "expectations"])
+def test_both_engines_agree_in_values_and_gradients(output):
+    simulated, run = pair(output)
+    simulated.double(), run.double()
+    inputs = torch.randn(5, 3, dtype=torch.float64)
+    torch.testing.assert_close(simulated(inputs), run(inputs), atol=1e-9, rtol=0)
+    for ours, theirs in zip(gradients(simulated, inputs), gradients(run, inputs)):
+        torch.testing.assert_close(ours, theirs, atol=1e-8, rtol=0)
+
+
+def test_gradients_are_those_of_finite_differences():
+    layer = QuantumLayer(superposition_circuit(2, 2), "expectations").double()
+    inputs = torch.randn(3, 2, dtype=torch.float64, requires_grad=True)
+    assert torch.autograd.gradcheck(layer, (inputs,))
+    assert torch.autograd.gradgradcheck(layer, (inputs,))
+
+
+def test_second_derivatives_through_circuits_are_refused():
+    inputs = torch.randn(2, 3, requires_grad=True)
+    with pytest.raises(RuntimeError, match="second derivatives need engine='simulator'"):
+        torch.autograd.grad(pair()[1](inputs).sum(), inputs, create_graph=True)
+
+
+@pytest.mark.parametrize("shape", [(3,), (4, 3), (2, 5, 3), (0, 3), (2, 0, 3)])
+def test_leading_axes(shape):
+    for layer in pair():
+        inputs = torch.randn(shape, requires_grad=True)
+        outputs = layer(inputs)
+        assert outputs.shape == (*shape[:-1], 3)
+        outputs.sum().backward()
+        assert inputs.grad.shape == shape
+        flat = layer(inputs.reshape(-1, 3))
+        torch.testing.assert_close(outputs.reshape(-1, 3), flat)
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16, torch.float32, torch.float64])
+def test_output_and_gradients_have_the_dtypes_of_inputs_and_weights(dtype):
+    for layer in pair("probabilities"):
+        layer.to(dtype)
+        inputs = torch.randn(4, 3, dtype=dtype, requires_grad=True)
+        outputs = layer(inputs)
+        assert outputs.dtype == dtype
+        exact = CircuitSimulator(ANSATZ)(inputs.double(), layer.weights.double())
+        torch.testing.assert_close(outputs.double(), exact, atol=2 * torch.finfo(dtype).eps + 1e-6, rtol=0.01)
+        outputs.square().sum().backward()
+        assert (inputs.grad.dtype, layer.weights.grad.dtype) == (dtype, dtype)
+
+
+def test_autocast_does_not_reach_the_circuit():
+    for layer in pair():
+        inputs = torch.randn(4, 3)
+        with torch.autocast("cpu", torch.bfloat16):
+            inside = layer(inputs)
+        assert torch.equal(inside, layer(inputs))
+
+
+def test_observables():
+    names = ["Z0", "Z0Z1", "Z0Z2"]
+    layer, inputs = QuantumLayer(ANSATZ, "expectations", observables=names), torch.randn(2, 3)
+    p = CircuitSimulator(ANSATZ)(inputs, layer.weights)
+    bits = torch.arange(8)[:, None] >> torch.arange(3) & 1
+    z = 1 - 2 * bits
+    expected = p @ torch.stack([z[:, 0], z[:, 0] * z[:, 1], z[:, 0] * z[:, 2]], -1).to(p)
+    torch.testing.assert_close(layer(inputs), expected)
+
+
+def test_state_dict_holds_each_weight_once_and_engines_can_be_swapped():
+    simulated, run = pair()
+    assert list(simulated.state_dict()) == list(run.state_dict()) == ["weights"]
+    assert [name for name, _ in run.named_parameters()] == ["weights"]
+    assert simulated.weights.abs().max() <= torch.pi
+
+
+def test_circuits_and_shots_are_counted_with_those_of_gradients():
+    layer = QuantumLayer(ANSATZ, engine=QuantumNetwork(ANSATZ, AerSampler(shots=10)))
+    inputs = torch.randn(2, 3, requires_grad=True)
+    layer(inputs).sum().backward()
+    gates = 6 + 6 + 3  # Rx, Ry, Rz
+    assert (layer.circuits, layer.shots) == (2 * (1 + 2 * gates), 2 * (1 + 2 * gates) * 10)
+    with torch.no_grad():
+        layer(inputs)
+    assert layer.circuits == 2 * (1 + 2 * gates) + 2
+    layer(inputs.detach()).sum().backward()  # inputs need no gradient: their gates are not shifted
+    assert layer.circuits == 2 * (1 + 2 * gates) + 2 + 2 * (1 + 2 * 9)
+    assert QuantumLayer(ANSATZ).circuits == 0
+
+
+def _forward(layer, inputs):
+    return layer(inputs).detach()
+
+
+def test_copies_and_other_processes():
+    for layer in pair():
+        inputs = torch.randn(2, 3)
+        expected = layer(inputs)
+        for twin in (copy.deepcopy(layer), pickle.loads(pickle.dumps(layer))):
+            torch.testing.assert_close(twin(inputs), expected)
+            with torch.no_grad():
+                twin.weights += 1
+            assert not torch.equal(twin(inputs), expected)
+        with multiprocessing.get_context("spawn").Pool(1) as pool:
+            torch.testing.assert_close(pool.apply(_forward, (layer, inputs)), expected.detach())
+
+
+def test_compiled_around():
+    for layer, whole in zip(pair(), (True, False)):
+        model = nn.Sequential(nn.Linear(4, 3), layer, nn.Linear(3, 2))
+        compiled = torch.compile(model, backend="aot_eager", fullgraph=whole)
+        inputs = torch.randn(5, 4)
+        torch.testing.assert_close(compiled(inputs), model(inputs))
+        compiled(inputs).sum().backward()
+        assert layer.weights.grad.abs().sum() > 0
+
+
+def test_an_ansatz_without_weights():
+    x = Parameter("x")
+    circuit = QuantumCircuit(1)
+    circuit.rx(x, 0)
+    ansatz = Ansatz(circuit, [x])
+    for engine in ("simulator", QuantumNetwork(ansatz)):
+        layer = QuantumLayer(ansatz, engine=engine)
+        assert layer.weights.shape == (0,)
+        assert layer(torch.tensor([torch.pi])).tolist() == pytest.approx([0, 1], abs=1e-6)
+
+
+def test_it_learns():
+    torch.manual_seed(0)
+    layer = QuantumLayer(layered_circuit(1, 2), "expectations")
+    inputs = torch.linspace(-3, 3, 40)[:, None]
+    target = inputs.cos() * 0.8
+    optimizer = torch.optim.Adam(layer.parameters(), lr=0.1)
+    for _ in range(150):
+        optimizer.zero_grad()
+        loss = (layer(inputs) - target).square().mean()
+        loss.backward()
+        optimizer.step()
+    assert loss < 0.02
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ({"output": "samples"}, "Invalid output: 'samples'"),
+        ({"engine": "aer"}, "Invalid engine: 'aer'"),
+        ({"observables": ["Z0"]}, "need output='expectations'"),
+        ({"output": "expectations", "observables": ["Z7"]}, "Invalid observable: 'Z7'"),
+        ({"engine": QuantumNetwork(layered_circuit(2, 1))}, "another ansatz"),
+    ],
+)
+def test_invalid_layers_are_refused(arguments, message):
+    with pytest.raises(ValueError, match=message):
+        QuantumLayer(ANSATZ, **arguments)
+
+
+@pytest.mark.parametrize("inputs", [torch.zeros(2, 4), torch.zeros(()), torch.zeros(2, 3, dtype=torch.int64)])
+def test_invalid_inputs_are_refused(inputs):
+    with pytest.raises(ValueError, match=r"Invalid inputs: .*floating point, \(\.\.\., 3\)"):
+        QuantumLayer(ANSATZ)(inputs)
