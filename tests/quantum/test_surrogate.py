@@ -139,3 +139,68 @@ def test_circuits_without_integer_frequencies_are_refused(build, message):
 def test_grids_beyond_the_limit_name_the_way_out():
     with pytest.raises(ValueError, match=r"78,125 grid points, more than 20,000.*mode='live'"):
         FourierSurrogate.fit(QuantumNetwork(superposition_circuit(7, 2)), np.zeros(21))
+
+
+def test_clipped_probabilities_are_a_distribution_and_the_clipped_mass_is_what_they_lost():
+    ansatz = superposition_circuit(4, 2)
+    surrogate = FourierSurrogate.fit(QuantumNetwork(ansatz, AerSampler(shots=64)), np.zeros(12))
+    points = 0.1 * torch.randn(100, 4, dtype=torch.float64)
+    raw, clipped = surrogate(points), surrogate.probabilities(points)
+    assert raw.min() < 0 <= clipped.min()
+    torch.testing.assert_close(raw.sum(-1), torch.ones(100, dtype=torch.float64))
+    torch.testing.assert_close(clipped.sum(-1), torch.ones(100, dtype=torch.float64))
+    torch.testing.assert_close(surrogate.clipped_mass(points), -raw.clamp(max=0).sum(-1))
+    exact = FourierSurrogate.fit(QuantumNetwork(ansatz), np.zeros(12))
+    assert exact.clipped_mass(points).max() < 1e-9
+
+
+def test_samples_have_the_mean_variance_and_correlations_of_aers():
+    """Multinomial shots from the series against independent shots of the simulator."""
+    ansatz, weights, shots, repeats = superposition_circuit(2, 2), np.arange(6) / 2, 128, 3000
+    point = np.array([[0.4, -1.1]])
+    surrogate = FourierSurrogate.fit(QuantumNetwork(ansatz), weights)
+    rows = torch.from_numpy(np.repeat(point, repeats, 0))
+    ours = surrogate.sample(rows, shots, np.random.default_rng(0)).numpy()
+    theirs = QuantumNetwork(ansatz, AerSampler(shots=shots)).probabilities(rows, weights)
+    p = surrogate(rows[:1]).numpy()[0]
+    error = np.sqrt(p * (1 - p) / shots / repeats)
+    for sample in (ours, theirs):
+        assert (np.abs(sample.mean(0) - p) < 4.5 * error).all()
+        np.testing.assert_allclose(sample.var(0), p * (1 - p) / shots, rtol=0.15)
+    np.testing.assert_allclose(np.corrcoef(ours.T), np.corrcoef(theirs.T), atol=0.09)
+    np.testing.assert_allclose(ours * shots, np.rint(ours * shots), atol=1e-9)
+    with pytest.raises(ValueError, match="Invalid shots: 0"):
+        surrogate.sample(rows, 0, np.random.default_rng(0))
+
+
+def test_samples_of_equal_seeds_are_equal():
+    surrogate = FourierSurrogate.fit(QuantumNetwork(superposition_circuit(2, 1)), np.zeros(2))
+    points = torch.randn(5, 2)
+    first, second = (surrogate.sample(points, 10, np.random.default_rng(3)) for _ in range(2))
+    assert torch.equal(first, second)
+    assert first.dtype == torch.float32
+
+
+def test_nearly_20000_grid_points_in_bounded_memory():
+    """3**9 = 19,683 points and 512 outcomes: run in parts of 4,096 circuits."""
+    ansatz = superposition_circuit(9, 1)
+    largest = []
+
+    class Watched(QuantumNetwork):
+        def probabilities(self, inputs, weights=None, *, step=None):
+            largest.append(len(inputs))
+            values = CircuitSimulator(ansatz)(torch.as_tensor(inputs), torch.as_tensor(np.asarray(weights)))
+            return values.numpy()
+
+    surrogate = FourierSurrogate.fit(Watched(ansatz), np.zeros(9))
+    assert (surrogate.num_points, max(largest), sum(largest)) == (19_683, 4096, 19_683)
+    points = torch.randn(5, 9, dtype=torch.float64)
+    exact = CircuitSimulator(ansatz)(points, torch.zeros(9, dtype=torch.float64))
+    torch.testing.assert_close(surrogate(points), exact, atol=1e-10, rtol=0)
+
+
+def test_state_dict_brings_it_back():
+    surrogate = FourierSurrogate.fit(QuantumNetwork(superposition_circuit(2, 1), AerSampler(shots=32)), np.zeros(2))
+    again = FourierSurrogate.from_state_dict(surrogate.state_dict())
+    assert again.shots == 32
+    assert torch.equal(again.coefficients, surrogate.coefficients)
