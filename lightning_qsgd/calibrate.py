@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import pkgutil
+import sys
 from collections.abc import Iterator, Sequence
 from contextlib import nullcontext
 from pathlib import Path
@@ -15,6 +16,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 from rich.table import Table
 
 from lightning_qsgd.experiment import parse
+from lightning_qsgd.files import check_writable
 from lightning_qsgd.optim import CircuitPerturbation
 
 if TYPE_CHECKING:
@@ -32,13 +34,18 @@ def calibrate(arguments: Sequence[str]) -> None:
     """
     options, overrides = _parser().parse_known_args(list(arguments))
     configs = [part for path in options.config for part in ("--config", path)]
-    perturbation = _circuit(parse([*configs, *overrides]))
+    perturbation, key = _circuit(parse([*configs, *overrides]))
     from lightning_qsgd.quantum import IBMSampler
     from lightning_qsgd.quantum import calibrate as measure
     from lightning_qsgd.quantum.calibration import num_circuits
 
     network, sampler = perturbation.network, perturbation.network.sampler
-    circuits = num_circuits(network.ansatz, options.held_out, options.references)
+    try:
+        circuits = num_circuits(network.ansatz, options.held_out, options.references)
+    except ValueError as error:
+        if perturbation.entanglement == "none":
+            raise ValueError(f"{error}. Without entanglement fit needs few circuits, and no calibration") from error
+        raise
     console = Console(width=120)
     _show(console, "Calibration", _plan(perturbation, circuits))
     if options.dry_run:
@@ -46,28 +53,32 @@ def calibrate(arguments: Sequence[str]) -> None:
         return
     if options.output is None:
         raise ValueError("Invalid output: none given; add --output data/calibrations/NAME.npz, or --dry-run")
+    check_writable(options.output)
     on_hardware = isinstance(sampler, IBMSampler)
     age = options.max_age_days if options.max_age_days is not None or not on_hardware else 1.0
     hold = getattr(sampler, "hold", nullcontext)
     columns = TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn()
-    with hold(), Progress(*columns, console=console) as progress:  # paid jobs stay on record until the file is written
-        task = progress.add_task("circuits", total=circuits)
-        calibration = measure(
-            network,
-            perturbation.weights,
-            held_out=options.held_out,
-            references=options.references,
-            seed=options.seed,
-            max_age_days=age,
-            on_progress=lambda done, total: progress.update(task, completed=done),
-        )
-        calibration.save(options.output)
+    try:
+        with hold(), Progress(*columns, console=console) as progress:  # paid jobs stay on record until all is written
+            task = progress.add_task("circuits", total=circuits)
+            calibration = measure(
+                network,
+                perturbation.weights,
+                held_out=options.held_out,
+                references=options.references,
+                seed=options.seed,
+                max_age_days=age,
+                on_progress=lambda done, total: progress.update(task, completed=done),
+            )
+            calibration.save(options.output)
+    except KeyboardInterrupt:
+        sys.stderr.write(f"Stopped; {options.output} was not written\n")
+        sys.exit(130)
     _show(console, "Result", _result(calibration))
     for warning in calibration.warnings():
         console.print(f"warning: {warning}", style="yellow")
     console.print(f"Written: {options.output}", highlight=False, soft_wrap=True)
-    where = "model.init_args.optimizer.init_args.perturbation.init_args"
-    console.print(f"Train with it: --{where}.calibration {options.output}", highlight=False, soft_wrap=True)
+    console.print(f"Train with it: --{key}.init_args.calibration {options.output}", highlight=False, soft_wrap=True)
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -92,22 +103,24 @@ def _parser() -> argparse.ArgumentParser:
     return parser
 
 
-def _circuit(config: dict[str, Any]) -> CircuitPerturbation:
-    """The first CircuitPerturbation in a configuration."""
-    for found in _specifications(config.get("model")):
+def _circuit(config: dict[str, Any]) -> tuple[CircuitPerturbation, str]:
+    """The first CircuitPerturbation in a configuration, and its key."""
+    for key, found in _specifications(config.get("model"), "model"):
         parser = jsonargparse.ArgumentParser(exit_on_error=False)
         parser.add_subclass_arguments(CircuitPerturbation, "perturbation")
-        return parser.instantiate_classes(parser.parse_object({"perturbation": found}))["perturbation"]
+        return parser.instantiate(parser.parse_object({"perturbation": found}))["perturbation"], key
     raise ValueError("The configuration has no CircuitPerturbation; calibrate measures the circuit of one")
 
 
-def _specifications(config: Any) -> Iterator[dict[str, Any]]:
-    for value in config.values() if isinstance(config, dict) else config if isinstance(config, list) else ():
-        yield from _specifications(value)
-    if isinstance(config, dict) and isinstance(path := config.get("class_path"), str):
+def _specifications(config: Any, key: str) -> Iterator[tuple[str, dict[str, Any]]]:
+    if not isinstance(config, dict):
+        return
+    for name, value in config.items():
+        yield from _specifications(value, f"{key}.{name}")
+    if isinstance(path := config.get("class_path"), str):
         kind = pkgutil.resolve_name(path)
         if isinstance(kind, type) and issubclass(kind, CircuitPerturbation):
-            yield config
+            yield key, config
 
 
 def _plan(perturbation: CircuitPerturbation, circuits: int) -> dict[str, Any]:
@@ -130,16 +143,16 @@ def _plan(perturbation: CircuitPerturbation, circuits: int) -> dict[str, Any]:
 
 def _result(calibration: Calibration) -> dict[str, Any]:
     results, provenance = calibration.results(), calibration.provenance
-    exact = "exact: nothing to test"
+    untested = "too few shots to test" if provenance["shots"] else "exact: nothing to test"
     return {
         "seconds": provenance["seconds"],
         "backend calibrated": provenance["backend_calibrated"] or "-",
         "fit at held-out points": f"p = {results['fit_p']:.3g}, chi-square / dof "
         f"{results['fit_chi_square_per_dof']:.3f}"
         if "fit_p" in results
-        else exact,
+        else untested,
         "largest residual": f"{results['fit_largest_residual']:.2g}",
-        "drift of the reference point": f"p = {results['drift_p']:.3g}" if "drift_p" in results else exact,
+        "drift of the reference point": f"p = {results['drift_p']:.3g}" if "drift_p" in results else untested,
         "valid for": "ever" if provenance["max_age_days"] is None else f"{provenance['max_age_days']:g} days",
     }
 

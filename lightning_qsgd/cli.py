@@ -20,6 +20,7 @@ from lightning_qsgd.callbacks import PredictionWriter, TestReport, TimeToTarget
 from lightning_qsgd.doctor import doctor
 from lightning_qsgd.experiment import ExperimentCLI, find_config, peak_memory, shorten
 from lightning_qsgd.files import atomic_write
+from lightning_qsgd.optim import Perturbation
 from lightning_qsgd.run_folder import is_unused
 
 
@@ -84,7 +85,7 @@ class CommandLine(ExperimentCLI):
         if (folder := self._folder_to_write()) is None:
             return
         metrics = {key: value.item() for key, value in self.trainer.callback_metrics.items()}
-        circuits, shots, _ = count_circuits(*self.model.modules())
+        circuits, shots, _ = count_circuits(self.model)
         if circuits:
             metrics |= {"circuits": circuits, "shots": shots}
         write_json(folder / name, {"checkpoint": str(self.trainer.ckpt_path)} | self._checkpoint | metrics)
@@ -110,7 +111,7 @@ def summarize(cli: ExperimentCLI) -> dict[str, Any]:
     best = max if clock.mode == "max" else min
     perturbation = getattr(trainer.optimizers[0], "perturbation", None) if trainer.optimizers else None
     best_path = cli._get(cli.config_init, "checkpoint").best_model_path
-    circuits, shots, seconds = count_circuits(perturbation, *cli.model.modules())
+    circuits, shots, seconds = count_circuits(cli.model, perturbation)
     last = clock.history[-3:]  # at a constant learning rate single epochs jump by points
     return {
         f"{clock.metric} final": round(clock.history[-1], 4) if last else None,
@@ -128,9 +129,14 @@ def summarize(cli: ExperimentCLI) -> dict[str, Any]:
     }
 
 
-def count_circuits(*parts: Any) -> tuple[int, int, float]:
-    """Circuits, shots and seconds in them of all parts that count any: perturbations, quantum layers of a model."""
-    counting = [part for part in parts if hasattr(part, "circuits")]
+def count_circuits(model: torch.nn.Module, perturbation: Perturbation | None = None) -> tuple[int, int, float]:
+    """Circuits, shots and seconds in them, of the perturbation and of each network behind a model's quantum layers."""
+    counting: list[Any] = [] if perturbation is None else [perturbation]
+    if "lightning_qsgd.quantum" in sys.modules:  # a classical run never pays for qiskit
+        from lightning_qsgd.quantum import QuantumLayer, QuantumNetwork
+
+        engines = {id(m.engine): m.engine for m in model.modules() if isinstance(m, QuantumLayer)}
+        counting += [engine for engine in engines.values() if isinstance(engine, QuantumNetwork)]
     circuits, shots, seconds = ([getattr(part, name) for part in counting] for name in ("circuits", "shots", "seconds"))
     return sum(circuits), sum(shots), float(sum(seconds))
 

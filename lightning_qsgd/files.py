@@ -1,5 +1,6 @@
 """Files that appear complete or not at all. Below all levels: imports nothing of this package."""
 
+import errno
 import os
 import tempfile
 from collections.abc import Iterator
@@ -41,3 +42,19 @@ def atomic_write(path: str | Path, mode: Literal["w", "wb"] = "w") -> Iterator[I
     except BaseException:
         Path(temporary).unlink(missing_ok=True)
         raise
+
+
+def check_writable(path: str | Path) -> None:
+    """Make the folder of ``path`` and check that a file can be written there, before work is spent on it.
+
+    Raises:
+        OSError: if it cannot, or if ``path`` is a folder.
+    """
+    path = Path(path)
+    try:
+        if path.is_dir():
+            raise IsADirectoryError(errno.EISDIR, "it is a folder; name a file in it")
+        path.parent.mkdir(parents=True, exist_ok=True)
+        tempfile.TemporaryFile(dir=path.parent).close()
+    except OSError as error:
+        raise OSError(error.errno, f"Cannot write {path}: {error.strerror or error}") from error

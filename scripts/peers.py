@@ -15,12 +15,7 @@ from importlib.util import find_spec
 import torch
 from torch import Tensor
 
-from lightning_qsgd.quantum import CircuitSimulator, superposition_circuit
-
-try:
-    from lightning_qsgd.quantum import QuantumLayer  # type: ignore[attr-defined]
-except ImportError:
-    QuantumLayer = None
+from lightning_qsgd.quantum import QuantumLayer, superposition_circuit
 
 warnings.filterwarnings("ignore", "Complex modules are a new feature")  # torch's, about pyqtorch's modules
 
@@ -60,13 +55,9 @@ class Side:
 
 
 def ours(num_qubits: int, batch: int, weights: Tensor) -> tuple[Forward, Tensor]:
-    ansatz = superposition_circuit(num_qubits, depth=2)
-    if QuantumLayer is not None:
-        layer = QuantumLayer(ansatz, engine="simulator")
-        layer.weights = torch.nn.Parameter(weights)
-        return layer, layer.weights
-    simulate, leaf = CircuitSimulator(ansatz), torch.nn.Parameter(weights)
-    return lambda x: simulate(x, leaf), leaf
+    layer = QuantumLayer(superposition_circuit(num_qubits, depth=2))
+    layer.weights = torch.nn.Parameter(weights)
+    return layer, layer.weights
 
 
 def pennylane(num_qubits: int, batch: int, weights: Tensor) -> tuple[Forward, Tensor]:

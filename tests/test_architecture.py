@@ -102,7 +102,6 @@ def test_every_module_has_its_test():
         "update": "superpositional",
         "loading": "synthetic",
         "doctor": "cli",
-        "circuit_perturbation": "perturbation",
         "reference": "superpositional",
         "distributed": "main_job",
         "prediction_writer": "cli",

@@ -13,8 +13,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from lightning_qsgd.optim.distributed import broadcast, broadcast_object, rank
-from lightning_qsgd.optim.perturbation import Perturbation, check
+from lightning_qsgd.optim.distributed import from_rank_0
+from lightning_qsgd.optim.perturbation import Perturbation, require
 
 if TYPE_CHECKING:
     from qiskit.primitives import BaseSamplerV2
@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     from lightning_qsgd.quantum import Ansatz, FourierSurrogate, LightConeSurrogate, QuantumNetwork
 
 Rotations = Literal["aligned", "zero", "random"]
+log = logging.getLogger("lightning_qsgd")
 
 
 class CircuitPerturbation(Perturbation):
@@ -46,17 +47,17 @@ class CircuitPerturbation(Perturbation):
             answers afterwards; "live": one circuit per block in each step.
         sampler: where circuits run, a ``BaseSamplerV2``. None (default): ``ExactSampler``.
         max_circuits: most circuits that a live step may ask for. Default: 1024.
-        calibration: a file from ``lightning-qsgd calibrate``, whose series answers instead of a fresh grid: no circuit
-            runs. Surrogate mode only. None (default): the sampler runs the grid.
-        shot_noise: shots of fresh multinomial noise on the series' probabilities in each step, as ``mode="live"`` would
-            have. Surrogate mode only. None (default): the series itself, whose noise is frozen.
+        calibration: a file from ``lightning-qsgd calibrate``, whose series answers: no circuit runs. None (default):
+            the sampler runs the grid. Surrogate mode only.
+        shot_noise: shots of fresh multinomial noise on the series' probabilities in each step, as live circuits have.
+            None (default): the series itself, whose noise is frozen. Surrogate mode only.
+        shot_noise_seed: of it, at least 0. Default: 0.
 
     In a distributed run, rank 0 alone runs circuits and the others receive its numbers.
 
     Raises:
         ValueError: for an invalid value; in ``prepare`` if the circuit has no series or no aligned rotations, or the
-            calibration is of another circuit or too old; in ``forward`` if a live step would need more than
-            ``max_circuits``.
+            calibration is of another circuit or too old; in ``forward`` beyond ``max_circuits``.
         FileNotFoundError: in ``prepare``, if there is no such calibration.
     """
 
@@ -74,30 +75,33 @@ class CircuitPerturbation(Perturbation):
         max_circuits: int = 1024,
         calibration: str | None = None,
         shot_noise: int | None = None,
+        shot_noise_seed: int = 0,
     ) -> None:
         super().__init__(num_qubits)
-        check("depth", depth, depth >= 1, "at least 1")
-        check("entanglement", entanglement, entanglement in ("linear", "none"), "'linear' or 'none'")
+        require("depth", depth, depth >= 1, "at least 1")
+        require("entanglement", entanglement, entanglement in ("linear", "none"), "'linear' or 'none'")
         if isinstance(rotations, str):
-            check("rotations", rotations, rotations in get_args(Rotations), "aligned, zero, random or a list")
+            require("rotations", rotations, rotations in get_args(Rotations), "aligned, zero, random or a list")
         elif len(rotations) != (num_weights := (2 * depth - 1) * num_qubits):
             raise ValueError(f"Invalid rotations: {len(rotations)} angles; this circuit takes {num_weights}")
-        check("rotation_seed", rotation_seed, rotation_seed >= 0, "at least 0")
+        require("rotation_seed", rotation_seed, rotation_seed >= 0, "at least 0")
         if decode_chain and entanglement == "none":
             raise ValueError("Invalid decode_chain: True; without entanglement there is no chain of CNOTs to undo")
-        check("center", center, center in (None, "zero", "odd"), "None, 'zero' or 'odd'")
-        check("mode", mode, mode in ("surrogate", "live"), "'surrogate' or 'live'")
-        check("max_circuits", max_circuits, max_circuits >= 1, "at least 1")
-        check("calibration", calibration, calibration is None or mode == "surrogate", "null with mode='live'")
-        check("shot_noise", shot_noise, shot_noise is None or mode == "surrogate", "null with mode='live'")
-        check("shot_noise", shot_noise, shot_noise is None or shot_noise >= 1, "at least 1, or null for none")
+        require("center", center, center in (None, "zero", "odd"), "None, 'zero' or 'odd'")
+        require("mode", mode, mode in ("surrogate", "live"), "'surrogate' or 'live'")
+        require("max_circuits", max_circuits, max_circuits >= 1, "at least 1")
+        require("calibration", calibration, calibration is None or mode == "surrogate", "null with mode='live'")
+        require("shot_noise", shot_noise, shot_noise is None or mode == "surrogate", "null with mode='live'")
+        require("shot_noise", shot_noise, shot_noise is None or shot_noise >= 1, "at least 1, or null for none")
+        require("shot_noise_seed", shot_noise_seed, shot_noise_seed >= 0, "at least 0")
         if decode_chain is None:
             decode_chain = rotations == "aligned" and entanglement == "linear"
         self.depth = depth
         self.entanglement: Literal["linear", "none"] = entanglement
         self.rotations, self.rotation_seed = rotations, rotation_seed
         self.decode_chain, self.center, self.mode, self.max_circuits = decode_chain, center, mode, max_circuits
-        self.sampler, self.calibration, self.shot_noise = sampler, calibration, shot_noise
+        self.sampler, self.calibration = sampler, calibration
+        self.shot_noise, self.shot_noise_seed = shot_noise, shot_noise_seed
         self._network: QuantumNetwork | None = None
         self._surrogate: FourierSurrogate | LightConeSurrogate | None = None
         self._modulation: FourierSurrogate | None = None  # of s: the full surrogate, projected
@@ -132,8 +136,7 @@ class CircuitPerturbation(Perturbation):
     def surrogate(self) -> FourierSurrogate | LightConeSurrogate | None:
         """The fitted series; None before ``prepare`` and in live mode.
 
-        Of all 2**num_qubits outcomes; of P(x_k = 1) alone where that takes fewer circuits (5 instead of 625 without
-        entanglement) and no shot noise is asked for.
+        Of all outcomes; of P(x_k = 1) alone where that takes fewer circuits (without entanglement, but for shot noise).
         """
         return self._surrogate
 
@@ -167,16 +170,15 @@ class CircuitPerturbation(Perturbation):
             num_points: circuits to run for it. Default: 32.
 
         Returns:
-            circuit: the drawing; and in surrogate mode surrogate_residual, the root mean square difference of its
-            probabilities, surrogate_residual_expected, what shot noise in both makes of it (0 where exact), and
-            surrogate_clipped_mass, the mean negative probability of the series. With a calibration no circuit runs: the
-            results of its tests instead.
+            circuit: the drawing; in surrogate mode surrogate_residual, the root mean square error of probabilities,
+            surrogate_residual_expected, what shots make of it (0 where exact), and surrogate_clipped_mass, the mean
+            negative probability of the series. With a calibration no circuit runs: the results of its tests.
         """
         report: dict[str, str | float] = {"circuit": str(self.ansatz.circuit.draw("text", fold=150))}
         if self._surrogate is None:
             return report
         points = torch.from_numpy(np.random.default_rng(0).uniform(-np.pi, np.pi, (num_points, self.num_qubits)))
-        if isinstance(self._modulation, type(self._surrogate)):
+        if self._modulation is not None:  # the series is of all outcomes
             report["surrogate_clipped_mass"] = float(self._surrogate.clipped_mass(points).mean())  # type: ignore
         if self.calibration:
             return report | {f"calibration_{name}": value for name, value in self._tests.items()}
@@ -207,7 +209,7 @@ class CircuitPerturbation(Perturbation):
             return (2 * self._surrogate(angles) - 1).clamp(-1, 1)
         if self.shot_noise is None:
             return self._modulation(angles).clamp(-1, 1)
-        rng = np.random.default_rng((getattr(self.sampler, "seed", 0), step + 1))
+        rng = np.random.default_rng((self.shot_noise_seed, step + 1))
         sampled = self._surrogate.sample(angles, self.shot_noise, rng)  # type: ignore[union-attr]
         return sampled @ self._matrix().to(sampled)
 
@@ -217,22 +219,17 @@ class CircuitPerturbation(Perturbation):
                 f"A live step would run {len(angles)} circuits, more than max_circuits={self.max_circuits}; "
                 "use mode='surrogate', scope='first_of_tensor' or 'first_of_model', or raise max_circuits"
             )
-        s = torch.empty(angles.shape, dtype=torch.float64)
-        if rank() == 0:
-            s = torch.from_numpy(self._count(angles.cpu().numpy(), step)) @ self._matrix()
-        return broadcast(s).to(angles)
+        p = from_rank_0(lambda: torch.from_numpy(self._count(angles.cpu().numpy(), step)))
+        return (p @ self._matrix()).to(angles)
 
     def _fit(self) -> str:
         start = time.perf_counter()
-        surrogate, self._tests = broadcast_object(self._measure() if rank() == 0 else None)
+        surrogate, self._tests = from_rank_0(self._measure)
         self._set_surrogate(surrogate)
-        line = f"Circuit answered by its calibration {self.calibration}"
-        if not self.calibration:
-            line = (
-                f"Circuit sampled on its grid: {self.circuits:,} circuits, {self.shots:,} shots, "
-                f"{time.perf_counter() - start:.1f} s; from here on its series answers"
-            )
-        logging.getLogger("lightning_qsgd").info(line)
+        run = f"{self.circuits:,} circuits, {self.shots:,} shots, {time.perf_counter() - start:.1f} s"
+        line = f"Circuit sampled on its grid: {run}; from here on its series answers"
+        line = f"Circuit answered by its calibration {self.calibration}" if self.calibration else line
+        log.info(line)
         return line
 
     def _measure(self) -> tuple[FourierSurrogate | LightConeSurrogate, dict[str, float]]:
@@ -243,7 +240,7 @@ class CircuitPerturbation(Perturbation):
             calibration = Calibration.load(self.calibration)
             calibration.check(self.ansatz, self.weights, self.calibration)
             for warning in calibration.warnings():
-                logging.getLogger("lightning_qsgd").warning(f"Calibration {self.calibration}: {warning}")
+                log.warning(f"Calibration {self.calibration}: {warning}")
             return calibration.surrogate, calibration.results()
         before = self.network.circuits, self.network.shots, self.network.seconds
         if self.shot_noise is not None:  # shots are drawn from all outcomes
@@ -284,7 +281,7 @@ class CircuitPerturbation(Perturbation):
         """The surrogate, s(0), and the counts: flat, tensors and numbers."""
         state = super().state_dict()
         if self._surrogate is not None:
-            state |= {"rotations": torch.from_numpy(self.weights)}
+            state["calibration"] = self.calibration or "none"
             state |= {f"surrogate.{name}": value for name, value in self._surrogate.state_dict().items()}
         return state if self._offset is None else state | {"offset": self._offset}
 
@@ -294,8 +291,10 @@ class CircuitPerturbation(Perturbation):
         self._offset = state.get("offset") if self.center == "zero" else None
         prefix = "surrogate."
         surrogate = {name.removeprefix(prefix): value for name, value in state.items() if name.startswith(prefix)}
-        if surrogate and self.mode == "surrogate":
+        whole = "coefficients" in surrogate  # of all outcomes, as shot noise needs it; otherwise it is measured anew
+        if surrogate and self.mode == "surrogate" and (whole or self.shot_noise is None):
             from lightning_qsgd.quantum import FourierSurrogate, LightConeSurrogate
 
-            kind = FourierSurrogate if "coefficients" in surrogate else LightConeSurrogate
-            self._set_surrogate(kind.from_state_dict(surrogate))
+            self._set_surrogate((FourierSurrogate if whole else LightConeSurrogate).from_state_dict(surrogate))
+            if (before := state["calibration"]) != (now := self.calibration or "none"):
+                log.warning(f"The checkpoint's series goes on (calibration: {before}); calibration {now} is not read")

@@ -1,36 +1,34 @@
 """Rank 0's numbers on every rank of a torch.distributed run; plain values where there is none."""
 
-from typing import Any
+from collections.abc import Callable
+from typing import Any, TypeVar
 
 import torch
-from torch import Tensor
+
+T = TypeVar("T")
 
 
-def rank() -> int:
-    """This process's rank; 0 outside of a distributed run."""
+def from_rank_0(compute: Callable[[], T]) -> T:
+    """What ``compute`` returns or raises on rank 0, on all ranks; called on all ranks.
+
+    It travels as a pickle between the ranks of one run, never to disk.
+
+    Raises:
+        RuntimeError: on the other ranks, with the text of rank 0's error.
+    """
     distributed = torch.distributed
-    return distributed.get_rank() if distributed.is_available() and distributed.is_initialized() else 0
-
-
-def broadcast(tensor: Tensor) -> Tensor:
-    """Rank 0's values of a CPU tensor that has the same shape and dtype on all ranks; called on all ranks."""
-    if not _is_distributed():
-        return tensor
-    on_gpu = torch.distributed.get_backend() == "nccl"
-    tensor = tensor.cuda() if on_gpu else tensor.contiguous()
-    torch.distributed.broadcast(tensor, src=0)
-    return tensor.cpu()
-
-
-def broadcast_object(value: Any) -> Any:
-    """Rank 0's object; called on all ranks. It travels as a pickle between the ranks of one run, never to disk."""
-    if not _is_distributed():
-        return value
-    box = [value]
-    torch.distributed.broadcast_object_list(box, src=0)
+    if not (distributed.is_available() and distributed.is_initialized()) or distributed.get_world_size() == 1:
+        return compute()
+    box: list[Any] = [None, None]  # the value, or the error's text
+    failure = None
+    if distributed.get_rank() == 0:
+        try:
+            box[0] = compute()
+        except Exception as error:  # the other ranks would wait for ever
+            failure, box[1] = error, str(error) or type(error).__name__
+    distributed.broadcast_object_list(box, src=0)
+    if failure is not None:
+        raise failure
+    if box[1] is not None:
+        raise RuntimeError(box[1])
     return box[0]
-
-
-def _is_distributed() -> bool:
-    distributed = torch.distributed
-    return distributed.is_available() and distributed.is_initialized() and distributed.get_world_size() > 1

@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 
 
-def check(name: str, value: Any, valid: bool, rule: str) -> None:
+def require(name: str, value: Any, valid: bool, rule: str) -> None:
     """Refuse an argument.
 
     Raises:
@@ -38,7 +38,7 @@ class Perturbation(ABC):
     """
 
     def __init__(self, num_qubits: int = 4) -> None:
-        check("num_qubits", num_qubits, num_qubits >= 1, "at least 1")
+        require("num_qubits", num_qubits, num_qubits >= 1, "at least 1")
         self.num_qubits = num_qubits
         self.layout: Sequence[tuple[int, int, int]] = ()
         self.circuits, self.shots, self.seconds = 0, 0, 0.0
@@ -121,8 +121,8 @@ class ControlPerturbation(Perturbation):
     def __init__(self, kind: Control, reference: Perturbation | None = None, seed: int = 0) -> None:
         reference = SinePerturbation() if reference is None else reference
         super().__init__(reference.num_qubits)
-        check("kind", kind, kind in get_args(Control), f"one of {', '.join(get_args(Control))}")
-        check("seed", seed, seed >= 0, "at least 0")
+        require("kind", kind, kind in get_args(Control), f"one of {', '.join(get_args(Control))}")
+        require("seed", seed, seed >= 0, "at least 0")
         self.kind, self.reference, self.seed = kind, reference, seed
         self._table: Tensor | None = None
         self._table_layout: list[tuple[int, int, int]] = []

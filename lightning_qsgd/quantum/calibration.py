@@ -9,10 +9,10 @@ Shapes: N grid points, M held-out points, R repeats of the reference point, n in
 
 from __future__ import annotations
 
-import hashlib
 import json
 import math
 import zipfile
+import zlib
 from collections.abc import Callable
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
@@ -25,12 +25,13 @@ import torch
 from numpy.typing import ArrayLike, NDArray
 
 from lightning_qsgd.files import atomic_write
-from lightning_qsgd.quantum.circuits import Ansatz, linear_angle
-from lightning_qsgd.quantum.goodness import Test, drift_test, surrogate_test
+from lightning_qsgd.quantum.circuits import Ansatz
+from lightning_qsgd.quantum.fingerprint import of_ansatz
+from lightning_qsgd.quantum.goodness import drift_test, surrogate_test
 from lightning_qsgd.quantum.network import QuantumNetwork
 from lightning_qsgd.quantum.samplers import backend_of, calibration_date
 from lightning_qsgd.quantum.simulator import CircuitSimulator
-from lightning_qsgd.quantum.surrogate import FourierSurrogate, grid_points, grid_shape
+from lightning_qsgd.quantum.surrogate import FourierSurrogate, grid_points, grid_shape, run_in_chunks
 
 FORMAT = 1
 PACKAGES = ("lightning-qsgd", "qiskit", "qiskit-machine-learning", "qiskit-aer", "qiskit-ibm-runtime", "numpy")
@@ -86,7 +87,7 @@ class Calibration:
             if provenance["format"] != FORMAT:
                 raise ValueError(f"its format is {provenance['format']}, not {FORMAT}")
             surrogate = FourierSurrogate(torch.from_numpy(coefficients), provenance["shots"])
-        except (OSError, EOFError, KeyError, ValueError, TypeError, zipfile.BadZipFile) as error:
+        except (OSError, EOFError, KeyError, ValueError, TypeError, zipfile.BadZipFile, zlib.error) as error:
             raise ValueError(f"Calibration {path} cannot be read ({error}); calibrate again") from error
         return cls(surrogate, points, frequencies, kinds, provenance)
 
@@ -100,7 +101,7 @@ class Calibration:
         Raises:
             ValueError: if it does not fit.
         """
-        if self.provenance["circuit"] != fingerprint(ansatz, weights):
+        if self.provenance["circuit"] != of_ansatz(ansatz, weights):
             raise ValueError(
                 f"Calibration {path} is of another circuit ({self.provenance['description']}); calibrate this one"
             )
@@ -134,7 +135,7 @@ def calibrate(
     references: int = 16,
     seed: int = 0,
     max_age_days: float | None = None,
-    on_progress: Callable[[int, int], None] | None = None,
+    on_progress: Callable[[int, int], None] = lambda done, total: None,
 ) -> Calibration:
     """Run a network's grid in random order, with held-out and reference points, and test the fit.
 
@@ -152,8 +153,13 @@ def calibrate(
     """
     if held_out < 1 or references < 3:
         raise ValueError(f"Invalid held_out, references: {held_out}, {references}; at least 1 and 3")
+    if seed < 0:
+        raise ValueError(f"Invalid seed: {seed}; it must be at least 0")
+    if max_age_days is not None and not 0 < max_age_days < math.inf:
+        raise ValueError(f"Invalid max_age_days: {max_age_days}; it must be above 0, or none for no limit")
     shape = grid_shape(network.ansatz)
     points, kinds = design(shape, _reference_point(network.ansatz, weights, seed), held_out, references, seed)
+    before = network.circuits, network.seconds
     frequencies = _run(network, points, weights, on_progress)
     grid = np.flatnonzero(kinds == 0)
     order = np.lexsort(np.rint(points[grid] * 1e9).T[::-1])  # the first input slowest, as in grid_points
@@ -162,9 +168,20 @@ def calibrate(
     surrogate = FourierSurrogate.from_grid(values, shots)
     at, measured = torch.from_numpy(points[kinds == 1]), frequencies[kinds == 1]
     fit, drift = surrogate_test(surrogate, at, measured), drift_test(frequencies[kinds == 2], shots)
-    return Calibration(
-        surrogate, points, frequencies, kinds, _provenance(network, weights, seed, max_age_days, fit, drift)
-    )
+    provenance = _provenance(network, weights) | {
+        "circuits": network.circuits - before[0],
+        "seconds": round(network.seconds - before[1], 3),
+        "seed": seed,
+        "max_age_days": max_age_days,
+        "results": {
+            "fit_p": fit.p,
+            "fit_chi_square_per_dof": None if fit.statistic is None else fit.statistic / max(fit.dof, 1),
+            "fit_largest_residual": fit.largest,
+            "drift_p": drift.p,
+            "drift_largest": drift.largest,
+        },
+    }
+    return Calibration(surrogate, points, frequencies, kinds, provenance)
 
 
 def num_circuits(ansatz: Ansatz, held_out: int = 64, references: int = 16) -> int:
@@ -197,47 +214,23 @@ def _reference_point(ansatz: Ansatz, weights: ArrayLike | None, seed: int) -> ND
     return candidates[int(torch.special.entr(ideal).sum(-1).argmax())]
 
 
-def fingerprint(ansatz: Ansatz, weights: ArrayLike | None) -> str:
-    """SHA-256 of the circuit with its fixed weights: equal in every process, whatever its parameters are called.
-
-    Weights count to 1e-9; an angle that is not linear in the parameters counts as written.
-    """
-    places = {p: f"{kind}{i}" for kind in ("inputs", "weights") for i, p in enumerate(getattr(ansatz, kind))}
-    lines = [f"{ansatz.num_qubits} {np.round(np.asarray([] if weights is None else weights, float), 9).tolist()}"]
-    for instruction in ansatz.circuit.data:
-        angles = []
-        for angle in instruction.operation.params:
-            try:
-                constant, slopes = linear_angle(angle)
-                angles.append((constant, sorted((places[p], slope) for p, slope in slopes.items())))
-            except (TypeError, ValueError):
-                angles.append(str(angle))
-        qubits = [ansatz.circuit.find_bit(qubit).index for qubit in instruction.qubits]
-        lines.append(f"{instruction.operation.name} {qubits} {angles}")
-    return hashlib.sha256("\n".join(lines).encode()).hexdigest()
-
-
 def _run(
     network: QuantumNetwork,
     points: NDArray[np.float64],
     weights: ArrayLike | None,
-    on_progress: Callable[[int, int], None] | None,
+    on_progress: Callable[[int, int], None],
 ) -> NDArray[np.float64]:
-    if hasattr(network.sampler, "on_progress"):  # it splits into jobs itself, and submits them together
-        network.sampler.on_progress = on_progress  # type: ignore[attr-defined]
-        return network.probabilities(points, weights)
-    size = max(64, min(4096, len(points) // 50))
-    frequencies = []
-    for start in range(0, len(points), size):
-        frequencies.append(network.probabilities(points[start : start + size], weights))
-        if on_progress:
-            on_progress(min(start + size, len(points)), len(points))
-    return np.concatenate(frequencies)
+    sampler: Any = network.sampler
+    if hasattr(sampler, "on_progress"):  # it splits into jobs itself, and submits them together
+        sampler.on_progress = on_progress
+        try:
+            return network.probabilities(points, weights)
+        finally:
+            sampler.on_progress = None
+    return run_in_chunks(network, points, weights, max(64, min(4096, len(points) // 50)), on_progress)
 
 
-def _provenance(
-    network: QuantumNetwork, weights: ArrayLike | None, seed: int, max_age_days: float | None, fit: Test, drift: Test
-) -> dict[str, Any]:
+def _provenance(network: QuantumNetwork, weights: ArrayLike | None) -> dict[str, Any]:
     backend = backend_of(network.sampler)
     versions = {}
     for package in PACKAGES:
@@ -248,24 +241,13 @@ def _provenance(
     ansatz = network.ansatz
     return {
         "format": FORMAT,
-        "circuit": fingerprint(ansatz, weights),
+        "circuit": of_ansatz(ansatz, weights),
         "description": f"{ansatz.circuit.name}, {ansatz.num_qubits} qubits, depth {ansatz.circuit.depth()}",
         "weights": np.asarray([] if weights is None else weights, float).tolist(),
         "sampler": type(network.sampler).__name__,
         "backend": getattr(backend, "name", None),
         "backend_calibrated": calibration_date(network.sampler),
         "shots": network.qnn.shots or 0,
-        "circuits": network.circuits,
-        "seconds": round(network.seconds, 3),
-        "seed": seed,
         "created": datetime.now(UTC).isoformat(timespec="seconds"),
-        "max_age_days": max_age_days,
         "versions": versions,
-        "results": {
-            "fit_p": fit.p,
-            "fit_chi_square_per_dof": None if fit.statistic is None else fit.statistic / max(fit.dof, 1),
-            "fit_largest_residual": fit.largest,
-            "drift_p": drift.p,
-            "drift_largest": drift.largest,
-        },
     }

@@ -17,10 +17,11 @@ from lightning_qsgd.quantum.surrogate import FourierSurrogate
 
 MIN_COUNT = 10.0  # expected counts of a cell, below which chi-square's normal approximation is poor
 MAX_CELLS = 16
+MAX_POINTS = 128  # held-out points in one covariance: the test's time is cubic in them
 
 
-class Test(NamedTuple):
-    """Chi-square ``statistic`` with ``dof`` degrees of freedom and its p-value (None where exact: nothing to test)."""
+class Verdict(NamedTuple):
+    """Chi-square ``statistic`` with ``dof`` degrees of freedom and p-value; None where exact or too few shots."""
 
     statistic: float | None
     dof: int
@@ -28,7 +29,7 @@ class Test(NamedTuple):
     largest: float  # absolute difference of a probability
 
 
-def surrogate_test(surrogate: FourierSurrogate, points: Tensor, frequencies: NDArray[np.float64]) -> Test:
+def surrogate_test(surrogate: FourierSurrogate, points: Tensor, frequencies: NDArray[np.float64]) -> Verdict:
     """Chi-square of held-out frequencies against the surrogate, which is noisy itself.
 
     The covariance of the differences has two parts: shots at the held-out points, and shots on the grid, which all
@@ -39,13 +40,14 @@ def surrogate_test(surrogate: FourierSurrogate, points: Tensor, frequencies: NDA
     Args:
         surrogate: fitted from the same number of shots a point.
         points: (M, n) float64, not on the grid.
-        frequencies: (M, O) measured there.
+        frequencies: (M, O) measured there. The first 128 points are tested; ``largest`` is of all.
     """
     predicted = surrogate(points).numpy()
     largest = float(np.abs(frequencies - predicted).max())
     if not surrogate.shots:
-        return Test(None, 0, None, largest)
+        return Verdict(None, 0, None, largest)
     shots = surrogate.shots
+    points, predicted, frequencies = points[:MAX_POINTS], predicted[:MAX_POINTS], frequencies[:MAX_POINTS]
     kept = _cells(predicted.clip(0).mean(0), 0, MAX_CELLS)  # (O, C)
     grid = values_of(surrogate.coefficients).flatten(0, -2).numpy() @ kept  # (J, C)
     grid = (grid * shots + 0.5) / (shots + 0.5 * grid.shape[1])  # Jeffreys: what did not occur may still be possible
@@ -57,7 +59,7 @@ def surrogate_test(surrogate: FourierSurrogate, points: Tensor, frequencies: NDA
     rows = np.repeat(np.arange(len(points)), [pool.shape[1] for pool in pools])  # the point of each tested cell
     pool = np.concatenate([pool.T for pool in pools])  # (D, C): one cell of each point is left out: they add up to 1
     if not len(rows):
-        return Test(None, 0, None, largest)
+        return Verdict(None, 0, None, largest)
     difference = (pool * (frequencies - predicted)[rows]).sum(1)
     covariance = np.zeros((len(rows), len(rows)))
     for cell in range(grid.shape[1]):
@@ -72,7 +74,7 @@ def surrogate_test(surrogate: FourierSurrogate, points: Tensor, frequencies: NDA
     return _chi_square(difference, covariance, largest)
 
 
-def drift_test(frequencies: NDArray[np.float64], shots: int) -> Test:
+def drift_test(frequencies: NDArray[np.float64], shots: int) -> Verdict:
     """Do repeats of one point, in the order they ran, come from one distribution?
 
     Chi-square of homogeneity (scipy.stats.chi2_contingency).
@@ -85,9 +87,9 @@ def drift_test(frequencies: NDArray[np.float64], shots: int) -> Test:
     largest = float(np.abs(frequencies - mean).max())
     cells = _cells(mean, MIN_COUNT / max(shots, 1), MAX_CELLS)
     if not shots or cells.shape[1] < 2:
-        return Test(None, 0, None, largest)
+        return Verdict(None, 0, None, largest)
     result = stats.chi2_contingency(np.rint(frequencies * shots) @ cells, correction=False)
-    return Test(float(result.statistic), int(result.dof), float(result.pvalue), largest)  # type: ignore[attr-defined]
+    return Verdict(float(result.statistic), int(result.dof), float(result.pvalue), largest)  # type: ignore[attr-defined]
 
 
 def _cells(probabilities: NDArray[np.float64], smallest: float, most: int) -> NDArray[np.float64]:
@@ -104,8 +106,8 @@ def _cells(probabilities: NDArray[np.float64], smallest: float, most: int) -> ND
     return cells
 
 
-def _chi_square(difference: NDArray[np.float64], covariance: NDArray[np.float64], largest: float) -> Test:
+def _chi_square(difference: NDArray[np.float64], covariance: NDArray[np.float64], largest: float) -> Verdict:
     values, vectors = linalg.eigh(covariance)
     kept = values > 1e-9 * values.max()
     statistic = float(((vectors[:, kept].T @ difference) ** 2 / values[kept]).sum())
-    return Test(statistic, int(kept.sum()), float(stats.chi2.sf(statistic, kept.sum())), largest)
+    return Verdict(statistic, int(kept.sum()), float(stats.chi2.sf(statistic, kept.sum())), largest)

@@ -2,19 +2,13 @@
 
 from __future__ import annotations
 
-import hashlib
 import json
-import os
-import tempfile
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-from qiskit import QuantumCircuit
-from qiskit.circuit import ControlledGate, Gate, Instruction
-from qiskit.primitives.containers.sampler_pub import SamplerPub
+from lightning_qsgd.files import atomic_write
 
 VERSION = 1
 
@@ -51,9 +45,16 @@ class JobsFile:
         return jobs
 
     def put(self, key: str, job_id: str, **about: Any) -> None:
-        """Record a job; ``about``: what else a reader of the file wants to know."""
-        with self._edited() as jobs:
-            jobs[key] = {"job_id": job_id, **about}
+        """Record a job; ``about``: what else a reader of the file wants to know.
+
+        Raises:
+            RuntimeError: with the job's id, if the file cannot be written.
+        """
+        try:
+            with self._edited() as jobs:
+                jobs[key] = {"job_id": job_id, **about}
+        except OSError as error:
+            raise RuntimeError(f"Job {job_id} runs, but could not be recorded ({error}): note its id") from error
 
     def drop(self, keys: Iterable[str]) -> None:
         """Forget jobs; unknown keys are ignored."""
@@ -72,51 +73,5 @@ class JobsFile:
             before = json.dumps(jobs)
             yield jobs
             if json.dumps(jobs) != before:
-                self._write(jobs)
-
-    def _write(self, jobs: dict[str, dict[str, Any]]) -> None:
-        handle, temporary = tempfile.mkstemp(dir=self.path.parent, prefix=f".{self.path.name}.")
-        try:
-            with open(handle, "w", encoding="utf-8") as file:
-                json.dump({"version": VERSION, "jobs": jobs}, file, indent=2)
-                file.flush()
-                os.fsync(file.fileno())
-            os.replace(temporary, self.path)
-        except BaseException:
-            Path(temporary).unlink(missing_ok=True)
-            raise
-
-
-def fingerprint(pubs: Iterable[SamplerPub], where: str) -> str:
-    """SHA-256 of a request, equal in every process: circuits, parameter values, shots, and ``where`` it runs.
-
-    Circuits enter as text, since the ids of Qiskit's parameters, and so its own serialisation, differ between
-    processes.
-    """
-    digest = hashlib.sha256(where.encode())
-    for pub in pubs:
-        values = pub.parameter_values.as_array(pub.circuit.parameters)
-        digest.update(_text(pub.circuit).encode())
-        digest.update(f"{[p.name for p in pub.circuit.parameters]} {values.shape} {pub.shots}".encode())
-        digest.update(np.ascontiguousarray(values, dtype="<f8").tobytes())
-    return digest.hexdigest()
-
-
-def _text(circuit: QuantumCircuit) -> str:
-    lines = [f"{circuit.num_qubits} {[(register.name, register.size) for register in circuit.cregs]}"]
-    for instruction in circuit.data:
-        operation: Any = instruction.operation
-        bits = [circuit.find_bit(bit).index for bit in (*instruction.qubits, *instruction.clbits)]
-        name = operation.name
-        if type(operation) in (Instruction, Gate, ControlledGate) and operation.definition is not None:
-            name = f"({_text(operation.definition)})"  # a circuit turned into a gate: its name is a running number
-        lines.append(f"{name} {len(instruction.qubits)} {bits} {[_parameter(value) for value in operation.params]}")
-    return "\n".join(lines)
-
-
-def _parameter(value: Any) -> str:
-    if isinstance(value, QuantumCircuit):  # a block of control flow
-        return _text(value)
-    if isinstance(value, np.ndarray):  # a matrix: its own text would be shortened
-        return f"{value.shape} {hashlib.sha256(np.ascontiguousarray(value).tobytes()).hexdigest()}"
-    return str(value)
+                with atomic_write(self.path) as file:
+                    json.dump({"version": VERSION, "jobs": jobs}, file, indent=2)

@@ -12,6 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from lightning_qsgd.quantum.circuits import Ansatz
+from lightning_qsgd.quantum.fingerprint import of_ansatz
 from lightning_qsgd.quantum.network import QuantumNetwork
 from lightning_qsgd.quantum.observables import expectation_matrix
 from lightning_qsgd.quantum.simulator import CircuitSimulator
@@ -32,7 +33,8 @@ class QuantumLayer(nn.Module):
         observables: names such as "Z0" or "Z0Z1", for "expectations" only. Default: Z of each qubit.
 
     Circuits run in float32, or in float64 if inputs or weights are, outside of autocast; the output has the dtype of
-    the inputs. The state_dict holds the weights alone, so that engines can be swapped.
+    the inputs. The state_dict holds the weights and a fingerprint of the circuit, which must agree when it is loaded:
+    engines can be swapped, circuits of the same size cannot.
 
     Attributes:
         weights: (W,) radians; (0,) where the ansatz has none.
@@ -43,6 +45,7 @@ class QuantumLayer(nn.Module):
     """
 
     matrix: Tensor
+    circuit_id: Tensor
 
     def __init__(
         self,
@@ -60,15 +63,24 @@ class QuantumLayer(nn.Module):
         if isinstance(engine, str) and engine != "simulator":
             raise ValueError(f"Invalid engine: {engine!r}; it must be 'simulator' or a QuantumNetwork")
         if isinstance(engine, QuantumNetwork) and engine.ansatz != ansatz:
-            raise ValueError("Invalid engine: the network runs another ansatz than the layer's")
+            raise ValueError(
+                "Invalid engine: the network runs another ansatz; write QuantumLayer(network.ansatz, engine=network)"
+            )
         n = ansatz.num_qubits
         self.ansatz, self.output = ansatz, output
         self.engine = CircuitSimulator(ansatz) if isinstance(engine, str) else engine
         self.observables = tuple(observables) if observables is not None else tuple(f"Z{q}" for q in range(n))
-        matrix = expectation_matrix(self.observables, n) if output == "expectations" else torch.empty(0)
+        matrix = expectation_matrix(self.observables, n).float() if output == "expectations" else torch.empty(0)
         self.register_buffer("matrix", matrix, persistent=False)
-        self.weights = nn.Parameter(torch.empty(ansatz.num_weights))
+        self.register_buffer("circuit_id", torch.tensor(int(of_ansatz(ansatz)[:15], 16)))  # 60 bits
+        self.weights = nn.Parameter(torch.empty(ansatz.num_weights), requires_grad=ansatz.num_weights > 0)
         self.reset_parameters()
+
+    def _load_from_state_dict(self, state_dict: dict[str, Any], prefix: str, *args: Any) -> None:  # type: ignore
+        saved = state_dict.get(f"{prefix}circuit_id")
+        if saved is not None and int(saved) != int(self.circuit_id):
+            args[-1].append(f"{prefix[:-1] or 'QuantumLayer'}: the weights belong to another circuit")
+        super()._load_from_state_dict(state_dict, prefix, *args)
 
     def reset_parameters(self) -> None:
         """Draw the weights anew, uniformly from [-pi, pi)."""

@@ -40,11 +40,16 @@ def split_samples(values: Tensor, samples: Tensor, sizes: Sequence[int]) -> Powe
         sizes: terms of the series in each angle, 1 + 2 * degree.
 
     Raises:
-        ValueError: if there are too few samples to tell the parts apart: N must be at least twice the number of terms.
+        ValueError: if N is below 10 times the number of terms, 1 + the sum of (size - 1).
+
+    The fit takes chance agreement for single-angle power: about multi * terms / N. Take N of 100 terms or more, or a
+    complete grid, for shares to 1 %.
     """
     columns = sum(size - 1 for size in sizes)
-    if len(samples) < 2 * (columns + 1):
-        raise ValueError(f"Invalid samples: {len(samples)} rows; a split of this series needs {2 * (columns + 1)}")
+    if len(samples) < 10 * (columns + 1):
+        raise ValueError(
+            f"Invalid samples: {len(samples)} rows; a split of this series needs {10 * (columns + 1)} or more"
+        )
     samples, values = samples.double(), values.double()
     mean = values.mean(0)
     design = torch.cat([basis(samples[:, q], size)[:, 1:] for q, size in enumerate(sizes)], -1)  # (N, columns)

@@ -16,8 +16,9 @@ from qiskit.primitives import BaseSamplerV2
 from qiskit.primitives.containers import PrimitiveResult, SamplerPubLike
 from qiskit.primitives.containers.sampler_pub import SamplerPub
 
+from lightning_qsgd.quantum.fingerprint import of_request
 from lightning_qsgd.quantum.jobs import Part, ReliableJob, describe, try_to_cancel
-from lightning_qsgd.quantum.jobs_file import JobsFile, fingerprint
+from lightning_qsgd.quantum.jobs_file import JobsFile
 from lightning_qsgd.quantum.retries import delay, is_passing
 from lightning_qsgd.quantum.samplers import SamplerJob, backend_of
 from lightning_qsgd.quantum.splitting import check, cut, joined, split
@@ -29,8 +30,8 @@ class ReliableSampler(BaseSamplerV2):
     """Wraps a sampler: splits requests into jobs, retries passing errors, and collects jobs that a dead process left.
 
     Only errors that pass by themselves are retried: lost connections, time-outs, and HTTP status 408, 425, 429, 500,
-    502, 503, 504 and 520 to 524. Everything else is raised at once, and so are results with missing rows, registers or
-    shots. A submission whose answer was lost may run twice.
+    502 to 504 and 520 to 524. Others are raised at once, and so are results with missing rows, registers or shots. A
+    submission whose answer was lost may run twice.
 
     Jobs can be found again if the wrapped sampler has a method ``job(job_id)`` that raises LookupError for ids it does
     not know. Their ids are then written to ``jobs_file`` before anything waits, under a fingerprint of the transpiled
@@ -131,8 +132,8 @@ class ReliableSampler(BaseSamplerV2):
             RuntimeError: if all tries failed, or the jobs file is damaged.
         """
         coerced = [SamplerPub.coerce(pub, shots) for pub in pubs]
-        parts = self._parts(coerced)
-        with self._telling(parts):
+        self._forget(())  # a jobs file that cannot be written fails here, where nothing is paid yet
+        with self._telling(parts := self._parts(coerced)):
             for part in parts:
                 while part.job is None:
                     with self._patience(part, parts):
@@ -152,7 +153,7 @@ class ReliableSampler(BaseSamplerV2):
         for pieces in split(sizes, [count or 1 for count in shots], circuits, most):
             part = Part(pieces, [cut(pubs[piece.pub], piece) for piece in pieces], [shots[p.pub] for p in pieces])
             if self.jobs_file:
-                name = fingerprint(part.pubs, f"{self._where()} {part.shots}")
+                name = of_request(part.pubs, f"{self._where()} {part.shots}")
                 part.key = next(key for n in range(sys.maxsize) if (key := f"{name}-{n}") not in self._active)
                 self._active.add(part.key)
             parts.append(part)
@@ -166,8 +167,7 @@ class ReliableSampler(BaseSamplerV2):
         return str(getattr(self.backend, "name", None) or type(self.sampler).__name__)
 
     def _guard(self) -> AbstractContextManager[Any]:
-        """Around each contact with the wrapped sampler and its jobs."""
-        return nullcontext()
+        return nullcontext()  # around each contact with the wrapped sampler and its jobs
 
     def _start(self, part: Part) -> None:
         """Find the part's job, or submit it; record it."""
@@ -196,10 +196,10 @@ class ReliableSampler(BaseSamplerV2):
                 if self.on_progress:
                     self.on_progress(done, total)
             result = joined(pubs, [(part.pieces, part.result) for part in parts])
-        if self._held is not None:
-            self._held |= {part.key for part in parts}
-        else:
+        if self._held is None:
             self._forget(parts)
+        else:
+            self._held |= {part.key for part in parts}
         return result
 
     def _result(self, part: Part, parts: list[Part]) -> Any:
@@ -283,7 +283,7 @@ class ReliableSampler(BaseSamplerV2):
         ids = [part.job_id for part in parts if part.job_id]
         if not ids or not self._can_find:
             return ""
-        listed = ", ".join(ids[:5]) + (f" and {len(ids) - 5} more" if len(ids) > 5 else "")
+        listed = ", ".join(ids[:5]) + f" and {len(ids) - 5} more" * (len(ids) > 5)
         if not self.jobs_file:
             return f"Still at the backend: {listed}; set jobs_file to have jobs collected by the next run"
         return f"Still at the backend, recorded in {self.jobs_file.path}: {listed}; the same command collects them"

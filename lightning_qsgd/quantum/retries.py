@@ -10,7 +10,7 @@ from email.utils import parsedate_to_datetime
 from typing import Any
 
 # Time-out, too early, too many requests, server trouble; from 520 on: the same, as the proxy before the server says it.
-PASSING_STATUS = frozenset({408, 425, 429, 500, 502, 503, 504, 520, 521, 522, 524})
+PASSING_STATUS = frozenset({408, 425, 429, 500, 502, 503, 504, 520, 521, 522, 523, 524})
 LONGEST_DELAY = 60.0  # seconds, of our own
 LONGEST_RETRY_AFTER = 3600.0  # seconds, at the server's wish
 

@@ -42,6 +42,8 @@ class _Permutation(NamedTuple):
 class CircuitSimulator:
     """An ansatz as a torch function on the statevector, differentiable (also twice) in inputs and weights.
 
+    In reverse mode, so torch.func.jacrev, not jacfwd. torch.compile takes it whole.
+
     Gates: H, X, Y, Z, S, SDG, T, TDG, SX, RX, RY, RZ, P, RZZ, CP, CX, CZ, SWAP, with angles that are linear in the
     parameters.
 
@@ -91,14 +93,20 @@ class CircuitSimulator:
             (B, 2**n), in the dtype and on the device of ``inputs``.
 
         Raises:
-            ValueError: for a wrong shape.
+            ValueError: for a wrong shape or dtype.
         """
         n, batch = self.ansatz.num_qubits, len(inputs)
         if inputs.ndim != 2 or inputs.shape[1] != self.ansatz.num_inputs:
             raise ValueError(f"Invalid inputs: shape {tuple(inputs.shape)}; it must be (B, {self.ansatz.num_inputs})")
+        if not inputs.is_floating_point():
+            raise ValueError(f"Invalid inputs: {inputs.dtype}; they must be floating point")
         weights = inputs.new_zeros(0) if weights is None else weights
-        if weights.shape[-1] != self.ansatz.num_weights:
-            raise ValueError(f"Invalid weights: shape {tuple(weights.shape)}; it must end in {self.ansatz.num_weights}")
+        count = self.ansatz.num_weights
+        if weights.dtype != inputs.dtype or weights.shape not in ((count,), (batch, count)):
+            raise ValueError(
+                f"Invalid weights: {weights.dtype} of shape {tuple(weights.shape)}; they must be {inputs.dtype}, "
+                f"({count},) or ({batch}, {count})"
+            )
         if not batch:
             return inputs.new_zeros(0, 2**n) * (inputs.sum() + weights.sum())  # gradients of 0
         (constants, input_slopes, weight_slopes), plan = self._constants(inputs.dtype, inputs.device)

@@ -10,6 +10,7 @@ Shapes: B batch, n inputs, K_q = 1 + 2 * degree_q nodes of input q, O outputs (o
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -87,7 +88,7 @@ class FourierSurrogate:
             (B, O), in the dtype and on the device of ``inputs``; differentiable.
 
         Raises:
-            ValueError: for a wrong shape.
+            ValueError: for a wrong shape or dtype.
         """
         self._check(inputs)
         key = (inputs.dtype, inputs.device)
@@ -149,8 +150,8 @@ class FourierSurrogate:
         """Shares of each output's power that are constant, single-angle, and multi-angle.
 
         Args:
-            samples: (N, n) angles from the distribution in question, such as those that occurred in training; at least
-                twice as many as the single-angle series have terms. None (default): independent and uniform, exactly.
+            samples: (N, n) angles from the distribution in question, such as those that occurred in training; 100 times
+                as many as the single-angle series have terms. None (default): independent and uniform, exactly.
 
         Returns:
             A :class:`PowerSplit`.
@@ -173,8 +174,14 @@ class FourierSurrogate:
         return cls(state["coefficients"].cpu(), int(state["shots"]))
 
     def _check(self, inputs: Tensor) -> None:
-        if inputs.ndim != 2 or inputs.shape[1] != self.num_inputs:
-            raise ValueError(f"Invalid inputs: shape {tuple(inputs.shape)}; it must be (B, {self.num_inputs})")
+        if inputs.ndim != 2 or inputs.shape[1] != self.num_inputs or not inputs.is_floating_point():
+            raise ValueError(
+                f"Invalid inputs: {inputs.dtype} of shape {tuple(inputs.shape)}; they must be floating point, "
+                f"(B, {self.num_inputs})"
+            )
+
+    def __getstate__(self) -> dict[str, Any]:
+        return self.__dict__ | {"_cache": {}}
 
 
 def input_degrees(ansatz: Ansatz) -> list[int]:
@@ -239,8 +246,15 @@ def grid_points(shape: tuple[int, ...]) -> NDArray[np.float64]:
 
 
 def run_in_chunks(
-    network: QuantumNetwork, points: NDArray[np.float64], weights: ArrayLike | None
+    network: QuantumNetwork,
+    points: NDArray[np.float64],
+    weights: ArrayLike | None,
+    size: int = _CHUNK,
+    on_progress: Callable[[int, int], None] = lambda done, total: None,
 ) -> NDArray[np.float64]:
-    """Probabilities at all the points, at most 4,096 circuits at once: bounds the memory that shots take."""
-    chunks = [points[start : start + _CHUNK] for start in range(0, len(points), _CHUNK)]
-    return np.concatenate([network.probabilities(chunk, weights) for chunk in chunks])
+    """Probabilities at all the points, at most ``size`` circuits at once: bounds the memory that shots take."""
+    probabilities = []
+    for start in range(0, len(points), size):
+        probabilities.append(network.probabilities(points[start : start + size], weights))
+        on_progress(min(start + size, len(points)), len(points))
+    return np.concatenate(probabilities)

@@ -19,3 +19,12 @@ def set_gradients(params, step):
 def assert_equal(first, second, tolerance=0.0):
     for a, b in zip(first, second, strict=True):
         torch.testing.assert_close(a, b, atol=tolerance, rtol=tolerance)
+
+
+def ask(perturbation, angles, step=0, layout=None):
+    perturbation.layout = layout or [(0, angles.numel(), 0)]
+    return perturbation(angles, step=step)
+
+
+def random_angles(blocks=30, n=4):
+    return torch.randn(blocks, n, dtype=torch.float64)

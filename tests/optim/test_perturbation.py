@@ -9,21 +9,13 @@ from hypothesis import strategies as st
 
 from lightning_qsgd.optim import CircuitPerturbation, ControlPerturbation, Perturbation, SinePerturbation
 from lightning_qsgd.quantum import AerSampler
+from tests.optim.common import ask, random_angles
 
 angle = st.floats(-7, 7, allow_nan=False)
 
 
 def angles_of(*rows):
     return torch.tensor(rows, dtype=torch.float64)
-
-
-def ask(perturbation, angles, step=0, layout=None):
-    perturbation.layout = layout or [(0, angles.numel(), 0)]
-    return perturbation(angles, step=step)
-
-
-def random_angles(blocks=30, n=4):
-    return torch.randn(blocks, n, dtype=torch.float64)
 
 
 # ---- closed forms

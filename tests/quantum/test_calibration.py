@@ -22,7 +22,7 @@ from lightning_qsgd.quantum import (
     calibrate,
     superposition_circuit,
 )
-from lightning_qsgd.quantum.calibration import design, fingerprint, num_circuits
+from lightning_qsgd.quantum.calibration import design, num_circuits
 from lightning_qsgd.quantum.goodness import drift_test
 
 ANSATZ = superposition_circuit(2, 2)
@@ -103,28 +103,15 @@ def test_too_old_is_refused():
     calibration.check(ANSATZ, WEIGHTS, "x.npz")
 
 
-def test_fingerprints_do_not_depend_on_names_but_on_everything_else():
-    def build(name, factor=1.0, last="x"):
-        x = ParameterVector(name, 2)
-        circuit = QuantumCircuit(2)
-        circuit.ry(factor * x[0] + 0.5, 0)
-        circuit.rx(x[1], 1)
-        circuit.cx(0, 1)
-        getattr(circuit, last)(0)
-        return Ansatz(circuit, list(x))
-
-    base = fingerprint(build("x"), None)
-    assert fingerprint(build("angle"), None) == base
-    assert len({base, fingerprint(build("x", 2), None), fingerprint(build("x", last="h"), None)}) == 3
-
-
 def test_damaged_files_are_refused(tmp_path):
     path = tmp_path / "x.npz"
     with pytest.raises(FileNotFoundError, match="lightning-qsgd calibrate"):
         Calibration.load(path)
     calibrate(QuantumNetwork(ANSATZ), WEIGHTS).save(path)
     whole = path.read_bytes()
-    broken = [whole[: len(whole) // 2], b"", b"not an archive", pickle.dumps({"coefficients": 1})]
+    flipped = bytearray(whole)
+    flipped[len(whole) // 3] ^= 0xFF
+    broken = [whole[: len(whole) // 2], bytes(flipped), b"", b"not an archive", pickle.dumps({"coefficients": 1})]
     for content in broken:
         path.write_bytes(content)
         with pytest.raises(ValueError, match=r"x\.npz cannot be read"):
@@ -227,11 +214,17 @@ def test_progress_reaches_the_end_and_the_job_splitter_reports_it():
     network = QuantumNetwork(ANSATZ, ReliableSampler(AerSampler(), max_circuits=50))
     calibrate(network, WEIGHTS, on_progress=lambda done, total: seen.append((done, total)))
     assert seen == [(50, 105), (100, 105), (105, 105)]
+    network.probabilities(np.zeros((1, 2)), WEIGHTS)
+    assert len(seen) == 3
+    assert calibrate(network, WEIGHTS).provenance["circuits"] == 105  # of this calibration alone
 
 
-@pytest.mark.parametrize("arguments", [{"held_out": 0}, {"references": 2}])
+INVALID = [{"held_out": 0}, {"references": 2}, {"seed": -1}, {"max_age_days": 0}, {"max_age_days": float("nan")}]
+
+
+@pytest.mark.parametrize("arguments", INVALID)
 def test_invalid_numbers_are_refused(arguments):
-    with pytest.raises(ValueError, match="Invalid held_out, references"):
+    with pytest.raises(ValueError, match=f"Invalid .*{next(iter(arguments))}"):
         calibrate(QuantumNetwork(ANSATZ), WEIGHTS, **arguments)
 
 

@@ -2,12 +2,14 @@ import math
 
 import numpy as np
 import pytest
+import torch
 from qiskit import QuantumCircuit
 from qiskit.circuit import Parameter, ParameterVector
 from qiskit.quantum_info import Statevector
 
-from lightning_qsgd.quantum import Ansatz, superposition_circuit
-from lightning_qsgd.quantum.circuits import linear_angle
+from lightning_qsgd.quantum import Ansatz, CircuitSimulator, layered_circuit, superposition_circuit
+from lightning_qsgd.quantum.circuits import linear_angle, separate_gates
+from lightning_qsgd.quantum.surrogate import input_degrees
 
 
 def probabilities(ansatz, inputs, weights=()):
@@ -90,3 +92,44 @@ def test_linear_angle():
         linear_angle(x[0] * x[1])
     with pytest.raises(ValueError, match="not linear"):
         linear_angle(x[0].sin())
+
+
+@pytest.mark.parametrize(("encoding", "degree"), [("angle", 1), ("reuploading", 3)])
+def test_layered_circuit(encoding, degree):
+    ansatz = layered_circuit(2, 3, encoding)
+    assert (ansatz.num_inputs, ansatz.num_weights) == (2, 10)
+    assert input_degrees(ansatz) == [degree] * 2
+    assert ansatz.circuit.count_ops()["cx"] == 3
+    assert "cx" not in layered_circuit(2, 3, encoding, "none").circuit.count_ops()
+
+
+def test_every_weight_of_a_layered_circuit_is_observable():
+    ansatz = layered_circuit(3, 2)
+    simulate, inputs = CircuitSimulator(ansatz), torch.randn(1, 3, dtype=torch.float64)
+    weights = torch.randn(ansatz.num_weights, dtype=torch.float64)
+    jacobian = torch.func.jacrev(lambda w: simulate(inputs, w)[0])(weights)
+    assert jacobian.abs().amax(0).min() > 1e-3
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ({"num_qubits": 0}, "Invalid num_qubits: 0"),
+        ({"depth": 0}, "Invalid depth: 0"),
+        ({"encoding": "amplitude"}, "Invalid encoding: 'amplitude'"),
+        ({"entanglement": "full"}, "Invalid entanglement: 'full'"),
+    ],
+)
+def test_invalid_layered_circuits(arguments, message):
+    with pytest.raises(ValueError, match=message):
+        layered_circuit(**arguments)
+
+
+def test_separate_gates_is_the_same_circuit():
+    ansatz = superposition_circuit(3, 2)
+    separate, offsets, slopes = separate_gates(ansatz)
+    assert (separate.num_inputs, separate.num_weights, slopes.shape) == (9, 0, (9, 12))
+    parameters = torch.randn(4, 12, dtype=torch.float64)
+    angles = torch.from_numpy(offsets) + parameters @ torch.from_numpy(slopes).T
+    ours = CircuitSimulator(separate)(angles)
+    torch.testing.assert_close(ours, CircuitSimulator(ansatz)(parameters[:, :3], parameters[:, 3:]))

@@ -104,7 +104,11 @@ def test_observables():
 
 def test_state_dict_holds_each_weight_once_and_engines_can_be_swapped():
     simulated, run = pair()
-    assert list(simulated.state_dict()) == list(run.state_dict()) == ["weights"]
+    assert list(simulated.state_dict()) == list(run.state_dict()) == ["weights", "circuit_id"]
+    other = QuantumLayer(layered_circuit(3, 2, entanglement="none"), "expectations")
+    assert other.weights.shape == run.weights.shape
+    with pytest.raises(RuntimeError, match="the weights belong to another circuit"):
+        other.load_state_dict(run.state_dict())
     assert [name for name, _ in run.named_parameters()] == ["weights"]
     assert simulated.weights.abs().max() <= torch.pi
 
@@ -158,6 +162,7 @@ def test_an_ansatz_without_weights():
     for engine in ("simulator", QuantumNetwork(ansatz)):
         layer = QuantumLayer(ansatz, engine=engine)
         assert layer.weights.shape == (0,)
+        assert not layer.weights.requires_grad
         assert layer(torch.tensor([torch.pi])).tolist() == pytest.approx([0, 1], abs=1e-6)
 
 

@@ -31,7 +31,8 @@ from lightning_qsgd.quantum import (
     superposition_circuit,
 )
 from lightning_qsgd.quantum import retries as retries_module
-from lightning_qsgd.quantum.jobs_file import JobsFile, fingerprint
+from lightning_qsgd.quantum.fingerprint import of_request
+from lightning_qsgd.quantum.jobs_file import JobsFile
 from lightning_qsgd.quantum.retries import delay, is_passing
 from lightning_qsgd.quantum.splitting import split
 from tests.quantum.folder_sampler import FindableSampler, FolderSampler, HttpError, ScriptedSampler
@@ -500,14 +501,14 @@ FINGERPRINT = """
 import numpy as np
 from qiskit import transpile
 from lightning_qsgd.quantum import FakeBackendSampler, superposition_circuit
-from lightning_qsgd.quantum.jobs_file import fingerprint
+from lightning_qsgd.quantum.fingerprint import of_request
 from qiskit.primitives.containers.sampler_pub import SamplerPub
 circuit = superposition_circuit(3, 2).circuit
 circuit.append(superposition_circuit(2, 1).circuit.assign_parameters(np.ones(8)[:superposition_circuit(2, 1).circuit
     .num_parameters]).to_gate(), [0, 1])
 circuit.measure_all()
 circuit = transpile(circuit, FakeBackendSampler().backend, seed_transpiler=0) if {transpiled} else circuit
-print(fingerprint([SamplerPub.coerce((circuit, np.ones((2, circuit.num_parameters))))], "here"))
+print(of_request([SamplerPub.coerce((circuit, np.ones((2, circuit.num_parameters))))], "here"))
 """
 
 
@@ -552,6 +553,6 @@ def test_fingerprints_differ_where_anything_differs():
     pubs = [SamplerPub.coerce((circuit(change), [[0.1, 0.2]]), 8) for change in changes]
     pubs.append(SamplerPub.coerce((circuit(), [[0.1, 0.3]]), 8))
     pubs.append(SamplerPub.coerce((circuit(), [[0.1, 0.2]]), 9))
-    prints = [fingerprint([pub], "here") for pub in pubs] + [fingerprint(pubs[:1], "there"), fingerprint(pubs[:2], "")]
+    prints = [of_request([pub], "here") for pub in pubs] + [of_request(pubs[:1], "there"), of_request(pubs[:2], "")]
     assert len(set(prints)) == len(prints)
-    assert fingerprint([SamplerPub.coerce((circuit(), [[0.1, 0.2]]), 8)], "here") == prints[0]
+    assert of_request([SamplerPub.coerce((circuit(), [[0.1, 0.2]]), 8)], "here") == prints[0]

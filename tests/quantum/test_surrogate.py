@@ -1,3 +1,6 @@
+import copy
+import pickle
+
 import numpy as np
 import pytest
 import torch
@@ -79,6 +82,13 @@ def test_first_use_in_inference_mode_leaves_it_differentiable():
     assert points.grad is not None
 
 
+def test_first_use_in_a_transform_leaves_it_picklable():
+    surrogate = FourierSurrogate.fit(QuantumNetwork(superposition_circuit(2, 1)), np.zeros(2))
+    torch.func.jacrev(surrogate)(torch.zeros(1, 2))
+    again = pickle.loads(pickle.dumps(copy.deepcopy(surrogate)))
+    assert torch.equal(again(torch.ones(1, 2)), surrogate(torch.ones(1, 2)))
+
+
 def test_exact_surrogate_has_no_variance():
     surrogate = FourierSurrogate.fit(QuantumNetwork(superposition_circuit(2, 1)), np.zeros(2))
     assert surrogate.variance(torch.randn(3, 2)).count_nonzero() == 0
@@ -97,7 +107,7 @@ def test_dtype_gradient_chunks_and_projection():
     assert surrogate(torch.zeros(0, 2)).shape == (0, 4)
     matrix = torch.randn(4, 3, dtype=torch.float64)
     torch.testing.assert_close(surrogate.project(matrix)(points), surrogate(points) @ matrix)
-    with pytest.raises(ValueError, match=r"Invalid inputs: shape \(3,\)"):
+    with pytest.raises(ValueError, match=r"Invalid inputs: torch.float32 of shape \(3,\)"):
         surrogate(torch.zeros(3))
 
 

@@ -1,0 +1,64 @@
+"""Fingerprints of circuits and requests that are equal in every process.
+
+Circuits enter as text: the ids of Qiskit's parameters, and so its own serialisation, differ between processes.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Iterable
+from typing import Any
+
+import numpy as np
+from numpy.typing import ArrayLike
+from qiskit import QuantumCircuit
+from qiskit.circuit import ControlledGate, Gate, Instruction, Parameter
+from qiskit.primitives.containers.sampler_pub import SamplerPub
+
+from lightning_qsgd.quantum.circuits import Ansatz, linear_angle
+
+
+def of_ansatz(ansatz: Ansatz, weights: ArrayLike | None = None) -> str:
+    """SHA-256 of a circuit, whatever its parameters are called, with its fixed weights if given.
+
+    Weights count to 1e-9. Angles that are linear in the parameters count by their coefficients, others as written.
+    """
+    names = {p: Parameter(f"{kind}{i}") for kind in ("inputs", "weights") for i, p in enumerate(getattr(ansatz, kind))}
+    fixed = np.round(np.asarray([] if weights is None else weights, float), 9) + 0.0  # no negative zeros
+    text = f"{len(ansatz.inputs)} {fixed.tolist()}\n{_text(ansatz.circuit.assign_parameters(names))}"
+    return hashlib.sha256(text.encode()).hexdigest()
+
+
+def of_request(pubs: Iterable[SamplerPub], where: str) -> str:
+    """SHA-256 of a request: circuits, parameter values, shots, and ``where`` it runs."""
+    digest = hashlib.sha256(where.encode())
+    for pub in pubs:
+        values = pub.parameter_values.as_array(pub.circuit.parameters)
+        digest.update(_text(pub.circuit).encode())
+        digest.update(f"{[p.name for p in pub.circuit.parameters]} {values.shape} {pub.shots}".encode())
+        digest.update(np.ascontiguousarray(values, dtype="<f8").tobytes())
+    return digest.hexdigest()
+
+
+def _text(circuit: QuantumCircuit) -> str:
+    lines = [f"{circuit.num_qubits} {[(register.name, register.size) for register in circuit.cregs]}"]
+    for instruction in circuit.data:
+        operation: Any = instruction.operation
+        bits = [circuit.find_bit(bit).index for bit in (*instruction.qubits, *instruction.clbits)]
+        name = operation.name
+        if type(operation) in (Instruction, Gate, ControlledGate) and operation.definition is not None:
+            name = f"({_text(operation.definition)})"  # a circuit turned into a gate: its name is a running number
+        lines.append(f"{name} {len(instruction.qubits)} {bits} {[_parameter(value) for value in operation.params]}")
+    return "\n".join(lines)
+
+
+def _parameter(value: Any) -> str:
+    if isinstance(value, QuantumCircuit):  # a block of control flow
+        return _text(value)
+    if isinstance(value, np.ndarray):  # a matrix: its own text would be shortened
+        return f"{value.shape} {hashlib.sha256(np.ascontiguousarray(value).tobytes()).hexdigest()}"
+    try:
+        constant, slopes = linear_angle(value)
+    except (TypeError, ValueError):
+        return str(value)
+    return f"{constant} {sorted((parameter.name, slope) for parameter, slope in slopes.items())}"
