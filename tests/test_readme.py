@@ -38,8 +38,11 @@ def test_the_commands(tmp_path, monkeypatch):
     assert (tmp_path / "logs" / "seqcls" / "version_0" / "predictions.csv").is_file()
 
 
-def test_the_python_example(monkeypatch):
-    (code,) = (text for language, words, text in BLOCKS if language == "python" and not words)
+TRAINING, LAYER = (text for language, words, text in BLOCKS if language == "python" and not words)
+
+
+def test_the_python_example():
+    code = TRAINING
     assert len([line for line in code.splitlines() if line.strip() and "import" not in line]) <= 15
     code = code.replace("range(12)", "range(1)").replace("SyntheticSequences()", "SyntheticSequences(train_size=64)")
     names = {}
@@ -48,11 +51,16 @@ def test_the_python_example(monkeypatch):
     assert names["optimizer"].state[names["model"].head.weight]["step"] == 2
 
 
+def test_the_layer_example(capsys):
+    exec(compile(LAYER, "README.md", "exec"), names := {})
+    assert capsys.readouterr().out == "224\n"
+    assert names["model"][1].weights.grad.abs().min() > 0
+
+
 @pytest.mark.slow
-def test_the_python_example_trains(monkeypatch):
-    (code,) = (text for language, words, text in BLOCKS if language == "python" and not words)
+def test_the_python_example_trains():
     names = {}
-    exec(compile(code, "README.md", "exec"), names)
+    exec(compile(TRAINING, "README.md", "exec"), names)
     model = names["model"].eval()
     with torch.no_grad():
         right = [
