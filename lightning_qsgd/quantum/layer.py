@@ -34,7 +34,8 @@ class QuantumLayer(nn.Module):
 
     Circuits run in float32, or in float64 if inputs or weights are, outside of autocast; the output has the dtype of
     the inputs. The state_dict holds the weights and a fingerprint of the circuit, which must agree when it is loaded:
-    engines can be swapped, circuits of the same size cannot.
+    engines can be swapped, circuits of the same size cannot. Shot noise follows the sampler's own sequence of calls: a
+    run resumed from a checkpoint draws other shots.
 
     Attributes:
         weights: (W,) radians; (0,) where the ansatz has none.
