@@ -1,5 +1,6 @@
 """The command ``doctor``: what this installation can do, and whether its circuits are right. Level 4."""
 
+import json
 import os
 import platform
 from importlib.metadata import PackageNotFoundError, version
@@ -52,8 +53,16 @@ def diagnosis() -> dict[str, str]:
 
     found["backends"] = f"exact statevector; Aer on {', '.join(available_devices())}"
     in_environment = "QISKIT_IBM_TOKEN" in os.environ
-    found["IBM Quantum account"] = "saved" if ACCOUNTS.is_file() else "in the environment" if in_environment else "none"
+    found["IBM Quantum account"] = "saved" if has_account() else "in the environment" if in_environment else "none"
     return found
+
+
+def has_account() -> bool:
+    """Whether an account is saved; qiskit-ibm-runtime leaves an empty file behind when it only looks for one."""
+    try:
+        return bool(json.loads(ACCOUNTS.read_text()))
+    except (OSError, ValueError):
+        return False
 
 
 def self_test() -> float:

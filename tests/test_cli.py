@@ -256,8 +256,10 @@ def test_commands_set_threads():
         torch.set_num_threads(1)
 
 
-def test_doctor(capsys, monkeypatch):
+def test_doctor(tmp_path, capsys, monkeypatch):
     monkeypatch.setenv("QISKIT_IBM_TOKEN", "secret-token")
+    monkeypatch.setattr("lightning_qsgd.doctor.ACCOUNTS", tmp_path / "accounts.json")
+    (tmp_path / "accounts.json").write_text("{}")  # what qiskit-ibm-runtime leaves when it looks for an account
     main(["doctor"])
     out = capsys.readouterr().out
     for words in ("qiskit-aer", torch.__version__, "CUDA devices", "in the environment", "Self-test passed"):

@@ -58,7 +58,12 @@ def test_changes_at_a_resume_are_named(tmp_path):
 
 def test_an_interrupted_run_says_how_to_go_on(tmp_path):
     command = [sys.executable, "-m", "lightning_qsgd", "fit", *SMALL, f"--trainer.default_root_dir={tmp_path}"]
-    process = subprocess.Popen([*command, "--trainer.max_epochs=5000"], stderr=subprocess.PIPE, text=True)
+    process = subprocess.Popen(
+        [*command, "--trainer.max_epochs=5000"],
+        stderr=subprocess.PIPE,
+        text=True,
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),  # shells ignore it for background jobs
+    )
     last = tmp_path / "seqcls" / "version_0" / "checkpoints" / "last.ckpt"
     for _ in range(600):
         if last.is_file():

@@ -15,7 +15,8 @@ class PerturbationMonitor(L.Callback):
     cosine, touched, effective, quantum_weight), and circuits, shots and seconds so far; in TensorBoard the histogram of
     s. Once, at the start: the drawing of the circuit (TensorBoard, text), and surrogate_residual, the root mean square
     distance of the surrogate's outcome probabilities from fresh circuits at 32 random points, beside
-    surrogate_residual_expected, what shot noise alone makes of it.
+    surrogate_residual_expected, what shot noise alone makes of it, and surrogate_clipped_mass, the negative probability
+    of the series; with a calibration the results of its tests, calibration_....
 
     Args:
         every_n_steps: optimizer steps between two records, at least 1; 0: never. Default: 50. A record costs a few

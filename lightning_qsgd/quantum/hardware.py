@@ -248,12 +248,9 @@ class _BatchSampler(BaseSamplerV2):
         found = {os.environ.get("QISKIT_IBM_TOKEN")}
         with suppress(AttributeError):  # not connected, or a service of a test
             found.add((self._service.active_account() or {}).get("token"))
-        try:
-            from qiskit_ibm_runtime import QiskitRuntimeService
-
-            found |= {account.get("token") for account in QiskitRuntimeService.saved_accounts().values()}
-        except Exception as error:  # no runtime, or an unreadable account: there is an error to report already
-            log.debug("No saved accounts (%s)", type(error).__name__)
+        with suppress(OSError, ValueError, AttributeError):  # none saved; the runtime would make the file
+            saved = json.loads((Path.home() / ".qiskit" / "qiskit-ibm.json").read_text())
+            found |= {account.get("token") for account in saved.values()}
         return {secret for secret in found if secret and len(secret) >= 8}
 
     def __getstate__(self) -> dict[str, Any]:

@@ -25,7 +25,7 @@ def test_what_the_loggers_hold(tmp_path):
     assert names == {
         "norm_ratio", "norm_ratio_touched", "offset", "spread", "learning_rate_factor", "cosine", "touched",
         "effective", "quantum_weight", "circuits", "shots", "seconds", "surrogate_residual",
-        "surrogate_residual_expected",
+        "surrogate_residual_expected", "surrogate_clipped_mass",
     }  # fmt: skip
     assert [event.step for event in events.Scalars("quantum/norm_ratio")] == [0, 3, 6]
     assert [event.step for event in events.Histograms("quantum/s")] == [0, 3, 6]
