@@ -94,7 +94,6 @@ def test_every_module_has_its_test():
         "goodness": "calibration",
         "noise": "samplers",
         "jobs": "reliable",
-        "jobs_file": "reliable",
         "retries": "reliable",
         "splitting": "reliable",
         "scrubbing": "hardware",

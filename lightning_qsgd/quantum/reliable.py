@@ -181,10 +181,10 @@ class ReliableSampler(BaseSamplerV2):
                 log.warning("The backend no longer knows job %s; it is submitted again", part.job_id)
         backend = str(getattr(self.backend, "name", ""))
         job = self.sampler.run(part.pubs)
-        part.job, part.job_id = job, job.job_id()
         if self.jobs_file:
             now = datetime.now(UTC).isoformat(timespec="seconds")
-            self.jobs_file.put(part.key, part.job_id, backend=backend, circuits=part.circuits, submitted=now)
+            self.jobs_file.put(part.key, job.job_id(), backend=backend, circuits=part.circuits, submitted=now)
+        part.job, part.job_id = job, job.job_id()
 
     def _collect(self, pubs: list[SamplerPub], parts: list[Part]) -> PrimitiveResult:
         total, done = sum(part.circuits for part in parts), 0

@@ -11,6 +11,8 @@ from qiskit.primitives import BasePrimitiveJob, BaseSamplerV2, BitArray, Primiti
 from qiskit.primitives.containers import DataBin, PrimitiveResult, SamplerPubResult
 from qiskit.primitives.containers.sampler_pub import SamplerPub
 
+from lightning_qsgd.quantum import superposition_circuit
+
 
 class HttpError(Exception):
     def __init__(self, status_code, headers=None):
@@ -149,3 +151,16 @@ class FolderJob(PrimitiveJob):
         while self.sampler.slow:
             time.sleep(0.01)
         return super().in_final_state()
+
+
+SMALL = superposition_circuit(2, 1).circuit.measure_all(inplace=False)
+ROWS = np.random.default_rng(0).normal(size=(5, SMALL.num_parameters))
+
+
+def bits(result, pub=0):
+    return result[pub].data.meas.array
+
+
+def expected(rows=ROWS):
+    """What the scripted samplers answer: see ``answer``."""
+    return ((rows[:, 0] > 0) + 2 * (rows[:, 1] > 0)).astype(np.uint8)

@@ -1,11 +1,20 @@
+import os
+import subprocess
+import sys
+
 import numpy as np
-from qiskit import QuantumCircuit
+import pytest
+from qiskit import ClassicalRegister, QuantumCircuit
 from qiskit.circuit import ParameterVector
 from qiskit.circuit.library import UnitaryGate
+from qiskit.primitives.containers.sampler_pub import SamplerPub
 from scipy.stats import unitary_group
 
-from lightning_qsgd.quantum import Ansatz, superposition_circuit
-from lightning_qsgd.quantum.fingerprint import of_ansatz
+from lightning_qsgd.quantum import (
+    Ansatz,
+    superposition_circuit,
+)
+from lightning_qsgd.quantum.fingerprint import of_ansatz, of_request
 
 
 def build(name="x", factor=1.0, last="x", block="h", swapped=False):
@@ -45,3 +54,64 @@ def test_matrices_count_in_full():
         return Ansatz(circuit, list(x))
 
     assert of_ansatz(with_matrix(0)) == of_ansatz(with_matrix(0)) != of_ansatz(with_matrix(1))
+
+
+FINGERPRINT = """
+import numpy as np
+from qiskit import transpile
+from lightning_qsgd.quantum import FakeBackendSampler, superposition_circuit
+from lightning_qsgd.quantum.fingerprint import of_request
+from qiskit.primitives.containers.sampler_pub import SamplerPub
+circuit = superposition_circuit(3, 2).circuit
+circuit.append(superposition_circuit(2, 1).circuit.assign_parameters(np.ones(8)[:superposition_circuit(2, 1).circuit
+    .num_parameters]).to_gate(), [0, 1])
+circuit.measure_all()
+circuit = transpile(circuit, FakeBackendSampler().backend, seed_transpiler=0) if {transpiled} else circuit
+print(of_request([SamplerPub.coerce((circuit, np.ones((2, circuit.num_parameters))))], "here"))
+"""
+
+
+@pytest.mark.parametrize("transpiled", [True, False])
+def test_fingerprints_are_equal_in_every_process(transpiled):
+    def run(seed):
+        return subprocess.run(
+            [sys.executable, "-c", FINGERPRINT.replace("{transpiled}", str(transpiled))],
+            env=os.environ | {"PYTHONHASHSEED": seed},
+            check=True,
+            capture_output=True,
+            text=True,
+        ).stdout
+
+    first, second = run("1"), run("2")
+    assert len(first) == 65
+    assert first == second
+
+
+def test_fingerprints_differ_where_anything_differs():
+    x = ParameterVector("x", 2)
+
+    def circuit(change=None):
+        made = QuantumCircuit(2)
+        made.rx(x[1 if change == "parameter" else 0], 0)
+        made.ry(2 * x[1] if change == "coefficient" else x[1], 1)
+        made.cx(1, 0) if change == "order" else made.cx(0, 1)
+        inner = QuantumCircuit(1)
+        inner.rz(0.5 if change == "composite" else 0.25, 0)
+        made.append(inner.to_gate(), [0])
+        matrix = np.eye(4)
+        matrix[3, 3] = -1 if change == "matrix" else 1
+        made.unitary(matrix, [0, 1])
+        if change == "register":
+            made.add_register(ClassicalRegister(2, "c"))
+            made.measure([0, 1], [0, 1])
+        else:
+            made.measure_all()
+        return made
+
+    changes = [None, "coefficient", "order", "composite", "matrix", "register"]
+    pubs = [SamplerPub.coerce((circuit(change), [[0.1, 0.2]]), 8) for change in changes]
+    pubs.append(SamplerPub.coerce((circuit(), [[0.1, 0.3]]), 8))
+    pubs.append(SamplerPub.coerce((circuit(), [[0.1, 0.2]]), 9))
+    prints = [of_request([pub], "here") for pub in pubs] + [of_request(pubs[:1], "there"), of_request(pubs[:2], "")]
+    assert len(set(prints)) == len(prints)
+    assert of_request([SamplerPub.coerce((circuit(), [[0.1, 0.2]]), 8)], "here") == prints[0]

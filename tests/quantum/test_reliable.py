@@ -1,12 +1,5 @@
 import itertools
-import json
-import logging
-import multiprocessing
-import os
 import pickle
-import signal
-import subprocess
-import sys
 from datetime import UTC, datetime, timedelta
 from email.utils import format_datetime
 
@@ -16,11 +9,10 @@ import requests
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from jsonargparse import ArgumentParser
-from qiskit import ClassicalRegister, QuantumCircuit
-from qiskit.circuit import Gate, ParameterVector
+from qiskit import QuantumCircuit
+from qiskit.circuit import Gate
 from qiskit.primitives import BaseSamplerV2
 from qiskit.primitives.containers import DataBin, PrimitiveResult, SamplerPubResult
-from qiskit.primitives.containers.sampler_pub import SamplerPub
 
 from lightning_qsgd.quantum import (
     AerSampler,
@@ -31,17 +23,22 @@ from lightning_qsgd.quantum import (
     superposition_circuit,
 )
 from lightning_qsgd.quantum import retries as retries_module
-from lightning_qsgd.quantum.fingerprint import of_request
 from lightning_qsgd.quantum.jobs_file import JobsFile
 from lightning_qsgd.quantum.retries import delay, is_passing
 from lightning_qsgd.quantum.splitting import split
-from tests.quantum.folder_sampler import FindableSampler, FolderSampler, HttpError, ScriptedSampler
+from tests.quantum.folder_sampler import (
+    ROWS,
+    SMALL,
+    FindableSampler,
+    HttpError,
+    ScriptedSampler,
+    bits,
+    expected,
+)
 
 ANSATZ = superposition_circuit(4, 2)
 RNG = np.random.default_rng(0)
 INPUTS, WEIGHTS = RNG.normal(size=(7, 4)), RNG.normal(size=12)
-SMALL = superposition_circuit(2, 1).circuit.measure_all(inplace=False)
-ROWS = RNG.normal(size=(5, SMALL.num_parameters))
 
 
 @pytest.fixture
@@ -50,15 +47,6 @@ def naps(monkeypatch):
     times = []
     monkeypatch.setattr("lightning_qsgd.quantum.reliable.time.sleep", times.append)
     return times
-
-
-def bits(result, pub=0):
-    return result[pub].data.meas.array
-
-
-def expected(rows=ROWS):
-    """What the scripted samplers answer: see ``answer``."""
-    return ((rows[:, 0] > 0) + 2 * (rows[:, 1] > 0)).astype(np.uint8)
 
 
 # Splitting
@@ -335,224 +323,3 @@ def test_local_errors_keep_their_text():
     circuit.measure_all()
     with pytest.raises(RuntimeError, match=r"failed \(AerError: .*mystery"):
         ReliableSampler(AerSampler()).run([circuit]).result()
-
-
-# The jobs file
-
-
-def test_entries_are_written_before_waiting_and_dropped_when_done(tmp_path):
-    path = tmp_path / "new" / "jobs.json"
-    inner = FindableSampler()
-    sampler = ReliableSampler(inner, max_circuits=2, jobs_file=path)
-    job = sampler.run([(SMALL, ROWS)])
-    entries = json.loads(path.read_text())["jobs"]
-    assert [entry["job_id"] for entry in entries.values()] == ["job-0", "job-1", "job-2"]
-    assert [entry["circuits"] for entry in entries.values()] == [2, 2, 1]
-    job.result()
-    assert JobsFile(path).read() == {}
-    assert {p.name for p in path.parent.iterdir()} == {"jobs.json", ".jobs.json.lock"}
-
-
-def test_equal_requests_side_by_side_have_jobs_of_their_own(tmp_path):
-    inner = FindableSampler()
-    sampler = ReliableSampler(inner, jobs_file=tmp_path / "jobs.json")
-    first, second = sampler.run([(SMALL, ROWS)]), sampler.run([(SMALL, ROWS)])
-    assert len(JobsFile(tmp_path / "jobs.json").read()) == 2
-    first.result()
-    third = sampler.run([(SMALL, ROWS)])
-    second.result()
-    third.result()
-    assert len(inner.calls) == 3
-    assert JobsFile(tmp_path / "jobs.json").read() == {}
-
-
-@pytest.mark.parametrize("new_process", [True, False])
-def test_hold_keeps_finished_requests_until_the_end(new_process, tmp_path):
-    path = tmp_path / "jobs.json"
-    inner = FindableSampler()
-    same = ReliableSampler(inner, jobs_file=path)
-
-    def calibrate(fail):
-        sampler = ReliableSampler(inner, jobs_file=path) if new_process else same
-        with sampler.hold():
-            sampler.run([(SMALL, ROWS)]).result()
-            with sampler.hold():  # within a hold, nothing of its own
-                sampler.run([(SMALL, ROWS)]).result()  # equal, but not the same job
-            assert len(JobsFile(path).read()) == 2
-            if fail:
-                raise OSError("disk full")
-        sampler.run([(SMALL, ROWS[:2])]).result()
-
-    with pytest.raises(OSError, match="disk full"):
-        calibrate(fail=True)
-    assert len(inner.calls) == 2
-    calibrate(fail=False)
-    assert len(inner.calls) == 3  # only the request after the hold
-    assert JobsFile(path).read() == {}
-
-
-def test_jobs_that_the_backend_forgot_are_submitted_again(tmp_path, caplog):
-    inner = FindableSampler({"polls": None})
-    ReliableSampler(inner, jobs_file=tmp_path / "jobs.json").run([(SMALL, ROWS)])
-    inner.unknown = ("job-0",)
-    result = ReliableSampler(inner, jobs_file=tmp_path / "jobs.json").run([(SMALL, ROWS)]).result()
-    np.testing.assert_array_equal(bits(result)[:, 0, 0], expected())
-    assert len(inner.calls) == 2
-    assert "no longer knows job job-0" in caplog.text
-
-
-@pytest.mark.parametrize("text", ["", "{", "[]", '{"version": 2, "jobs": {}}', '{"version": 1, "jobs": {"a": {}}}'])
-def test_a_damaged_file_is_an_error_and_stays(text, tmp_path):
-    path = tmp_path / "jobs.json"
-    path.write_text(text)
-    inner = FindableSampler()
-    with pytest.raises(RuntimeError, match=r"jobs\.json is damaged"):
-        ReliableSampler(inner, jobs_file=path).run([(SMALL, ROWS)])
-    assert path.read_text() == text
-    assert inner.calls == []
-
-
-def test_cancel(tmp_path):
-    inner = FindableSampler({"polls": None}, {"polls": None})
-    job = ReliableSampler(inner, max_circuits=3, jobs_file=tmp_path / "jobs.json").run([(SMALL, ROWS)])
-    assert job.running()
-    job.cancel()
-    assert job.cancelled()
-    assert job.in_final_state()
-    assert all(each.was_cancelled for each in inner.jobs)
-    assert JobsFile(tmp_path / "jobs.json").read() == {}
-
-
-def test_interrupt_says_which_jobs_are_left(tmp_path, caplog):
-    inner = FindableSampler({"polls": [KeyboardInterrupt()]})
-    sampler = ReliableSampler(inner, jobs_file=tmp_path / "jobs.json")
-    with caplog.at_level(logging.WARNING), pytest.raises(KeyboardInterrupt):
-        sampler.run([(SMALL, ROWS)]).result()
-    assert "job-0" in caplog.text
-    assert str(tmp_path / "jobs.json") in caplog.text
-    assert "same command collects" in caplog.text
-    sampler.run([(SMALL, ROWS)]).result()
-    assert len(inner.calls) == 1
-
-
-# Other processes
-
-
-SCRIPT = """
-import sys
-import numpy as np
-from lightning_qsgd.quantum import ReliableSampler, superposition_circuit
-from tests.quantum.folder_sampler import FolderSampler
-circuit = superposition_circuit(2, 1).circuit.measure_all(inplace=False)
-backend = FolderSampler(sys.argv[1], slow="slow" in sys.argv, die_while_waiting="die" in sys.argv)
-sampler = ReliableSampler(backend, max_circuits=2, jobs_file=sys.argv[1] + "/jobs.json")
-job = sampler.run([(circuit, np.load(sys.argv[1] + "/rows.npy"))])
-print("submitted", flush=True)
-print(job.result()[0].data.meas.array[:, 0, 0].tolist())
-"""
-
-
-def process(folder, *arguments):
-    return subprocess.Popen(
-        [sys.executable, "-c", SCRIPT, str(folder), *arguments], stdout=subprocess.PIPE, text=True, cwd=os.getcwd()
-    )
-
-
-def test_a_killed_process_is_continued_by_the_next_without_new_jobs(tmp_path):
-    np.save(tmp_path / "rows.npy", ROWS)
-    backend = FolderSampler(tmp_path)
-    dying = process(tmp_path, "die")
-    slow = process(tmp_path, "slow")
-    assert dying.wait(60) == 9
-    assert slow.stdout.readline() == "submitted\n"
-    slow.send_signal(signal.SIGKILL)
-    assert slow.wait(60) == -signal.SIGKILL
-    before = backend.submitted()
-    recorded = JobsFile(tmp_path / "jobs.json").read()
-    assert len(recorded) == 3
-    after = process(tmp_path)
-    output, _ = after.communicate(timeout=60)
-    assert after.returncode == 0
-    assert output.splitlines()[-1] == str(expected().tolist())
-    assert backend.submitted() == before
-    assert JobsFile(tmp_path / "jobs.json").read() == {}
-
-
-def _write_entries(path, name, together):
-    together.wait(60)
-    for number in range(20):
-        JobsFile(path).put(f"{name}-{number}", "id")
-    JobsFile(path).drop([f"{name}-0"])
-
-
-def test_processes_share_the_file(tmp_path):
-    context = multiprocessing.get_context("spawn")
-    together, path = context.Barrier(2), tmp_path / "jobs.json"
-    workers = [context.Process(target=_write_entries, args=(path, name, together)) for name in "ab"]
-    for worker in workers:
-        worker.start()
-    for worker in workers:
-        worker.join(60)
-    keys = {f"{name}-{number}" for name in "ab" for number in range(1, 20)}
-    assert set(JobsFile(path).read()) == keys
-
-
-FINGERPRINT = """
-import numpy as np
-from qiskit import transpile
-from lightning_qsgd.quantum import FakeBackendSampler, superposition_circuit
-from lightning_qsgd.quantum.fingerprint import of_request
-from qiskit.primitives.containers.sampler_pub import SamplerPub
-circuit = superposition_circuit(3, 2).circuit
-circuit.append(superposition_circuit(2, 1).circuit.assign_parameters(np.ones(8)[:superposition_circuit(2, 1).circuit
-    .num_parameters]).to_gate(), [0, 1])
-circuit.measure_all()
-circuit = transpile(circuit, FakeBackendSampler().backend, seed_transpiler=0) if {transpiled} else circuit
-print(of_request([SamplerPub.coerce((circuit, np.ones((2, circuit.num_parameters))))], "here"))
-"""
-
-
-@pytest.mark.parametrize("transpiled", [True, False])
-def test_fingerprints_are_equal_in_every_process(transpiled):
-    def run(seed):
-        return subprocess.run(
-            [sys.executable, "-c", FINGERPRINT.replace("{transpiled}", str(transpiled))],
-            env=os.environ | {"PYTHONHASHSEED": seed},
-            check=True,
-            capture_output=True,
-            text=True,
-        ).stdout
-
-    first, second = run("1"), run("2")
-    assert len(first) == 65
-    assert first == second
-
-
-def test_fingerprints_differ_where_anything_differs():
-    x = ParameterVector("x", 2)
-
-    def circuit(change=None):
-        made = QuantumCircuit(2)
-        made.rx(x[1 if change == "parameter" else 0], 0)
-        made.ry(2 * x[1] if change == "coefficient" else x[1], 1)
-        made.cx(1, 0) if change == "order" else made.cx(0, 1)
-        inner = QuantumCircuit(1)
-        inner.rz(0.5 if change == "composite" else 0.25, 0)
-        made.append(inner.to_gate(), [0])
-        matrix = np.eye(4)
-        matrix[3, 3] = -1 if change == "matrix" else 1
-        made.unitary(matrix, [0, 1])
-        if change == "register":
-            made.add_register(ClassicalRegister(2, "c"))
-            made.measure([0, 1], [0, 1])
-        else:
-            made.measure_all()
-        return made
-
-    changes = [None, "coefficient", "order", "composite", "matrix", "register"]
-    pubs = [SamplerPub.coerce((circuit(change), [[0.1, 0.2]]), 8) for change in changes]
-    pubs.append(SamplerPub.coerce((circuit(), [[0.1, 0.3]]), 8))
-    pubs.append(SamplerPub.coerce((circuit(), [[0.1, 0.2]]), 9))
-    prints = [of_request([pub], "here") for pub in pubs] + [of_request(pubs[:1], "there"), of_request(pubs[:2], "")]
-    assert len(set(prints)) == len(prints)
-    assert of_request([SamplerPub.coerce((circuit(), [[0.1, 0.2]]), 8)], "here") == prints[0]
