@@ -219,8 +219,9 @@ class CircuitPerturbation(Perturbation):
                 f"A live step would run {len(angles)} circuits, more than max_circuits={self.max_circuits}; "
                 "use mode='surrogate', scope='first_of_tensor' or 'first_of_model', or raise max_circuits"
             )
-        p = from_rank_0(lambda: torch.from_numpy(self._count(angles.cpu().numpy(), step)))
-        return (p @ self._matrix()).to(angles)
+        return from_rank_0(lambda: torch.from_numpy(self._count(angles.cpu().numpy(), step)) @ self._matrix()).to(
+            angles
+        )
 
     def _fit(self) -> str:
         start = time.perf_counter()
@@ -242,14 +243,11 @@ class CircuitPerturbation(Perturbation):
             for warning in calibration.warnings():
                 log.warning(f"Calibration {self.calibration}: {warning}")
             return calibration.surrogate, calibration.results()
-        before = self.network.circuits, self.network.shots, self.network.seconds
-        if self.shot_noise is not None:  # shots are drawn from all outcomes
-            fitted = FourierSurrogate.fit(self.network, self.weights)
-        else:
+        with self.network.counting_for(self):
+            if self.shot_noise is not None:  # shots are drawn from all outcomes
+                return FourierSurrogate.fit(self.network, self.weights), {}
             names = modulation_observables(self.num_qubits, self.decode_chain)
-            fitted = fit_smallest(self.network, self.weights, names)
-        self._add_counts(before)
-        return fitted, {}
+            return fit_smallest(self.network, self.weights, names), {}
 
     def _set_surrogate(self, surrogate: FourierSurrogate | LightConeSurrogate) -> None:
         from lightning_qsgd.quantum import FourierSurrogate
@@ -267,15 +265,8 @@ class CircuitPerturbation(Perturbation):
         return modulation_matrix(self.num_qubits, self.decode_chain)
 
     def _count(self, inputs: np.ndarray, step: int | None) -> np.ndarray:
-        before = self.network.circuits, self.network.shots, self.network.seconds
-        probabilities = self.network.probabilities(inputs, self.weights, step=step)
-        self._add_counts(before)
-        return probabilities
-
-    def _add_counts(self, before: tuple[int, int, float]) -> None:
-        self.circuits += self.network.circuits - before[0]
-        self.shots += self.network.shots - before[1]
-        self.seconds += self.network.seconds - before[2]
+        with self.network.counting_for(self):
+            return self.network.probabilities(inputs, self.weights, step=step)
 
     def state_dict(self) -> dict[str, Any]:
         """The surrogate, s(0), and the counts: flat, tensors and numbers."""

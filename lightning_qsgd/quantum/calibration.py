@@ -31,7 +31,7 @@ from lightning_qsgd.quantum.goodness import drift_test, surrogate_test
 from lightning_qsgd.quantum.network import QuantumNetwork
 from lightning_qsgd.quantum.samplers import backend_of, calibration_date
 from lightning_qsgd.quantum.simulator import CircuitSimulator
-from lightning_qsgd.quantum.surrogate import FourierSurrogate, grid_points, grid_shape, run_in_chunks
+from lightning_qsgd.quantum.surrogate import CHUNK, FourierSurrogate, grid_points, grid_shape, run_in_chunks
 
 FORMAT = 1
 PACKAGES = ("lightning-qsgd", "qiskit", "qiskit-machine-learning", "qiskit-aer", "qiskit-ibm-runtime", "numpy")
@@ -227,7 +227,7 @@ def _run(
             return network.probabilities(points, weights)
         finally:
             sampler.on_progress = None
-    return run_in_chunks(network, points, weights, max(64, min(4096, len(points) // 50)), on_progress)
+    return run_in_chunks(network, points, weights, max(64, min(CHUNK, len(points) // 50)), on_progress)
 
 
 def _provenance(network: QuantumNetwork, weights: ArrayLike | None) -> dict[str, Any]:

@@ -5,14 +5,14 @@
 Paper: arXiv 2511.01918, Eq. 5.
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
 import numpy as np
 from numpy.typing import NDArray
 from qiskit import QuantumCircuit
-from qiskit.circuit import Parameter, ParameterExpression, ParameterVector
+from qiskit.circuit import Operation, Parameter, ParameterExpression, ParameterVector
 
 Entanglement = Literal["linear", "none"]
 #: Gates with one angle, whose generator has two eigenvalues at distance 1: probabilities have frequency 1 in the angle.
@@ -94,19 +94,12 @@ def superposition_circuit(num_qubits: int = 4, depth: int = 2, entanglement: Ent
     Raises:
         ValueError: for num_qubits or depth below 1, or an unknown entanglement.
     """
-    _check_options(num_qubits, depth, entanglement)
-    x = ParameterVector("x", num_qubits)
-    theta = ParameterVector("theta", depth * num_qubits)
-    phi = ParameterVector("phi", (depth - 1) * num_qubits)
-    circuit = QuantumCircuit(num_qubits, name="superposition")
-    for layer in range(depth):
-        for qubit in range(num_qubits):
-            circuit.h(qubit)
-            circuit.ry(x[qubit] + theta[layer * num_qubits + qubit], qubit)
-            if layer < depth - 1:
-                circuit.rz(phi[layer * num_qubits + qubit], qubit)
-        _entangle(circuit, entanglement)
-    return Ansatz(circuit, list(x), [*theta, *phi])
+
+    def gates(circuit: QuantumCircuit, layer: int, qubit: int, x: Parameter, theta: Parameter) -> None:
+        circuit.h(qubit)
+        circuit.ry(x + theta, qubit)
+
+    return _layers("superposition", num_qubits, depth, entanglement, gates)
 
 
 def layered_circuit(
@@ -131,37 +124,38 @@ def layered_circuit(
     Raises:
         ValueError: for num_qubits or depth below 1, or an unknown encoding or entanglement.
     """
-    _check_options(num_qubits, depth, entanglement)
     if encoding not in ("angle", "reuploading"):
         raise ValueError(f"Invalid encoding: {encoding!r}; it must be 'angle' or 'reuploading'")
-    x = ParameterVector("x", num_qubits)
-    theta = ParameterVector("theta", depth * num_qubits)
-    phi = ParameterVector("phi", (depth - 1) * num_qubits)
-    circuit = QuantumCircuit(num_qubits, name="layered")
-    for layer in range(depth):
-        for qubit in range(num_qubits):
-            if layer == 0 or encoding == "reuploading":
-                circuit.rx(x[qubit], qubit)
-            circuit.ry(theta[layer * num_qubits + qubit], qubit)
-            if layer < depth - 1:
-                circuit.rz(phi[layer * num_qubits + qubit], qubit)
-        _entangle(circuit, entanglement)
-    return Ansatz(circuit, list(x), [*theta, *phi])
+
+    def gates(circuit: QuantumCircuit, layer: int, qubit: int, x: Parameter, theta: Parameter) -> None:
+        if layer == 0 or encoding == "reuploading":
+            circuit.rx(x, qubit)
+        circuit.ry(theta, qubit)
+
+    return _layers("layered", num_qubits, depth, entanglement, gates)
 
 
-def _check_options(num_qubits: int, depth: int, entanglement: str) -> None:
+def _layers(name: str, num_qubits: int, depth: int, entanglement: Entanglement, gates: Callable[..., None]) -> Ansatz:
+    """Per layer ``gates(circuit, layer, qubit, x, theta)`` and, but in the last, Rz(phi) on each qubit, then CNOTs."""
     if num_qubits < 1:
         raise ValueError(f"Invalid num_qubits: {num_qubits}; it must be at least 1")
     if depth < 1:
         raise ValueError(f"Invalid depth: {depth}; it must be at least 1")
     if entanglement not in ("linear", "none"):
         raise ValueError(f"Invalid entanglement: {entanglement!r}; it must be 'linear' or 'none'")
-
-
-def _entangle(circuit: QuantumCircuit, entanglement: Entanglement) -> None:
-    if entanglement == "linear":
-        for qubit in range(circuit.num_qubits - 1):
-            circuit.cx(qubit, qubit + 1)
+    x = ParameterVector("x", num_qubits)
+    theta = ParameterVector("theta", depth * num_qubits)
+    phi = ParameterVector("phi", (depth - 1) * num_qubits)
+    circuit = QuantumCircuit(num_qubits, name=name)
+    for layer in range(depth):
+        for qubit in range(num_qubits):
+            gates(circuit, layer, qubit, x[qubit], theta[layer * num_qubits + qubit])
+            if layer < depth - 1:
+                circuit.rz(phi[layer * num_qubits + qubit], qubit)
+        if entanglement == "linear":
+            for qubit in range(num_qubits - 1):
+                circuit.cx(qubit, qubit + 1)
+    return Ansatz(circuit, list(x), [*theta, *phi])
 
 
 def linear_angle(angle: ParameterExpression | float) -> tuple[float, dict[Parameter, float]]:
@@ -186,6 +180,21 @@ def linear_angle(angle: ParameterExpression | float) -> tuple[float, dict[Parame
     return float(constant.real), coefficients
 
 
+def linear_form(ansatz: Ansatz, angle: ParameterExpression | float) -> NDArray[np.float64]:
+    """An angle as (constant, coefficient of each input, of each weight), (1 + num_inputs + num_weights,).
+
+    Raises:
+        ValueError: if the angle is not linear in its parameters.
+    """
+    constant, coefficients = linear_angle(angle)
+    return np.array([constant, *(coefficients.get(parameter, 0.0) for parameter in (*ansatz.inputs, *ansatz.weights))])
+
+
+def has_parameters(operation: Operation) -> bool:
+    """Whether any angle of a gate holds a parameter."""
+    return any(getattr(angle, "parameters", ()) for angle in operation.params)
+
+
 def separate_gates(ansatz: Ansatz) -> tuple[Ansatz, NDArray[np.float64], NDArray[np.float64]]:
     """The same circuit with one input of its own for each gate that has parameters, as parameter shifts need it.
 
@@ -196,25 +205,20 @@ def separate_gates(ansatz: Ansatz) -> tuple[Ansatz, NDArray[np.float64], NDArray
     Raises:
         ValueError: for a parametrised gate that is no Pauli rotation, or an angle that is not linear.
     """
-    columns = {parameter: i for i, parameter in enumerate([*ansatz.inputs, *ansatz.weights])}
     circuit = ansatz.circuit.copy_empty_like()
     circuit.global_phase = 0
-    angles, offsets, slopes = [], [], []
+    angles, forms = [], []
     for instruction in ansatz.circuit.data:
         operation = instruction.operation
-        if any(getattr(parameter, "parameters", ()) for parameter in operation.params):
+        if has_parameters(operation):
             if operation.name not in ROTATIONS:
                 raise ValueError(
                     f"A parameter enters gate {operation.name!r}, which has no two-term shift rule; use "
                     f"{', '.join(ROTATIONS)} (circuit.decompose() or qiskit.transpile make them)"
                 )
-            offset, coefficients = linear_angle(operation.params[0])
-            row = np.zeros(len(columns))
-            for parameter, coefficient in coefficients.items():
-                row[columns[parameter]] = coefficient
-            offsets.append(offset)
-            slopes.append(row)
+            forms.append(linear_form(ansatz, operation.params[0]))
             angles.append(Parameter(f"angle{len(angles):04}"))
             operation = type(operation)(angles[-1])
         circuit.append(operation, instruction.qubits)
-    return Ansatz(circuit, angles), np.array(offsets), np.stack(slopes)
+    rows = np.stack(forms)
+    return Ansatz(circuit, angles), rows[:, 0], rows[:, 1:]

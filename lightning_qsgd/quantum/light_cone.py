@@ -20,7 +20,7 @@ from torch import Tensor
 
 from lightning_qsgd.quantum.observables import expectation_matrix, z_string
 from lightning_qsgd.quantum.power import PowerSplit, split_samples
-from lightning_qsgd.quantum.surrogate import FourierSurrogate, check_grid, grid_points, input_degrees, run_in_chunks
+from lightning_qsgd.quantum.surrogate import FourierSurrogate, check_grid, grid_points, grid_sizes, run_in_chunks
 
 if TYPE_CHECKING:
     from lightning_qsgd.quantum.circuits import Ansatz
@@ -64,7 +64,7 @@ def fit_smallest(
     network: QuantumNetwork, weights: ArrayLike | None, observables: Sequence[str]
 ) -> FourierSurrogate | LightConeSurrogate:
     """The surrogate of all outcomes, or that of the observables alone where it takes fewer circuits."""
-    whole = math.prod(1 + 2 * degree for degree in input_degrees(network.ansatz))
+    whole = math.prod(grid_sizes(network.ansatz))
     if LightConeSurrogate.num_circuits(network.ansatz, observables) < whole:
         return LightConeSurrogate.fit(network, weights, observables=observables)
     return FourierSurrogate.fit(network, weights)
@@ -84,7 +84,7 @@ class LightConeSurrogate:
     ) -> None:
         self.num_inputs, self.num_points = num_inputs, num_points
         self.parts = [(list(inputs), list(outputs), surrogate) for inputs, outputs, surrogate in parts]
-        self._order = [output for _, outputs, _ in self.parts for output in outputs]
+        self._order = np.argsort([output for _, outputs, _ in self.parts for output in outputs]).tolist()
 
     @property
     def shots(self) -> int:
@@ -94,8 +94,7 @@ class LightConeSurrogate:
     @staticmethod
     def num_circuits(ansatz: Ansatz, observables: Sequence[str]) -> int:
         """Circuits that :meth:`fit` would run; it may be more than it allows."""
-        sizes = [1 + 2 * degree for degree in input_degrees(ansatz)]
-        return math.prod(shared_axes(light_cones(ansatz, observables), sizes)[1])
+        return math.prod(shared_axes(light_cones(ansatz, observables), grid_sizes(ansatz))[1])
 
     @classmethod
     def fit(
@@ -113,7 +112,7 @@ class LightConeSurrogate:
         """
         ansatz = network.ansatz
         cones = light_cones(ansatz, observables)
-        axes, shape = shared_axes(cones, [1 + 2 * degree for degree in input_degrees(ansatz)])
+        axes, shape = shared_axes(cones, grid_sizes(ansatz))
         digits = grid_points(check_grid(shape))  # (points, axes)
         odd = (1 - expectation_matrix(observables, ansatz.num_qubits).numpy()) / 2
         values = (run_in_chunks(network, digits[:, axes], weights) @ odd).reshape(*shape, -1)
@@ -147,8 +146,7 @@ class LightConeSurrogate:
         return split_samples(1 - 2 * self(samples.double()), samples, sizes)
 
     def _gather(self, outputs: list[Tensor]) -> Tensor:
-        gathered = torch.cat(outputs, -1)
-        return gathered[:, np.argsort(self._order)]
+        return torch.cat(outputs, -1)[:, self._order]
 
     def state_dict(self) -> dict[str, Any]:
         """Tensors and numbers, flat."""

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import time
 import warnings
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from typing import Any, Literal
 
 import numpy as np
@@ -13,7 +14,7 @@ from qiskit import transpile
 from qiskit.primitives import BaseSamplerV2, BitArray
 from qiskit_machine_learning.neural_networks import SamplerQNN
 
-from lightning_qsgd.quantum.circuits import Ansatz, separate_gates
+from lightning_qsgd.quantum.circuits import Ansatz, has_parameters, separate_gates
 from lightning_qsgd.quantum.samplers import ExactSampler, backend_of
 
 
@@ -61,7 +62,7 @@ class QuantumNetwork:
                 seed_transpiler=0,
             )
             circuit._layout = None
-            outside = {i.operation.name for i in circuit.data if _has_parameters(i.operation)} - {"rz", "p", "u1"}
+            outside = {i.operation.name for i in circuit.data if has_parameters(i.operation)} - {"rz", "p", "u1"}
             if outside and getattr(backend, "coupling_map", None) is not None:
                 warnings.warn(
                     f"On {backend.name} parameters sit in {', '.join(sorted(outside))}, not in the virtual rz alone: "
@@ -151,24 +152,26 @@ class QuantumNetwork:
         parameters = np.concatenate([inputs, np.broadcast_to(weights, (len(inputs), len(weights)))], -1)
         shifts = np.pi / 2 * np.eye(len(slopes))[gates]  # (gates, G)
         rows = (offsets + parameters @ slopes.T)[:, None] + np.concatenate([shifts, -shifts])  # (batch, 2 gates, G)
-        before = network.circuits, network.shots, network.seconds
-        shifted = network.probabilities(rows.reshape(-1, len(slopes)))
-        self.circuits += network.circuits - before[0]
-        self.shots += network.shots - before[1]
-        self.seconds += network.seconds - before[2]
+        with network.counting_for(self):
+            shifted = network.probabilities(rows.reshape(-1, len(slopes)))
         plus, minus = np.split(shifted.reshape(len(inputs), 2 * len(gates), shifted.shape[-1]), 2, axis=1)
         jacobian = np.einsum("bgo,gp->bop", (plus - minus) / 2, asked[gates])
         return jacobian[..., :split], jacobian[..., split:]
+
+    @contextmanager
+    def counting_for(self, owner: Any) -> Iterator[None]:
+        """Add what runs in the block to ``owner``'s circuits, shots and seconds as well."""
+        before = self.circuits, self.shots, self.seconds
+        yield
+        owner.circuits += self.circuits - before[0]
+        owner.shots += self.shots - before[1]
+        owner.seconds += self.seconds - before[2]
 
     def _check(self, inputs: ArrayLike, weights: ArrayLike | None) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
         inputs = _checked("inputs", inputs, (None, self.ansatz.num_inputs))
         if weights is None and self.ansatz.num_weights:
             raise ValueError(f"This ansatz has {self.ansatz.num_weights} weights; got weights=None")
         return inputs, _checked("weights", [] if weights is None else weights, (self.ansatz.num_weights,))
-
-
-def _has_parameters(operation: Any) -> bool:
-    return any(getattr(parameter, "parameters", ()) for parameter in operation.params)
 
 
 class _CountingSamplerQNN(SamplerQNN):

@@ -17,7 +17,7 @@ from typing import TypeVar
 import numpy as np
 from numpy.typing import NDArray
 
-from lightning_qsgd.quantum.circuits import Ansatz, linear_angle
+from lightning_qsgd.quantum.circuits import Ansatz, linear_form
 
 Form = NDArray[np.float64]  # (1 + P,)
 
@@ -72,14 +72,11 @@ def compile_stages(ansatz: Ansatz) -> list[Stage]:
         ValueError: for a gate that is not supported, or an angle that is not linear in the parameters.
     """
     n = ansatz.num_qubits
-    columns = {parameter: 1 + i for i, parameter in enumerate([*ansatz.inputs, *ansatz.weights])}
     basis = np.arange(2**n)
     z = 1.0 - 2.0 * ((basis[:, None] >> np.arange(n)) & 1)  # (2**n, n): 1 at bit 0, -1 at bit 1
 
     def constant(value: float) -> Form:
-        form = np.zeros(1 + len(columns))
-        form[0] = value
-        return form
+        return linear_form(ansatz, value)
 
     first = RealStage({q: (False, constant(0)) for q in range(n)})
     stages: list[Stage] = [first]
@@ -120,10 +117,7 @@ def compile_stages(ansatz: Ansatz) -> list[Stage]:
         a, b = qubits[0], qubits[-1]
         form = constant(pi / 2)  # SX is RX(pi / 2)
         if instruction.operation.params:
-            offset, coefficients = linear_angle(instruction.operation.params[0])
-            form = constant(offset)
-            for parameter, coefficient in coefficients.items():
-                form[columns[parameter]] = coefficient
+            form = linear_form(ansatz, instruction.operation.params[0])
         if name in _HALF_TURN:
             reflection, angle = _HALF_TURN[name]
             real(a, reflection, constant(angle))

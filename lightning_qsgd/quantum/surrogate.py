@@ -26,7 +26,7 @@ if TYPE_CHECKING:
     from lightning_qsgd.quantum.network import QuantumNetwork
 
 MAX_GRID = 20_000
-_CHUNK = 4096  # rows of inputs evaluated at once, and of the grid run at once: bounds memory
+CHUNK = 4096  # rows of inputs evaluated at once, and of the grid run at once: bounds memory
 
 
 class FourierSurrogate:
@@ -95,9 +95,9 @@ class FourierSurrogate:
         if key not in self._cache:
             with torch.inference_mode(False):  # what is kept must serve autograd later
                 self._cache[key] = self.coefficients.to(inputs, copy=True)
-        if len(inputs) <= _CHUNK:
+        if len(inputs) <= CHUNK:
             return contract(inputs, self._cache[key])
-        return torch.cat([contract(chunk, self._cache[key]) for chunk in inputs.split(_CHUNK)])
+        return torch.cat([contract(chunk, self._cache[key]) for chunk in inputs.split(CHUNK)])
 
     def probabilities(self, inputs: Tensor) -> Tensor:
         """The series clipped to [0, 1] and renormalised: (B, O) rows of a distribution. Slightly biased by that."""
@@ -217,13 +217,22 @@ def input_degrees(ansatz: Ansatz) -> list[int]:
     return degrees
 
 
-def grid_shape(ansatz: Ansatz) -> tuple[int, ...]:
+def grid_sizes(ansatz: Ansatz) -> tuple[int, ...]:
     """Grid points per input, 1 + 2 * degree: as many as there are coefficients.
+
+    Raises:
+        ValueError: as :func:`input_degrees`.
+    """
+    return tuple(1 + 2 * degree for degree in input_degrees(ansatz))
+
+
+def grid_shape(ansatz: Ansatz) -> tuple[int, ...]:
+    """:func:`grid_sizes`, within the limit.
 
     Raises:
         ValueError: as :func:`input_degrees`, or for more than 20,000 points in all.
     """
-    return check_grid(tuple(1 + 2 * degree for degree in input_degrees(ansatz)))
+    return check_grid(grid_sizes(ansatz))
 
 
 def check_grid(shape: tuple[int, ...]) -> tuple[int, ...]:
@@ -249,7 +258,7 @@ def run_in_chunks(
     network: QuantumNetwork,
     points: NDArray[np.float64],
     weights: ArrayLike | None,
-    size: int = _CHUNK,
+    size: int = CHUNK,
     on_progress: Callable[[int, int], None] = lambda done, total: None,
 ) -> NDArray[np.float64]:
     """Probabilities at all the points, at most ``size`` circuits at once: bounds the memory that shots take."""
