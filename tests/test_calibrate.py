@@ -8,18 +8,11 @@ import pytest
 from lightning_qsgd.cli import main
 from lightning_qsgd.quantum import Calibration, ExactSampler
 from lightning_qsgd.quantum.hardware import _BatchSampler
+from tests.common import SMALL
 
 CONFIG = "configs/seqcls.yaml"
 PERTURBATION = "--model.init_args.optimizer.init_args.perturbation.init_args"
-SMALL = [
-    "--data.train_size=96",
-    "--data.val_size=64",
-    "--data.test_size=70",
-    "--trainer.enable_progress_bar=false",
-    "--trainer.enable_model_summary=false",
-    "--trainer.accelerator=cpu",
-    "--trainer.max_epochs=1",
-]
+EPOCH = [*SMALL, "--trainer.max_epochs=1"]
 
 
 def calibrate(*arguments, config=CONFIG):
@@ -40,7 +33,7 @@ def test_a_run_trains_with_a_calibration_and_runs_no_circuit(tmp_path, capsys):
         assert words in out
     assert Calibration.load(path).provenance["sampler"] == "FakeBackendSampler"
     options = [f"{PERTURBATION}.num_qubits=2", f"{PERTURBATION}.calibration={path}"]
-    main(["fit", "--config", CONFIG, *SMALL, *options, f"--trainer.default_root_dir={tmp_path}"])
+    main(["fit", "--config", CONFIG, *EPOCH, *options, f"--trainer.default_root_dir={tmp_path}"])
     summary = json.loads((tmp_path / "seqcls" / "version_0" / "summary.json").read_text())
     assert summary["circuits"] == 0
     assert "calibration_fit_p" in (tmp_path / "seqcls" / "version_0" / "metrics.csv").read_text()
@@ -109,7 +102,7 @@ def test_the_hint_names_the_option_of_a_nested_circuit(tmp_path, capsys):
     (hint,) = (line for line in capsys.readouterr().out.splitlines() if line.startswith("Train with it: "))
     option = hint.removeprefix("Train with it: ").split()
     configs = ["--config", CONFIG, "--config", "configs/overlay/frozen.yaml"]
-    main(["fit", *configs, *option, *SMALL, "--trainer.max_steps=1", f"--trainer.default_root_dir={tmp_path}"])
+    main(["fit", *configs, *option, *EPOCH, "--trainer.max_steps=1", f"--trainer.default_root_dir={tmp_path}"])
 
 
 def test_ctrl_c_leaves_nothing(tmp_path, capsys, monkeypatch):
@@ -133,7 +126,7 @@ def test_a_failed_calibration_leaves_the_old_file(tmp_path, capsys):
 
 
 def test_a_model_with_a_quantum_head_trains_here_and_is_tested_on_a_noisy_device(tmp_path, capsys):
-    config = ["--config", "configs/seqcls_quantum_head.yaml", *SMALL, f"--trainer.default_root_dir={tmp_path}"]
+    config = ["--config", "configs/seqcls_quantum_head.yaml", *EPOCH, f"--trainer.default_root_dir={tmp_path}"]
     main(["fit", *config, "--model.head.num_qubits=2"])
     folder = tmp_path / "seqcls_quantum_head" / "version_0"
     device = ["--model.head.num_qubits=2", "--model.head.sampler=lightning_qsgd.quantum.FakeBackendSampler"]
@@ -148,7 +141,7 @@ def test_a_model_with_a_quantum_head_trains_here_and_is_tested_on_a_noisy_device
 
 
 def test_circuits_of_a_head_are_in_the_summary(tmp_path):
-    config = ["--config", "configs/seqcls_quantum_head.yaml", *SMALL, f"--trainer.default_root_dir={tmp_path}"]
+    config = ["--config", "configs/seqcls_quantum_head.yaml", *EPOCH, f"--trainer.default_root_dir={tmp_path}"]
     sizes = ["--data.train_size=4", "--data.batch_size=4", "--data.val_size=4", "--trainer.num_sanity_val_steps=0"]
     head = ["--model.head.num_qubits=2", "--model.head.sampler=lightning_qsgd.quantum.AerSampler"]
     main(["fit", *config, *sizes, *head])

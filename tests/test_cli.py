@@ -13,17 +13,9 @@ from tensorboard.backend.event_processing.event_accumulator import EventAccumula
 from lightning_qsgd.cli import main
 from lightning_qsgd.experiment import build, find_config
 from lightning_qsgd.run_folder import next_version
+from tests.common import SMALL
 
 CONFIG = "configs/seqcls.yaml"
-SMALL = [
-    "--data.train_size=96",
-    "--data.val_size=64",
-    "--data.test_size=70",
-    "--trainer.enable_progress_bar=false",
-    "--trainer.enable_model_summary=false",
-    "--trainer.accelerator=cpu",
-    "--trainer.log_every_n_steps=1",
-]
 
 
 def run(command, *arguments):
