@@ -117,6 +117,11 @@ class CircuitPerturbation(Perturbation):
         )
 
     @property
+    def blockwise(self) -> bool:
+        """True for the series itself; shots are drawn, and circuits run, for all blocks of a step at once."""
+        return self.mode == "surrogate" and self.shot_noise is None
+
+    @property
     def ansatz(self) -> Ansatz:
         """The circuit."""
         from lightning_qsgd.quantum import superposition_circuit

@@ -1,6 +1,6 @@
-"""The first coordinates of many tensors as one flat tensor, and back.
+"""Runs of coordinates of many tensors as one flat tensor, and back.
 
-"First" means C order, whatever the tensor's strides are.
+Coordinates count in C order, whatever the tensor's strides are.
 """
 
 from collections.abc import Sequence
@@ -9,21 +9,36 @@ import torch
 from torch import Tensor
 
 
+def flat(tensor: Tensor, start: int, size: int) -> Tensor:
+    """The coordinates [start, start + size): (size,), a view where the tensor is contiguous, otherwise a copy."""
+    if tensor.is_contiguous():
+        return tensor.as_strided((size,), (1,), tensor.storage_offset() + start)
+    return tensor[_index(tensor, start, size)]
+
+
+def put_back(tensor: Tensor, start: int, values: Tensor) -> None:
+    """Write what :func:`flat` gave, once changed; nothing to do where it was a view."""
+    if not tensor.is_contiguous():
+        tensor[_index(tensor, start, len(values))] = values
+
+
 def gather(tensors: Sequence[Tensor], sizes: Sequence[int]) -> Tensor:
     """Copy the first ``sizes[i]`` coordinates of each tensor into one tensor.
 
     Args:
         tensors: any shapes; dtypes may differ and are promoted; devices may differ and go to the first one's.
-        sizes: coordinates of each, from 1 to its number of elements.
+        sizes: coordinates of each, from 0 to its number of elements.
 
     Returns:
         (sum(sizes),).
     """
-    device = tensors[0].device
-    firsts = [
-        _first(t, n) if t.device == device else _first(t, n).to(device) for t, n in zip(tensors, sizes, strict=True)
-    ]
-    return torch.cat(firsts)
+    return join([flat(t, 0, n) for t, n in zip(tensors, sizes, strict=True)])
+
+
+def join(parts: Sequence[Tensor]) -> Tensor:
+    """A copy of flat tensors, one after the other, on the first one's device."""
+    device = parts[0].device
+    return torch.cat([part if part.device == device else part.to(device) for part in parts])
 
 
 def add(tensors: Sequence[Tensor], sizes: Sequence[int], values: Tensor) -> None:
@@ -33,10 +48,10 @@ def add(tensors: Sequence[Tensor], sizes: Sequence[int], values: Tensor) -> None
     for t, n, part in zip(tensors, sizes, parts, strict=True):
         part = part if part.device == t.device else part.to(t.device)
         if t.is_contiguous():
-            views.append(_first(t, n))
+            views.append(flat(t, 0, n))
             changes.append(part)
         else:
-            t[_index(t, n)] += part.to(t.dtype)
+            t[_index(t, 0, n)] += part.to(t.dtype)
     if views:
         torch._foreach_add_(views, changes)  # pyright: ignore[reportPrivateImportUsage]
 
@@ -45,14 +60,10 @@ def write(tensors: Sequence[Tensor], sizes: Sequence[int], values: Tensor) -> No
     """Set the first coordinates of each tensor to flat ``values`` (sum(sizes),)."""
     for t, n, part in zip(tensors, sizes, values.split(list(sizes)), strict=True):
         if t.is_contiguous():
-            _first(t, n).copy_(part)
+            flat(t, 0, n).copy_(part)
         else:
-            t[_index(t, n)] = part.to(t)
+            t[_index(t, 0, n)] = part.to(t)
 
 
-def _first(tensor: Tensor, size: int) -> Tensor:  # (size,), a view where the tensor is contiguous
-    return tensor.as_strided((size,), (1,)) if tensor.is_contiguous() else tensor[_index(tensor, size)]
-
-
-def _index(tensor: Tensor, size: int) -> tuple[Tensor, ...]:
-    return torch.unravel_index(torch.arange(size, device=tensor.device), tensor.shape)
+def _index(tensor: Tensor, start: int, size: int) -> tuple[Tensor, ...]:
+    return torch.unravel_index(torch.arange(start, start + size, device=tensor.device), tensor.shape)

@@ -1,0 +1,71 @@
+"""s of some coordinates: their blocks of angles, asked of the perturbation.
+
+n: coordinates of a block (num_qubits). A *slot* is an angle of a block: a coordinate, or padding.
+"""
+
+import math
+from collections.abc import Callable, Mapping, Sequence
+
+import torch
+from torch import Tensor
+from torch.nn.functional import pad
+
+from lightning_qsgd.optim.blocks import Piece
+from lightning_qsgd.optim.coordinates import flat, join
+from lightning_qsgd.optim.perturbation import Perturbation
+
+
+def ask(perturbation: Perturbation, pieces: Sequence[Piece], step: int) -> Tensor:
+    """One call of a perturbation, outside of autocast, in float32 (float64 where any tensor is).
+
+    Args:
+        perturbation: whom to ask.
+        pieces: the coordinates, in whole blocks.
+        step: number of the optimizer step, from 0.
+
+    Returns:
+        s of the pieces' own coordinates, (sum of sizes,), on the first one's device.
+
+    Raises:
+        ValueError: if the perturbation returns another shape than that of its angles.
+    """
+    perturbation.layout = [(p.number, p.slots - p.padding, p.padding) for p in pieces]
+    angles = angles_of(pieces, perturbation.num_qubits)
+    with torch.autocast(angles.device.type, enabled=False):
+        s = perturbation(angles, step=step)
+    if s.shape != angles.shape:
+        name = type(perturbation).__name__
+        raise ValueError(f"{name} returned shape {tuple(s.shape)} for angles {tuple(angles.shape)}")
+    return own_coordinates(s.reshape(-1), pieces)
+
+
+def ask_at_once(
+    ask: Callable[[Sequence[Piece]], Tensor], pieces: Mapping[int, Sequence[Piece]]
+) -> Callable[[Sequence[Piece]], Tensor]:
+    """Ask for the pieces of all groups in one call; what is returned looks up s of any part of them."""
+    everything = [piece for part in pieces.values() for piece in part]
+    values = ask(everything).split([piece.size for piece in everything])
+    s_of = {piece.number: s for piece, s in zip(everything, values, strict=True)}
+    return lambda chunk: join([s_of[p.number][p.start : p.start + p.size] for p in chunk]).to(chunk[0].param.device)
+
+
+def angles_of(pieces: Sequence[Piece], n: int) -> Tensor:
+    """pi * theta of all slots, (blocks, n), float32, or float64 where any tensor is; 0 in padding."""
+    values: list[Tensor] = []
+    for piece in pieces:
+        values += [piece.before] if len(piece.before) else []
+        own = flat(piece.param, piece.start, piece.size)
+        behind = len(piece.after)
+        values.append(own if behind or not piece.padding else pad(own, (0, piece.padding)))
+        values += [pad(piece.after, (0, piece.padding))] if behind else []
+    theta = join(values)
+    theta = theta if theta.dtype == torch.float64 else theta.float()
+    return theta.mul_(math.pi).view(-1, n)
+
+
+def own_coordinates(s: Tensor, pieces: Sequence[Piece]) -> Tensor:
+    """Of a value per slot, (slots,), those of the pieces' own coordinates, (sum of sizes,)."""
+    if len(s) == sum(piece.size for piece in pieces):
+        return s
+    runs = [(len(p.before), p.size, len(p.after) + p.padding) for p in pieces]
+    return torch.cat(s.split([length for run in runs for length in run])[1::3])
