@@ -31,7 +31,7 @@ from lightning_qsgd.optim.param_groups import (
     participates,
 )
 from lightning_qsgd.optim.perturbation import Perturbation, SinePerturbation
-from lightning_qsgd.optim.sharding import refuse_unknown_sharding
+from lightning_qsgd.optim.sharding import is_dtensor, pack, refuse_unknown_sharding, unpack
 from lightning_qsgd.optim.statistics import Tally, warn_if_constant
 from lightning_qsgd.optim.update import step_few, step_in_chunks
 
@@ -141,6 +141,7 @@ class SuperpositionalGradientDescent(torch.optim.AdamW):
         kernels = {"foreach": foreach, "fused": fused, "capturable": capturable, "differentiable": differentiable}
         super().__init__(params, lr, betas, eps, weight_decay, amsgrad, maximize=maximize, **kernels)
         self.defaults |= self._options
+        self.param_groups[0].setdefault(_STATE_KEY, {})  # a key that torch's flattened state dicts look for
         self._step_supports_amp_scaling = False  # a GradScaler then unscales gradients, and skips steps, before ours
 
     def add_param_group(self, param_group: dict[str, Any]) -> None:
@@ -170,7 +171,7 @@ class SuperpositionalGradientDescent(torch.optim.AdamW):
     @torch.compiler.disable(reason="a perturbation is any Python, and may run circuits")
     @torch.no_grad()
     def step(self, closure: Callable[[], Tensor | float] | None = None) -> Any:
-        """One step of all groups; ``closure`` recomputes the loss, as in torch.optim. torch.compile runs it as it is."""
+        """One step of all groups; ``closure`` recomputes the loss, as in torch.optim. torch.compile leaves it alone."""
         loss = None
         if closure is not None:
             with torch.enable_grad():
@@ -252,7 +253,10 @@ class SuperpositionalGradientDescent(torch.optim.AdamW):
         """As torch's, and the perturbation's state in the first group: sharded checkpoints lose any other place."""
         state = super().state_dict()
         own = {"step": self._step, "scope": self.scope, "identity": self.perturbation.identity()}
-        state["param_groups"][0][_STATE_KEY] = own | self.perturbation.state_dict()
+        inner = self.perturbation.state_dict()
+        if any(is_dtensor(p) for group in self.param_groups for p in group["params"]):
+            inner = {"packed": pack(inner)}
+        state["param_groups"][0][_STATE_KEY] = own | inner
         return state
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
@@ -270,7 +274,7 @@ class SuperpositionalGradientDescent(torch.optim.AdamW):
         groups = [{k: v for k, v in first.items() if k != _STATE_KEY}, *rest]
         if len(groups) == len(before):  # otherwise torch refuses it; options that a plain AdamW lacks stay
             groups = [mine | loaded for mine, loaded in zip(before, groups, strict=True)]
-        if own is not None:
+        if own:
             for name, mine in (("identity", self.perturbation.identity()), ("scope", self.scope)):
                 if own[name] != mine:
                     raise ValueError(
@@ -284,9 +288,10 @@ class SuperpositionalGradientDescent(torch.optim.AdamW):
                 group |= {"scheduled": old["scheduled"], "quantum_weight": old["quantum_weight"]}
             if changed := [f"{k} {old[k]!r} by {group[k]!r}" for k in old if group[k] != old[k]]:
                 warnings.warn(f"The loaded state replaces {', '.join(changed)}", stacklevel=2)
-        if own is not None:
+        if own:
             self._step = int(own["step"])
-            self.perturbation.load_state_dict(own)
+            self.perturbation.load_state_dict(unpack(own["packed"]) if "packed" in own else own)
+        self.param_groups[0].setdefault(_STATE_KEY, {})
 
     def __getstate__(self) -> dict[str, Any]:
         own = (
