@@ -96,3 +96,15 @@ def constant_equivalent(s: Tensor, group: Mapping[str, Any]) -> str | None:
     if group["scale"] == "adam":
         return f"AdamW with lr {lr * factor:.3g} ({factor:.3g} times as large)"
     return f"a plain gradient step of rate {rate(group) * weight * mean:.3g} beside AdamW's"
+
+
+def constant_warning(s: Tensor, group: Mapping[str, Any]) -> str | None:
+    """What to tell a user whose s hardly varies; None where it does. See :func:`constant_equivalent`."""
+    if (equivalent := constant_equivalent(s, group)) is None:
+        return None
+    return (
+        f"The perturbation is nearly constant: s has mean {float(s.mean()):.3f} and spread "
+        f"{float(s.std(correction=0)):.3f}. On the touched coordinates it acts like {equivalent}. "
+        "CircuitPerturbation's rotations='aligned' or center='zero' remove the constant part; "
+        "ControlPerturbation('constant', ...) is its classical twin."
+    )

@@ -17,8 +17,10 @@ from torch.nn.functional import pad
 from torch.optim.optimizer import ParamsT
 
 from lightning_qsgd.optim.coordinates import gather, write
+from lightning_qsgd.optim.displaced_gradients import DisplacedGradients
+from lightning_qsgd.optim.displacement import MeasuredDisplacement
 from lightning_qsgd.optim.perturbation import Perturbation, SinePerturbation
-from lightning_qsgd.optim.statistics import constant_equivalent, perturbation_statistics
+from lightning_qsgd.optim.statistics import constant_warning, perturbation_statistics
 from lightning_qsgd.optim.update import (
     Touched,
     acts,
@@ -44,7 +46,7 @@ LEGAL_COMBINATIONS = (
 _STATE_KEY = "perturbation_state"
 
 
-class SuperpositionalGradientDescent(torch.optim.AdamW):
+class SuperpositionalGradientDescent(DisplacedGradients, torch.optim.AdamW):
     r"""AdamW whose step gains the perturbation lambda * Q(theta, g).
 
     .. math::
@@ -77,6 +79,8 @@ class SuperpositionalGradientDescent(torch.optim.AdamW):
             torch's schedulers set it: with OneCycleLR that is max_lr / div_factor).
         bias_correction: Adam's correction of its moments (default: True; the paper's formula prints none). False needs
             all parameters of a group to have taken equally many steps.
+        displacement: gradients are taken at weights that it displaces: in ``step(closure)``, or where the loss and its
+            gradients are computed within ``displaced()``. None (default): at the weights themselves.
         foreach, maximize, amsgrad: as in torch.optim.AdamW.
 
     Legal (target, scale, coupling): see ``LEGAL_COMBINATIONS``. A step with lr = 0 perturbs nothing, asks no circuit
@@ -89,7 +93,8 @@ class SuperpositionalGradientDescent(torch.optim.AdamW):
 
     Raises:
         ValueError: for an invalid value or combination.
-        RuntimeError: for sparse or complex gradients, or bias_correction=False with parameters of different age.
+        RuntimeError: for sparse or complex gradients, or bias_correction=False with parameters of different age;
+            for ``step()`` with a displacement and gradients that are not of displaced weights.
     """
 
     def __init__(
@@ -107,6 +112,7 @@ class SuperpositionalGradientDescent(torch.optim.AdamW):
         scale: Scale = "gradient",
         coupling: Coupling = "lr",
         bias_correction: bool = True,
+        displacement: MeasuredDisplacement | None = None,
         foreach: bool | None = None,
         maximize: bool = False,
         amsgrad: bool = False,
@@ -117,6 +123,7 @@ class SuperpositionalGradientDescent(torch.optim.AdamW):
         if not isinstance(self.perturbation, Perturbation):
             raise ValueError(f"Invalid perturbation: {perturbation!r}; it must be a Perturbation")
         self.scope: Scope = scope
+        self.displacement = displacement
         self._schedule = quantum_weight if callable(quantum_weight) else None
         self._step = 0  # optimizer steps with lr > 0 so far
         self._warned = False
@@ -154,17 +161,15 @@ class SuperpositionalGradientDescent(torch.optim.AdamW):
                 raise ValueError(f"Invalid lr: {group['initial_lr']}; coupling='decoupled' is relative to it")
 
     def prepare(self) -> str | None:
-        """Do the perturbation's one-time work (fit its surrogate) now; otherwise the first step that needs it does."""
+        """Do the one-time work now, such as fitting surrogates; otherwise the first step that needs it does."""
         needed = any(map(participates, self.param_groups))
-        return self.perturbation.prepare() if needed else None
+        lines = (self.perturbation.prepare() if needed else None, self.displacement and self.displacement.prepare())
+        return "\n".join(filter(None, lines)) or None
 
     @torch.no_grad()
     def step(self, closure: Callable[[], Tensor | float] | None = None) -> Any:
         """One step of all groups; ``closure`` recomputes the loss, as in torch.optim."""
-        loss = None
-        if closure is not None:
-            with torch.enable_grad():
-                loss = closure()
+        loss = self._evaluate(closure)
         for group in self.param_groups:
             if group["scheduled"] and self._schedule is not None:
                 group["quantum_weight"] = _checked_weight(self._schedule(self._step))
@@ -230,14 +235,8 @@ class SuperpositionalGradientDescent(torch.optim.AdamW):
     def _warn_if_constant(self, s: Tensor, group: dict[str, Any]) -> None:
         """Once, at the first perturbed step: an s that hardly varies is a learning rate, not an answer."""
         self._warned = True
-        if (equivalent := constant_equivalent(s, group)) is not None:
-            warnings.warn(
-                f"The perturbation is nearly constant: s has mean {float(s.mean()):.3f} and spread "
-                f"{float(s.std(correction=0)):.3f}. On the touched coordinates it acts like {equivalent}. "
-                "CircuitPerturbation's rotations='aligned' or center='zero' remove the constant part; "
-                "ControlPerturbation('constant', ...) is its classical twin.",
-                stacklevel=5,
-            )
+        if (warning := constant_warning(s, group)) is not None:
+            warnings.warn(warning, stacklevel=5)
 
     # ---- state
 
@@ -245,7 +244,7 @@ class SuperpositionalGradientDescent(torch.optim.AdamW):
         """As torch's, and the perturbation's state in the first group: sharded checkpoints lose any other place."""
         state = super().state_dict()
         own = {"step": self._step, "scope": self.scope, "identity": self.perturbation.identity()}
-        state["param_groups"][0][_STATE_KEY] = own | self.perturbation.state_dict()
+        state["param_groups"][0][_STATE_KEY] = own | self._displacement_state() | self.perturbation.state_dict()
         return state
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
@@ -267,6 +266,7 @@ class SuperpositionalGradientDescent(torch.optim.AdamW):
                         f"The state belongs to {own[name]}, this optimizer has {mine}; resume with the "
                         "same perturbation and scope, or start a new run"
                     )
+            self._check_displacement(own)
         before = [{name: group[name] for name in self._options} for group in self.param_groups]
         super().load_state_dict({**state_dict, "param_groups": groups})
         for old, group in zip(before, self.param_groups, strict=True):
@@ -277,10 +277,11 @@ class SuperpositionalGradientDescent(torch.optim.AdamW):
         if own is not None:
             self._step = int(own["step"])
             self.perturbation.load_state_dict(own)
+            self._load_displacement_state(own)
 
     def __getstate__(self) -> dict[str, Any]:
         own = ("perturbation", "scope", "_schedule", "_step", "_warned", "_options", "record_statistics", "statistics")
-        return {**super().__getstate__(), **{name: getattr(self, name) for name in own}}
+        return {**super().__getstate__(), **{name: getattr(self, name) for name in (*own, "displacement")}}
 
     def __setstate__(self, state: dict[str, Any]) -> None:
         super().__setstate__(state)
