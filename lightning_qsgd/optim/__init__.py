@@ -1,7 +1,13 @@
 """Level 1: the optimizer and its perturbations. Plain PyTorch: nothing here needs Lightning."""
 
 from lightning_qsgd.optim.circuit_perturbation import CircuitPerturbation as CircuitPerturbation
+from lightning_qsgd.optim.displacement import MeasuredDisplacement as MeasuredDisplacement
 from lightning_qsgd.optim.perturbation import ControlPerturbation as ControlPerturbation
 from lightning_qsgd.optim.perturbation import Perturbation as Perturbation
 from lightning_qsgd.optim.perturbation import SinePerturbation as SinePerturbation
+from lightning_qsgd.optim.schedules import ConstantSchedule as ConstantSchedule
+from lightning_qsgd.optim.schedules import CosineSchedule as CosineSchedule
+from lightning_qsgd.optim.schedules import ExponentialSchedule as ExponentialSchedule
+from lightning_qsgd.optim.schedules import LinearSchedule as LinearSchedule
+from lightning_qsgd.optim.schedules import WarmupSchedule as WarmupSchedule
 from lightning_qsgd.optim.superpositional import SuperpositionalGradientDescent as SuperpositionalGradientDescent

@@ -53,6 +53,10 @@ class CircuitPerturbation(Perturbation):
             None (default): the series itself, whose noise is frozen. Surrogate mode only.
         shot_noise_seed: of it, at least 0. Default: 0.
 
+    Attributes:
+        joint: whether the series must be of all outcomes, because they are drawn from it (default: with shot_noise);
+            set it before ``prepare``.
+
     In a distributed run, rank 0 alone runs circuits and the others receive its numbers.
 
     Raises:
@@ -91,17 +95,17 @@ class CircuitPerturbation(Perturbation):
         require("mode", mode, mode in ("surrogate", "live"), "'surrogate' or 'live'")
         require("max_circuits", max_circuits, max_circuits >= 1, "at least 1")
         require("calibration", calibration, calibration is None or mode == "surrogate", "null with mode='live'")
-        require("shot_noise", shot_noise, shot_noise is None or mode == "surrogate", "null with mode='live'")
-        require("shot_noise", shot_noise, shot_noise is None or shot_noise >= 1, "at least 1, or null for none")
+        valid = shot_noise is None or (mode == "surrogate" and shot_noise >= 1)
+        require("shot_noise", shot_noise, valid, "at least 1, or null for none; null with mode='live'")
         require("shot_noise_seed", shot_noise_seed, shot_noise_seed >= 0, "at least 0")
         if decode_chain is None:
             decode_chain = rotations == "aligned" and entanglement == "linear"
-        self.depth = depth
         self.entanglement: Literal["linear", "none"] = entanglement
-        self.rotations, self.rotation_seed = rotations, rotation_seed
+        self.depth, self.rotations, self.rotation_seed = depth, rotations, rotation_seed
         self.decode_chain, self.center, self.mode, self.max_circuits = decode_chain, center, mode, max_circuits
         self.sampler, self.calibration = sampler, calibration
         self.shot_noise, self.shot_noise_seed = shot_noise, shot_noise_seed
+        self.joint = shot_noise is not None
         self._network: QuantumNetwork | None = None
         self._surrogate: FourierSurrogate | LightConeSurrogate | None = None
         self._modulation: FourierSurrogate | None = None  # of s: the full surrogate, projected
@@ -139,10 +143,7 @@ class CircuitPerturbation(Perturbation):
 
     @property
     def surrogate(self) -> FourierSurrogate | LightConeSurrogate | None:
-        """The fitted series; None before ``prepare`` and in live mode.
-
-        Of all outcomes; of P(x_k = 1) alone where that takes fewer circuits (without entanglement, but for shot noise).
-        """
+        """The series, None before ``prepare`` and in live mode; of P(x_k = 1) alone where that takes fewer circuits."""
         return self._surrogate
 
     @property
@@ -187,9 +188,9 @@ class CircuitPerturbation(Perturbation):
             report["surrogate_clipped_mass"] = float(self._surrogate.clipped_mass(points).mean())  # type: ignore
         if self.calibration:
             return report | {f"calibration_{name}": value for name, value in self._tests.items()}
-        fresh = torch.from_numpy(self._count(points.numpy(), step=None))
+        fresh = torch.from_numpy(self.measure(points.numpy(), step=None))
         if self._modulation is None:
-            fresh = (1 + fresh @ self._matrix()) / 2
+            fresh = (1 + fresh @ self.matrix) / 2
         noise = self._surrogate.variance(points)
         if shots := self.network.qnn.shots:
             noise = noise + fresh * (1 - fresh) / max(shots - 1, 1)
@@ -216,7 +217,7 @@ class CircuitPerturbation(Perturbation):
             return self._modulation(angles).clamp(-1, 1)
         rng = np.random.default_rng((self.shot_noise_seed, step + 1))
         sampled = self._surrogate.sample(angles, self.shot_noise, rng)  # type: ignore[union-attr]
-        return sampled @ self._matrix().to(sampled)
+        return sampled @ self.matrix.to(sampled)
 
     def _run(self, angles: Tensor, step: int) -> Tensor:
         if len(angles) > self.max_circuits:
@@ -224,9 +225,7 @@ class CircuitPerturbation(Perturbation):
                 f"A live step would run {len(angles)} circuits, more than max_circuits={self.max_circuits}; "
                 "use mode='surrogate', scope='first_of_tensor' or 'first_of_model', or raise max_circuits"
             )
-        return from_rank_0(lambda: torch.from_numpy(self._count(angles.cpu().numpy(), step)) @ self._matrix()).to(
-            angles
-        )
+        return from_rank_0(lambda: torch.from_numpy(self.measure(angles.cpu().numpy(), step)) @ self.matrix).to(angles)
 
     def _fit(self) -> str:
         start = time.perf_counter()
@@ -249,7 +248,7 @@ class CircuitPerturbation(Perturbation):
                 log.warning(f"Calibration {self.calibration}: {warning}")
             return calibration.surrogate, calibration.results()
         with self.network.counting_for(self):
-            if self.shot_noise is not None:  # shots are drawn from all outcomes
+            if self.joint:
                 return FourierSurrogate.fit(self.network, self.weights), {}
             names = modulation_observables(self.num_qubits, self.decode_chain)
             return fit_smallest(self.network, self.weights, names), {}
@@ -259,17 +258,20 @@ class CircuitPerturbation(Perturbation):
 
         self._surrogate = surrogate
         if isinstance(surrogate, FourierSurrogate):
-            self._modulation = surrogate.project(self._matrix())
+            self._modulation = surrogate.project(self.matrix)
         if self.center == "zero":
             zero = torch.zeros(1, self.num_qubits, dtype=torch.float64)
             self._offset = (2 * surrogate(zero) - 1) if self._modulation is None else self._modulation(zero)
 
-    def _matrix(self) -> Tensor:
+    @property
+    def matrix(self) -> Tensor:
+        """(2**n, n) float64: outcome probabilities times this matrix are s."""
         from lightning_qsgd.quantum import modulation_matrix
 
         return modulation_matrix(self.num_qubits, self.decode_chain)
 
-    def _count(self, inputs: np.ndarray, step: int | None) -> np.ndarray:
+    def measure(self, inputs: np.ndarray, step: int | None) -> np.ndarray:
+        """Run circuits now: inputs (B, n) to frequencies (B, 2**n); see ``QuantumNetwork.probabilities``."""
         with self.network.counting_for(self):
             return self.network.probabilities(inputs, self.weights, step=step)
 
@@ -287,8 +289,8 @@ class CircuitPerturbation(Perturbation):
         self._offset = state.get("offset") if self.center == "zero" else None
         prefix = "surrogate."
         surrogate = {name.removeprefix(prefix): value for name, value in state.items() if name.startswith(prefix)}
-        whole = "coefficients" in surrogate  # of all outcomes, as shot noise needs it; otherwise it is measured anew
-        if surrogate and self.mode == "surrogate" and (whole or self.shot_noise is None):
+        whole = "coefficients" in surrogate  # of all outcomes; where it must be, another one is measured anew
+        if surrogate and self.mode == "surrogate" and (whole or not self.joint):
             from lightning_qsgd.quantum import FourierSurrogate, LightConeSurrogate
 
             self._set_surrogate((FourierSurrogate if whole else LightConeSurrogate).from_state_dict(surrogate))

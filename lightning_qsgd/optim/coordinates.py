@@ -65,5 +65,49 @@ def write(tensors: Sequence[Tensor], sizes: Sequence[int], values: Tensor) -> No
             t[_index(t, 0, n)] = part.to(t)
 
 
+def alike(params: Sequence[Tensor]) -> list[list[Tensor]]:
+    """Tensors of one device and dtype together."""
+    groups: dict[tuple[torch.device, torch.dtype], list[Tensor]] = {}
+    for p in params:
+        groups.setdefault((p.device, p.dtype), []).append(p)
+    return list(groups.values())
+
+
+def chunks(sizes: Sequence[int], block: int, limit: int) -> list[list[tuple[int, int, int]]]:
+    """Cut tensors, one after the other, into chunks of about ``limit`` coordinates, at ends of blocks.
+
+    Returns:
+        For each chunk its pieces: (number of the tensor, first coordinate, coordinates).
+    """
+    chunks: list[list[tuple[int, int, int]]] = [[]]
+    limit = max(limit // block, 1) * block
+    left = limit
+    for number, size in enumerate(sizes):
+        start = 0
+        while start < size:
+            if left < block:
+                chunks.append([])
+                left = limit
+            length = min(size - start, left // block * block)
+            chunks[-1].append((number, start, length))
+            start += length
+            left -= -(-length // block) * block
+    return chunks
+
+
+def write_pieces(params: Sequence[Tensor], pieces: Sequence[tuple[int, int, int]], values: Sequence[Tensor]) -> None:
+    """Set pieces of tensors, in C order."""
+    views, parts = [], []
+    for (number, start, length), value in zip(pieces, values, strict=True):
+        p = params[number]
+        if p.is_contiguous():
+            views.append(p.view(-1)[start : start + length])
+            parts.append(value)
+        else:
+            p[_index(p, start, length)] = value
+    if views:
+        torch._foreach_copy_(views, parts)  # pyright: ignore[reportPrivateImportUsage]
+
+
 def _index(tensor: Tensor, start: int, size: int) -> tuple[Tensor, ...]:
     return torch.unravel_index(torch.arange(start, start + size, device=tensor.device), tensor.shape)

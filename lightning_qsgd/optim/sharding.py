@@ -4,7 +4,6 @@ A DTensor is cut along its first dimension, so that each rank holds one run of i
 the perturbation may straddle two runs, or more where they are short.
 """
 
-import io
 import sys
 from collections.abc import Sequence
 from typing import Any, NamedTuple
@@ -124,15 +123,3 @@ def sum_over_ranks(values: Tensor, runs: Sequence[Run]) -> Tensor:
         torch.distributed.all_reduce(part, group=group)
         total[rows] = part
     return total
-
-
-def pack(state: dict[str, Any]) -> bytes:
-    """A state as one value: distributed checkpoints restore tensors only where the new run has them in that shape."""
-    buffer = io.BytesIO()
-    torch.save(state, buffer)
-    return buffer.getvalue()
-
-
-def unpack(packed: bytes) -> dict[str, Any]:
-    """What :func:`pack` was given."""
-    return torch.load(io.BytesIO(packed), weights_only=True)

@@ -6,7 +6,6 @@ gradient descent (the other "QSGD").
 
 from __future__ import annotations
 
-import warnings
 from collections.abc import Callable, Iterable, Sequence
 from typing import Any, get_args
 
@@ -16,6 +15,7 @@ from torch.optim.optimizer import ParamsT
 
 from lightning_qsgd.optim.adam import Lists, adam_step
 from lightning_qsgd.optim.blocks import Piece, chunks, touched
+from lightning_qsgd.optim.displacement import MeasuredDisplacement
 from lightning_qsgd.optim.modulation import ask, ask_at_once
 from lightning_qsgd.optim.param_groups import (
     LEGAL_COMBINATIONS as LEGAL_COMBINATIONS,
@@ -31,17 +31,17 @@ from lightning_qsgd.optim.param_groups import (
     participates,
 )
 from lightning_qsgd.optim.perturbation import Perturbation, SinePerturbation
-from lightning_qsgd.optim.sharding import is_dtensor, pack, refuse_unknown_sharding, unpack
+from lightning_qsgd.optim.saved_state import SavedState
+from lightning_qsgd.optim.sharding import refuse_unknown_sharding
 from lightning_qsgd.optim.statistics import Tally, warn_if_constant
 from lightning_qsgd.optim.update import step_few, step_in_chunks
 
-_STATE_KEY = "perturbation_state"
 #: Slots of a chunk with scope "all": small enough for a CPU's cache, large enough for an accelerator.
 _CHUNK = {"cpu": 2**18}
 _LARGE_CHUNK = 2**24
 
 
-class SuperpositionalGradientDescent(torch.optim.AdamW):
+class SuperpositionalGradientDescent(SavedState):
     r"""AdamW whose step gains the perturbation lambda * Q(theta, g).
 
     .. math::
@@ -74,6 +74,8 @@ class SuperpositionalGradientDescent(torch.optim.AdamW):
             torch's schedulers set it: with OneCycleLR that is max_lr / div_factor).
         bias_correction: Adam's correction of its moments (default: True; the paper's formula prints none). False needs
             all parameters of a group to have taken equally many steps.
+        displacement: gradients are taken at weights that it displaces: in ``step(closure)``, or where the loss and its
+            gradients are computed within ``displaced()``. None (default): at the weights themselves.
         foreach, fused, maximize, amsgrad: as in torch.optim.AdamW. With fused=True a GradScaler unscales gradients and
             skips steps itself, as it does for other optimizers (torch's fused AdamW does both inside of its kernel, and
             would show the perturbation scaled gradients), and tensors that are not contiguous take the plain loop.
@@ -93,7 +95,8 @@ class SuperpositionalGradientDescent(torch.optim.AdamW):
 
     Raises:
         ValueError: for an invalid value or combination, capturable, differentiable, or FSDP1's flat parameters.
-        RuntimeError: for sparse or complex gradients, or bias_correction=False with parameters of different age.
+        RuntimeError: for sparse or complex gradients, or bias_correction=False with parameters of different age;
+            for ``step()`` with a displacement and gradients that are not of displaced weights.
     """
 
     def __init__(
@@ -111,6 +114,7 @@ class SuperpositionalGradientDescent(torch.optim.AdamW):
         scale: Scale = "gradient",
         coupling: Coupling = "lr",
         bias_correction: bool = True,
+        displacement: MeasuredDisplacement | None = None,
         foreach: bool | None = None,
         fused: bool | None = None,
         maximize: bool = False,
@@ -124,13 +128,14 @@ class SuperpositionalGradientDescent(torch.optim.AdamW):
         if not isinstance(self.perturbation, Perturbation):
             raise ValueError(f"Invalid perturbation: {perturbation!r}; it must be a Perturbation")
         self.scope: Scope = scope
+        self.displacement = displacement
         self._schedule = quantum_weight if callable(quantum_weight) else None
         self._step = 0  # optimizer steps with lr > 0 so far
         self._warned = False
         self.record_statistics = False
         self.statistics: dict[str, Tensor] | None = None
         self._tally: Tally | None = None
-        self._options = {
+        self._options: dict[str, Any] = {
             "quantum_weight": checked_weight(self._schedule(0) if self._schedule else quantum_weight),
             "scheduled": self._schedule is not None,
             "target": target,
@@ -141,7 +146,7 @@ class SuperpositionalGradientDescent(torch.optim.AdamW):
         kernels = {"foreach": foreach, "fused": fused, "capturable": capturable, "differentiable": differentiable}
         super().__init__(params, lr, betas, eps, weight_decay, amsgrad, maximize=maximize, **kernels)
         self.defaults |= self._options
-        self.param_groups[0].setdefault(_STATE_KEY, {})  # a key that torch's flattened state dicts look for
+        self.__setstate__({})
         self._step_supports_amp_scaling = False  # a GradScaler then unscales gradients, and skips steps, before ours
 
     def add_param_group(self, param_group: dict[str, Any]) -> None:
@@ -164,18 +169,16 @@ class SuperpositionalGradientDescent(torch.optim.AdamW):
                 raise ValueError(f"Invalid lr: {group['initial_lr']}; coupling='decoupled' is relative to it")
 
     def prepare(self) -> str | None:
-        """Do the perturbation's one-time work (fit its surrogate) now; otherwise the first step that needs it does."""
+        """Do the one-time work now, such as fitting surrogates; otherwise the first step that needs it does."""
         needed = any(map(participates, self.param_groups))
-        return self.perturbation.prepare() if needed else None
+        lines = (self.perturbation.prepare() if needed else None, self.displacement and self.displacement.prepare())
+        return "\n".join(filter(None, lines)) or None
 
     @torch.compiler.disable(reason="a perturbation is any Python, and may run circuits")
     @torch.no_grad()
     def step(self, closure: Callable[[], Tensor | float] | None = None) -> Any:
         """One step of all groups; ``closure`` recomputes the loss, as in torch.optim. torch.compile leaves it alone."""
-        loss = None
-        if closure is not None:
-            with torch.enable_grad():
-                loss = closure()
+        loss = self._evaluate(closure)
         for group in self.param_groups:
             if group["scheduled"] and self._schedule is not None:
                 group["quantum_weight"] = checked_weight(self._schedule(self._step))
@@ -224,7 +227,7 @@ class SuperpositionalGradientDescent(torch.optim.AdamW):
             self._tally, self.statistics = tally, tally.statistics()
 
     def _numbers(self, params: Iterable[Tensor]) -> list[int]:
-        number_of = {p: i for i, p in enumerate(p for group in self.param_groups for p in group["params"])}
+        number_of = {p: i for i, p in enumerate(self._all_parameters())}
         return [number_of[p] for p in params]
 
     def statistics_of(self, params: Iterable[Tensor]) -> dict[str, Tensor]:
@@ -246,71 +249,3 @@ class SuperpositionalGradientDescent(torch.optim.AdamW):
             self._warned = True
             warn_if_constant(s, next(group for group in self.param_groups if participates(group)))
         return s
-
-    # ---- state
-
-    def state_dict(self) -> dict[str, Any]:
-        """As torch's, and the perturbation's state in the first group: sharded checkpoints lose any other place."""
-        state = super().state_dict()
-        own = {"step": self._step, "scope": self.scope, "identity": self.perturbation.identity()}
-        inner = self.perturbation.state_dict()
-        if any(is_dtensor(p) for group in self.param_groups for p in group["params"]):
-            inner = {"packed": pack(inner)}
-        state["param_groups"][0][_STATE_KEY] = own | inner
-        return state
-
-    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        """Load a state of this class, or of a plain AdamW: the perturbation then starts anew.
-
-        As in torch, the state's options win over the constructor's; a difference in this class's options is warned of.
-        A schedule of quantum_weight is no state: it is the constructor's.
-
-        Raises:
-            ValueError: if the state belongs to another perturbation or scope.
-        """
-        first, *rest = state_dict["param_groups"]
-        own = first.get(_STATE_KEY)
-        before = [{name: group[name] for name in self._options} for group in self.param_groups]
-        groups = [{k: v for k, v in first.items() if k != _STATE_KEY}, *rest]
-        if len(groups) == len(before):  # otherwise torch refuses it; options that a plain AdamW lacks stay
-            groups = [mine | loaded for mine, loaded in zip(before, groups, strict=True)]
-        if own:
-            for name, mine in (("identity", self.perturbation.identity()), ("scope", self.scope)):
-                if own[name] != mine:
-                    raise ValueError(
-                        f"The state belongs to {own[name]}, this optimizer has {mine}; resume with the "
-                        "same perturbation and scope, or start a new run"
-                    )
-        super().load_state_dict({**state_dict, "param_groups": groups})
-        for old, group in zip(before, self.param_groups, strict=True):
-            group |= {"capturable": False, "differentiable": False}
-            if old["scheduled"] or group["scheduled"]:
-                group |= {"scheduled": old["scheduled"], "quantum_weight": old["quantum_weight"]}
-            if changed := [f"{k} {old[k]!r} by {group[k]!r}" for k in old if group[k] != old[k]]:
-                warnings.warn(f"The loaded state replaces {', '.join(changed)}", stacklevel=2)
-        if own:
-            self._step = int(own["step"])
-            self.perturbation.load_state_dict(unpack(own["packed"]) if "packed" in own else own)
-        self.param_groups[0].setdefault(_STATE_KEY, {})
-
-    def __getstate__(self) -> dict[str, Any]:
-        own = (
-            "perturbation",
-            "scope",
-            "_schedule",
-            "_step",
-            "_warned",
-            "_options",
-            "record_statistics",
-            "statistics",
-            "_tally",
-        )
-        return {**super().__getstate__(), **{name: getattr(self, name) for name in own}}
-
-    def __setstate__(self, state: dict[str, Any]) -> None:
-        super().__setstate__(state)
-        for group in self.param_groups:
-            for name, value in self._options.items():
-                group.setdefault(name, value)
-            if group["coupling"] == "decoupled":
-                group.setdefault("initial_lr", float(group["lr"]))

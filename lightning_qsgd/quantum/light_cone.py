@@ -85,6 +85,8 @@ class LightConeSurrogate:
         self.num_inputs, self.num_points = num_inputs, num_points
         self.parts = [(list(inputs), list(outputs), surrogate) for inputs, outputs, surrogate in parts]
         self._order = np.argsort([output for _, outputs, _ in self.parts for output in outputs]).tolist()
+        single = all(len(inputs) == 1 for inputs, _, _ in self.parts)
+        self._waves = _Waves(self.parts) if single else None
 
     @property
     def shots(self) -> int:
@@ -131,6 +133,8 @@ class LightConeSurrogate:
 
     def __call__(self, inputs: Tensor) -> Tensor:
         """(B, n) to (B, observables): probabilities of odd parity as the series give them; differentiable."""
+        if self._waves is not None:
+            return self._waves(inputs)
         return self._gather([surrogate(inputs[:, own]) for own, _, surrogate in self.parts])
 
     def variance(self, inputs: Tensor) -> Tensor:
@@ -166,3 +170,27 @@ class LightConeSurrogate:
             inputs, outputs = part["inputs"].tolist(), part["outputs"].tolist()
             parts.append((inputs, outputs, FourierSurrogate.from_state_dict(part)))
         return cls(state["num_inputs"], parts, state["num_points"])
+
+
+class _Waves:
+    """Outputs of one input each as sums of cosines, all at once: amplitude * cos(k * x - shift)."""
+
+    def __init__(self, parts: Sequence[tuple[Sequence[int], Sequence[int], FourierSurrogate]]) -> None:
+        outputs = sum(len(own) for _, own, _ in parts)
+        terms = max(len(surrogate.coefficients) for *_, surrogate in parts)
+        table = torch.zeros(terms, outputs, dtype=torch.float64)
+        self.inputs = [0] * outputs
+        for (own,), columns, surrogate in parts:
+            table[: len(surrogate.coefficients), columns] = surrogate.coefficients
+            for column in columns:
+                self.inputs[column] = own
+        self.constant = table[0]
+        self.amplitudes, self.shifts = torch.hypot(table[1::2], table[2::2]), torch.atan2(table[2::2], table[1::2])
+
+    def __call__(self, inputs: Tensor) -> Tensor:
+        """(B, n) to (B, O)."""
+        x = inputs if self.inputs == list(range(inputs.shape[1])) else inputs[:, self.inputs]
+        value = self.constant.to(x).expand(len(x), -1)
+        for k, (amplitude, shift) in enumerate(zip(self.amplitudes.to(x), self.shifts.to(x), strict=True), 1):
+            value = torch.addcmul(value, amplitude, (k * x - shift).cos())
+        return value

@@ -64,7 +64,7 @@ def whole(module):
 
 def main(folder, scope):
     torch.set_num_threads(1)
-    trainer, module = fit(folder, scope, 1, ModelParallelStrategy(data_parallel_size=2, tensor_parallel_size=1), 2)
+    trainer, _ = fit(folder, scope, 1, ModelParallelStrategy(data_parallel_size=2, tensor_parallel_size=1), 2)
     trainer.save_checkpoint(folder / "checkpoint")
     trainer, resumed = fit(
         folder,

@@ -123,3 +123,17 @@ def test_an_observable_without_inputs_is_a_constant():
     circuit.x(1)
     surrogate = LightConeSurrogate.fit(QuantumNetwork(Ansatz(circuit, list(x))), observables=["Z1"])
     torch.testing.assert_close(surrogate(torch.randn(4, 1)), torch.ones(4, 1))
+
+
+def test_outputs_of_one_input_each_are_summed_at_once():
+    parts = []
+    for own, outputs, terms in ((2, [1], 5), (0, [2, 0], 3), (1, [3], 1)):
+        coefficients = torch.randn(terms, len(outputs), dtype=torch.float64)
+        parts.append(([own], outputs, FourierSurrogate(coefficients)))
+    surrogate = LightConeSurrogate(3, parts, num_points=5)
+    inputs = torch.randn(50, 3, dtype=torch.float64)
+    expected = torch.empty(50, 4, dtype=torch.float64)
+    for (own,), outputs, series in parts:
+        expected[:, outputs] = series(inputs[:, [own]])
+    torch.testing.assert_close(surrogate(inputs), expected, atol=1e-12, rtol=0)
+    torch.testing.assert_close(surrogate(inputs.float()), expected.float(), atol=1e-5, rtol=1e-5)

@@ -1,0 +1,145 @@
+"""What an optimizer needs to take its gradients at displaced weights."""
+
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from lightning_qsgd.optim.displacement import MeasuredDisplacement
+from lightning_qsgd.optim.perturbation import require
+
+_PREFIX = "displacement."  # of its state among the perturbation's
+_NONE = "no displacement"
+
+
+class DisplacedGradients(torch.optim.Optimizer):
+    """Base of optimizers with a ``displacement``; a subclass sets the attributes and calls :meth:`_evaluate`.
+
+    Attributes:
+        displacement: the displacement, or None.
+    """
+
+    displacement: MeasuredDisplacement | None
+    _step: int
+
+    def displace(self, draw: int = 0) -> None:
+        """Displace the weights for gradients of this step, until ``displacement.restore()``.
+
+        Args:
+            draw: number of the displacement within the step, such as the micro-batch's. Default: 0.
+
+        Raises:
+            RuntimeError: without a displacement, or if the weights are displaced already.
+        """
+        if self.displacement is None:
+            raise RuntimeError("This optimizer has no displacement; give it displacement=MeasuredDisplacement(...)")
+        self.displacement.displace(self._all_parameters(), self._step, draw)
+
+    @contextmanager
+    def displaced(self, draw: int = 0) -> Iterator[None]:
+        """Displaced weights within the block, for loops without closure; see :meth:`displace`.
+
+        Example: ``with optimizer.displaced(): loss_of(model(batch)).backward()``, and then ``optimizer.step()``.
+        """
+        self.displace(draw)
+        try:
+            yield
+        finally:
+            if self.displacement is not None:
+                self.displacement.restore()
+
+    def _all_parameters(self) -> list[Tensor]:
+        return [p for group in self.param_groups for p in group["params"]]
+
+    def _evaluate(self, closure: Callable[[], Any] | None) -> Any:
+        return evaluate(closure, self.displacement, self._all_parameters(), self._step)
+
+    def _displacement_state(self) -> dict[str, Any]:
+        """Flat; its identity alone where there is none."""
+        state = {"identity": _NONE} if self.displacement is None else self.displacement.state_dict()
+        return {f"{_PREFIX}{name}": value for name, value in state.items()}
+
+    def _check_displacement(self, state: dict[str, Any]) -> None:
+        theirs = state.get(f"{_PREFIX}identity", _NONE)
+        mine = _NONE if self.displacement is None else self.displacement.identity()
+        if theirs != mine:
+            raise ValueError(
+                f"The state belongs to {theirs}, this optimizer has {mine}; resume with the same displacement, or "
+                "start a new run"
+            )
+
+    def _load_displacement_state(self, state: dict[str, Any]) -> None:
+        if self.displacement is not None:
+            own = {name[len(_PREFIX) :]: value for name, value in state.items() if name.startswith(_PREFIX)}
+            self.displacement.load_state_dict(own)
+
+
+def evaluate(
+    closure: Callable[[], Any] | None, displacement: MeasuredDisplacement | None, params: Sequence[Tensor], step: int
+) -> Any:
+    """The loss and the gradients of one optimizer step, at displaced weights where there is a displacement.
+
+    Args:
+        closure: zeroes the gradients, computes loss and gradients, returns the loss; None: gradients are there.
+        displacement: its ``copies`` displacements are averaged, unless the weights are displaced already: then the
+            closure is called once. None: the closure is called as it is.
+        params: the optimizer's parameters. One without gradient at one displacement counts 0 there.
+        step: the optimizer's step.
+
+    Returns:
+        The mean loss; None without closure. The weights are the exact ones afterwards.
+
+    Raises:
+        RuntimeError: without closure, if there was no displacement since the last step, or one is still active.
+        ValueError: for an odd number of copies with bias="antithetic".
+    """
+    if displacement is None:
+        with torch.enable_grad():
+            return None if closure is None else closure()
+    if closure is None:
+        if displacement.active:
+            raise RuntimeError("step() was called at displaced weights; call it after the block of displaced()")
+        if not displacement.draws:
+            raise RuntimeError(
+                "step() got gradients of weights that were not displaced; call step(closure), or compute the loss and "
+                "its gradients within `with optimizer.displaced():`"
+            )
+        loss = None
+    elif displacement.active:
+        try:
+            with torch.enable_grad():
+                loss = closure()
+        finally:
+            displacement.restore()
+    else:
+        loss = _mean_of_copies(closure, displacement, params, step)
+    assert not displacement.active
+    displacement.draws = 0
+    return loss
+
+
+def _mean_of_copies(
+    closure: Callable[[], Any], displacement: MeasuredDisplacement, params: Sequence[Tensor], step: int
+) -> Any:
+    copies = displacement.copies
+    if displacement.bias == "antithetic":
+        require("copies", copies, copies % 2 == 0, "even with bias='antithetic': its draws come in pairs")
+    losses, means = [], {}
+    for draw in range(copies):
+        displacement.displace(params, step, draw)
+        try:
+            with torch.enable_grad():
+                losses.append(closure())
+        finally:
+            displacement.restore()
+        if copies == 1:
+            return losses[0]
+        for p in params:
+            if p.grad is not None:
+                means[p] = p.grad / copies if p not in means else means[p].add_(p.grad, alpha=1 / copies)
+                p.grad = None
+    for p, mean in means.items():
+        p.grad = mean
+    return None if None in losses else sum(losses) / copies

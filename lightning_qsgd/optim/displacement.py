@@ -1,0 +1,245 @@
+"""MeasuredDisplacement: gradients at weights that are displaced by measured bits.
+
+The gradient is taken at theta + r * d and applied to theta. For d of mean 0 that is randomized smoothing (the gradient
+of the loss averaged over the displacements), whatever d comes from: the sources "sign" and "gaussian" show whether
+measuring a circuit adds anything. arXiv 2511.01918 speaks of "evaluating multiple parameter configurations"; its
+equations have nothing of the kind.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from typing import Any, Literal, get_args
+
+import numpy as np
+import torch
+from torch import Tensor
+from torch.nn.functional import pad
+
+from lightning_qsgd.optim.circuit_perturbation import CircuitPerturbation
+from lightning_qsgd.optim.coordinates import alike, chunks, write_pieces
+from lightning_qsgd.optim.perturbation import require
+from lightning_qsgd.optim.single_shot import single_shot
+
+Source = Literal["circuit", "hadamard", "sign", "gaussian"]
+Bias = Literal["centred", "antithetic", "none"]
+CHUNK = 2**20  # coordinates displaced at once: bounds the memory beside the exact copies
+
+
+class MeasuredDisplacement:
+    """Displaces weights by r * d before a gradient, and puts the exact ones back.
+
+    Args:
+        radius: r, at least 0: a number, or a function of the optimizer's step (from 0).
+        relative: True (default): r is a multiple of each tensor's root mean square (a tensor of zeros does not move);
+            False: r is in units of the weights.
+        copies: gradients at different displacements that ``step(closure)`` averages, at least 1. Default: 1.
+        source: where d comes from:
+
+            - "circuit" (default): each tensor, flattened in C order and padded with angle 0, is cut into blocks of
+              num_qubits; the circuit with angles pi * theta is measured once per block, and gives bits b;
+            - "hadamard": measured qubits after one H gate each, which are fair coins: the numbers of "sign";
+            - "sign": -1 or 1 with equal probability;
+            - "gaussian": standard normal numbers.
+        circuit: what "circuit" measures, without ``center``. None (default): the paper's circuit at depth 1 on 4 qubits
+            without CNOTs and rotations, where P(b = 1) = (1 + sin(pi * theta)) / 2: the sine of Eq. 2.
+        bias: what becomes of the mean of a circuit's bits, s = E[2b - 1]:
+
+            - "centred" (default): d = 1 - 2b + s, of mean 0 and variance 1 - s^2;
+            - "antithetic": d = 1 - 2b in draw 2j and its opposite in draw 2j + 1: of mean 0 over a pair. For every
+              source; ``copies`` must be even;
+            - "none": d = 1 - 2b, so that the gradient is taken around theta - r * s.
+
+            The other sources have s = 0: "centred" and "none" are the same there.
+        seed: of all randomness, at least 0; with the step and the number of the draw it decides d. Default: 0.
+
+    Ranks of a distributed run displace alike. Layers that keep running statistics see the displaced weights.
+
+    Attributes:
+        draws: displacements since the optimizer's last step.
+
+    Raises:
+        ValueError: for an invalid value, or a circuit with ``center``.
+    """
+
+    def __init__(
+        self,
+        radius: float | Callable[[int], float],
+        relative: bool = True,
+        copies: int = 1,
+        source: Source = "circuit",
+        circuit: CircuitPerturbation | None = None,
+        bias: Bias = "centred",
+        seed: int = 0,
+    ) -> None:
+        if not callable(radius):
+            _checked_radius(radius)
+        require("copies", copies, copies >= 1, "at least 1")
+        require("source", source, source in get_args(Source), f"one of {', '.join(get_args(Source))}")
+        require("bias", bias, bias in get_args(Bias), f"one of {', '.join(get_args(Bias))}")
+        require("seed", seed, seed >= 0, "at least 0")
+        if circuit is not None and source != "circuit":
+            raise ValueError(f"Invalid circuit: {circuit.identity()}; source={source!r} measures none, leave it null")
+        if source == "circuit" and circuit is None:
+            circuit = CircuitPerturbation(num_qubits=4, depth=1, entanglement="none", rotations="zero")
+        if circuit is not None:
+            require("circuit.center", circuit.center, circuit.center is None, "null: bias decides about the mean")
+            circuit.joint |= circuit.entanglement != "none"
+        self.radius, self.relative, self.copies = radius, relative, copies
+        self.source: Source = source
+        self.bias: Bias = bias
+        self.circuit, self.seed = circuit, seed
+        self.draws = 0
+        self._saved: list[tuple[list[Tensor], Tensor]] | None = None  # tensors, and what they held, flat
+
+    def identity(self) -> str:
+        """What a checkpoint must agree on to be continued; radius and copies may change."""
+        circuit = "" if self.circuit is None else f", {self.circuit.identity()}"
+        settings = f"source={self.source}, relative={self.relative}, bias={self.bias}, seed={self.seed}{circuit}"
+        return f"MeasuredDisplacement({settings})"
+
+    def prepare(self) -> str | None:
+        """Do the circuit's one-time work, unless it is done; returns a line about it, or None."""
+        return None if self.circuit is None else self.circuit.prepare()
+
+    @property
+    def active(self) -> bool:
+        """Whether weights are displaced now."""
+        return self._saved is not None
+
+    @torch.no_grad()
+    def displace(self, params: Sequence[Tensor], step: int, draw: int = 0) -> None:
+        """Add r * d to the weights, in place, rounding to their dtype, and keep exact copies.
+
+        Args:
+            params: tensors of any shapes, strides, devices and floating dtypes; those that need no gradient stay.
+            step: the optimizer's step, at least 0.
+            draw: number of the displacement within the step, at least 0.
+
+        Raises:
+            RuntimeError: if weights are displaced already.
+            ValueError: for sharded or complex weights, or an invalid radius of the schedule.
+        """
+        if self.active:
+            raise RuntimeError("The weights are displaced already; restore() them before the next displacement")
+        params = [p for p in params if p.requires_grad and p.numel()]
+        _check(params)
+        radius = _checked_radius(self.radius(step)) if callable(self.radius) else float(self.radius)
+        self._saved = []
+        self.draws += 1
+        if not radius:
+            return
+        pair = draw // 2 if self.bias == "antithetic" else draw
+        entropy = np.random.SeedSequence(self.seed, spawn_key=(step, pair)).generate_state(1, np.uint64)
+        generator = torch.Generator().manual_seed(int(entropy[0] >> 1))
+        sign = -1.0 if self.bias == "antithetic" and draw % 2 else 1.0
+        try:
+            for number, group in enumerate(alike(params)):
+                saved = torch.cat([p.detach().reshape(-1) for p in group])
+                self._saved.append((group, saved))
+                self._displace(group, saved, radius * sign, generator, (step, pair, number))
+        except BaseException:
+            self.restore()
+            raise
+
+    @torch.no_grad()
+    def restore(self) -> None:
+        """Put the exact weights back; nothing happens where none are displaced."""
+        for params, saved in self._saved or ():
+            values = saved.split([p.numel() for p in params])
+            torch._foreach_copy_(params, [v.view_as(p) for v, p in zip(values, params, strict=True)])  # pyright: ignore[reportPrivateImportUsage]
+        self._saved = None
+
+    @contextmanager
+    def undisplaced(self) -> Iterator[None]:
+        """The exact weights within the block, the displaced ones again after it."""
+        before = [(params, [p.detach().clone() for p in params]) for params, _ in self._saved or ()]
+        saved = self._saved
+        self.restore()
+        try:
+            yield
+        finally:
+            self._saved = saved
+            with torch.no_grad():
+                for params, values in before:
+                    torch._foreach_copy_(params, values)  # pyright: ignore[reportPrivateImportUsage]
+
+    def _displace(
+        self, params: list[Tensor], saved: Tensor, radius: float, generator: torch.Generator, key: tuple[int, ...]
+    ) -> None:
+        dtype = torch.float64 if saved.dtype == torch.float64 else torch.float32
+        sizes = [p.numel() for p in params]
+        scales = [torch.tensor(radius, dtype=dtype, device=saved.device)] * len(params)
+        if self.relative:
+            norms = torch._foreach_norm(list(saved.split(sizes)), 2, dtype)  # pyright: ignore[reportPrivateImportUsage]
+            scales = [norm * (radius / math.sqrt(size)) for norm, size in zip(norms, sizes, strict=True)]
+        low = 0
+        for number, pieces in enumerate(chunks(sizes, self._block, self._chunk)):
+            lengths = [length for _, _, length in pieces]
+            theta = saved[low : low + sum(lengths)]
+            low += len(theta)
+            change = self._directions(theta.to(dtype), lengths, generator, (*key, number))
+            torch._foreach_mul_(change.split(lengths), [scales[i] for i, _, _ in pieces])  # pyright: ignore[reportPrivateImportUsage]
+            values = change.add_(theta).to(saved.dtype)
+            write_pieces(params, pieces, values.split(lengths))
+
+    @property
+    def _block(self) -> int:  # coordinates that are measured together
+        return 1 if self.circuit is None else self.circuit.num_qubits
+
+    @property
+    def _chunk(self) -> int:  # fewer where each block has the probabilities of many outcomes
+        return CHUNK if self.circuit is None else min(CHUNK, 4 * CHUNK * self._block // 2**self._block)
+
+    def _directions(
+        self, theta: Tensor, lengths: list[int], generator: torch.Generator, key: tuple[int, ...]
+    ) -> Tensor:  # d, flat; a tensor of its own
+        if self.source == "gaussian":
+            return torch.randn(theta.shape, generator=generator, dtype=theta.dtype).to(theta.device)
+        if self.circuit is None:
+            return _fair_signs(len(theta), generator).to(theta)
+        n = self._block
+        padding = [-length % n for length in lengths]
+        if any(padding):
+            theta = torch.cat([pad(x, (0, more)) for x, more in zip(theta.split(lengths), padding, strict=True)])
+        angles = (theta * math.pi).view(-1, n)
+        with torch.autocast(angles.device.type, enabled=False):
+            x, s = single_shot(self.circuit, angles, generator, key)
+        d = (s - x if self.bias == "centred" else -x).view(-1)
+        if any(padding):
+            d = torch.cat(d.split([length for run in zip(lengths, padding, strict=True) for length in run])[::2])
+        return d
+
+    def state_dict(self) -> dict[str, Any]:
+        """The identity, and the circuit's state: flat. Draws follow from the optimizer's step."""
+        return {"identity": self.identity()} | ({} if self.circuit is None else self.circuit.state_dict())
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Take over what :meth:`state_dict` returned; the optimizer has compared the two identities before."""
+        if self.circuit is not None:
+            self.circuit.load_state_dict(state)
+
+
+def _checked_radius(radius: Any) -> float:
+    require("radius", radius, 0 <= float(radius) < math.inf, "a finite number of at least 0, or a schedule of such")
+    return float(radius)
+
+
+def _check(params: Sequence[Tensor]) -> None:
+    """Refuse what cannot be displaced."""
+    for p in params:
+        if not p.is_floating_point():
+            raise ValueError(f"Invalid parameter: {p.dtype}; a displacement needs real floating-point weights")
+    if torch.distributed.is_available() and torch.distributed.is_initialized():
+        from torch.distributed.tensor import DTensor
+
+        if any(isinstance(p, DTensor) for p in params):
+            raise ValueError("Invalid parameter: a DTensor; displacements do not support sharded weights, use DDP")
+
+
+def _fair_signs(size: int, generator: torch.Generator) -> Tensor:
+    """(size,) int8: -1 or 1, one random bit each."""
+    words = torch.empty(-(-size // 8), dtype=torch.uint8).random_(generator=generator)
+    return 1 - 2 * torch.from_numpy(np.unpackbits(words.numpy(), count=size).view(np.int8))
