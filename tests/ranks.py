@@ -7,10 +7,12 @@ import torch
 
 
 class SaveRanks(L.Callback):
-    """Saves each rank's weights and circuit count into the run folder."""
+    """Saves each rank's weights, circuit count and whether it ran circuits itself into the run folder."""
 
     def on_train_end(self, trainer, pl_module):
-        state = {"weights": pl_module.state_dict(), "circuits": trainer.optimizers[0].perturbation.circuits}
+        perturbation = trainer.optimizers[0].perturbation
+        state = {"weights": pl_module.state_dict(), "circuits": perturbation.circuits}
+        state["ran"] = perturbation._network is not None
         torch.save(state, Path(trainer.log_dir) / f"rank{trainer.global_rank}.pt")
 
 

@@ -13,7 +13,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from lightning_qsgd.optim.distributed import from_rank_0
+from lightning_qsgd.optim.distributed import counted_from_rank_0
 from lightning_qsgd.optim.perturbation import Perturbation, require
 
 if TYPE_CHECKING:
@@ -225,11 +225,13 @@ class CircuitPerturbation(Perturbation):
                 f"A live step would run {len(angles)} circuits, more than max_circuits={self.max_circuits}; "
                 "use mode='surrogate', scope='first_of_tensor' or 'first_of_model', or raise max_circuits"
             )
-        return from_rank_0(lambda: torch.from_numpy(self.measure(angles.cpu().numpy(), step)) @ self.matrix).to(angles)
+        inputs = angles.cpu().numpy()
+        s = counted_from_rank_0(self, lambda: torch.from_numpy(self.measure(inputs, step)) @ self.matrix)
+        return s.to(angles)
 
     def _fit(self) -> str:
         start = time.perf_counter()
-        surrogate, self._tests = from_rank_0(self._measure)
+        surrogate, self._tests = counted_from_rank_0(self, self._measure)
         self._set_surrogate(surrogate)
         run = f"{self.circuits:,} circuits, {self.shots:,} shots, {time.perf_counter() - start:.1f} s"
         line = f"Circuit sampled on its grid: {run}; from here on its series answers"

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from lightning_qsgd.optim.circuit_perturbation import CircuitPerturbation
-from lightning_qsgd.optim.distributed import from_rank_0
+from lightning_qsgd.optim.distributed import counted_from_rank_0
 
 
 def single_shot(
@@ -65,4 +65,4 @@ def _live(circuit: CircuitPerturbation, angles: Tensor, key: tuple[int, ...]) ->
     def run() -> Tensor:
         return torch.from_numpy(circuit.measure(angles.cpu().numpy(), step))
 
-    return from_rank_0(run).to(angles)
+    return counted_from_rank_0(circuit, run).to(angles)
