@@ -92,7 +92,8 @@ def evaluate(
         The mean loss; None without closure. The weights are the exact ones afterwards.
 
     Raises:
-        RuntimeError: without closure, if there was no displacement since the last step, or one is still active.
+        RuntimeError: without closure (or with one that returns no loss), if there was no displacement since the last
+            step; or if one is still active.
         ValueError: for an odd number of copies with bias="antithetic".
     """
     if displacement is None:
@@ -104,7 +105,7 @@ def evaluate(
         if not displacement.draws:
             raise RuntimeError(
                 "step() got gradients of weights that were not displaced; call step(closure), or compute the loss and "
-                "its gradients within `with optimizer.displaced():`"
+                "gradients within `with optimizer.displaced():`"
             )
         loss = None
     elif displacement.active:
@@ -126,6 +127,7 @@ def _mean_of_copies(
     copies = displacement.copies
     if displacement.bias == "antithetic":
         require("copies", copies, copies % 2 == 0, "even with bias='antithetic': its draws come in pairs")
+    displaced_before = displacement.draws > 0
     losses, means = [], {}
     for draw in range(copies):
         displacement.displace(params, step, draw)
@@ -134,6 +136,13 @@ def _mean_of_copies(
                 losses.append(closure())
         finally:
             displacement.restore()
+        if losses[-1] is None:
+            if displaced_before:  # gradients are there: Lightning gives step() a closure that does nothing
+                return None
+            raise RuntimeError(
+                "The closure returned no loss: let it return the loss; or, where it computes none, compute loss and "
+                "gradients within `with optimizer.displaced():`"
+            )
         if copies == 1:
             return losses[0]
         for p in params:
@@ -142,4 +151,4 @@ def _mean_of_copies(
                 p.grad = None
     for p, mean in means.items():
         p.grad = mean
-    return None if None in losses else sum(losses) / copies
+    return sum(losses) / copies

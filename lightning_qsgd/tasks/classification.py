@@ -160,6 +160,7 @@ class SequenceClassification(L.LightningModule):
         if isinstance(optimizer, SuperpositionalGradientDescent):
             # A second call, by a tuner or a second fit, starts from a fresh table and fresh counts.
             optimizer.perturbation = copy.deepcopy(optimizer.perturbation)
+            optimizer.displacement = copy.deepcopy(optimizer.displacement)
         if self.scheduler is None:
             return optimizer
         scheduler = self.scheduler(optimizer)
