@@ -9,6 +9,7 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
+from lightning_qsgd.optim.coordinates import first
 from lightning_qsgd.optim.param_groups import participates
 from lightning_qsgd.optim.sharding import elsewhere, is_dtensor, local, run_of
 
@@ -32,9 +33,15 @@ class Piece(NamedTuple):
     after: Tensor = _NONE
 
     @property
+    def shared(self) -> bool:
+        """Whether other ranks hold coordinates of its blocks."""
+        return self.before is not _NONE or self.after is not _NONE
+
+    @property
     def slots(self) -> int:
         """Slots that it takes, padding included."""
-        return len(self.before) + self.size + len(self.after) + self.padding
+        around = len(self.before) + len(self.after) if self.shared else 0
+        return self.size + self.padding + around
 
 
 def touched(groups: Sequence[dict[str, Any]], scope: str, n: int, *, whole: bool) -> dict[int, list[Piece]]:
@@ -57,14 +64,17 @@ def touched(groups: Sequence[dict[str, Any]], scope: str, n: int, *, whole: bool
     left, number = n, -1
     last: tuple[list[Piece], int] | None = None
     for k, group in enumerate(groups):
+        if not participates(group):
+            number += len(group["params"])
+            continue
         pieces: list[Piece] = []
         place = -1
         for p in group["params"]:
             number += 1
-            if p.grad is None or not participates(group):
+            if (gradient := p.grad) is None:
                 continue
             place += 1
-            _refuse(p)
+            _refuse(p, gradient)
             size = p.numel() if scope == "all" else min(p.numel(), n)
             if scope == "first_of_model":
                 size = min(size, left)
@@ -72,9 +82,13 @@ def touched(groups: Sequence[dict[str, Any]], scope: str, n: int, *, whole: bool
             if not size:
                 continue
             padding = 0 if scope == "first_of_model" else -size % n
+            here, gradient_here = p, gradient
             if is_dtensor(p):
                 shards.append((pieces, len(pieces), p, (0, size)))
-            pieces.append(Piece(number, place, local(p), local(p.grad), 0, size, padding))
+                here, gradient_here = local(p), local(gradient)
+            elif scope != "all":
+                here, gradient_here = first(p, size), first(gradient, size)
+            pieces.append(Piece(number, place, here, gradient_here, 0, size, padding))
             last = pieces, len(pieces) - 1
         if pieces:
             result[k] = pieces
@@ -117,10 +131,9 @@ def _localize(
         pieces[position] = piece._replace(size=size, padding=padding, before=before, after=after)
 
 
-def _refuse(param: Tensor) -> None:
-    assert param.grad is not None
-    if param.grad.is_sparse or param.is_complex():
-        kind = "sparse" if param.grad.is_sparse else "complex"
+def _refuse(param: Tensor, gradient: Tensor) -> None:
+    if gradient.is_sparse or param.is_complex():
+        kind = "sparse" if gradient.is_sparse else "complex"
         raise RuntimeError(
             f"SuperpositionalGradientDescent does not support {kind} gradients (tensor of shape {tuple(param.shape)}); "
             "give that parameter to another optimizer"

@@ -11,9 +11,16 @@ from torch import Tensor
 
 def flat(tensor: Tensor, start: int, size: int) -> Tensor:
     """The coordinates [start, start + size): (size,), a view where the tensor is contiguous, otherwise a copy."""
+    if tensor.ndim == 1 and len(tensor) == size:
+        return tensor
     if tensor.is_contiguous():
         return tensor.as_strided((size,), (1,), tensor.storage_offset() + start)
     return tensor[_index(tensor, start, size)]
+
+
+def first(tensor: Tensor, size: int) -> Tensor:
+    """A flat view of the first coordinates; the tensor itself where it is not contiguous."""
+    return tensor.as_strided((size,), (1,)) if tensor.is_contiguous() else tensor
 
 
 def put_back(tensor: Tensor, start: int, values: Tensor) -> None:

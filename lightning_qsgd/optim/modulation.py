@@ -39,25 +39,33 @@ def ask(perturbation: Perturbation, pieces: Sequence[Piece], step: int) -> Tenso
     return own_coordinates(s.reshape(-1), pieces)
 
 
-def ask_at_once(
-    ask: Callable[[Sequence[Piece]], Tensor], pieces: Mapping[int, Sequence[Piece]]
-) -> Callable[[Sequence[Piece]], Tensor]:
-    """Ask for the pieces of all groups in one call; what is returned looks up s of any part of them."""
-    everything = [piece for part in pieces.values() for piece in part]
-    values = ask(everything).split([piece.size for piece in everything])
-    s_of = {piece.number: s for piece, s in zip(everything, values, strict=True)}
-    return lambda chunk: join([s_of[p.number][p.start : p.start + p.size] for p in chunk]).to(chunk[0].param.device)
+def ask_at_once(ask: Callable[[Sequence[Piece]], Tensor], pieces: Mapping[int, Sequence[Piece]]) -> dict[int, Tensor]:
+    """Ask for the pieces of all groups in one call: s of each group's, (sum of sizes,)."""
+    values = ask([piece for part in pieces.values() for piece in part])
+    totals = [sum(piece.size for piece in part) for part in pieces.values()]
+    return dict(zip(pieces, values.split(totals), strict=True))
+
+
+def in_order(s: Tensor) -> Callable[[Sequence[Piece]], Tensor]:
+    """What gives s of one chunk after the other, from those of all."""
+    left = s
+
+    def take(chunk: Sequence[Piece]) -> Tensor:
+        nonlocal left
+        size = sum(piece.size for piece in chunk)
+        values, left = left[:size], left[size:]
+        return values.to(chunk[0].param.device)
+
+    return take
 
 
 def angles_of(pieces: Sequence[Piece], n: int) -> Tensor:
     """pi * theta of all slots, (blocks, n), float32, or float64 where any tensor is; 0 in padding."""
     values: list[Tensor] = []
     for piece in pieces:
-        values += [piece.before] if len(piece.before) else []
         own = flat(piece.param, piece.start, piece.size)
-        behind = len(piece.after)
-        values.append(own if behind or not piece.padding else pad(own, (0, piece.padding)))
-        values += [pad(piece.after, (0, piece.padding))] if behind else []
+        around = [piece.before, own, piece.after] if piece.shared else [own]
+        values += [*around[:-1], pad(around[-1], (0, piece.padding))] if piece.padding else around
     theta = join(values)
     theta = theta if theta.dtype == torch.float64 else theta.float()
     return theta.mul_(math.pi).view(-1, n)

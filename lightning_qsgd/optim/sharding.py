@@ -10,6 +10,7 @@ from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
+from torch.nn import Parameter
 
 
 class Run(NamedTuple):
@@ -22,6 +23,8 @@ class Run(NamedTuple):
 
 def is_dtensor(tensor: Tensor) -> bool:
     """Whether it is a DTensor; where nobody has imported them, there are none."""
+    if type(tensor) in (Tensor, Parameter):
+        return False
     module = sys.modules.get("torch.distributed.tensor")
     return module is not None and isinstance(tensor, module.DTensor)
 

@@ -16,7 +16,7 @@ from torch.optim.optimizer import ParamsT
 from lightning_qsgd.optim.adam import Lists, adam_step
 from lightning_qsgd.optim.blocks import Piece, chunks, touched
 from lightning_qsgd.optim.displacement import MeasuredDisplacement
-from lightning_qsgd.optim.modulation import ask, ask_at_once
+from lightning_qsgd.optim.modulation import ask, ask_at_once, in_order
 from lightning_qsgd.optim.param_groups import (
     LEGAL_COMBINATIONS as LEGAL_COMBINATIONS,
 )
@@ -204,22 +204,21 @@ class SuperpositionalGradientDescent(SavedState):
 
     def _perturbed_step(self, pieces: dict[int, list[Piece]]) -> None:
         tally = Tally(self.param_groups) if self.record_statistics else None
-        if self.scope == "all" and self.perturbation.blockwise:
+        in_chunks = self.scope == "all"
+        if ask_each := in_chunks and self.perturbation.blockwise:
             self.perturbation.prepare()  # on all ranks, also where this one holds no coordinate
-            modulation = self._ask
-        else:
-            modulation = ask_at_once(self._ask, pieces)
+        s = {} if ask_each else ask_at_once(self._ask, pieces)
         for k, group in enumerate(self.param_groups):
             if k not in pieces or not acts(group):
                 lists = self._adam_step(group)
             else:
                 lists, _ = self._lists(group)
-                if self.scope == "all":
+                if in_chunks:
                     limit = _CHUNK.get(pieces[k][0].param.device.type, _LARGE_CHUNK)
                     parts = chunks(pieces[k], self.perturbation.num_qubits, limit)
-                    step_in_chunks(group, lists, parts, modulation, tally)
+                    step_in_chunks(group, lists, parts, self._ask if ask_each else in_order(s[k]), tally)
                 else:
-                    step_few(group, lists, pieces[k], modulation(pieces[k]), tally)
+                    step_few(group, lists, pieces[k], s[k], tally)
             if tally is not None:
                 tally.add_adam(group, self._numbers(lists.params), lists)
         if tally is not None:

@@ -1,0 +1,55 @@
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+
+from lightning_qsgd.optim.blocks import chunks, touched
+from lightning_qsgd.optim.modulation import angles_of, own_coordinates
+from tests.optim.common import SHAPES, make_params, set_gradients
+
+
+def group(params, **options):
+    return {"params": params, "scheduled": False, "quantum_weight": 0.5, **options}
+
+
+@given(
+    sizes=st.lists(st.integers(0, 40), min_size=1, max_size=6),
+    n=st.integers(1, 9),
+    limit=st.integers(1, 50),
+)
+def test_chunks_hold_each_coordinate_once_in_whole_blocks(sizes, n, limit):
+    params = [torch.arange(1.0, size + 1).requires_grad_() for size in sizes]
+    set_gradients(params, 0)
+    pieces = touched([group(params)], "all", n, whole=False).get(0, [])
+    seen = [[] for _ in params]
+    for chunk in chunks(pieces, n, limit):
+        slots = sum(piece.slots for piece in chunk)
+        assert slots % n == 0
+        assert slots <= max(limit - limit % n, n)
+        angles = angles_of(chunk, n)
+        assert angles.shape == (slots // n, n)
+        theta = own_coordinates(angles.reshape(-1) / torch.pi, chunk).split([piece.size for piece in chunk])
+        for piece, values in zip(chunk, theta):
+            seen[piece.number] += values.round().tolist()
+    assert seen == [p.tolist() for p in params]
+
+
+def test_a_block_is_the_same_whatever_chunk_it_is_in():
+    params = make_params(shapes=[(13,), (4,)])
+    set_gradients(params, 0)
+    pieces = touched([group(params)], "all", 4, whole=False)[0]
+    at_once = angles_of(pieces, 4)
+    cut = torch.cat([angles_of(chunk, 4) for chunk in chunks(pieces, 4, 8)])
+    assert torch.equal(at_once, cut)
+    assert (at_once[3, 1:] == 0).all()  # 13 coordinates fill three blocks and a quarter
+
+
+def test_groups_without_weight_and_parameters_without_gradient_have_none():
+    params = make_params()
+    set_gradients(params, 0)
+    params[1].grad = None
+    other = group(make_params(seed=1), quantum_weight=0.0)
+    set_gradients(other["params"], 0)
+    pieces = touched([group(params), other], "all", 4, whole=False)
+    assert list(pieces) == [0]
+    with_gradient = [i for i, shape in enumerate(SHAPES) if i != 1 and torch.Size(shape).numel()]
+    assert [piece.number for piece in pieces[0]] == with_gradient
