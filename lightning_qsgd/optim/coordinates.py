@@ -7,6 +7,7 @@ from collections.abc import Sequence
 
 import torch
 from torch import Tensor
+from torch._utils import _unflatten_dense_tensors
 
 
 def gather(tensors: Sequence[Tensor], sizes: Sequence[int]) -> Tensor:
@@ -80,18 +81,18 @@ def chunks(sizes: Sequence[int], block: int, limit: int) -> list[list[tuple[int,
     return chunks
 
 
-def write_pieces(params: Sequence[Tensor], pieces: Sequence[tuple[int, int, int]], values: Sequence[Tensor]) -> None:
-    """Set pieces of tensors, in C order."""
-    views, parts = [], []
-    for (number, start, length), value in zip(pieces, values, strict=True):
+def write_pieces(params: Sequence[Tensor], pieces: Sequence[tuple[int, int, int]], values: Tensor) -> None:
+    """Set pieces of tensors to flat ``values``, in C order; rounds to the tensors' dtype."""
+    whole = [params[number] for number, _, length in pieces if length == params[number].numel()]
+    if len(whole) == len(pieces):
+        torch._foreach_copy_(whole, _unflatten_dense_tensors(values, whole))  # pyright: ignore[reportPrivateImportUsage]
+        return
+    for (number, start, length), part in zip(pieces, values.split([length for *_, length in pieces]), strict=True):
         p = params[number]
         if p.is_contiguous():
-            views.append(p.view(-1)[start : start + length])
-            parts.append(value)
+            p.view(-1)[start : start + length].copy_(part)
         else:
-            p[torch.unravel_index(torch.arange(start, start + length, device=p.device), p.shape)] = value
-    if views:
-        torch._foreach_copy_(views, parts)  # pyright: ignore[reportPrivateImportUsage]
+            p[torch.unravel_index(torch.arange(start, start + length, device=p.device), p.shape)] = part.to(p.dtype)
 
 
 def _first(tensor: Tensor, size: int) -> Tensor:  # (size,), a view where the tensor is contiguous

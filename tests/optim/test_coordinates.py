@@ -58,7 +58,7 @@ def test_pieces_are_written_in_c_order(case):
     pieces = [(i, t.numel() - n, n) for i, t, n in zip(numbers, tensors, sizes)]  # the last coordinates of each
     expected = [t.reshape(-1).clone() for t in tensors]
     values = [torch.arange(n).to(t) for t, n in zip(tensors, sizes)]
-    write_pieces(tensors, pieces, values)
+    write_pieces(tensors, pieces, torch.cat(values))
     for t, e, n, value in zip(tensors, expected, sizes, values):
         e[e.numel() - n :] = value
         assert torch.equal(t.reshape(-1), e)

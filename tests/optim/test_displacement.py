@@ -261,7 +261,7 @@ def test_blocks_do_not_reach_into_the_next_tensor():
 def test_large_tensors_are_displaced_in_chunks(source):
     params = [torch.zeros(size).requires_grad_() for size in (CHUNK // 2 + 3, CHUNK + 5, 7)]
     d = directions(absolute(source), params)
-    assert (d != 0).all()
+    assert (d == 0).double().mean() < 1e-5  # a normal number in float32 may be 0
     assert abs(d.mean()) < 5 / math.sqrt(len(d))
     first, second = d[: CHUNK // 2], d[CHUNK : CHUNK + CHUNK // 2]
     assert abs((first * second).mean()) < 5 / math.sqrt(CHUNK // 2)  # no chunk repeats another
