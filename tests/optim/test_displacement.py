@@ -272,6 +272,18 @@ def test_complex_weights_are_refused():
         absolute().displace([torch.zeros(2, dtype=torch.complex64).requires_grad_()], 0)
 
 
+def test_sharded_weights_are_refused(tmp_path):
+    torch.distributed.init_process_group("gloo", init_method=f"file://{tmp_path}/store", rank=0, world_size=1)
+    try:
+        mesh = torch.distributed.device_mesh.init_device_mesh("cpu", (1,))
+        sharded = torch.nn.Parameter(torch.distributed.tensor.distribute_tensor(torch.ones(4), mesh))
+        with pytest.raises(ValueError, match="Invalid parameter: a DTensor"):
+            absolute().displace([sharded], 0)
+        assert len(directions(absolute(), weights(8))) == 8
+    finally:
+        torch.distributed.destroy_process_group()
+
+
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
