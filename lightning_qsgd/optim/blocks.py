@@ -3,13 +3,17 @@
 n: coordinates of a block (num_qubits). A *slot* is an angle of a block: a coordinate, or padding.
 """
 
+from __future__ import annotations
+
 from collections.abc import Iterator, Sequence
+from itertools import groupby
 from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
 
-from lightning_qsgd.optim.coordinates import first
+from lightning_qsgd.optim.coordinates import cuts
+from lightning_qsgd.optim.coordinates import first as first_of
 from lightning_qsgd.optim.param_groups import participates
 from lightning_qsgd.optim.sharding import elsewhere, is_dtensor, local, run_of
 
@@ -24,13 +28,26 @@ class Piece(NamedTuple):
 
     number: int  # of the parameter, counted over all groups
     place: int  # of the parameter, among those of its group that have a gradient
-    param: Tensor  # on this rank
-    grad: Tensor
+    param: Tensor  # on this rank; a flat view of its first coordinates, where no others are needed
     start: int
     size: int
     padding: int = 0
     before: Tensor = _NONE
     after: Tensor = _NONE
+
+    def part(self, first: int, slots: int) -> Piece:
+        """The ``slots`` of it that begin with its slot ``first``; both are multiples of a block's length."""
+        if slots == self.slots:
+            return self
+        lead, ends = len(self.before), first + slots == self.slots
+        start, stop = max(first - lead, 0), min(first + slots - lead, self.size)
+        return self._replace(
+            start=self.start + start,
+            size=max(stop - start, 0),
+            padding=self.padding if ends else 0,
+            before=_NONE if first else self.before,
+            after=self.after if ends else _NONE,
+        )
 
     @property
     def shared(self) -> bool:
@@ -44,21 +61,54 @@ class Piece(NamedTuple):
         return self.size + self.padding + around
 
 
-def touched(groups: Sequence[dict[str, Any]], scope: str, n: int, *, whole: bool) -> dict[int, list[Piece]]:
-    """The coordinates that a scope names, per group; parameters without gradient and groups without weight have none.
+class TouchedCoordinates:
+    """Finds the coordinates that a scope names; anew only where parameters have changed since the last step.
 
     Args:
-        groups: the optimizer's parameter groups.
         scope: "first_of_tensor", "first_of_model" or "all".
-        n: coordinates of a block.
-        whole: with scope "all" and sharded parameters, gather whole tensors rather than the ends of each run.
-
-    Returns:
-        For the number of each group with touched coordinates, one piece per parameter.
-
-    Raises:
-        RuntimeError: for sparse or complex gradients.
     """
+
+    def __init__(self, scope: str) -> None:
+        self.scope = scope
+        self._key: Any = None
+        self._pieces: dict[int, list[Piece]] = {}
+
+    def __call__(self, groups: Sequence[dict[str, Any]], n: int, *, whole: bool = False) -> dict[int, list[Piece]]:
+        """Parameters without gradient and groups without weight have none.
+
+        Args:
+            groups: the optimizer's parameter groups.
+            n: coordinates of a block.
+            whole: with scope "all" and sharded parameters, gather whole tensors rather than the ends of each run.
+
+        Returns:
+            For the number of each group with touched coordinates, one piece per parameter.
+
+        Raises:
+            RuntimeError: for sparse or complex gradients.
+        """
+        key = [(n, whole), *(_signature(p) for group in groups if participates(group) for p in group["params"])]
+        key += [(participates(group), len(group["params"])) for group in groups]
+        if key != self._key:
+            self._key, self._pieces = key, _find(groups, self.scope, n, whole)
+        return self._pieces
+
+
+def _signature(param: Tensor) -> Any:
+    """What decides where a parameter's touched coordinates lie; of a sharded one, something that is never the same."""
+    gradient = param.grad
+    if gradient is None:
+        return None
+    if gradient.is_sparse or param.is_complex():
+        kind = "sparse" if gradient.is_sparse else "complex"
+        raise RuntimeError(
+            f"SuperpositionalGradientDescent does not support {kind} gradients (tensor of shape {tuple(param.shape)}); "
+            "give that parameter to another optimizer"
+        )
+    return object() if is_dtensor(param) else (param.data_ptr(), param.shape, param.stride(), param.dtype)
+
+
+def _find(groups: Sequence[dict[str, Any]], scope: str, n: int, whole: bool) -> dict[int, list[Piece]]:
     result: dict[int, list[Piece]] = {}
     shards: list[tuple[list[Piece], int, Tensor, tuple[int, int]]] = []
     left, number = n, -1
@@ -71,10 +121,9 @@ def touched(groups: Sequence[dict[str, Any]], scope: str, n: int, *, whole: bool
         place = -1
         for p in group["params"]:
             number += 1
-            if (gradient := p.grad) is None:
+            if p.grad is None:
                 continue
             place += 1
-            _refuse(p, gradient)
             size = p.numel() if scope == "all" else min(p.numel(), n)
             if scope == "first_of_model":
                 size = min(size, left)
@@ -82,13 +131,10 @@ def touched(groups: Sequence[dict[str, Any]], scope: str, n: int, *, whole: bool
             if not size:
                 continue
             padding = 0 if scope == "first_of_model" else -size % n
-            here, gradient_here = p, gradient
             if is_dtensor(p):
                 shards.append((pieces, len(pieces), p, (0, size)))
-                here, gradient_here = local(p), local(gradient)
-            elif scope != "all":
-                here, gradient_here = first(p, size), first(gradient, size)
-            pieces.append(Piece(number, place, here, gradient_here, 0, size, padding))
+            here = local(p) if is_dtensor(p) or scope == "all" else first_of(p, size)
+            pieces.append(Piece(number, place, here, 0, size, padding))
             last = pieces, len(pieces) - 1
         if pieces:
             result[k] = pieces
@@ -131,45 +177,12 @@ def _localize(
         pieces[position] = piece._replace(size=size, padding=padding, before=before, after=after)
 
 
-def _refuse(param: Tensor, gradient: Tensor) -> None:
-    if gradient.is_sparse or param.is_complex():
-        kind = "sparse" if gradient.is_sparse else "complex"
-        raise RuntimeError(
-            f"SuperpositionalGradientDescent does not support {kind} gradients (tensor of shape {tuple(param.shape)}); "
-            "give that parameter to another optimizer"
-        )
-
-
 def chunks(pieces: Sequence[Piece], n: int, limit: int) -> Iterator[list[Piece]]:
     """Cut pieces between blocks, and pack them into lists of at most ``limit`` slots (n, if that is more) each.
 
     A list holds tensors of one device.
     """
-    limit = max(limit - limit % n, n)
-    packed: list[Piece] = []
-    room = limit
-    for piece in pieces:
-        if packed and piece.param.device != packed[0].param.device:
-            yield packed
-            packed, room = [], limit
-        position, slots, lead = 0, piece.slots, len(piece.before)
-        while position < slots:
-            end = min(position + room, slots)
-            start, stop = max(position - lead, 0), max(min(end - lead, piece.size), 0)
-            final = end == slots
-            packed.append(
-                piece._replace(
-                    start=piece.start + start,
-                    size=stop - start,
-                    padding=piece.padding if final else 0,
-                    before=_NONE if position else piece.before,
-                    after=piece.after if final else _NONE,
-                )
-            )
-            room -= end - position
-            position = end
-            if not room:
-                yield packed
-                packed, room = [], limit
-    if packed:
-        yield packed
+    for _, group in groupby(pieces, lambda piece: piece.param.device):
+        alike = list(group)
+        for cut in cuts([piece.slots for piece in alike], n, limit):
+            yield [alike[i].part(first, length) for i, first, length in cut]

@@ -7,6 +7,7 @@ from collections.abc import Sequence
 
 import torch
 from torch import Tensor
+from torch._utils import _unflatten_dense_tensors
 
 
 def flat(tensor: Tensor, start: int, size: int) -> Tensor:
@@ -42,25 +43,22 @@ def gather(tensors: Sequence[Tensor], sizes: Sequence[int]) -> Tensor:
     return join([flat(t, 0, n) for t, n in zip(tensors, sizes, strict=True)])
 
 
-def join(parts: Sequence[Tensor]) -> Tensor:
+def join(parts: list[Tensor]) -> Tensor:
     """A copy of flat tensors, one after the other, on the first one's device."""
     device = parts[0].device
-    return torch.cat([part if part.device == device else part.to(device) for part in parts])
+    return torch.cat([part.to(device) for part in parts] if any(part.device != device for part in parts) else parts)
 
 
 def add(tensors: Sequence[Tensor], sizes: Sequence[int], values: Tensor) -> None:
     """Add flat ``values`` (sum(sizes),) to the first coordinates of each tensor, in place, rounding to its dtype."""
-    parts = values.split(list(sizes))
-    views, changes = [], []
-    for t, n, part in zip(tensors, sizes, parts, strict=True):
-        part = part if part.device == t.device else part.to(t.device)
-        if t.is_contiguous():
-            views.append(flat(t, 0, n))
-            changes.append(part)
-        else:
-            t[_index(t, 0, n)] += part.to(t.dtype)
-    if views:
-        torch._foreach_add_(views, changes)  # pyright: ignore[reportPrivateImportUsage]
+    views = [flat(t, 0, n) for t, n in zip(tensors, sizes, strict=True)]
+    parts = values.split(sizes)
+    if any(t.device != values.device for t in tensors):
+        parts = [part.to(t.device) for t, part in zip(tensors, parts, strict=True)]
+    torch._foreach_add_(views, parts)  # pyright: ignore[reportPrivateImportUsage]
+    for t, view in zip(tensors, views, strict=True):
+        if view is not t:
+            put_back(t, 0, view)
 
 
 def write(tensors: Sequence[Tensor], sizes: Sequence[int], values: Tensor) -> None:
@@ -80,7 +78,7 @@ def alike(params: Sequence[Tensor]) -> list[list[Tensor]]:
     return list(groups.values())
 
 
-def chunks(sizes: Sequence[int], block: int, limit: int) -> list[list[tuple[int, int, int]]]:
+def cuts(sizes: Sequence[int], block: int, limit: int) -> list[list[tuple[int, int, int]]]:
     """Cut tensors, one after the other, into chunks of about ``limit`` coordinates, at ends of blocks.
 
     Returns:
@@ -102,18 +100,18 @@ def chunks(sizes: Sequence[int], block: int, limit: int) -> list[list[tuple[int,
     return chunks
 
 
-def write_pieces(params: Sequence[Tensor], pieces: Sequence[tuple[int, int, int]], values: Sequence[Tensor]) -> None:
-    """Set pieces of tensors, in C order."""
-    views, parts = [], []
-    for (number, start, length), value in zip(pieces, values, strict=True):
+def write_pieces(params: Sequence[Tensor], pieces: Sequence[tuple[int, int, int]], values: Tensor) -> None:
+    """Set pieces of tensors to flat ``values``, in C order; rounds to the tensors' dtype."""
+    whole = [params[number] for number, _, length in pieces if length == params[number].numel()]
+    if len(whole) == len(pieces):
+        torch._foreach_copy_(whole, _unflatten_dense_tensors(values, whole))  # pyright: ignore[reportPrivateImportUsage]
+        return
+    for (number, start, length), part in zip(pieces, values.split([length for *_, length in pieces]), strict=True):
         p = params[number]
         if p.is_contiguous():
-            views.append(p.view(-1)[start : start + length])
-            parts.append(value)
+            p.view(-1)[start : start + length].copy_(part)
         else:
-            p[_index(p, start, length)] = value
-    if views:
-        torch._foreach_copy_(views, parts)  # pyright: ignore[reportPrivateImportUsage]
+            p[_index(p, start, length)] = part.to(p.dtype)
 
 
 def _index(tensor: Tensor, start: int, size: int) -> tuple[Tensor, ...]:

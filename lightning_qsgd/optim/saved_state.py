@@ -7,6 +7,7 @@ from typing import Any
 
 import torch
 
+from lightning_qsgd.optim.blocks import TouchedCoordinates
 from lightning_qsgd.optim.displaced_gradients import DisplacedGradients
 from lightning_qsgd.optim.param_groups import Scope
 from lightning_qsgd.optim.perturbation import Perturbation
@@ -83,6 +84,7 @@ class SavedState(DisplacedGradients, torch.optim.AdamW):
 
     def __setstate__(self, state: dict[str, Any]) -> None:
         super().__setstate__(state)
+        self._touched = TouchedCoordinates(self.scope)
         self.param_groups[0].setdefault(_KEY, {})  # torch's flattened state dicts look for the keys that are there
         for group in self.param_groups:
             for name, value in self._options.items():

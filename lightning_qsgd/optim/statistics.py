@@ -56,8 +56,8 @@ class Tally:
             lists: their state after the step.
         """
         whole = [
-            Piece(number, i, local(p), local(g), 0, local(p).numel())
-            for i, (number, p, g) in enumerate(zip(numbers, lists.params, lists.grads, strict=True))
+            Piece(number, i, local(p), 0, local(p).numel())
+            for i, (number, p) in enumerate(zip(numbers, lists.params, strict=True))
             if not p.is_complex()
         ]
         for pieces in chunks(whole, 1, _CHUNK):

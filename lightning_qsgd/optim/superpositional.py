@@ -14,7 +14,7 @@ from torch import Tensor
 from torch.optim.optimizer import ParamsT
 
 from lightning_qsgd.optim.adam import Lists, adam_step
-from lightning_qsgd.optim.blocks import Piece, chunks, touched
+from lightning_qsgd.optim.blocks import Piece, chunks
 from lightning_qsgd.optim.displacement import MeasuredDisplacement
 from lightning_qsgd.optim.modulation import ask, ask_at_once, in_order
 from lightning_qsgd.optim.param_groups import (
@@ -182,9 +182,8 @@ class SuperpositionalGradientDescent(SavedState):
         for group in self.param_groups:
             if group["scheduled"] and self._schedule is not None:
                 group["quantum_weight"] = checked_weight(self._schedule(self._step))
-        pieces = touched(
-            self.param_groups, self.scope, self.perturbation.num_qubits, whole=not self.perturbation.blockwise
-        )
+        whole = not self.perturbation.blockwise
+        pieces = self._touched(self.param_groups, self.perturbation.num_qubits, whole=whole)
         if any(acts(self.param_groups[k]) for k in pieces):
             self._perturbed_step(pieces)
         else:

@@ -10,6 +10,7 @@ from lightning_qsgd.optim.adam import Lists, adam_step, common_age, direction
 from lightning_qsgd.optim.blocks import Piece
 from lightning_qsgd.optim.coordinates import add, gather, write
 from lightning_qsgd.optim.param_groups import rate
+from lightning_qsgd.optim.sharding import local
 from lightning_qsgd.optim.statistics import Tally
 
 
@@ -23,7 +24,8 @@ def step_few(group: Mapping[str, Any], lists: Lists, pieces: Sequence[Piece], s:
         s: (sum of sizes,), on any device.
         tally: where statistics are collected, or None.
     """
-    params, grads, sizes = ([getattr(p, name) for p in pieces] for name in ("param", "grad", "size"))
+    params, sizes = [p.param for p in pieces], [p.size for p in pieces]
+    grads = [local(lists.grads[p.place]) for p in pieces]
     s = s.to(params[0].device)
     gradients = gather(grads, sizes)
     if (change := _before_adam(group, s, gradients)) is not None:
