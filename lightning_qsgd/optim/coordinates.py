@@ -12,10 +12,10 @@ from torch._utils import _unflatten_dense_tensors
 
 def flat(tensor: Tensor, start: int, size: int) -> Tensor:
     """The coordinates [start, start + size): (size,), a view where the tensor is contiguous, otherwise a copy."""
-    if tensor.ndim == 1 and len(tensor) == size:
+    if tensor.shape == (size,):
         return tensor
     if tensor.is_contiguous():
-        return tensor.as_strided((size,), (1,), tensor.storage_offset() + start)
+        return tensor.as_strided((size,), (1,), tensor.storage_offset() + start if start else None)
     return tensor[_index(tensor, start, size)]
 
 
@@ -40,7 +40,7 @@ def gather(tensors: Sequence[Tensor], sizes: Sequence[int]) -> Tensor:
     Returns:
         (sum(sizes),).
     """
-    return join([flat(t, 0, n) for t, n in zip(tensors, sizes, strict=True)])
+    return join([t if t.shape == (n,) else flat(t, 0, n) for t, n in zip(tensors, sizes, strict=True)])
 
 
 def join(parts: list[Tensor]) -> Tensor:
@@ -51,7 +51,7 @@ def join(parts: list[Tensor]) -> Tensor:
 
 def add(tensors: Sequence[Tensor], sizes: Sequence[int], values: Tensor) -> None:
     """Add flat ``values`` (sum(sizes),) to the first coordinates of each tensor, in place, rounding to its dtype."""
-    views = [flat(t, 0, n) for t, n in zip(tensors, sizes, strict=True)]
+    views = [t if t.shape == (n,) else flat(t, 0, n) for t, n in zip(tensors, sizes, strict=True)]
     parts = values.split(sizes)
     if any(t.device != values.device for t in tensors):
         parts = [part.to(t.device) for t, part in zip(tensors, parts, strict=True)]

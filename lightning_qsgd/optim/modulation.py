@@ -8,7 +8,6 @@ from collections.abc import Callable, Mapping, Sequence
 
 import torch
 from torch import Tensor
-from torch.nn.functional import pad
 
 from lightning_qsgd.optim.blocks import Piece
 from lightning_qsgd.optim.coordinates import flat, join
@@ -64,8 +63,9 @@ def angles_of(pieces: Sequence[Piece], n: int) -> Tensor:
     values: list[Tensor] = []
     for piece in pieces:
         own = flat(piece.param, piece.start, piece.size)
-        around = [piece.before, own, piece.after] if piece.shared else [own]
-        values += [*around[:-1], pad(around[-1], (0, piece.padding))] if piece.padding else around
+        values += [piece.before, own, piece.after] if piece.shared else [own]
+        if piece.padding:
+            values.append(own.new_zeros(piece.padding))
     theta = join(values)
     theta = theta if theta.dtype == torch.float64 else theta.float()
     return theta.mul_(math.pi).view(-1, n)
