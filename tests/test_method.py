@@ -2,6 +2,7 @@
 
 import importlib
 import math
+import re
 from pathlib import Path
 
 import numpy as np
@@ -171,6 +172,13 @@ def test_the_pages_tables_are_those_of_the_measured_numbers(norm_ratios):
     assert norm_ratios.table_of_combinations(combinations) in PAGE
     assert norm_ratios.table_of_kinds(kinds) in PAGE
     assert len(combinations) == 15
+
+
+def test_every_test_that_the_page_names_exists():
+    sources = "".join(path.read_text() for path in Path(__file__).parent.rglob("test_*.py"))
+    named = set(re.findall(r"`(test_\w+)`", PAGE))
+    assert len(named) >= 20
+    assert [name for name in named if f"def {name}(" not in sources] == []
 
 
 def test_every_picture_is_small_and_described():
