@@ -1,7 +1,7 @@
 """The optimizer's step against torch.optim.AdamW's, same kernel, side by side: part of `make bench`.
 
-Each round takes one step of every arm, in rotating order, on fixed gradients; a ratio is the median over rounds of (arm /
-AdamW within the round), with a 95 % bootstrap interval.
+Each round takes one step of every arm, in rotating order, on fixed gradients; a ratio is the median over rounds of (arm
+/ AdamW within the round), with a 95 % bootstrap interval.
 """
 
 import argparse
@@ -87,9 +87,7 @@ GOALS = {
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument(
-        "--rounds", type=int, default=400, help="rounds at 79k; 10M: a tenth, 124M: a 25th. Default: 400"
-    )
+    parser.add_argument("--rounds", type=int, default=400, help="rounds at 79k; a tenth at 10M, a 25th at 124M")
     rounds = parser.parse_args().rounds
     torch.set_num_threads(1)
     table = Table(title="Optimizer step against torch.optim.AdamW's, same kernel, one thread", title_justify="left")

@@ -105,6 +105,14 @@ class MeasuredDisplacement:
         """Do the circuit's one-time work, unless it is done; returns a line about it, or None."""
         return None if self.circuit is None else self.circuit.prepare()
 
+    def radius_at(self, step: int) -> float:
+        """The radius of an optimizer step.
+
+        Raises:
+            ValueError: if a schedule gives a negative or infinite one.
+        """
+        return _checked_radius(self.radius(step) if callable(self.radius) else self.radius)
+
     @property
     def active(self) -> bool:
         """Whether weights are displaced now."""
@@ -127,7 +135,7 @@ class MeasuredDisplacement:
             raise RuntimeError("The weights are displaced already; restore() them before the next displacement")
         params = [p for p in params if p.requires_grad and p.numel()]
         _check(params)
-        radius = _checked_radius(self.radius(step)) if callable(self.radius) else float(self.radius)
+        radius = self.radius_at(step)
         self._saved = []
         self.draws += 1
         if not radius:

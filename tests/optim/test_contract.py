@@ -17,6 +17,7 @@ from torch.utils._pytree import tree_leaves
 from lightning_qsgd.optim import (
     CircuitPerturbation,
     ControlPerturbation,
+    MeasuredDisplacement,
     SinePerturbation,
     SuperpositionalGradientDescent,
 )
@@ -312,6 +313,17 @@ def test_a_compiled_model_stays_compiled_in_a_closure():
 
 
 # ---- state
+
+
+def test_distributed_state_dicts_of_a_fresh_optimizer_with_a_displacement():
+    model = nn.Linear(4, 3)
+    displacement = MeasuredDisplacement(0.1, source="sign")
+    before = model.weight.detach().clone()
+    state = get_optimizer_state_dict(
+        model, SuperpositionalGradientDescent(model.parameters(), displacement=displacement)
+    )
+    assert state["state"]["weight"]["exp_avg"].shape == (3, 4)
+    assert torch.equal(model.weight, before)
 
 
 @pytest.mark.parametrize("flatten", [False, True])
