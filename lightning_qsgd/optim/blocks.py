@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from itertools import groupby
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, NoReturn
 
 import torch
 from torch import Tensor
@@ -88,8 +88,9 @@ class TouchedCoordinates:
         Raises:
             RuntimeError: for sparse or complex gradients.
         """
-        key = [(scope, n), *(_signature(p) for group in groups if participates(group) for p in group["params"])]
-        key += [(participates(group), len(group["params"])) for group in groups]
+        key: list[Any] = [scope, n]
+        for group in groups:
+            key += [_signature(p) for p in group["params"]] if participates(group) else [len(group["params"])]
         if any(map(is_dtensor, (p for group in groups for p in group["params"]))):
             return _find(groups, scope, n, whole)  # what other ranks hold changes with each step
         if key != self._key:
@@ -102,13 +103,16 @@ def _signature(param: Tensor) -> Any:
     gradient = param.grad
     if gradient is None:
         return None
-    if gradient.is_sparse or param.is_complex():
-        kind = "sparse" if gradient.is_sparse else "complex"
-        raise RuntimeError(
-            f"SuperpositionalGradientDescent does not support {kind} gradients (tensor of shape {tuple(param.shape)}); "
-            "give that parameter to another optimizer"
-        )
-    return None if is_dtensor(param) else (param.data_ptr(), param.shape, param.stride(), param.dtype)
+    if gradient.is_sparse:
+        _refuse("sparse", param)
+    return None if is_dtensor(param) else (param.data_ptr(), param.shape, param.stride())
+
+
+def _refuse(kind: str, param: Tensor) -> NoReturn:
+    raise RuntimeError(
+        f"SuperpositionalGradientDescent does not support {kind} gradients (tensor of shape {tuple(param.shape)}); "
+        "give that parameter to another optimizer"
+    )
 
 
 def _find(groups: Sequence[dict[str, Any]], scope: str, n: int, whole: bool) -> dict[int, list[Piece]]:
@@ -126,6 +130,8 @@ def _find(groups: Sequence[dict[str, Any]], scope: str, n: int, whole: bool) -> 
             number += 1
             if p.grad is None:
                 continue
+            if p.is_complex():
+                _refuse("complex", p)
             place += 1
             size = p.numel() if scope == "all" else min(p.numel(), n)
             if scope == "first_of_model":

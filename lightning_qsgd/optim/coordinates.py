@@ -54,7 +54,8 @@ def gather(tensors: Sequence[Tensor], sizes: Sequence[int]) -> Tensor:
     Returns:
         (sum(sizes),).
     """
-    return join([t if t.shape == (n,) else flat(t, 0, n) for t, n in zip(tensors, sizes, strict=True)])
+    pairs = zip(tensors, sizes, strict=True)
+    return join([t.as_strided((n,), (1,)) if t.is_contiguous() else flat(t, 0, n) for t, n in pairs])
 
 
 def join(parts: list[Tensor]) -> Tensor:

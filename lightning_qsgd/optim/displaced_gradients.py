@@ -55,6 +55,9 @@ class DisplacedGradients(torch.optim.Optimizer):
         return [p for group in self.param_groups for p in group["params"]]
 
     def _evaluate(self, closure: Callable[[], Any] | None) -> Any:
+        if self.displacement is None:
+            with torch.enable_grad():
+                return None if closure is None else closure()
         if closure is None and all(float(group["lr"]) == 0 for group in self.param_groups):
             return None  # nothing moves: torch's distributed state dicts call it so, to have a state at all
         return evaluate(closure, self.displacement, self._all_parameters(), self._step)

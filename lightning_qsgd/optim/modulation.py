@@ -5,6 +5,7 @@ n: coordinates of a block (num_qubits). A *slot* is an angle of a block: a coord
 
 import math
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import nullcontext
 
 import torch
 from torch import Tensor
@@ -28,9 +29,10 @@ def ask(perturbation: Perturbation, pieces: Sequence[Piece], step: int) -> Tenso
     Raises:
         ValueError: if the perturbation returns another shape than that of its angles.
     """
-    perturbation.layout = [(p.number, p.slots - p.padding, p.padding) for p in pieces]
+    perturbation.layout = [(p.number, p.slots - p.padding if p.shared else p.size, p.padding) for p in pieces]
     angles = angles_of(pieces, perturbation.num_qubits)
-    with torch.autocast(angles.device.type, enabled=False):
+    device = angles.device.type
+    with torch.autocast(device, enabled=False) if torch.is_autocast_enabled(device) else nullcontext():
         s = perturbation(angles, step=step)
     if s.shape != angles.shape:
         name = type(perturbation).__name__

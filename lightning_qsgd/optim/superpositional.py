@@ -172,10 +172,12 @@ class SuperpositionalGradientDescent(SavedState):
         lines = (self.perturbation.prepare() if needed else None, self.displacement and self.displacement.prepare())
         return "\n".join(filter(None, lines)) or None
 
-    @torch.compiler.disable(reason="a perturbation is any Python, and may run circuits")
-    @torch.no_grad()
     def step(self, closure: Callable[[], Tensor | float] | None = None) -> Any:
         """One step of all groups; ``closure`` recomputes the loss, as in torch.optim. torch.compile leaves it alone."""
+        return _uncompiled(self, closure) if torch.compiler.is_compiling() else self._take_step(closure)
+
+    @torch.no_grad()
+    def _take_step(self, closure: Callable[[], Tensor | float] | None) -> Any:
         loss = self._evaluate(closure)
         for group in self.param_groups:
             if group["scheduled"] and self._schedule is not None:
@@ -244,3 +246,8 @@ class SuperpositionalGradientDescent(SavedState):
             self._warned = True
             warn_if_constant(s, next(group for group in self.param_groups if participates(group)))
         return s
+
+
+@torch.compiler.disable(reason="a perturbation is any Python, and may run circuits")
+def _uncompiled(optimizer: SuperpositionalGradientDescent, closure: Callable[[], Tensor | float] | None) -> Any:
+    return optimizer._take_step(closure)
