@@ -136,7 +136,8 @@ class Method:
 
     Attributes:
         name: of it.
-        make: see above.
+        make: (x, gradient, setting, steps, seed) to an optimizer, whose lr may be changed between steps, and a function
+            that takes step t (from 0, without autograd).
         own: its own setting's axis.
         gradients_per_step: 1, or 2.
     """
@@ -151,15 +152,13 @@ RADIUS = Axis("radius", 0.5)
 ENTANGLED = functools.partial(displaced, source="circuit", depth=2, entanglement="linear")
 METHODS = (
     Method("Adam, beta1 0.9", adam, Axis("1 - beta1", 0.1, count=1)),
-    Method("Adam", adam, Axis("1 - beta1", 0.125, limit=1.0)),
-    Method("Langevin", langevin, Axis("noise", 0.01)),
+    Method("Adam", adam, Axis("1 - beta1", 1 / 9, limit=1.0)),
+    Method("Langevin", langevin, Axis("noise", 0.1)),
     Method("SAM", functools.partial(sam, annealed=False), Axis("rho", 0.5), 2),
     Method("SAM, annealed", functools.partial(sam, annealed=True), Axis("rho", 0.5), 2),
     Method("Gaussian", functools.partial(displaced, source="gaussian"), RADIUS),
     Method("sign", functools.partial(displaced, source="sign"), RADIUS),
     Method("circuit", functools.partial(displaced, source="circuit"), RADIUS),
     Method("circuit, not centred", functools.partial(displaced, source="circuit", bias="none"), RADIUS),
-    Method(
-        "circuit, entangled", functools.partial(displaced, source="circuit", depth=2, entanglement="linear"), RADIUS
-    ),
+    Method("circuit, entangled", ENTANGLED, RADIUS),
 )

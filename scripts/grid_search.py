@@ -1,4 +1,4 @@
-"""Grid search whose best value never lies on an edge: the grid grows until it does not, or a cap says that it does."""
+"""Grid search whose best value lies on no edge: a coarse grid grows until that holds, then half-steps refine it."""
 
 import itertools
 from collections.abc import Callable, Sequence
@@ -16,25 +16,28 @@ class Axis:
     Args:
         name: for reports.
         middle: positive; the row starts with ``count`` values around it.
-        factor: between neighbours, above 1. Default: 2.
+        factor: between neighbours, above 1; its square root after refinement. Default: 3.
         count: odd number of first values; 1 fixes the middle one. Default: 5.
-        most: values that it may grow to. Default: 9.
+        reach: values on either side of the middle that it may grow to. Default: 5.
         limit: the largest value that means something. Default: none.
     """
 
     name: str
     middle: float
-    factor: float = 2.0
+    factor: float = 3.0
     count: int = 5
-    most: int = 9
+    reach: int = 5
     limit: float = float("inf")
 
     @property
     def fixed(self) -> bool:
         return self.count == 1
 
-    def value(self, index: int) -> float:
+    def value(self, index: float) -> float:
         return self.middle * self.factor**index
+
+    def allows(self, index: float) -> bool:
+        return self.value(index) <= self.limit * (1 + 1e-9) and abs(index) <= self.reach
 
 
 @dataclass(frozen=True)
@@ -46,7 +49,7 @@ class Tuning(Generic[Choice]):
         choice: the best of the choices.
         score: theirs.
         trials: score of everything tried, by (values, choice).
-        edges: names of the axes whose best value lies on an edge all the same, at ``most`` or ``limit``.
+        edges: names of the axes whose best value lies on an edge all the same, at ``reach`` or ``limit``.
     """
 
     values: tuple[float, ...]
@@ -59,39 +62,49 @@ class Tuning(Generic[Choice]):
 def tune(
     evaluate: Callable[[tuple[float, ...], Choice], Score], axes: Sequence[Axis], choices: Sequence[Choice]
 ) -> Tuning[Choice]:
-    """Try all combinations; extend the axes whose best value lies on an edge; repeat.
+    """Try all combinations; extend the axes whose best value lies on an edge; repeat; then half-steps around the best.
 
     Args:
         evaluate: (values, choice) to score. Ties go to what was tried first.
         axes: at least one.
-        choices: values of a further setting, without order; each is tried with everything.
+        choices: values of a further setting, without order; each is tried with everything but half-steps.
     """
     rows = [range(-(axis.count // 2), axis.count // 2 + 1) for axis in axes]
-    found: dict[tuple[tuple[int, ...], Choice], Score] = {}
+    found: dict[tuple[tuple[float, ...], Choice], Score] = {}
 
-    def values(indices: tuple[int, ...]) -> tuple[float, ...]:
+    def values(indices: tuple[float, ...]) -> tuple[float, ...]:
         return tuple(axis.value(i) for axis, i in zip(axes, indices, strict=True))
 
+    def best(rows: Sequence[Sequence[float]], choices: Sequence[Choice]) -> tuple[tuple[float, ...], Choice]:
+        for key in itertools.product(itertools.product(*rows), choices):
+            if key not in found:
+                found[key] = evaluate(values(key[0]), key[1])
+        return max(found, key=lambda key: found[key])
+
     while True:
-        for indices in itertools.product(*rows):
-            for choice in choices:
-                if (indices, choice) not in found:
-                    found[indices, choice] = evaluate(values(indices), choice)
-        (best, chosen), score = max(found.items(), key=lambda item: item[1])
-        grown = [_extended(axis, row, i) for axis, row, i in zip(axes, rows, best, strict=True)]
+        coarse, choice = best(rows, choices)
+        grown = [_extended(axis, row, i) for axis, row, i in zip(axes, rows, coarse, strict=True)]
         if grown == rows:
-            inside = [axis.fixed or row.start < i < row.stop - 1 for axis, row, i in zip(axes, rows, best, strict=True)]
-            edges = tuple(axis.name for axis, good in zip(axes, inside, strict=True) if not good)
-            trials = {(values(indices), choice): s for (indices, choice), s in found.items()}
-            return Tuning(values(best), chosen, score, trials, edges)
+            break
         rows = grown
+    fine = [[j for j in _half_steps(axis, i) if axis.allows(j)] for axis, i in zip(axes, coarse, strict=True)]
+    chosen = best(fine, [choice])
+    edges = tuple(axis.name for axis, row, i in zip(axes, rows, chosen[0], strict=True) if _on_edge(axis, row, i))
+    trials = {(values(indices), choice): score for (indices, choice), score in found.items()}
+    return Tuning(values(chosen[0]), chosen[1], found[chosen], trials, edges)
 
 
-def _extended(axis: Axis, row: range, best: int) -> range:
-    if axis.fixed or len(row) >= axis.most:
+def _on_edge(axis: Axis, row: range, best: float) -> bool:
+    return not axis.fixed and best in (row.start, row.stop - 1)
+
+
+def _half_steps(axis: Axis, best: float) -> tuple[float, ...]:
+    return (best,) if axis.fixed else (best, best - 0.5, best + 0.5)
+
+
+def _extended(axis: Axis, row: range, best: float) -> range:
+    if axis.fixed:
         return row
-    if best == row.start:
-        return range(row.start - 1, row.stop)
-    if best == row.stop - 1 and axis.value(row.stop) <= axis.limit:
-        return range(row.start, row.stop + 1)
-    return row
+    below = best == row.start and axis.allows(row.start - 1)
+    above = best == row.stop - 1 and axis.allows(row.stop)
+    return range(row.start - below, row.stop + above)

@@ -130,7 +130,7 @@ class Size:
         starts, tuning_starts: N of each evaluation seed, and of each tuning seed.
         gradients: of each start.
         tuning_seeds, evaluation_seeds: how many.
-        count, most: values of an axis at first, and at most.
+        count, reach: first values of an axis, and values that it may grow to on either side of its middle.
         records: points of a curve.
     """
 
@@ -140,11 +140,13 @@ class Size:
     tuning_seeds: int = 2
     evaluation_seeds: int = 10
     count: int = 5
-    most: int = 9
-    records: int = 100
+    reach: int = 5
+    records: int = 50
 
 
-QUICK = Size(starts=16, tuning_starts=16, gradients=60, tuning_seeds=1, evaluation_seeds=2, count=3, most=4, records=10)
+QUICK = Size(
+    starts=16, tuning_starts=16, gradients=60, tuning_seeds=1, evaluation_seeds=2, count=3, reach=2, records=10
+)
 
 
 def descend(problem: Problem, method: Method, setting: Setting, size: Size, recorded: bool = False) -> list[Tensor]:
@@ -181,7 +183,7 @@ def tuned(landscape: Landscape, method: Method, size: Size) -> Tuning[Schedule]:
         return score(descend(problem, method, Setting(lr, schedule, own), size)[-1], landscape.primary)
 
     axes = [
-        axis if axis.fixed else replace(axis, count=size.count, most=size.most)
+        axis if axis.fixed else replace(axis, count=size.count, reach=size.reach)
         for axis in (Axis("lr", 0.1), method.own)
     ]
     schedules: tuple[Schedule, ...] = ("constant", "cosine")

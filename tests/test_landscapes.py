@@ -12,7 +12,7 @@ from descents import METHODS, Setting, circuit
 from grid_search import Axis, tune
 
 TINY = landscapes.Size(
-    starts=3, tuning_starts=2, gradients=12, tuning_seeds=1, evaluation_seeds=2, count=3, most=3, records=3
+    starts=3, tuning_starts=2, gradients=12, tuning_seeds=1, evaluation_seeds=2, count=3, reach=1, records=3
 )
 
 
@@ -123,18 +123,19 @@ def test_a_grid_grows_until_its_best_is_inside(best):
         tried.append((values, choice))
         return (-abs(np.log(values[0] / best)) - 0.1 * abs(np.log(values[1])), float(choice == "b"))
 
-    found = tune(evaluate, [Axis("x", 0.1, most=20), Axis("y", 1.0, count=3)], ["a", "b"])
-    assert np.log2(found.values[0] / best) == pytest.approx(0, abs=0.5)
+    found = tune(evaluate, [Axis("x", 0.1, reach=6), Axis("y", 1.0, count=3)], ["a", "b"])
+    assert abs(np.log(found.values[0] / best)) <= np.log(3) / 4  # after half-steps
     assert (found.values[1], found.choice, found.edges) == (1.0, "b", ())
     assert len(tried) == len(set(tried)) == len(found.trials)
+    assert found.score == max(found.trials.values())
     first = [values[0] for values, _ in found.trials]
     assert min(first) < found.values[0] < max(first)
 
 
-@pytest.mark.parametrize(("axis", "largest"), [(Axis("x", 1.0, most=7), 16.0), (Axis("x", 1.0, limit=8.0), 8.0)])
+@pytest.mark.parametrize(("axis", "largest"), [(Axis("x", 1.0, reach=3), 27.0), (Axis("x", 1 / 9, limit=1.0), 1.0)])
 def test_a_grid_that_may_not_grow_says_so(axis, largest):
     found = tune(lambda values, _: (values[0],), [axis], [None])
-    assert found.values == (largest,)
+    assert found.values == pytest.approx((largest,))
     assert found.edges == ("x",)
 
 
@@ -144,7 +145,7 @@ def test_a_fixed_axis_stays():
 
 
 def test_ties_go_to_what_was_tried_first():
-    assert tune(lambda values, choice: (0.0,), [Axis("x", 1.0, most=5)], ["a", "b"]).choice == "a"
+    assert tune(lambda values, choice: (0.0,), [Axis("x", 1.0, reach=2)], ["a", "b"]).choice == "a"
 
 
 def test_scores_put_the_primary_metric_first():
@@ -173,7 +174,7 @@ def test_a_quick_run_end_to_end(tmp_path, monkeypatch, capsys):
         assert f"| {result['method']} |" in table
         assert len(result["median"]) == len(result["solved"]) == 2
         assert np.array(result["curve_quartiles"]).shape == (3, 3)
-        assert result["trials"] == (6 if result["method"] == "Adam, beta1 0.9" else 18)
+        assert result["trials"] >= (6 if result["method"] == "Adam, beta1 0.9" else 18)
     assert (tmp_path / "out" / "landscapes.png").read_bytes()[:4] == b"\x89PNG"
     assert {path.name for path in (tmp_path / "out").iterdir()} == {f"landscapes.{s}" for s in ("json", "md", "png")}
 
