@@ -1,7 +1,8 @@
 """The methods of landscapes.py: plain ones beside gradients at displaced weights.
 
 Each has a learning rate, its schedule and one setting of its own; x is (S seeds, N starts, D dimensions), its rows
-independent of each other. Displaced gradients are the package's own classes.
+independent of each other. Displaced gradients are the package's own classes. "Adam" tunes beta1; other names without
+beta1 have the default, 0.9.
 """
 
 import functools
@@ -56,9 +57,11 @@ def adam(x: Tensor, gradient: Function, setting: Setting, steps: int, seed: int)
     return optimizer, step
 
 
-def langevin(x: Tensor, gradient: Function, setting: Setting, steps: int, seed: int) -> tuple[Optimizer, Step]:
+def langevin(
+    x: Tensor, gradient: Function, setting: Setting, steps: int, seed: int, *, beta1: float = 0.9
+) -> tuple[Optimizer, Step]:
     """Adam, and Gaussian noise in the weights after each step; its deviation falls linearly from own to 0."""
-    optimizer, descend = adam(x, gradient, replace(setting, own=0.1), steps, seed)
+    optimizer, descend = adam(x, gradient, replace(setting, own=1 - beta1), steps, seed)
     generator = torch.Generator().manual_seed(seed)
 
     def step(t: int) -> None:
@@ -70,7 +73,7 @@ def langevin(x: Tensor, gradient: Function, setting: Setting, steps: int, seed: 
 
 
 def sam(
-    x: Tensor, gradient: Function, setting: Setting, steps: int, seed: int, *, annealed: bool
+    x: Tensor, gradient: Function, setting: Setting, steps: int, seed: int, *, annealed: bool, beta1: float = 0.9
 ) -> tuple[Optimizer, Step]:
     """Sharpness-aware minimization (Foret et al., arXiv 2010.01412) of each row.
 
@@ -81,7 +84,7 @@ def sam(
         g = gradient(x)
         return gradient(x + rho * g / g.norm(dim=-1, keepdim=True).clamp_min(TINY))
 
-    optimizer = Adam([x], lr=setting.lr)
+    optimizer = Adam([x], lr=setting.lr, betas=(beta1, 0.999))
 
     def step(t: int) -> None:
         x.grad = ascended(x, setting.own * (1 - t / steps) if annealed else setting.own)
@@ -108,6 +111,7 @@ def displaced(
     bias: Literal["centred", "none"] = "centred",
     depth: int = 1,
     entanglement: Literal["linear", "none"] = "none",
+    beta1: float = 0.9,
 ) -> tuple[Optimizer, Step]:
     """Adam with gradients at x + radius * d; the radius falls linearly from own to 0."""
     displacement = MeasuredDisplacement(
@@ -118,7 +122,9 @@ def displaced(
         bias=bias,
         seed=seed,
     )
-    optimizer = SuperpositionalGradientDescent([x], lr=setting.lr, quantum_weight=0.0, displacement=displacement)
+    optimizer = SuperpositionalGradientDescent(
+        [x], setting.lr, (beta1, 0.999), quantum_weight=0.0, displacement=displacement
+    )
 
     def closure() -> float:
         x.grad = gradient(x.detach())
@@ -161,4 +167,10 @@ METHODS = (
     Method("circuit", functools.partial(displaced, source="circuit"), RADIUS),
     Method("circuit, not centred", functools.partial(displaced, source="circuit", bias="none"), RADIUS),
     Method("circuit, entangled", ENTANGLED, RADIUS),
+    Method("Langevin, beta1 0", functools.partial(langevin, beta1=0.0), Axis("noise", 0.1)),
+    Method("SAM, beta1 0", functools.partial(sam, annealed=False, beta1=0.0), Axis("rho", 0.5), 2),
+    Method("SAM, annealed, beta1 0", functools.partial(sam, annealed=True, beta1=0.0), Axis("rho", 0.5), 2),
+    Method("Gaussian, beta1 0", functools.partial(displaced, source="gaussian", beta1=0.0), RADIUS),
+    Method("sign, beta1 0", functools.partial(displaced, source="sign", beta1=0.0), RADIUS),
+    Method("circuit, beta1 0", functools.partial(displaced, source="circuit", beta1=0.0), RADIUS),
 )

@@ -6,16 +6,18 @@ gradients and a first grid of the same size (learning rate, its schedule, one se
 best lies on an edge, and is evaluated on seeds that tuning did not see, at its undisplaced final weights.
 
     python scripts/landscapes.py --output logs/landscapes
+
+The same command goes on with a run that was stopped.
 """
 
 import argparse
+import itertools
 import json
 import math
 import platform
 import shlex
 import sys
 import time
-from collections.abc import Callable
 from dataclasses import asdict, dataclass, replace
 from importlib.metadata import version
 from pathlib import Path
@@ -208,29 +210,33 @@ def _short(value: Any) -> float:
     return float(f"{float(value):.4g}")
 
 
-def experiment(size: Size, report: Callable[[str], None] = print) -> list[dict[str, Any]]:
-    """All methods on all landscapes, each tuned, then evaluated; one entry for each pair."""
-    results = []
-    for landscape in LANDSCAPES:
-        for method in METHODS:
-            start = time.perf_counter()
-            tuning = tuned(landscape, method, size)
-            setting = Setting(tuning.values[0], tuning.choice, tuning.values[1])
-            between = time.perf_counter()
-            result = {
-                "landscape": landscape.name,
-                "method": method.name,
-                "setting": asdict(setting) | {"own_name": method.own.name},
-                "trials": len(tuning.trials),
-                "edges": list(tuning.edges),
-            } | evaluated(landscape, method, setting, size)
-            results.append(result | {"seconds": round(time.perf_counter() - between, 1)})
-            report(
-                f"{landscape.name}, {method.name}: solved {np.mean(result['solved']):.1%}, median "
-                f"{np.mean(result['median']):.3g}; {setting}; {result['trials']} trials in {between - start:.0f} s; "
-                f"edges: {', '.join(result['edges']) or 'none'}"
-            )
-    return results
+def tune_and_evaluate(landscape: Landscape, method: Method, size: Size) -> dict[str, Any]:
+    """The entry of one pair; it depends on no other."""
+    start = time.perf_counter()
+    tuning = tuned(landscape, method, size)
+    setting = Setting(tuning.values[0], tuning.choice, tuning.values[1])
+    found = {
+        "landscape": landscape.name,
+        "method": method.name,
+        "setting": asdict(setting) | {"own_name": method.own.name},
+        "trials": len(tuning.trials),
+        "edges": list(tuning.edges),
+    } | evaluated(landscape, method, setting, size)
+    return found | {"seconds": round(time.perf_counter() - start, 1)}
+
+
+def unfinished(path: Path, size: Size) -> list[dict[str, Any]]:
+    """Results of an earlier run of this size; none if there is no such file.
+
+    Raises:
+        ValueError: if the file is of another size.
+    """
+    if not path.exists():
+        return []
+    record = json.loads(path.read_text())
+    if record["size"] != asdict(size):
+        raise ValueError(f"Invalid --output: {path} is of a run of another size; name another folder or remove it")
+    return record["results"]
 
 
 def main(arguments: list[str] | None = None) -> None:
@@ -243,9 +249,12 @@ def main(arguments: list[str] | None = None) -> None:
         parser.error(f"Invalid --seeds: {given.seeds}; it must be 2 to {FIRST_TUNING_SEED}")
     check_writable(given.output / "landscapes.json")
     torch.set_num_threads(1)
-    size = QUICK if given.quick else Size(evaluation_seeds=given.seeds)
-    start = time.perf_counter()
-    results = experiment(size, lambda line: print(f"[{time.perf_counter() - start:5.0f} s] {line}", flush=True))
+    size = replace(QUICK if given.quick else Size(), evaluation_seeds=given.seeds)
+    try:
+        done = unfinished(path := given.output / "landscapes.json", size)
+    except ValueError as error:
+        parser.error(str(error))
+    found = {(result["landscape"], result["method"]): result for result in done}
     record = {
         "command": shlex.join(["python", "scripts/landscapes.py", *(sys.argv[1:] if arguments is None else arguments)]),
         "versions": {name: version(name) for name in ("torch", "numpy", "scipy", "qiskit")}
@@ -255,11 +264,20 @@ def main(arguments: list[str] | None = None) -> None:
         "dimensions": DIMENSIONS,
         "evaluation_seeds": list(range(size.evaluation_seeds)),
         "tuning_seeds": [FIRST_TUNING_SEED + i for i in range(size.tuning_seeds)],
-        "seconds": round(time.perf_counter() - start),
-        "results": results,
     }
-    with atomic_write(given.output / "landscapes.json") as file:
-        json.dump(record, file)
+    for landscape, method in itertools.product(LANDSCAPES, METHODS):
+        if (key := (landscape.name, method.name)) in found:
+            continue
+        found[key] = result = tune_and_evaluate(landscape, method, size)
+        with atomic_write(path) as file:
+            json.dump(record | {"results": list(found.values())}, file)
+        print(
+            f"{landscape.name}, {method.name}: solved {np.mean(result['solved']):.1%}, median "
+            f"{np.mean(result['median']):.3g}; {result['setting']}; {result['trials']} trials in {result['seconds']} s"
+            f"; edges: {', '.join(result['edges']) or 'none'}",
+            flush=True,
+        )
+    results = [found[landscape.name, method.name] for landscape, method in itertools.product(LANDSCAPES, METHODS)]
     with atomic_write(given.output / "landscapes.md") as file:
         file.write(text := tables(results))
     with atomic_write(given.output / "landscapes.png", "wb") as file:

@@ -8,10 +8,13 @@ from scipy import stats
 
 #: Does displacing help, does its kind matter, do the circuit's answers to the weights help, does entanglement?
 CONTRASTS = (
+    ("sign", "Adam, beta1 0.9"),
     ("sign", "Adam"),
-    ("sign", "SAM, annealed"),
+    ("sign, beta1 0", "Adam"),
+    ("sign", "Langevin"),
     ("sign", "Gaussian"),
     ("circuit", "sign"),
+    ("circuit, beta1 0", "sign, beta1 0"),
     ("circuit, not centred", "sign"),
     ("circuit, entangled", "sign"),
 )

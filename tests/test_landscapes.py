@@ -179,6 +179,24 @@ def test_a_quick_run_end_to_end(tmp_path, monkeypatch, capsys):
     assert {path.name for path in (tmp_path / "out").iterdir()} == {f"landscapes.{s}" for s in ("json", "md", "png")}
 
 
+def test_a_stopped_run_goes_on(tmp_path, monkeypatch, capsys):
+    monkeypatch.setattr(landscapes, "QUICK", TINY)
+    arguments = ["--quick", "--seeds", "2", "--output", str(tmp_path)]
+    landscapes.main(arguments)
+    path = tmp_path / "landscapes.json"
+    whole = json.loads(path.read_text())
+    assert whole["results"].pop(3)["method"] == "SAM"
+    path.write_text(json.dumps(whole))
+    table = (tmp_path / "landscapes.md").read_text()
+    capsys.readouterr()
+    landscapes.main(arguments)
+    assert capsys.readouterr().out.count(" trials in ") == 1
+    assert (tmp_path / "landscapes.md").read_text() == table
+    with pytest.raises(SystemExit):
+        landscapes.main([*arguments, "--seeds", "3"])
+    assert "is of a run of another size; name another folder or remove it" in capsys.readouterr().err
+
+
 def test_impossible_seeds_are_refused(capsys):
     with pytest.raises(SystemExit):
         landscapes.main(["--seeds", "1"])
