@@ -278,10 +278,11 @@ def main(arguments: list[str] | None = None) -> None:
             flush=True,
         )
     results = [found[landscape.name, method.name] for landscape, method in itertools.product(LANDSCAPES, METHODS)]
+    primary = {landscape.name: str(landscape.primary) for landscape in LANDSCAPES}
     with atomic_write(given.output / "landscapes.md") as file:
-        file.write(text := tables(results))
+        file.write(text := tables(results, primary))
     with atomic_write(given.output / "landscapes.png", "wb") as file:
-        draw(results, size.gradients, file)
+        draw(results, primary, size.gradients, file)
     print(text)
 
 

@@ -18,24 +18,29 @@ CONTRASTS = (
     ("circuit, not centred", "sign"),
     ("circuit, entangled", "sign"),
 )
-COLOURS = {
-    "Adam": "#555555",
-    "Langevin": "#b8860b",
-    "SAM": "#8c564b",
-    "Gaussian": "#1f77b4",
-    "sign": "#2ca02c",
-    "circuit": "#d62728",
-    "circuit, not centred": "#9467bd",
+STYLES = {
+    "Adam, beta1 0.9": ("#999999", "-"),
+    "Adam": ("#000000", "-"),
+    "Langevin": ("#b8860b", "-"),
+    "SAM, beta1 0": ("#8c564b", "--"),
+    "Gaussian": ("#1f77b4", "-"),
+    "sign": ("#2ca02c", "-"),
+    "circuit": ("#d62728", "-"),
+    "sign, beta1 0": ("#2ca02c", "--"),
+    "circuit, beta1 0": ("#d62728", "--"),
 }
-DASHED = ("circuit", "circuit, not centred")  # they may lie on other lines
+Results = list[dict[str, Any]]
 
 
-def tables(results: list[dict[str, Any]]) -> str:
-    """Markdown: for each landscape its methods, mean and standard deviation over seeds; then the paired contrasts."""
-    names = list(dict.fromkeys(result["landscape"] for result in results))
-    return "\n\n".join([_methods(name, [r for r in results if r["landscape"] == name]) for name in names]) + (
-        "\n\n" + _contrasts(results, names) + "\n"
-    )
+def tables(results: Results, primary: dict[str, str]) -> str:
+    """Markdown: for each landscape its methods, mean and standard deviation over seeds; then the paired contrasts.
+
+    Args:
+        results: of all pairs.
+        primary: "solved" or "median" of each landscape, by name.
+    """
+    parts = [_methods(name, [r for r in results if r["landscape"] == name]) for name in primary]
+    return "\n\n".join([*parts, _contrasts(results, primary)]) + "\n"
 
 
 def paired(a: Iterable[float], b: Iterable[float]) -> tuple[float, float, float]:
@@ -47,7 +52,7 @@ def paired(a: Iterable[float], b: Iterable[float]) -> tuple[float, float, float]
     return mean, mean - half, mean + half
 
 
-def _methods(landscape: str, results: list[dict[str, Any]]) -> str:
+def _methods(landscape: str, results: Results) -> str:
     lines = [
         f"{landscape}:",
         "",
@@ -56,7 +61,7 @@ def _methods(landscape: str, results: list[dict[str, Any]]) -> str:
     ]
     for result in results:
         setting = result["setting"]
-        edge = f" (edge: {', '.join(result['edges'])})" if result["edges"] else ""
+        edge = f" (on an edge: {', '.join(result['edges'])})" if result["edges"] else ""
         own = f"{setting['own_name']} {setting['own']:.4g}{edge}"
         solved = 100 * np.array(result["solved"])
         lines.append(
@@ -67,45 +72,54 @@ def _methods(landscape: str, results: list[dict[str, Any]]) -> str:
 
 
 def _spread(values: list[float]) -> str:
-    return f"{np.mean(values):.3g} +- {np.std(values, ddof=1):.2g}"
+    mean, deviation = np.mean(values), np.std(values, ddof=1)
+    return f"{mean:.3g} +- {0 if deviation < 1e-9 * mean else deviation:.2g}"
 
 
-def _contrasts(results: list[dict[str, Any]], names: list[str]) -> str:
+def _contrasts(results: Results, primary: dict[str, str]) -> str:
     found = {(r["landscape"], r["method"]): r for r in results}
+    names = [f"{name}, {'solved, points' if key == 'solved' else 'median value'}" for name, key in primary.items()]
     lines = [
         "Paired differences, mean and 95 % interval over seeds:",
         "",
-        "| contrast | " + " | ".join(f"{name}, solved, points | {name}, median" for name in names) + " |",
-        "|---" * (1 + 2 * len(names)) + "|",
+        f"| contrast | {' | '.join(names)} |",
+        "|---" * (1 + len(names)) + "|",
     ]
     for first, second in CONTRASTS:
         cells = []
-        for name in names:
-            a, b = found[name, first], found[name, second]
-            for key, scale, digits in (("solved", 100, ".1f"), ("median", 1, ".3g")):
-                mean, low, high = (scale * value + 0.0 for value in paired(a[key], b[key]))
-                cells.append(f"{mean:{digits}} [{low:{digits}}, {high:{digits}}]")
-        lines.append(f"| {first} minus {second} | {' | '.join(cells)} |")
+        for name, key in primary.items():
+            scale, digits = (100, ".1f") if key == "solved" else (1, ".2f")
+            interval = paired(found[name, first][key], found[name, second][key])
+            mean, low, high = (format(scale * value, f"z{digits}") for value in interval)
+            cells.append(f"{mean} [{low}, {high}]")
+        lines.append(f"| {first}, minus {second} | {' | '.join(cells)} |")
     return "\n".join(lines)
 
 
-def draw(results: list[dict[str, Any]], gradients: int, file: IO[bytes]) -> None:
-    """PNG: median value at the undisplaced weights against gradients taken, with quartiles; one panel a landscape."""
+def draw(results: Results, primary: dict[str, str], gradients: int, file: IO[bytes]) -> None:
+    """PNG: each landscape's primary metric at the undisplaced weights against gradients taken.
+
+    The share of starts below the tolerance, or the median value with its quartiles.
+    """
     from matplotlib.figure import Figure
 
-    names = list(dict.fromkeys(result["landscape"] for result in results))
-    figure = Figure(figsize=(4.6 * len(names), 3.9), layout="constrained")
-    for axes, name in zip(figure.subplots(1, len(names)), names, strict=True):
+    figure = Figure(figsize=(4.2 * len(primary), 4.2), layout="constrained")
+    for axes, (name, key) in zip(figure.subplots(1, len(primary)), primary.items(), strict=True):
         for result in results:
-            if result["landscape"] != name or (colour := COLOURS.get(result["method"])) is None:
+            if result["landscape"] != name or (style := STYLES.get(result["method"])) is None:
                 continue
-            low, median, high = result["curve_quartiles"]
-            taken = np.linspace(0, gradients, len(median) + 1)[1:]
-            style = "--" if result["method"] in DASHED else "-"
-            axes.plot(taken, median, style, color=colour, label=result["method"], linewidth=1.5)
-            axes.fill_between(taken, low, high, color=colour, alpha=0.12, linewidth=0)
-        axes.set(title=f"{name}, rotated, 10 dimensions", xlabel="gradients per start", yscale="log")
-        axes.set_ylabel("value at the undisplaced weights")
+            colour, line = style
+            low, values, high = np.array(result["curve_quartiles"])
+            if key == "solved":
+                values = 100 * np.array(result["curve_solved"])
+            taken = np.linspace(0, gradients, len(values) + 1)[1:]
+            axes.plot(taken, values, line, color=colour, label=result["method"], linewidth=1.5)
+            if key == "median":
+                axes.fill_between(taken, low, high, color=colour, alpha=0.1, linewidth=0)
+        axes.set(title=f"{name} (rotated, 10 dimensions)", xlabel="gradients per start")
+        axes.set_ylabel("starts below 0.1, %" if key == "solved" else "value: median and quartiles")
+        if key == "median":
+            axes.set(yscale="log", ylim=(0.5, 1000))
         axes.grid(alpha=0.3)
-    figure.legend(*figure.axes[0].get_legend_handles_labels(), loc="outside lower center", ncols=4, frameon=False)
-    figure.savefig(file, format="png", dpi=110)
+    figure.legend(*figure.axes[0].get_legend_handles_labels(), loc="outside lower center", ncols=5, frameon=False)
+    figure.savefig(file, format="png", dpi=100)
