@@ -33,6 +33,7 @@ test-slow: .venv/.installed ## whole training runs and many processes
 
 bench: .venv/.bench ## speed, as ratios measured side by side in one run
 	$(RUN) scripts/benchmark.py
+	$(RUN) scripts/benchmark_optimizer.py
 	$(RUN) scripts/benchmark_circuits.py
 
 lint: .venv/.installed ## ruff and pyright

@@ -20,7 +20,7 @@ from lightning_qsgd.callbacks import PredictionWriter, TestReport, TimeToTarget
 from lightning_qsgd.doctor import doctor
 from lightning_qsgd.experiment import ExperimentCLI, find_config, peak_memory, shorten
 from lightning_qsgd.files import atomic_write
-from lightning_qsgd.optim import Perturbation
+from lightning_qsgd.optim import SuperpositionalGradientDescent
 from lightning_qsgd.run_folder import is_unused
 
 
@@ -109,9 +109,9 @@ def summarize(cli: ExperimentCLI) -> dict[str, Any]:
     trainer = cli.trainer
     clock = next(c for c in trainer.callbacks if isinstance(c, TimeToTarget))  # type: ignore[attr-defined]
     best = max if clock.mode == "max" else min
-    perturbation = getattr(trainer.optimizers[0], "perturbation", None) if trainer.optimizers else None
+    ours = next((o for o in trainer.optimizers if isinstance(o, SuperpositionalGradientDescent)), None)
     best_path = cli._get(cli.config_init, "checkpoint").best_model_path
-    circuits, shots, seconds = count_circuits(cli.model, perturbation)
+    circuits, shots, seconds = count_circuits(cli.model, ours)
     last = clock.history[-3:]  # at a constant learning rate single epochs jump by points
     return {
         f"{clock.metric} final": round(clock.history[-1], 4) if last else None,
@@ -129,9 +129,14 @@ def summarize(cli: ExperimentCLI) -> dict[str, Any]:
     }
 
 
-def count_circuits(model: torch.nn.Module, perturbation: Perturbation | None = None) -> tuple[int, int, float]:
-    """Circuits, shots and seconds in them, of the perturbation and of each network behind a model's quantum layers."""
-    counting: list[Any] = [] if perturbation is None else [perturbation]
+def count_circuits(
+    model: torch.nn.Module, optimizer: SuperpositionalGradientDescent | None = None
+) -> tuple[int, int, float]:
+    """Circuits, shots and seconds in them, of the optimizer and of each network behind a model's quantum layers."""
+    counting: list[Any] = []
+    if optimizer is not None:
+        circuit = None if optimizer.displacement is None else optimizer.displacement.circuit
+        counting += [optimizer.perturbation] + ([] if circuit in (None, optimizer.perturbation) else [circuit])
     if "lightning_qsgd.quantum" in sys.modules:  # a classical run never pays for qiskit
         from lightning_qsgd.quantum import QuantumLayer, QuantumNetwork
 

@@ -15,7 +15,7 @@ from lightning.pytorch.callbacks import ModelCheckpoint
 from lightning.pytorch.cli import LightningArgumentParser, LightningCLI
 from lightning_utilities.core.rank_zero import rank_zero_warn
 
-from lightning_qsgd.callbacks import PerturbationMonitor, PredictionWriter, TestReport, TimeToTarget
+from lightning_qsgd.callbacks import DisplacedForward, PerturbationMonitor, PredictionWriter, TestReport, TimeToTarget
 from lightning_qsgd.run_folder import (
     AtomicCheckpointIO,
     find_checkpoint,
@@ -211,7 +211,7 @@ class ExperimentCLI(LightningCLI):
         plugins = plugins if isinstance(plugins, list) else [plugins]
         own = any(isinstance(plugin, CheckpointIO) for plugin in plugins)
         kwargs["plugins"] = plugins if own else [*plugins, AtomicCheckpointIO()]
-        self.trainer_defaults["callbacks"] = [TestReport()]
+        self.trainer_defaults["callbacks"] = [TestReport(), DisplacedForward()]
         return super().instantiate_trainer(**kwargs)
 
     def _instantiate_trainer(self, config: dict[str, Any], callbacks: list[L.Callback]) -> L.Trainer:

@@ -7,10 +7,12 @@ import torch
 
 
 class SaveRanks(L.Callback):
-    """Saves each rank's weights and circuit count into the run folder."""
+    """Saves each rank's weights, circuit count and whether it ran circuits itself into the run folder."""
 
     def on_train_end(self, trainer, pl_module):
-        state = {"weights": pl_module.state_dict(), "circuits": trainer.optimizers[0].perturbation.circuits}
+        perturbation = trainer.optimizers[0].perturbation
+        state = {"weights": pl_module.state_dict(), "circuits": perturbation.circuits}
+        state["ran"] = perturbation._network is not None
         torch.save(state, Path(trainer.log_dir) / f"rank{trainer.global_rank}.pt")
 
 
@@ -20,3 +22,12 @@ class FailAfterCheckpoint(L.Callback):
     def on_train_batch_start(self, trainer, *_):
         trainer.save_checkpoint(Path(trainer.log_dir) / "checkpoints" / "last.ckpt")
         raise RuntimeError("on purpose")
+
+
+class SaveDisplacedWeights(L.Callback):
+    """Saves each rank's weights in the forward pass of the second batch, as displaced."""
+
+    def on_before_zero_grad(self, trainer, pl_module, optimizer):
+        if trainer.global_step == 1:
+            assert trainer.optimizers[0].displacement.active
+            torch.save(pl_module.state_dict(), Path(trainer.log_dir) / f"displaced{trainer.global_rank}.pt")

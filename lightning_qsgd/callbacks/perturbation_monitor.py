@@ -1,9 +1,11 @@
 """PerturbationMonitor: what the quantum part does, in the loggers."""
 
-from typing import Any
+from collections.abc import Mapping
+from typing import Any, Literal
 
 import lightning as L
 from lightning.pytorch.loggers import Logger, TensorBoardLogger
+from torch import Tensor
 
 from lightning_qsgd.optim import SuperpositionalGradientDescent
 
@@ -16,20 +18,25 @@ class PerturbationMonitor(L.Callback):
     s. Once, at the start: the drawing of the circuit (TensorBoard, text), and surrogate_residual, the root mean square
     distance of the surrogate's outcome probabilities from fresh circuits at 32 random points, beside
     surrogate_residual_expected, what shot noise alone makes of it, and surrogate_clipped_mass, the negative probability
-    of the series; with a calibration the results of its tests, calibration_....
+    of the series; with a calibration the results of its tests, calibration_.... With a displacement its radius.
 
     Args:
         every_n_steps: optimizer steps between two records, at least 1; 0: never. Default: 50. A record costs a few
             per cent of a training step (`make bench`), and steps between cost nothing.
+        per: also log norm_ratio, offset, spread and cosine of each part that is touched: "group" (``quantum/offset/0``:
+            the number of the parameter group) or "layer" (``quantum/offset/model.head``: the module that owns the
+            parameters). Default: "model", none.
 
     Raises:
-        ValueError: for a negative every_n_steps.
+        ValueError: for a negative every_n_steps or an unknown ``per``.
     """
 
-    def __init__(self, every_n_steps: int = 50) -> None:
+    def __init__(self, every_n_steps: int = 50, per: Literal["model", "group", "layer"] = "model") -> None:
         if every_n_steps < 0:
             raise ValueError(f"Invalid every_n_steps: {every_n_steps}; it must be at least 0")
-        self.every_n_steps = every_n_steps
+        if per not in ("model", "group", "layer"):
+            raise ValueError(f"Invalid per: {per!r}; it must be one of model, group, layer")
+        self.every_n_steps, self.per = every_n_steps, per
 
     def on_train_epoch_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         """Log what is known once: the circuit and its surrogate's residual."""
@@ -62,27 +69,54 @@ class PerturbationMonitor(L.Callback):
         if optimizer is None or not optimizer.record_statistics:
             return
         optimizer.record_statistics = False
-        if optimizer.statistics is not None and trainer.is_global_zero:
-            record(optimizer, trainer.loggers, trainer.global_step - 1)
+        if trainer.is_global_zero:
+            record(optimizer, trainer.loggers, trainer.global_step - 1, self._parts(optimizer, pl_module))
         optimizer.statistics = None
+
+    def _parts(self, optimizer: SuperpositionalGradientDescent, module: L.LightningModule) -> dict[str, list[Tensor]]:
+        if self.per == "group":
+            return {str(k): group["params"] for k, group in enumerate(optimizer.param_groups)}
+        if self.per == "layer":
+            trained = {p for group in optimizer.param_groups for p in group["params"]}
+            own = ((name, [*part.parameters(recurse=False)]) for name, part in module.named_modules())
+            return {name: [*params] for name, params in own if params and trained.issuperset(params)}
+        return {}
 
     def _optimizer(self, trainer: L.Trainer) -> SuperpositionalGradientDescent | None:
         found = (o for o in trainer.optimizers if isinstance(o, SuperpositionalGradientDescent))
         return next(found, None) if self.every_n_steps else None
 
 
-def record(optimizer: SuperpositionalGradientDescent, loggers: list[Logger], step: int) -> None:
-    """Log the statistics of the optimizer's last recorded step as those of optimizer step ``step``."""
-    assert optimizer.statistics is not None
-    statistics = dict(optimizer.statistics)
-    s = statistics.pop("s")
-    perturbation = optimizer.perturbation
-    metrics: dict[str, float] = {f"quantum/{name}": value.item() for name, value in statistics.items()}
-    metrics |= {f"quantum/{name}": getattr(perturbation, name) for name in ("circuits", "shots", "seconds")}
-    for logger in loggers:
-        logger.log_metrics(metrics, step=step)
-    for writer in _writers(loggers):
-        writer.add_histogram("quantum/s", s, step)
+def record(
+    optimizer: SuperpositionalGradientDescent,
+    loggers: list[Logger],
+    step: int,
+    parts: Mapping[str, list[Tensor]] | None = None,
+) -> None:
+    """Log the statistics of the optimizer's last recorded step as those of optimizer step ``step``.
+
+    Args:
+        optimizer: whose statistics; where nothing was perturbed it has none.
+        loggers: where they go.
+        step: number of the optimizer step, from 0.
+        parts: parameters by name, whose own statistics are logged too.
+    """
+    metrics: dict[str, float] = {}
+    if optimizer.displacement is not None:
+        metrics["radius"] = optimizer.displacement.radius_at(step)
+    statistics = dict(optimizer.statistics or {})
+    s = statistics.pop("s", None)
+    if s is not None:
+        metrics |= {name: value.item() for name, value in statistics.items()}
+        metrics |= {name: getattr(optimizer.perturbation, name) for name in ("circuits", "shots", "seconds")}
+        for part, params in (parts or {}).items():
+            own = optimizer.statistics_of(params)
+            if own["touched"] > 0:
+                metrics |= {f"{name}/{part}": own[name].item() for name in ("norm_ratio", "offset", "spread", "cosine")}
+        for writer in _writers(loggers):
+            writer.add_histogram("quantum/s", s, step)
+    for logger in loggers if metrics else []:
+        logger.log_metrics({f"quantum/{name}": value for name, value in metrics.items()}, step=step)
 
 
 def _writers(loggers: list[Logger]) -> list[Any]:

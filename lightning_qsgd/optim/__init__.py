@@ -2,6 +2,7 @@
 
 from lightning_qsgd.optim.circuit_perturbation import CircuitPerturbation as CircuitPerturbation
 from lightning_qsgd.optim.displacement import MeasuredDisplacement as MeasuredDisplacement
+from lightning_qsgd.optim.param_groups import perturbed_groups as perturbed_groups
 from lightning_qsgd.optim.perturbation import ControlPerturbation as ControlPerturbation
 from lightning_qsgd.optim.perturbation import Perturbation as Perturbation
 from lightning_qsgd.optim.perturbation import SinePerturbation as SinePerturbation

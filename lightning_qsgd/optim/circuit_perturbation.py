@@ -13,7 +13,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from lightning_qsgd.optim.distributed import from_rank_0
+from lightning_qsgd.optim.distributed import counted_from_rank_0
 from lightning_qsgd.optim.perturbation import Perturbation, require
 
 if TYPE_CHECKING:
@@ -95,14 +95,13 @@ class CircuitPerturbation(Perturbation):
         require("mode", mode, mode in ("surrogate", "live"), "'surrogate' or 'live'")
         require("max_circuits", max_circuits, max_circuits >= 1, "at least 1")
         require("calibration", calibration, calibration is None or mode == "surrogate", "null with mode='live'")
-        require("shot_noise", shot_noise, shot_noise is None or mode == "surrogate", "null with mode='live'")
-        require("shot_noise", shot_noise, shot_noise is None or shot_noise >= 1, "at least 1, or null for none")
+        valid = shot_noise is None or (mode == "surrogate" and shot_noise >= 1)
+        require("shot_noise", shot_noise, valid, "at least 1, or null for none; null with mode='live'")
         require("shot_noise_seed", shot_noise_seed, shot_noise_seed >= 0, "at least 0")
         if decode_chain is None:
             decode_chain = rotations == "aligned" and entanglement == "linear"
-        self.depth = depth
         self.entanglement: Literal["linear", "none"] = entanglement
-        self.rotations, self.rotation_seed = rotations, rotation_seed
+        self.depth, self.rotations, self.rotation_seed = depth, rotations, rotation_seed
         self.decode_chain, self.center, self.mode, self.max_circuits = decode_chain, center, mode, max_circuits
         self.sampler, self.calibration = sampler, calibration
         self.shot_noise, self.shot_noise_seed = shot_noise, shot_noise_seed
@@ -122,6 +121,11 @@ class CircuitPerturbation(Perturbation):
         )
 
     @property
+    def blockwise(self) -> bool:
+        """True for the series itself; shots are drawn, and circuits run, for all blocks of a step at once."""
+        return self.mode == "surrogate" and self.shot_noise is None
+
+    @property
     def ansatz(self) -> Ansatz:
         """The circuit."""
         from lightning_qsgd.quantum import superposition_circuit
@@ -139,10 +143,7 @@ class CircuitPerturbation(Perturbation):
 
     @property
     def surrogate(self) -> FourierSurrogate | LightConeSurrogate | None:
-        """The fitted series; None before ``prepare`` and in live mode.
-
-        Of all outcomes; of P(x_k = 1) alone where that takes fewer circuits (without entanglement, but for shot noise).
-        """
+        """The series, None before ``prepare`` and in live mode; of P(x_k = 1) alone where that takes fewer circuits."""
         return self._surrogate
 
     @property
@@ -224,11 +225,13 @@ class CircuitPerturbation(Perturbation):
                 f"A live step would run {len(angles)} circuits, more than max_circuits={self.max_circuits}; "
                 "use mode='surrogate', scope='first_of_tensor' or 'first_of_model', or raise max_circuits"
             )
-        return from_rank_0(lambda: torch.from_numpy(self.measure(angles.cpu().numpy(), step)) @ self.matrix).to(angles)
+        inputs = angles.cpu().numpy()
+        s = counted_from_rank_0(self, lambda: torch.from_numpy(self.measure(inputs, step)) @ self.matrix)
+        return s.to(angles)
 
     def _fit(self) -> str:
         start = time.perf_counter()
-        surrogate, self._tests = from_rank_0(self._measure)
+        surrogate, self._tests = counted_from_rank_0(self, self._measure)
         self._set_surrogate(surrogate)
         run = f"{self.circuits:,} circuits, {self.shots:,} shots, {time.perf_counter() - start:.1f} s"
         line = f"Circuit sampled on its grid: {run}; from here on its series answers"

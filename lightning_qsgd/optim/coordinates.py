@@ -1,12 +1,33 @@
-"""Coordinates of many tensors as one flat tensor, and back: the first of each, or all of them in chunks.
+"""Runs of coordinates of many tensors as one flat tensor, and back.
 
-Coordinates are counted in C order, whatever the tensor's strides are.
+Coordinates count in C order, whatever the tensor's strides are.
 """
 
 from collections.abc import Sequence
 
 import torch
 from torch import Tensor
+from torch._utils import _unflatten_dense_tensors
+
+
+def flat(tensor: Tensor, start: int, size: int) -> Tensor:
+    """The coordinates [start, start + size): (size,), a view where the tensor is contiguous, otherwise a copy."""
+    if tensor.shape == (size,):
+        return tensor
+    if tensor.is_contiguous():
+        return tensor.as_strided((size,), (1,), tensor.storage_offset() + start if start else None)
+    return tensor[_index(tensor, start, size)]
+
+
+def first(tensor: Tensor, size: int) -> Tensor:
+    """A flat view of the first coordinates; the tensor itself where it is not contiguous."""
+    return tensor.as_strided((size,), (1,)) if tensor.is_contiguous() else tensor
+
+
+def put_back(tensor: Tensor, start: int, values: Tensor) -> None:
+    """Write what :func:`flat` gave, once changed; nothing to do where it was a view."""
+    if not tensor.is_contiguous():
+        tensor[_index(tensor, start, len(values))] = values
 
 
 def gather(tensors: Sequence[Tensor], sizes: Sequence[int]) -> Tensor:
@@ -14,40 +35,39 @@ def gather(tensors: Sequence[Tensor], sizes: Sequence[int]) -> Tensor:
 
     Args:
         tensors: any shapes; dtypes may differ and are promoted; devices may differ and go to the first one's.
-        sizes: coordinates of each, from 1 to its number of elements.
+        sizes: coordinates of each, from 0 to its number of elements.
 
     Returns:
         (sum(sizes),).
     """
-    device = tensors[0].device
-    firsts = [
-        _first(t, n) if t.device == device else _first(t, n).to(device) for t, n in zip(tensors, sizes, strict=True)
-    ]
-    return torch.cat(firsts)
+    return join([t if t.shape == (n,) else flat(t, 0, n) for t, n in zip(tensors, sizes, strict=True)])
+
+
+def join(parts: list[Tensor]) -> Tensor:
+    """A copy of flat tensors, one after the other, on the first one's device."""
+    device = parts[0].device
+    return torch.cat([part.to(device) for part in parts] if any(part.device != device for part in parts) else parts)
 
 
 def add(tensors: Sequence[Tensor], sizes: Sequence[int], values: Tensor) -> None:
     """Add flat ``values`` (sum(sizes),) to the first coordinates of each tensor, in place, rounding to its dtype."""
-    parts = values.split(list(sizes))
-    views, changes = [], []
-    for t, n, part in zip(tensors, sizes, parts, strict=True):
-        part = part if part.device == t.device else part.to(t.device)
-        if t.is_contiguous():
-            views.append(_first(t, n))
-            changes.append(part)
-        else:
-            t[_index(t, n)] += part.to(t.dtype)
-    if views:
-        torch._foreach_add_(views, changes)  # pyright: ignore[reportPrivateImportUsage]
+    views = [t if t.shape == (n,) else flat(t, 0, n) for t, n in zip(tensors, sizes, strict=True)]
+    parts = values.split(sizes)
+    if any(t.device != values.device for t in tensors):
+        parts = [part.to(t.device) for t, part in zip(tensors, parts, strict=True)]
+    torch._foreach_add_(views, parts)  # pyright: ignore[reportPrivateImportUsage]
+    for t, view in zip(tensors, views, strict=True):
+        if view is not t:
+            put_back(t, 0, view)
 
 
 def write(tensors: Sequence[Tensor], sizes: Sequence[int], values: Tensor) -> None:
     """Set the first coordinates of each tensor to flat ``values`` (sum(sizes),)."""
     for t, n, part in zip(tensors, sizes, values.split(list(sizes)), strict=True):
         if t.is_contiguous():
-            _first(t, n).copy_(part)
+            flat(t, 0, n).copy_(part)
         else:
-            t[_index(t, n)] = part.to(t)
+            t[_index(t, 0, n)] = part.to(t)
 
 
 def alike(params: Sequence[Tensor]) -> list[list[Tensor]]:
@@ -58,7 +78,7 @@ def alike(params: Sequence[Tensor]) -> list[list[Tensor]]:
     return list(groups.values())
 
 
-def chunks(sizes: Sequence[int], block: int, limit: int) -> list[list[tuple[int, int, int]]]:
+def cuts(sizes: Sequence[int], block: int, limit: int) -> list[list[tuple[int, int, int]]]:
     """Cut tensors, one after the other, into chunks of about ``limit`` coordinates, at ends of blocks.
 
     Returns:
@@ -80,23 +100,19 @@ def chunks(sizes: Sequence[int], block: int, limit: int) -> list[list[tuple[int,
     return chunks
 
 
-def write_pieces(params: Sequence[Tensor], pieces: Sequence[tuple[int, int, int]], values: Sequence[Tensor]) -> None:
-    """Set pieces of tensors, in C order."""
-    views, parts = [], []
-    for (number, start, length), value in zip(pieces, values, strict=True):
+def write_pieces(params: Sequence[Tensor], pieces: Sequence[tuple[int, int, int]], values: Tensor) -> None:
+    """Set pieces of tensors to flat ``values``, in C order; rounds to the tensors' dtype."""
+    whole = [params[number] for number, _, length in pieces if length == params[number].numel()]
+    if len(whole) == len(pieces):
+        torch._foreach_copy_(whole, _unflatten_dense_tensors(values, whole))  # pyright: ignore[reportPrivateImportUsage]
+        return
+    for (number, start, length), part in zip(pieces, values.split([length for *_, length in pieces]), strict=True):
         p = params[number]
         if p.is_contiguous():
-            views.append(p.view(-1)[start : start + length])
-            parts.append(value)
+            p.view(-1)[start : start + length].copy_(part)
         else:
-            p[torch.unravel_index(torch.arange(start, start + length, device=p.device), p.shape)] = value
-    if views:
-        torch._foreach_copy_(views, parts)  # pyright: ignore[reportPrivateImportUsage]
+            p[_index(p, start, length)] = part.to(p.dtype)
 
 
-def _first(tensor: Tensor, size: int) -> Tensor:  # (size,), a view where the tensor is contiguous
-    return tensor.as_strided((size,), (1,)) if tensor.is_contiguous() else tensor[_index(tensor, size)]
-
-
-def _index(tensor: Tensor, size: int) -> tuple[Tensor, ...]:
-    return torch.unravel_index(torch.arange(size, device=tensor.device), tensor.shape)
+def _index(tensor: Tensor, start: int, size: int) -> tuple[Tensor, ...]:
+    return torch.unravel_index(torch.arange(start, start + size, device=tensor.device), tensor.shape)

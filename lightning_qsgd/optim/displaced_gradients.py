@@ -54,6 +54,8 @@ class DisplacedGradients(torch.optim.Optimizer):
         return [p for group in self.param_groups for p in group["params"]]
 
     def _evaluate(self, closure: Callable[[], Any] | None) -> Any:
+        if closure is None and all(float(group["lr"]) == 0 for group in self.param_groups):
+            return None  # nothing moves: torch's distributed state dicts call it so, to have a state at all
         return evaluate(closure, self.displacement, self._all_parameters(), self._step)
 
     def _displacement_state(self) -> dict[str, Any]:
@@ -92,7 +94,8 @@ def evaluate(
         The mean loss; None without closure. The weights are the exact ones afterwards.
 
     Raises:
-        RuntimeError: without closure, if there was no displacement since the last step, or one is still active.
+        RuntimeError: without closure (or with one that returns no loss), if there was no displacement since the last
+            step; or if one is still active.
         ValueError: for an odd number of copies with bias="antithetic".
     """
     if displacement is None:
@@ -104,7 +107,7 @@ def evaluate(
         if not displacement.draws:
             raise RuntimeError(
                 "step() got gradients of weights that were not displaced; call step(closure), or compute the loss and "
-                "its gradients within `with optimizer.displaced():`"
+                "gradients within `with optimizer.displaced():`"
             )
         loss = None
     elif displacement.active:
@@ -126,6 +129,7 @@ def _mean_of_copies(
     copies = displacement.copies
     if displacement.bias == "antithetic":
         require("copies", copies, copies % 2 == 0, "even with bias='antithetic': its draws come in pairs")
+    displaced_before = displacement.draws > 0
     losses, means = [], {}
     for draw in range(copies):
         displacement.displace(params, step, draw)
@@ -134,6 +138,13 @@ def _mean_of_copies(
                 losses.append(closure())
         finally:
             displacement.restore()
+        if losses[-1] is None:
+            if displaced_before:  # gradients are there: Lightning gives step() a closure that does nothing
+                return None
+            raise RuntimeError(
+                "The closure returned no loss: let it return the loss; or, where it computes none, compute loss and "
+                "gradients within `with optimizer.displaced():`"
+            )
         if copies == 1:
             return losses[0]
         for p in params:
@@ -142,4 +153,4 @@ def _mean_of_copies(
                 p.grad = None
     for p, mean in means.items():
         p.grad = mean
-    return None if None in losses else sum(losses) / copies
+    return sum(losses) / copies

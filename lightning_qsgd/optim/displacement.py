@@ -16,10 +16,11 @@ from typing import Any, Literal, get_args
 import numpy as np
 import torch
 from torch import Tensor
+from torch._utils import _unflatten_dense_tensors
 from torch.nn.functional import pad
 
 from lightning_qsgd.optim.circuit_perturbation import CircuitPerturbation
-from lightning_qsgd.optim.coordinates import alike, chunks, write_pieces
+from lightning_qsgd.optim.coordinates import alike, cuts, write_pieces
 from lightning_qsgd.optim.perturbation import require
 from lightning_qsgd.optim.single_shot import single_shot
 
@@ -92,7 +93,7 @@ class MeasuredDisplacement:
         self.bias: Bias = bias
         self.circuit, self.seed = circuit, seed
         self.draws = 0
-        self._saved: list[tuple[list[Tensor], Tensor]] | None = None  # tensors, and what they held, flat
+        self._saved: list[tuple[list[Tensor], list[Tensor]]] | None = None  # tensors, and what they held
 
     def identity(self) -> str:
         """What a checkpoint must agree on to be continued; radius and copies may change."""
@@ -103,6 +104,14 @@ class MeasuredDisplacement:
     def prepare(self) -> str | None:
         """Do the circuit's one-time work, unless it is done; returns a line about it, or None."""
         return None if self.circuit is None else self.circuit.prepare()
+
+    def radius_at(self, step: int) -> float:
+        """The radius of an optimizer step.
+
+        Raises:
+            ValueError: if a schedule gives a negative or infinite one.
+        """
+        return _checked_radius(self.radius(step) if callable(self.radius) else self.radius)
 
     @property
     def active(self) -> bool:
@@ -126,20 +135,20 @@ class MeasuredDisplacement:
             raise RuntimeError("The weights are displaced already; restore() them before the next displacement")
         params = [p for p in params if p.requires_grad and p.numel()]
         _check(params)
-        radius = _checked_radius(self.radius(step)) if callable(self.radius) else float(self.radius)
+        radius = self.radius_at(step)
         self._saved = []
         self.draws += 1
         if not radius:
             return
         pair = draw // 2 if self.bias == "antithetic" else draw
-        entropy = np.random.SeedSequence(self.seed, spawn_key=(step, pair)).generate_state(1, np.uint64)
-        generator = torch.Generator().manual_seed(int(entropy[0] >> 1))
+        rng = np.random.Generator(np.random.SFC64(np.random.SeedSequence(self.seed, spawn_key=(step, pair))))
         sign = -1.0 if self.bias == "antithetic" and draw % 2 else 1.0
         try:
             for number, group in enumerate(alike(params)):
-                saved = torch.cat([p.detach().reshape(-1) for p in group])
+                flat = torch.cat([p.detach().reshape(-1) for p in group])
+                saved = list(_unflatten_dense_tensors(flat, group))
                 self._saved.append((group, saved))
-                self._displace(group, saved, radius * sign, generator, (step, pair, number))
+                self._displace(group, saved, flat, radius * sign, rng, (step, pair, number))
         except BaseException:
             self.restore()
             raise
@@ -148,8 +157,7 @@ class MeasuredDisplacement:
     def restore(self) -> None:
         """Put the exact weights back; nothing happens where none are displaced."""
         for params, saved in self._saved or ():
-            values = saved.split([p.numel() for p in params])
-            torch._foreach_copy_(params, [v.view_as(p) for v, p in zip(values, params, strict=True)])  # pyright: ignore[reportPrivateImportUsage]
+            torch._foreach_copy_(params, saved)  # pyright: ignore[reportPrivateImportUsage]
         self._saved = None
 
     @contextmanager
@@ -167,23 +175,31 @@ class MeasuredDisplacement:
                     torch._foreach_copy_(params, values)  # pyright: ignore[reportPrivateImportUsage]
 
     def _displace(
-        self, params: list[Tensor], saved: Tensor, radius: float, generator: torch.Generator, key: tuple[int, ...]
+        self,
+        params: list[Tensor],
+        saved: list[Tensor],
+        flat: Tensor,
+        radius: float,
+        rng: np.random.Generator,
+        key: tuple[int, ...],
     ) -> None:
-        dtype = torch.float64 if saved.dtype == torch.float64 else torch.float32
+        dtype = torch.float64 if flat.dtype == torch.float64 else torch.float32
         sizes = [p.numel() for p in params]
-        scales = [torch.tensor(radius, dtype=dtype, device=saved.device)] * len(params)
+        scales = torch.full((len(params),), radius, dtype=dtype, device=flat.device)
         if self.relative:
-            norms = torch._foreach_norm(list(saved.split(sizes)), 2, dtype)  # pyright: ignore[reportPrivateImportUsage]
-            scales = [norm * (radius / math.sqrt(size)) for norm, size in zip(norms, sizes, strict=True)]
+            norms = torch._foreach_norm(saved, 2, None if flat.dtype == dtype else dtype)  # pyright: ignore[reportPrivateImportUsage]
+            scales *= torch.stack(norms) / torch.tensor(sizes, dtype=dtype, device=flat.device).sqrt()
+        factors = scales.unbind()
         low = 0
-        for number, pieces in enumerate(chunks(sizes, self._block, self._chunk)):
+        for number, pieces in enumerate(cuts(sizes, self._block, self._chunk)):
             lengths = [length for _, _, length in pieces]
-            theta = saved[low : low + sum(lengths)]
+            theta = flat[low : low + sum(lengths)]
             low += len(theta)
-            change = self._directions(theta.to(dtype), lengths, generator, (*key, number))
-            torch._foreach_mul_(change.split(lengths), [scales[i] for i, _, _ in pieces])  # pyright: ignore[reportPrivateImportUsage]
-            values = change.add_(theta).to(saved.dtype)
-            write_pieces(params, pieces, values.split(lengths))
+            change = self._directions(theta.to(dtype), lengths, rng, (*key, number))
+            torch._foreach_mul_(  # pyright: ignore[reportPrivateImportUsage]
+                change.split(lengths), [factors[i] for i, _, _ in pieces]
+            )
+            write_pieces(params, pieces, change.add_(theta))
 
     @property
     def _block(self) -> int:  # coordinates that are measured together
@@ -194,20 +210,22 @@ class MeasuredDisplacement:
         return CHUNK if self.circuit is None else min(CHUNK, 4 * CHUNK * self._block // 2**self._block)
 
     def _directions(
-        self, theta: Tensor, lengths: list[int], generator: torch.Generator, key: tuple[int, ...]
+        self, theta: Tensor, lengths: list[int], rng: np.random.Generator, key: tuple[int, ...]
     ) -> Tensor:  # d, flat; a tensor of its own
         if self.source == "gaussian":
+            generator = torch.Generator().manual_seed(int(rng.integers(2**63)))  # numpy's take three times as long
             return torch.randn(theta.shape, generator=generator, dtype=theta.dtype).to(theta.device)
         if self.circuit is None:
-            return _fair_signs(len(theta), generator).to(theta)
+            return _fair_signs(len(theta), rng).to(theta)
         n = self._block
         padding = [-length % n for length in lengths]
         if any(padding):
             theta = torch.cat([pad(x, (0, more)) for x, more in zip(theta.split(lengths), padding, strict=True)])
         angles = (theta * math.pi).view(-1, n)
         with torch.autocast(angles.device.type, enabled=False):
-            x, s = single_shot(self.circuit, angles, generator, key)
-        d = (s - x if self.bias == "centred" else -x).view(-1)
+            bits, mean = single_shot(self.circuit, angles, rng, key)
+        d = mean.sub_(bits).mul_(2) if self.bias == "centred" else bits.mul_(-2).add_(1)
+        d = d.view(-1)
         if any(padding):
             d = torch.cat(d.split([length for run in zip(lengths, padding, strict=True) for length in run])[::2])
         return d
@@ -239,7 +257,7 @@ def _check(params: Sequence[Tensor]) -> None:
             raise ValueError("Invalid parameter: a DTensor; displacements do not support sharded weights, use DDP")
 
 
-def _fair_signs(size: int, generator: torch.Generator) -> Tensor:
+def _fair_signs(size: int, rng: np.random.Generator) -> Tensor:
     """(size,) int8: -1 or 1, one random bit each."""
-    words = torch.empty(-(-size // 8), dtype=torch.uint8).random_(generator=generator)
-    return 1 - 2 * torch.from_numpy(np.unpackbits(words.numpy(), count=size).view(np.int8))
+    bits = np.unpackbits(np.frombuffer(rng.bytes(-(-size // 8)), np.uint8), count=size)
+    return 1 - 2 * torch.from_numpy(bits.view(np.int8))

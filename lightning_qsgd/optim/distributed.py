@@ -5,7 +5,17 @@ from typing import Any, TypeVar
 
 import torch
 
+from lightning_qsgd.optim.perturbation import Perturbation
+
 T = TypeVar("T")
+
+
+def counted_from_rank_0(counter: Perturbation, compute: Callable[[], T]) -> T:
+    """:func:`from_rank_0`, and rank 0's circuits, shots and seconds on all ranks: they are those of the whole run."""
+    value, (counter.circuits, counter.shots, counter.seconds) = from_rank_0(
+        lambda: (compute(), (counter.circuits, counter.shots, counter.seconds))
+    )
+    return value
 
 
 def from_rank_0(compute: Callable[[], T]) -> T:

@@ -43,6 +43,15 @@ class Perturbation(ABC):
         self.layout: Sequence[tuple[int, int, int]] = ()
         self.circuits, self.shots, self.seconds = 0, 0, 0.0
 
+    @property
+    def blockwise(self) -> bool:
+        """Whether s of a block depends on that block's angles and the step alone, whatever else is asked with it.
+
+        The optimizer may then ask for the blocks of a step in several calls, and on each rank for its own. Default:
+        False, one call with all blocks, which costs memory of their size.
+        """
+        return False
+
     def identity(self) -> str:
         """What a checkpoint must agree on to be continued. Default: the class and its plain public attributes."""
         plain = {k: v for k, v in vars(self).items() if isinstance(v, (int, float, str, bool)) and k[0] != "_"}
@@ -88,6 +97,11 @@ class SinePerturbation(Perturbation):
     Args:
         num_qubits: coordinates per block; it only decides how many coordinates are touched. Default: 4.
     """
+
+    @property
+    def blockwise(self) -> bool:
+        """True."""
+        return True
 
     def forward(self, angles: Tensor, *, step: int) -> Tensor:
         """sin(angles); ``step`` does not matter."""

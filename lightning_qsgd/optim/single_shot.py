@@ -1,6 +1,6 @@
-"""One shot of a CircuitPerturbation's circuit per block: measured bits, and the s that they have on average.
+"""One shot of a CircuitPerturbation's circuit per block: measured bits, and what they are on average.
 
-Shapes: B blocks, n qubits. x_k = 2 b_k - 1 with the measured bit b_k, so that E x = s.
+Shapes: B blocks, n qubits. E[2 b_k - 1] = s_k.
 """
 
 from __future__ import annotations
@@ -10,11 +10,11 @@ import torch
 from torch import Tensor
 
 from lightning_qsgd.optim.circuit_perturbation import CircuitPerturbation
-from lightning_qsgd.optim.distributed import from_rank_0
+from lightning_qsgd.optim.distributed import counted_from_rank_0
 
 
 def single_shot(
-    circuit: CircuitPerturbation, angles: Tensor, generator: torch.Generator, key: tuple[int, ...]
+    circuit: CircuitPerturbation, angles: Tensor, rng: np.random.Generator, key: tuple[int, ...]
 ) -> tuple[Tensor, Tensor]:
     """Measure the circuit once for each block.
 
@@ -25,11 +25,11 @@ def single_shot(
     Args:
         circuit: the circuit, prepared here if it is not; its ``center`` plays no part.
         angles: (B, n), float32 or float64.
-        generator: a CPU generator, the source of what is drawn from the probabilities.
+        rng: what the draws from the probabilities are made of.
         key: numbers of at least 0 that decide the samplers' own noise in live mode.
 
     Returns:
-        x, (B, n), -1 or 1; and s, (B, n), in [-1, 1], the mean of x under the probabilities that it was drawn from.
+        b, (B, n), 0 or 1, in the dtype of ``angles``; and its mean, (B, n), under the probabilities it was drawn from.
 
     Raises:
         ValueError: in live mode beyond ``max_circuits``.
@@ -40,18 +40,18 @@ def single_shot(
         from lightning_qsgd.quantum import LightConeSurrogate
 
         if isinstance(surrogate, LightConeSurrogate):
-            p = surrogate(angles).clamp(0, 1)
-            bits = _uniform(angles.shape, generator, angles) < p
-            return bits.to(angles.dtype).mul_(2).sub_(1), 2 * p - 1
+            p = surrogate(angles).clamp_(0, 1)
+            return _uniform(angles.shape, rng, angles).lt_(p), p
     p = _live(circuit, angles, key) if circuit.mode == "live" else surrogate.probabilities(angles)  # type: ignore
-    matrix = circuit.matrix.to(p)  # (2**n, n), -1 or 1: each outcome's x
-    u = _uniform((len(p), 1), generator, p)
+    bits = ((1 + circuit.matrix) / 2).to(p)  # (2**n, n), of each outcome
+    u = _uniform((len(p), 1), rng, p)
     outcomes = (p.cumsum(-1) <= u).sum(-1).clamp(max=p.shape[-1] - 1)  # rounding may leave the sum below u
-    return matrix[outcomes], p @ matrix
+    return bits[outcomes], p @ bits
 
 
-def _uniform(shape: tuple[int, ...], generator: torch.Generator, like: Tensor) -> Tensor:
-    return torch.rand(shape, generator=generator, dtype=like.dtype).to(like.device)
+def _uniform(shape: tuple[int, ...], rng: np.random.Generator, like: Tensor) -> Tensor:
+    dtype = np.float64 if like.dtype == torch.float64 else np.float32
+    return torch.from_numpy(rng.random(shape, dtype)).to(like.device)
 
 
 def _live(circuit: CircuitPerturbation, angles: Tensor, key: tuple[int, ...]) -> Tensor:
@@ -65,4 +65,4 @@ def _live(circuit: CircuitPerturbation, angles: Tensor, key: tuple[int, ...]) ->
     def run() -> Tensor:
         return torch.from_numpy(circuit.measure(angles.cpu().numpy(), step))
 
-    return from_rank_0(run).to(angles)
+    return counted_from_rank_0(circuit, run).to(angles)

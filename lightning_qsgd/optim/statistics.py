@@ -1,82 +1,117 @@
 """Numbers that say what a perturbation did in one step, and how much of it there was."""
 
 import math
-from collections.abc import Mapping, Sequence
+import warnings
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from lightning_qsgd.optim.update import Touched, adam_direction, rate
+from lightning_qsgd.optim.adam import Lists, direction
+from lightning_qsgd.optim.blocks import Piece, chunks
+from lightning_qsgd.optim.param_groups import rate
+from lightning_qsgd.optim.sharding import local, run_of, sum_over_ranks
+
+_COLUMNS = ("touched", "s", "s_squared", "perturbation", "inside", "q_g", "q_squared", "g_squared", "effective", "adam")
+_SAMPLE = 2**20  # values of s, for the histogram
+_CHUNK = 2**18
 
 
-def perturbation_statistics(
-    touched: Sequence[Touched],
-    modulations: Sequence[Tensor],
-    gradients: Sequence[Tensor],
-    groups: Sequence[Mapping[str, Any]],
-    state: Mapping[Tensor, Mapping[str, Tensor]],
-) -> dict[str, Tensor]:
-    """What the perturbation did in the step that was just taken.
+class Tally:
+    """Sums over the coordinates of each parameter, collected while a step is taken.
 
     Args:
-        touched: the touched coordinates of each group.
-        modulations: s of each, flat.
-        gradients: their gradients before the step, flat.
-        groups: all parameter groups.
-        state: the optimizer's state after the step.
-
-    Returns:
-        Scalars, float64 on the CPU:
-
-        - norm_ratio: ||lambda * Q|| over the norm of Adam's step, over the whole model; with target="gradient",
-          ||lambda * Q|| over the norm of the touched gradients (both);
-        - norm_ratio_touched: the same, Adam's step taken over the touched coordinates only;
-        - offset, spread: mean and standard deviation of s;
-        - learning_rate_factor: 1 + lambda * offset, what the constant part of s does with scale="adam";
-        - cosine: between Q and the gradient on the touched coordinates, in [-1, 1]; 0 where either vanishes;
-        - touched: number of touched coordinates;
-        - effective: how many of them have |s| > 0.01 and Q != 0;
-        - quantum_weight: lambda of the first touched group.
-
-        And ``s``: all modulations, flat, float32.
+        groups: all parameter groups, with the options of this step.
     """
-    perturbation, direct, inside, cosine, norm_q, norm_g = (0.0,) * 6
-    effective = 0
-    in_gradient = False
-    for t, s, g in zip(touched, modulations, gradients, strict=True):
-        group, s, g = t.group, s.double(), g.double() * (-1 if t.group["maximize"] else 1)
-        lr, weight = float(group["lr"]), group["quantum_weight"]
-        u = adam_direction([state[p] for p in t.params], group, t.sizes).double()
+
+    def __init__(self, groups: Sequence[Mapping[str, Any]]) -> None:
+        self._groups = [dict(group) for group in groups]
+        self._group_of = [k for k, group in enumerate(groups) for _ in group["params"]]
+        self._sums = torch.zeros(len(self._group_of), len(_COLUMNS), dtype=torch.float64)
+        self._sample: list[Tensor] = []
+
+    def add(self, group: Mapping[str, Any], pieces: Sequence[Piece], s: Tensor, gradients: Tensor, u: Tensor) -> None:
+        """Count touched coordinates: their s, gradient before the step, and Adam's direction u, all flat."""
+        if (left := _SAMPLE - sum(map(len, self._sample))) > 0:
+            self._sample.append(s[:left].float().cpu())
+        s, u = s.double(), u.to(s.device).double()
+        g = gradients.to(s.device).double() * (-1 if group["maximize"] else 1)
         q = s * (u if group["scale"] == "adam" else g)
-        in_gradient = in_gradient or group["target"] == "gradient"
         factor = 1.0 if group["target"] == "gradient" else rate(group)
-        perturbation += float((factor * weight * q).square().sum())
-        inside += float((lr * u).square().sum())
-        cosine += float(q @ g)
-        norm_q += float(q @ q)
-        norm_g += float(g @ g)
-        effective += int(((s.abs() > 0.01) & (q != 0)).sum())
-    for group in groups:
-        states = [state[p] for p in group["params"] if p.grad is not None and "step" in state.get(p, {})]
-        if states:
-            u = adam_direction(states, group, [x["exp_avg"].numel() for x in states])
-            direct += float((float(group["lr"]) * u).square().sum())
-    everything = torch.cat([s.flatten().float().cpu() for s in modulations])
-    offset, weight = float(everything.mean()), touched[0].group["quantum_weight"]
-    whole, part = (norm_g, norm_g) if in_gradient else (direct, inside)
-    values = {
-        "norm_ratio": math.sqrt(perturbation / whole) if whole else 0.0,
-        "norm_ratio_touched": math.sqrt(perturbation / part) if part else 0.0,
-        "offset": offset,
-        "spread": float(everything.std(correction=0)),
-        "learning_rate_factor": 1 + weight * offset,
-        "cosine": cosine / math.sqrt(norm_q * norm_g) if norm_q and norm_g else 0.0,
-        "touched": len(everything),
-        "effective": effective,
-        "quantum_weight": weight,
-    }
-    return {name: torch.tensor(value, dtype=torch.float64) for name, value in values.items()} | {"s": everything}
+        perturbation, inside = factor * group["quantum_weight"] * q, float(group["lr"]) * u
+        effective = ((s.abs() > 0.01) & (q != 0)).double()
+        one = torch.ones_like(s)
+        columns = torch.stack([one, s, s * s, perturbation**2, inside**2, q * g, q * q, g * g, effective]).cpu()
+        sizes = torch.tensor([p.size for p in pieces])
+        rows = torch.tensor([p.number for p in pieces]).repeat_interleave(sizes)
+        self._sums[:, :-1].index_add_(0, rows, columns.T)
+
+    def add_adam(self, group: Mapping[str, Any], numbers: Sequence[int], lists: Lists) -> None:
+        """Count Adam's whole step of a group: touched coordinates and all others.
+
+        Args:
+            group: the parameter group.
+            numbers: of its parameters with gradient, counted over all groups.
+            lists: their state after the step.
+        """
+        whole = [
+            Piece(number, i, local(p), 0, local(p).numel())
+            for i, (number, p) in enumerate(zip(numbers, lists.params, strict=True))
+            if not p.is_complex()
+        ]
+        for pieces in chunks(whole, 1, _CHUNK):
+            step = float(group["lr"]) * direction(group, lists.cut(pieces)).double()
+            for piece, part in zip(pieces, step.split([p.size for p in pieces]), strict=True):
+                self._sums[piece.number, -1] += float(part @ part)
+
+    def close(self) -> None:
+        """Add what other ranks counted of sharded parameters; all ranks call it together."""
+        self._sums = sum_over_ranks(self._sums, [run_of(p) for group in self._groups for p in group["params"]])
+
+    def statistics(self, numbers: Iterable[int] | None = None) -> dict[str, Tensor]:
+        """What the perturbation did in the step.
+
+        Args:
+            numbers: of some parameters, counted over all groups; None (default): of all.
+
+        Returns:
+            Scalars, float64 on the CPU:
+
+            - norm_ratio: ||lambda * Q|| over the norm of Adam's step, over all coordinates; where a touched group has
+              target="gradient", ||lambda * Q|| over the norm of the touched gradients (both);
+            - norm_ratio_touched: the same, Adam's step taken over the touched coordinates only;
+            - offset, spread: mean and standard deviation of s;
+            - learning_rate_factor: 1 + lambda * offset, what the constant part of s does with scale="adam";
+            - cosine: between Q and the gradient on the touched coordinates, in [-1, 1]; 0 where either vanishes;
+            - touched: number of touched coordinates;
+            - effective: how many of them have |s| > 0.01 and Q != 0;
+            - quantum_weight: lambda of the first touched group; 0 where none is touched.
+
+            With ``numbers`` None also ``s``: modulations of this rank, flat, float32, at most 2**20 of them.
+        """
+        chosen = range(len(self._group_of)) if numbers is None else list(numbers)
+        rows = self._sums[list(chosen)]
+        total = dict(zip(_COLUMNS, rows.sum(0).tolist(), strict=True))
+        groups = [self._groups[self._group_of[i]] for i, row in zip(chosen, rows, strict=True) if row[0] > 0]
+        weight = groups[0]["quantum_weight"] if groups else 0.0
+        to_gradient = any(group["target"] == "gradient" for group in groups)
+        whole, part = (total["g_squared"],) * 2 if to_gradient else (total["adam"], total["inside"])
+        count, norms = max(total["touched"], 1), total["q_squared"] * total["g_squared"]
+        offset = total["s"] / count
+        values = {
+            "norm_ratio": math.sqrt(total["perturbation"] / whole) if whole else 0.0,
+            "norm_ratio_touched": math.sqrt(total["perturbation"] / part) if part else 0.0,
+            "offset": offset,
+            "spread": math.sqrt(max(total["s_squared"] / count - offset**2, 0)),
+            "learning_rate_factor": 1 + weight * offset,
+            "cosine": total["q_g"] / math.sqrt(norms) if norms else 0.0,
+            "touched": total["touched"],
+            "effective": total["effective"],
+            "quantum_weight": weight,
+        }
+        scalars = {name: torch.tensor(value, dtype=torch.float64) for name, value in values.items()}
+        return scalars if numbers is not None else scalars | {"s": torch.cat([*self._sample, torch.empty(0)])}
 
 
 def constant_equivalent(s: Tensor, group: Mapping[str, Any]) -> str | None:
@@ -98,13 +133,13 @@ def constant_equivalent(s: Tensor, group: Mapping[str, Any]) -> str | None:
     return f"a plain gradient step of rate {rate(group) * weight * mean:.3g} beside AdamW's"
 
 
-def constant_warning(s: Tensor, group: Mapping[str, Any]) -> str | None:
-    """What to tell a user whose s hardly varies; None where it does. See :func:`constant_equivalent`."""
-    if (equivalent := constant_equivalent(s, group)) is None:
-        return None
-    return (
-        f"The perturbation is nearly constant: s has mean {float(s.mean()):.3f} and spread "
-        f"{float(s.std(correction=0)):.3f}. On the touched coordinates it acts like {equivalent}. "
-        "CircuitPerturbation's rotations='aligned' or center='zero' remove the constant part; "
-        "ControlPerturbation('constant', ...) is its classical twin."
-    )
+def warn_if_constant(s: Tensor, group: Mapping[str, Any]) -> None:
+    """Warn of an s that hardly varies: it is a learning rate, not an answer to the weights."""
+    if (equivalent := constant_equivalent(s, group)) is not None:
+        warnings.warn(
+            f"The perturbation is nearly constant: s has mean {float(s.mean()):.3f} and spread "
+            f"{float(s.std(correction=0)):.3f}. On the touched coordinates it acts like {equivalent}. "
+            "CircuitPerturbation's rotations='aligned' or center='zero' remove the constant part; "
+            "ControlPerturbation('constant', ...) is its classical twin.",
+            stacklevel=8,
+        )

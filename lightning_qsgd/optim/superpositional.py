@@ -6,47 +6,42 @@ gradient descent (the other "QSGD").
 
 from __future__ import annotations
 
-import math
-import warnings
-from collections.abc import Callable
-from typing import Any, Literal, get_args
+from collections.abc import Callable, Iterable, Sequence
+from typing import Any, get_args
 
 import torch
 from torch import Tensor
-from torch.nn.functional import pad
 from torch.optim.optimizer import ParamsT
 
-from lightning_qsgd.optim.coordinates import gather, write
-from lightning_qsgd.optim.displaced_gradients import DisplacedGradients
+from lightning_qsgd.optim.adam import Lists, adam_step
+from lightning_qsgd.optim.blocks import Piece, chunks
 from lightning_qsgd.optim.displacement import MeasuredDisplacement
-from lightning_qsgd.optim.perturbation import Perturbation, SinePerturbation
-from lightning_qsgd.optim.statistics import constant_warning, perturbation_statistics
-from lightning_qsgd.optim.update import (
-    Touched,
+from lightning_qsgd.optim.modulation import ask, ask_at_once, in_order
+from lightning_qsgd.optim.param_groups import (
+    LEGAL_COMBINATIONS as LEGAL_COMBINATIONS,
+)
+from lightning_qsgd.optim.param_groups import (
+    Coupling,
+    Scale,
+    Scope,
+    Target,
     acts,
-    after_adam,
-    before_adam,
+    check_options,
+    checked_weight,
     participates,
-    touched_coordinates,
-    without_bias_correction,
 )
+from lightning_qsgd.optim.perturbation import Perturbation, SinePerturbation
+from lightning_qsgd.optim.saved_state import SavedState
+from lightning_qsgd.optim.sharding import refuse_unknown_sharding
+from lightning_qsgd.optim.statistics import Tally, warn_if_constant
+from lightning_qsgd.optim.update import step_few, step_in_chunks
 
-Scope = Literal["first_of_tensor", "first_of_model", "all"]
-Target = Literal["update", "gradient"]
-Scale = Literal["gradient", "adam"]
-Coupling = Literal["lr", "decoupled"]
-
-#: The combinations of (target, scale, coupling) that mean something.
-LEGAL_COMBINATIONS = (
-    ("update", "gradient", "lr"),
-    ("update", "gradient", "decoupled"),
-    ("update", "adam", "lr"),
-    ("gradient", "gradient", "lr"),
-)
-_STATE_KEY = "perturbation_state"
+#: Slots of a chunk with scope "all": small enough for a CPU's cache, large enough for an accelerator.
+_CHUNK = {"cpu": 2**18}
+_LARGE_CHUNK = 2**24
 
 
-class SuperpositionalGradientDescent(DisplacedGradients, torch.optim.AdamW):
+class SuperpositionalGradientDescent(SavedState):
     r"""AdamW whose step gains the perturbation lambda * Q(theta, g).
 
     .. math::
@@ -81,18 +76,25 @@ class SuperpositionalGradientDescent(DisplacedGradients, torch.optim.AdamW):
             all parameters of a group to have taken equally many steps.
         displacement: gradients are taken at weights that it displaces: in ``step(closure)``, or where the loss and its
             gradients are computed within ``displaced()``. None (default): at the weights themselves.
-        foreach, maximize, amsgrad: as in torch.optim.AdamW.
+        foreach, fused, maximize, amsgrad: as in torch.optim.AdamW. With fused=True a GradScaler unscales gradients and
+            skips steps itself, as it does for other optimizers (torch's fused AdamW does both inside of its kernel, and
+            would show the perturbation scaled gradients), and tensors that are not contiguous take the plain loop.
+        capturable, differentiable: refused; only there to say so.
 
     Legal (target, scale, coupling): see ``LEGAL_COMBINATIONS``. A step with lr = 0 perturbs nothing, asks no circuit
     and advances no counter. The perturbation's state travels in ``state_dict()["param_groups"][0]``.
 
+    Parameters may be DTensors (FSDP2): the step is that of the whole tensors. Memory beside AdamW's: of the order of
+    the touched coordinates; with scope="all" that of a chunk of 2**18 coordinates on a CPU, 2**24 elsewhere, unless the
+    perturbation needs all blocks at once (``Perturbation.blockwise``: controls, shot noise, live circuits).
+
     Attributes:
         record_statistics: set it to True, and each step leaves ``statistics``: see ``optim/statistics.py``. A step
             that does not record costs nothing. Default: False.
-        statistics: those of the last recorded step, or None.
+        statistics: those of the last recorded step, or None. :meth:`statistics_of` gives them for some parameters.
 
     Raises:
-        ValueError: for an invalid value or combination.
+        ValueError: for an invalid value or combination, capturable, differentiable, or FSDP1's flat parameters.
         RuntimeError: for sparse or complex gradients, or bias_correction=False with parameters of different age;
             for ``step()`` with a displacement and gradients that are not of displaced weights.
     """
@@ -114,8 +116,11 @@ class SuperpositionalGradientDescent(DisplacedGradients, torch.optim.AdamW):
         bias_correction: bool = True,
         displacement: MeasuredDisplacement | None = None,
         foreach: bool | None = None,
+        fused: bool | None = None,
         maximize: bool = False,
         amsgrad: bool = False,
+        capturable: bool = False,
+        differentiable: bool = False,
     ) -> None:
         if scope not in get_args(Scope):
             raise ValueError(f"Invalid scope: {scope!r}; it must be one of {', '.join(get_args(Scope))}")
@@ -129,16 +134,20 @@ class SuperpositionalGradientDescent(DisplacedGradients, torch.optim.AdamW):
         self._warned = False
         self.record_statistics = False
         self.statistics: dict[str, Tensor] | None = None
-        self._options = {
-            "quantum_weight": _checked_weight(self._schedule(0) if self._schedule else quantum_weight),
+        self._tally: Tally | None = None
+        self._options: dict[str, Any] = {
+            "quantum_weight": checked_weight(self._schedule(0) if self._schedule else quantum_weight),
             "scheduled": self._schedule is not None,
             "target": target,
             "scale": scale,
             "coupling": coupling,
             "bias_correction": bias_correction,
         }
-        super().__init__(params, lr, betas, eps, weight_decay, amsgrad, foreach=foreach, maximize=maximize)
+        kernels = {"foreach": foreach, "fused": fused, "capturable": capturable, "differentiable": differentiable}
+        super().__init__(params, lr, betas, eps, weight_decay, amsgrad, maximize=maximize, **kernels)
         self.defaults |= self._options
+        self.__setstate__({})
+        self._step_supports_amp_scaling = False  # a GradScaler then unscales gradients, and skips steps, before ours
 
     def add_param_group(self, param_group: dict[str, Any]) -> None:
         """Add a group; quantum options that it lacks are those of the constructor.
@@ -148,13 +157,12 @@ class SuperpositionalGradientDescent(DisplacedGradients, torch.optim.AdamW):
         """
         group = self._options | param_group
         if "quantum_weight" in param_group:
-            group |= {"scheduled": False, "quantum_weight": _checked_weight(param_group["quantum_weight"])}
-        combination = (group["target"], group["scale"], group["coupling"])
-        if combination not in LEGAL_COMBINATIONS:
-            legal = "; ".join(", ".join(c) for c in LEGAL_COMBINATIONS)
-            raise ValueError(f"Invalid (target, scale, coupling): {', '.join(map(str, combination))}; legal: {legal}")
+            group |= {"scheduled": False, "quantum_weight": checked_weight(param_group["quantum_weight"])}
+        check_options(self.defaults | group)
         super().add_param_group(group)
         group = self.param_groups[-1]
+        for p in group["params"]:
+            refuse_unknown_sharding(p)
         if group["coupling"] == "decoupled":
             group.setdefault("initial_lr", float(group["lr"]))
             if not group["initial_lr"] > 0:
@@ -166,134 +174,76 @@ class SuperpositionalGradientDescent(DisplacedGradients, torch.optim.AdamW):
         lines = (self.perturbation.prepare() if needed else None, self.displacement and self.displacement.prepare())
         return "\n".join(filter(None, lines)) or None
 
+    @torch.compiler.disable(reason="a perturbation is any Python, and may run circuits")
     @torch.no_grad()
     def step(self, closure: Callable[[], Tensor | float] | None = None) -> Any:
-        """One step of all groups; ``closure`` recomputes the loss, as in torch.optim."""
+        """One step of all groups; ``closure`` recomputes the loss, as in torch.optim. torch.compile leaves it alone."""
         loss = self._evaluate(closure)
         for group in self.param_groups:
             if group["scheduled"] and self._schedule is not None:
-                group["quantum_weight"] = _checked_weight(self._schedule(self._step))
-        touched = touched_coordinates(self.param_groups, self.scope, self.perturbation.num_qubits)
-        if not any(acts(t.group) for t in touched):
-            self._adam_step()
+                group["quantum_weight"] = checked_weight(self._schedule(self._step))
+        whole = not self.perturbation.blockwise
+        pieces = self._touched(self.param_groups, self.perturbation.num_qubits, whole=whole)
+        if any(acts(self.param_groups[k]) for k in pieces):
+            self._perturbed_step(pieces)
         else:
-            modulations = self._modulations(touched)
-            gradients = [gather(t.grads, t.sizes) for t in touched] if self.record_statistics else []
-            originals = [before_adam(t, s) for t, s in zip(touched, modulations, strict=True)]
-            self._adam_step()
-            if self.record_statistics:
-                self.statistics = perturbation_statistics(
-                    touched, modulations, gradients, self.param_groups, self.state
-                )
-            for t, s, original in zip(touched, modulations, originals, strict=True):
-                after_adam(t, s, self.state)
-                if original is not None:
-                    write(t.grads, t.sizes, original)
+            for group in self.param_groups:
+                self._adam_step(group)
         self._step += any(float(group["lr"]) != 0 for group in self.param_groups)
         return loss
 
-    def _adam_step(self) -> None:
-        """torch.optim.AdamW's own step, without the hooks that torch wraps around it: ours fires them."""
-        step = torch.optim.AdamW.step
-        while getattr(step, "hooked", False):
-            step = step.__wrapped__  # type: ignore[attr-defined]
-        with without_bias_correction(self.param_groups, self.state):
-            step(self)
+    def _adam_step(self, group: dict[str, Any]) -> Lists:
+        lists, has_complex = self._lists(group)
+        adam_step(group, lists, has_complex=has_complex)
+        return lists
 
-    # ---- the touched coordinates, in blocks
+    def _lists(self, group: dict[str, Any]) -> tuple[Lists, bool]:
+        lists = Lists([], [], [], [], [], [])
+        return lists, self._init_group(group, *lists)
 
-    def _modulations(self, touched: list[Touched]) -> list[Tensor]:
-        """s of each group's coordinates, flat: one call of the perturbation for all of them."""
-        n = self.perturbation.num_qubits
-        params = [p for t in touched for p in t.params]
-        sizes = [size for t in touched for size in t.sizes]
-        padding = [-size % n for size in sizes]
-        if self.scope == "first_of_model":  # tensors follow each other within the one block
-            padding = [0] * (len(sizes) - 1) + [-sum(sizes) % n]
-        theta = gather(params, sizes)
-        theta = theta if theta.dtype == torch.float64 else theta.float()
-        padded = any(padding)
-        if padded:
-            theta = torch.cat([pad(x, (0, more)) for x, more in zip(theta.split(sizes), padding, strict=True)])
-        numbers = [number for t in touched for number in t.numbers]
-        self.perturbation.layout = list(zip(numbers, sizes, padding, strict=True))
-        angles = (theta * math.pi).view(-1, n)
-        with torch.autocast(angles.device.type, enabled=False):
-            s = self.perturbation(angles, step=self._step)
-        if s.shape != angles.shape:
-            raise ValueError(
-                f"{type(self.perturbation).__name__} returned shape {tuple(s.shape)} for angles {tuple(angles.shape)}"
-            )
-        s = s.reshape(-1)
-        if padded:
-            s = torch.cat(s.split([length for run in zip(sizes, padding, strict=True) for length in run])[::2])
-        if not self._warned:
-            self._warn_if_constant(s, touched[0].group)
-        parts = s.split([sum(t.sizes) for t in touched])
-        return [part.to(t.params[0].device) for part, t in zip(parts, touched, strict=True)]
+    def _perturbed_step(self, pieces: dict[int, list[Piece]]) -> None:
+        tally = Tally(self.param_groups) if self.record_statistics else None
+        in_chunks = self.scope == "all"
+        if ask_each := in_chunks and self.perturbation.blockwise:
+            self.perturbation.prepare()  # on all ranks, also where this one holds no coordinate
+        s = {} if ask_each else ask_at_once(self._ask, pieces)
+        for k, group in enumerate(self.param_groups):
+            if k not in pieces or not acts(group):
+                lists = self._adam_step(group)
+            else:
+                lists, _ = self._lists(group)
+                if in_chunks:
+                    limit = _CHUNK.get(pieces[k][0].param.device.type, _LARGE_CHUNK)
+                    parts = chunks(pieces[k], self.perturbation.num_qubits, limit)
+                    step_in_chunks(group, lists, parts, self._ask if ask_each else in_order(s[k]), tally)
+                else:
+                    step_few(group, lists, pieces[k], s[k], tally)
+            if tally is not None:
+                tally.add_adam(group, self._numbers(lists.params), lists)
+        if tally is not None:
+            tally.close()
+            self._tally, self.statistics = tally, tally.statistics()
 
-    def _warn_if_constant(self, s: Tensor, group: dict[str, Any]) -> None:
-        """Once, at the first perturbed step: an s that hardly varies is a learning rate, not an answer."""
-        self._warned = True
-        if (warning := constant_warning(s, group)) is not None:
-            warnings.warn(warning, stacklevel=5)
+    def _numbers(self, params: Iterable[Tensor]) -> list[int]:
+        number_of = {p: i for i, p in enumerate(self._all_parameters())}
+        return [number_of[p] for p in params]
 
-    # ---- state
+    def statistics_of(self, params: Iterable[Tensor]) -> dict[str, Tensor]:
+        """The ``statistics`` of the last recorded step over some parameters only: those of a group, or of a layer.
 
-    def state_dict(self) -> dict[str, Any]:
-        """As torch's, and the perturbation's state in the first group: sharded checkpoints lose any other place."""
-        state = super().state_dict()
-        own = {"step": self._step, "scope": self.scope, "identity": self.perturbation.identity()}
-        state["param_groups"][0][_STATE_KEY] = own | self._displacement_state() | self.perturbation.state_dict()
-        return state
-
-    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        """Load a state of this class, or of a plain AdamW: the perturbation then starts anew.
-
-        As in torch, the state's options win over the constructor's; a difference in this class's options is warned of.
-        A schedule of quantum_weight is no state: it is the constructor's.
+        Args:
+            params: parameters of this optimizer.
 
         Raises:
-            ValueError: if the state belongs to another perturbation or scope.
+            RuntimeError: if no step has been recorded.
         """
-        first, *rest = state_dict["param_groups"]
-        own = first.get(_STATE_KEY)
-        groups = [{k: v for k, v in first.items() if k != _STATE_KEY}, *rest]
-        if own is not None:
-            for name, mine in (("identity", self.perturbation.identity()), ("scope", self.scope)):
-                if own[name] != mine:
-                    raise ValueError(
-                        f"The state belongs to {own[name]}, this optimizer has {mine}; resume with the "
-                        "same perturbation and scope, or start a new run"
-                    )
-            self._check_displacement(own)
-        before = [{name: group[name] for name in self._options} for group in self.param_groups]
-        super().load_state_dict({**state_dict, "param_groups": groups})
-        for old, group in zip(before, self.param_groups, strict=True):
-            if old["scheduled"] or group["scheduled"]:
-                group |= {"scheduled": old["scheduled"], "quantum_weight": old["quantum_weight"]}
-            if changed := [f"{k} {old[k]!r} by {group[k]!r}" for k in old if group[k] != old[k]]:
-                warnings.warn(f"The loaded state replaces {', '.join(changed)}", stacklevel=2)
-        if own is not None:
-            self._step = int(own["step"])
-            self.perturbation.load_state_dict(own)
-            self._load_displacement_state(own)
+        if self._tally is None:
+            raise RuntimeError("No step has been recorded; set record_statistics = True before a step")
+        return self._tally.statistics(self._numbers(params))
 
-    def __getstate__(self) -> dict[str, Any]:
-        own = ("perturbation", "scope", "_schedule", "_step", "_warned", "_options", "record_statistics", "statistics")
-        return {**super().__getstate__(), **{name: getattr(self, name) for name in (*own, "displacement")}}
-
-    def __setstate__(self, state: dict[str, Any]) -> None:
-        super().__setstate__(state)
-        for group in self.param_groups:
-            for name, value in self._options.items():
-                group.setdefault(name, value)
-            if group["coupling"] == "decoupled":
-                group.setdefault("initial_lr", float(group["lr"]))
-
-
-def _checked_weight(value: Any) -> float:
-    if callable(value) or not float(value) >= 0:
-        rule = "a group takes a number, the constructor a schedule" if callable(value) else "it must be at least 0"
-        raise ValueError(f"Invalid quantum_weight: {value}; {rule}")
-    return float(value)
+    def _ask(self, pieces: Sequence[Piece]) -> Tensor:
+        s = ask(self.perturbation, pieces, self._step)
+        if not self._warned:
+            self._warned = True
+            warn_if_constant(s, next(group for group in self.param_groups if participates(group)))
+        return s

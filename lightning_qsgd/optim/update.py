@@ -1,164 +1,111 @@
-"""The arithmetic of one step: Q of the touched coordinates, before and after Adam's own step."""
+"""One step of one group: Q = s * g or s * u on the touched coordinates, around torch's own AdamW."""
 
-import math
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
-from typing import Any, NamedTuple
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from typing import Any
 
 import torch
 from torch import Tensor
 
+from lightning_qsgd.optim.adam import Lists, adam_step, common_age, direction
+from lightning_qsgd.optim.blocks import Piece
 from lightning_qsgd.optim.coordinates import add, gather, write
+from lightning_qsgd.optim.param_groups import rate
+from lightning_qsgd.optim.sharding import local
+from lightning_qsgd.optim.statistics import Tally
 
 
-class Touched(NamedTuple):
-    """The touched coordinates of one group: the first ``sizes[i]`` of each parameter, in C order."""
-
-    group: dict[str, Any]
-    params: list[Tensor]
-    grads: list[Tensor]
-    sizes: list[int]
-    numbers: list[int]  # of the parameters, counted over all groups
-
-
-def adam_direction(states: Sequence[Mapping[str, Tensor]], group: Mapping[str, Any], sizes: Sequence[int]) -> Tensor:
-    """Adam's m / (sqrt(v) + eps) of the first coordinates of some parameters, with the group's bias correction.
+def step_few(group: Mapping[str, Any], lists: Lists, pieces: Sequence[Piece], s: Tensor, tally: Tally | None) -> None:
+    """Adam on whole tensors at once, Q on a few coordinates of them (scopes first_of_tensor and first_of_model).
 
     Args:
-        states: optimizer state of each parameter after the step: step, exp_avg, exp_avg_sq, max_exp_avg_sq.
-        group: their parameter group.
-        sizes: coordinates of each, C order.
-
-    Returns:
-        (sum(sizes),), in the moments' dtype.
+        group: the parameter group.
+        lists: of all its parameters with gradient.
+        pieces: the touched coordinates: the first of each tensor.
+        s: (sum of sizes,), on any device.
+        tally: where statistics are collected, or None.
     """
-    m = gather([state["exp_avg"] for state in states], sizes)
-    v = gather([state["max_exp_avg_sq" if group["amsgrad"] else "exp_avg_sq"] for state in states], sizes)
-    if group["bias_correction"]:
-        beta1, beta2 = group["betas"]
-        steps = torch.tensor([float(state["step"]) for state in states], dtype=torch.float64)
-        repeats = torch.tensor(sizes)
-        m = m / (1 - beta1**steps).repeat_interleave(repeats).to(m)
-        v = v / (1 - beta2**steps).repeat_interleave(repeats).to(v)
-    return m / (v.sqrt() + group["eps"])
+    params, sizes = [p.param for p in pieces], [p.size for p in pieces]
+    grads = [local(lists.grads[p.place]) for p in pieces]
+    s = s.to(params[0].device)
+    gradients = gather(grads, sizes)
+    if (change := _before_adam(group, s, gradients)) is not None:
+        add(params, sizes, change)
+    to_gradient = group["target"] == "gradient"
+    if to_gradient:
+        write(grads, sizes, _perturbed_gradients(group, s, gradients))
+    try:
+        adam_step(group, lists)
+    finally:
+        if to_gradient:
+            write(grads, sizes, gradients)
+    if group["scale"] == "adam" or tally is not None:
+        u = direction(group, lists.cut(pieces))
+        if group["scale"] == "adam":
+            add(params, sizes, _after_adam(group, s, u))
+        if tally is not None:
+            tally.add(group, pieces, s, gradients, u)
 
 
-def participates(group: Mapping[str, Any]) -> bool:
-    """Whether a group's coordinates are among the touched ones at all."""
-    return group["scheduled"] or group["quantum_weight"] != 0
-
-
-def acts(group: Mapping[str, Any]) -> bool:
-    """Whether a group's touched coordinates move in this step."""
-    return group["quantum_weight"] != 0 and float(group["lr"]) != 0
-
-
-def rate(group: Mapping[str, Any]) -> float:
-    """What multiplies lambda * Q in the weights: lr, or with coupling="decoupled" its share of the initial one."""
-    lr = float(group["lr"])
-    return lr if group["coupling"] == "lr" else lr / group["initial_lr"]
-
-
-def touched_coordinates(groups: Sequence[dict[str, Any]], scope: str, num_qubits: int) -> list[Touched]:
-    """The coordinates that a scope names, per group; parameters without gradient and groups without weight have none.
+def step_in_chunks(
+    group: Mapping[str, Any],
+    lists: Lists,
+    chunks: Iterable[Sequence[Piece]],
+    modulation: Callable[[Sequence[Piece]], Tensor],
+    tally: Tally | None,
+) -> None:
+    """Adam and Q together, chunk by chunk (scope all): no temporary is larger than a chunk, and a chunk stays in cache.
 
     Args:
-        groups: the optimizer's parameter groups.
-        scope: "first_of_tensor", "first_of_model" or "all".
-        num_qubits: coordinates of a block.
-
-    Raises:
-        RuntimeError: for sparse or complex gradients.
+        group: the parameter group.
+        lists: of all its parameters with gradient.
+        chunks: the coordinates, each once.
+        modulation: s of a chunk, (sum of sizes,); asked before the chunk moves.
+        tally: where statistics are collected, or None.
     """
-    left = num_qubits
-    touched, number = [], -1
-    for group in groups:
-        params, grads, sizes, numbers = [], [], [], []
-        for p in group["params"]:
-            number += 1
-            gradient = p.grad
-            if gradient is None or not participates(group):
-                continue
-            if gradient.is_sparse or p.is_complex():
-                kind = "sparse" if gradient.is_sparse else "complex"
-                raise RuntimeError(
-                    f"SuperpositionalGradientDescent does not support {kind} gradients (tensor of shape "
-                    f"{tuple(p.shape)}); give that parameter to another optimizer"
-                )
-            size = p.numel() if scope == "all" else min(p.numel(), num_qubits)
-            if scope == "first_of_model":
-                size = min(size, left)
-                left -= size
-            if size:
-                params.append(p)
-                grads.append(gradient)
-                sizes.append(size)
-                numbers.append(number)
-        if params:
-            touched.append(Touched(group, params, grads, sizes, numbers))
-    return touched
+    if not group["bias_correction"]:
+        common_age(lists)
+    for pieces in chunks:
+        s, part = modulation(pieces), lists.cut(pieces)
+        gradients = gather(part.grads, [p.size for p in pieces])
+        if (change := _before_adam(group, s, gradients)) is not None:
+            _add_to(part.params, change)
+        if group["target"] == "gradient":
+            perturbed = _perturbed_gradients(group, s, gradients).split([p.size for p in pieces])
+            part = part._replace(grads=[new.to(old.dtype) for new, old in zip(perturbed, part.grads, strict=True)])
+        adam_step(group, part)
+        if group["scale"] == "adam" or tally is not None:
+            u = direction(group, part)
+            if group["scale"] == "adam":
+                _add_to(part.params, _after_adam(group, s, u))
+            if tally is not None:
+                tally.add(group, pieces, s, gradients, u)
+        lists.put_back(pieces, part)
+    if lists.steps:
+        torch._foreach_add_(lists.steps, 1)  # pyright: ignore[reportPrivateImportUsage]
 
 
-def before_adam(t: Touched, s: Tensor) -> Tensor | None:
-    """Q = s * g: into the gradient, or into the weights, which Adam's moments do not read.
+def _before_adam(group: Mapping[str, Any], s: Tensor, gradients: Tensor) -> Tensor | None:
+    """What to add to the weights before Adam's step, whose moments do not read them: Q = s * g, where it is that.
 
-    AdamW multiplies the weights by 1 - lr * weight_decay afterwards, so what is subtracted now is divided by it.
-    Returns what changed gradients held before.
+    AdamW multiplies the weights by 1 - lr * weight_decay afterwards, so what is added now is divided by it.
     """
-    group = t.group
-    if group["scale"] != "gradient" or not acts(group):
+    if group["scale"] != "gradient" or group["target"] != "update":
         return None
-    gradients = gather(t.grads, t.sizes)
-    if group["target"] == "gradient":
-        write(t.grads, t.sizes, gradients * (1 + group["quantum_weight"] * s))
-        return gradients
     lr, sign = float(group["lr"]), 1 if group["maximize"] else -1
     decay = 1 - lr * group["weight_decay"]
     if decay == 0:
         raise ValueError(f"Invalid weight_decay: {group['weight_decay']}; with lr {lr} it erases the weights")
-    add(t.params, t.sizes, s * gradients * (sign * rate(group) * group["quantum_weight"] / decay))
-    return None
+    return (s * gradients).mul_(sign * rate(group) * group["quantum_weight"] / decay)
 
 
-def after_adam(t: Touched, s: Tensor, state: Mapping[Tensor, Mapping[str, Tensor]]) -> None:
-    """Q = s * u, once Adam's moments are this step's."""
-    group = t.group
-    if group["scale"] != "adam" or not acts(group):
-        return
-    direction = adam_direction([state[p] for p in t.params], group, t.sizes).to(s.dtype)
-    add(t.params, t.sizes, s * direction * (-float(group["lr"]) * group["quantum_weight"]))
+def _perturbed_gradients(group: Mapping[str, Any], s: Tensor, gradients: Tensor) -> Tensor:
+    return gradients * (1 + group["quantum_weight"] * s)
 
 
-@contextmanager
-def without_bias_correction(
-    groups: Sequence[dict[str, Any]], state: Mapping[Tensor, Mapping[str, Tensor]]
-) -> Iterator[None]:
-    """Rescale lr, eps and weight_decay of groups with bias_correction=False: torch's step is then the uncorrected one.
+def _after_adam(group: Mapping[str, Any], s: Tensor, u: Tensor) -> Tensor:
+    """What to add to the weights once Adam's moments are this step's: Q = s * u."""
+    return (s * u.to(s.dtype)).mul_(-float(group["lr"]) * group["quantum_weight"])
 
-    With c1 = 1 - beta1^t and c2 = sqrt(1 - beta2^t): lr * c1 / c2, eps / c2, weight_decay * c2 / c1.
 
-    Raises:
-        RuntimeError: if the parameters of such a group have taken different numbers of steps.
-    """
-    originals = []
-    for group in groups:
-        if group["bias_correction"]:
-            continue
-        ages = {float(state[p]["step"]) if p in state else 0.0 for p in group["params"] if p.grad is not None}
-        if len(ages) > 1:
-            raise RuntimeError(
-                f"bias_correction=False needs parameters that have taken equally many steps; this group has "
-                f"{sorted(ages)}. Put parameters without gradient in some steps into a group of their own"
-            )
-        if ages:
-            t, (beta1, beta2) = ages.pop() + 1, group["betas"]
-            c1, c2 = 1 - beta1**t, math.sqrt(1 - beta2**t)
-            originals.append((group, group["lr"], group["eps"], group["weight_decay"]))
-            group["lr"] = group["lr"] * (c1 / c2)
-            group["eps"] = group["eps"] / c2
-            group["weight_decay"] = group["weight_decay"] * (c2 / c1)
-    try:
-        yield
-    finally:
-        for group, lr, eps, weight_decay in originals:
-            group["lr"], group["eps"], group["weight_decay"] = lr, eps, weight_decay
+def _add_to(views: Sequence[Tensor], change: Tensor) -> None:
+    torch._foreach_add_(list(views), change.split([len(view) for view in views]))  # pyright: ignore[reportPrivateImportUsage]

@@ -192,5 +192,5 @@ class _Waves:
         x = inputs if self.inputs == list(range(inputs.shape[1])) else inputs[:, self.inputs]
         value = self.constant.to(x).expand(len(x), -1)
         for k, (amplitude, shift) in enumerate(zip(self.amplitudes.to(x), self.shifts.to(x), strict=True), 1):
-            value = torch.addcmul(value, amplitude, (k * x - shift).cos())
+            value = torch.addcmul(value, amplitude, ((x if k == 1 else k * x) - shift).cos())
         return value

@@ -79,8 +79,9 @@ class CircuitSimulator:
                 signs = torch.tensor([-1.0 if reflection else 1.0 for reflection, _ in gates.values()])
                 self._plan.append(_Real(rows, signs, _runs(list(gates), n, group), batched))
         slopes = torch.from_numpy(np.stack(forms))  # (angles, 1 + P)
+        self._cache: dict[tuple[torch.dtype, torch.device], tuple[Any, Any]]
         self._slopes = slopes[:, 0], slopes[:, 1 : 1 + ansatz.num_inputs].T, slopes[:, 1 + ansatz.num_inputs :].T
-        self._cache: dict[tuple[torch.dtype, torch.device], tuple[Any, Any]] = {}
+        self.__setstate__({"_cache": {}})
 
     def __call__(self, inputs: Tensor, weights: Tensor | None = None) -> Tensor:
         """Outcome probabilities.
@@ -161,6 +162,11 @@ class CircuitSimulator:
 
     def __getstate__(self) -> dict[str, Any]:
         return self.__dict__ | {"_cache": {}}
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        self.__dict__ |= state
+        for dtype in (torch.float32, torch.float64):  # now: what torch.func's transforms make does not outlive them
+            self._constants(dtype, torch.device("cpu"))
 
 
 def _runs(qubits: list[int], n: int, group: int) -> list[tuple[int, int, bool]]:

@@ -5,7 +5,7 @@ Shapes: B batch, T tokens, C classes.
 
 import copy
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any, Literal
 
 import lightning as L
@@ -18,7 +18,8 @@ from torchmetrics import MetricCollection
 from torchmetrics.classification import MulticlassAccuracy, MulticlassF1Score
 
 from lightning_qsgd.models import TransformerClassifier
-from lightning_qsgd.optim import SuperpositionalGradientDescent
+from lightning_qsgd.optim import SuperpositionalGradientDescent, perturbed_groups
+from lightning_qsgd.optim.param_groups import Kind
 
 Batch = dict[str, Any]
 _SIZES = (
@@ -41,6 +42,8 @@ class SequenceClassification(L.LightningModule):
             frequency (the data module's ``class_counts``), 1 on average over the examples. Default: None, all 1.
         head: the last layer, called with (embed_dim, num_classes). Default: ``torch.nn.Linear``; with a circuit:
             :class:`lightning_qsgd.models.QuantumHead`.
+        leave_out: what the perturbation leaves alone, some of "norms", "biases", "embeddings" (see
+            :func:`lightning_qsgd.optim.perturbed_groups`). Default: nothing.
         optimizer: called with the parameters. Default: :class:`SuperpositionalGradientDescent`.
         scheduler: called with the optimizer; stepped after each optimizer step, so that T_max and the like count steps;
             ``lightning.pytorch.cli.ReduceLROnPlateau`` (which names its ``monitor``) after each epoch. Default: a
@@ -63,11 +66,13 @@ class SequenceClassification(L.LightningModule):
         max_length: int = 512,
         class_weights: list[float] | Literal["balanced"] | None = None,
         head: Callable[[int, int], nn.Module] = nn.Linear,
+        leave_out: Sequence[Kind] = (),
         optimizer: OptimizerCallable = SuperpositionalGradientDescent,
         scheduler: LRSchedulerCallable | None = None,
     ) -> None:
         super().__init__()
-        self.save_hyperparameters(ignore=["head", "optimizer", "scheduler"])
+        self.save_hyperparameters(ignore=["head", "leave_out", "optimizer", "scheduler"])
+        self.leave_out = leave_out
         self.head, self.optimizer, self.scheduler = head, optimizer, scheduler
         self.model: TransformerClassifier | None = None
         self.loss_weight: Tensor | None
@@ -156,10 +161,12 @@ class SequenceClassification(L.LightningModule):
 
     def configure_optimizers(self) -> Any:
         """The optimizer, and the scheduler where there is one."""
-        optimizer = self.optimizer(self.parameters())
+        params: Any = perturbed_groups(self, self.leave_out) if self.leave_out else self.parameters()
+        optimizer = self.optimizer(params)
         if isinstance(optimizer, SuperpositionalGradientDescent):
             # A second call, by a tuner or a second fit, starts from a fresh table and fresh counts.
             optimizer.perturbation = copy.deepcopy(optimizer.perturbation)
+            optimizer.displacement = copy.deepcopy(optimizer.displacement)
         if self.scheduler is None:
             return optimizer
         scheduler = self.scheduler(optimizer)

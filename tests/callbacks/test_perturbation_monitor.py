@@ -58,3 +58,27 @@ def test_watching_changes_nothing(tmp_path):
 def test_invalid_interval():
     with pytest.raises(ValueError, match="Invalid every_n_steps: -1"):
         PerturbationMonitor(-1)
+
+
+def test_each_layer_and_what_is_left_out(tmp_path):
+    folder = run(tmp_path, "--config", "configs/overlay/matrices.yaml")
+    with open(folder / "metrics.csv", newline="") as file:
+        row = next(row for row in csv.DictReader(file) if row["quantum/norm_ratio"])
+    layers = {name.removeprefix("quantum/offset/") for name in row if name.startswith("quantum/offset/")}
+    assert "model.head" in layers
+    assert not any("norm" in name or "embedding" in name for name in layers)
+    assert float(row["quantum/touched"]) == 4 * len(layers)  # one matrix each
+    mean = sum(float(row[f"quantum/offset/{name}"]) for name in layers) / len(layers)
+    assert mean == pytest.approx(float(row["quantum/offset"]), abs=1e-6)
+
+
+def test_the_radius_of_a_displacement_and_groups(tmp_path):
+    folder = run(tmp_path, "--config", "configs/overlay/displaced.yaml", "--monitor.per=group")
+    events = EventAccumulator(str(folder)).Reload()
+    radii = [(event.step, event.value) for event in events.Scalars("quantum/radius")]
+    assert radii == [(step, pytest.approx(0.05 * (1 - step / 600))) for step in (0, 3, 6)]
+    other = tmp_path / "other"
+    weight = "--model.optimizer.init_args.quantum_weight=0.5"
+    folder = run(other, "--monitor.per=group", weight)
+    events = EventAccumulator(str(folder)).Reload()
+    assert [e.value for e in events.Scalars("quantum/spread/0")] == [e.value for e in events.Scalars("quantum/spread")]

@@ -2,7 +2,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from lightning_qsgd.optim.coordinates import add, alike, chunks, gather, write, write_pieces
+from lightning_qsgd.optim.coordinates import add, alike, cuts, gather, write, write_pieces
 
 
 @st.composite
@@ -43,7 +43,7 @@ def test_low_precision_is_rounded_once():
 
 @given(st.lists(st.integers(1, 40), min_size=1, max_size=5), st.integers(1, 5), st.integers(1, 30))
 def test_chunks_cover_all_coordinates_once_and_end_with_blocks(sizes, block, limit):
-    parts = chunks(sizes, block, limit)
+    parts = cuts(sizes, block, limit)
     pieces = [piece for part in parts for piece in part]
     covered = [(number, i) for number, start, length in pieces for i in range(start, start + length)]
     assert covered == [(number, i) for number, size in enumerate(sizes) for i in range(size)]
@@ -58,7 +58,7 @@ def test_pieces_are_written_in_c_order(case):
     pieces = [(i, t.numel() - n, n) for i, t, n in zip(numbers, tensors, sizes)]  # the last coordinates of each
     expected = [t.reshape(-1).clone() for t in tensors]
     values = [torch.arange(n).to(t) for t, n in zip(tensors, sizes)]
-    write_pieces(tensors, pieces, values)
+    write_pieces(tensors, pieces, torch.cat(values))
     for t, e, n, value in zip(tensors, expected, sizes, values):
         e[e.numel() - n :] = value
         assert torch.equal(t.reshape(-1), e)

@@ -142,6 +142,23 @@ def test_a_step_whose_gradients_are_not_of_displaced_weights_is_refused():
         optimizer.step()
 
 
+def test_a_closure_without_loss_is_refused_unless_the_gradients_are_there():
+    """Lightning's manual optimization calls step() with a closure that does nothing."""
+    params, optimizer = make(sign(copies=2))
+    others, other = make(sign(copies=2))
+    loss_of(params).backward()
+    with pytest.raises(RuntimeError, match=r"closure returned no loss.*optimizer\.displaced\(\)"):
+        optimizer.step(lambda: None)
+    for p, o in ((params, optimizer), (others, other)):
+        o.displacement.draws = 0
+        o.zero_grad()
+        with o.displaced():
+            loss_of(p).backward()
+    assert optimizer.step(lambda: None) is None
+    other.step()
+    assert_equal(params, others)
+
+
 def test_a_radius_of_zero_counts_and_changes_nothing():
     params, optimizer = make(sign(LinearSchedule(0.0, 0.0, 1)), quantum_weight=0.5)
     plain, other = make(None, quantum_weight=0.5)

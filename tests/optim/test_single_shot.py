@@ -18,7 +18,7 @@ from lightning_qsgd.quantum import (
 
 
 def shoot(circuit, angles, seed=0, key=(0,)):
-    return single_shot(circuit, angles, torch.Generator().manual_seed(seed), key)
+    return single_shot(circuit, angles, np.random.default_rng(seed), key)
 
 
 def joint(circuit):
@@ -41,13 +41,13 @@ def joint(circuit):
 def test_bits_have_the_joint_distribution_of_the_circuit(circuit):
     angle = torch.tensor([[0.3, -0.9, 2.0]], dtype=torch.float64)
     shots = 2000 if circuit.mode == "live" else 20_000
-    x, s = shoot(circuit, angle.expand(shots, -1))
+    bits, mean = shoot(circuit, angle.expand(shots, -1))
     exact = QuantumNetwork(circuit.ansatz, ExactSampler()).probabilities(angle, circuit.weights)[0]
-    matrix = circuit.matrix.numpy()  # of measured bits y: each outcome's x
-    torch.testing.assert_close(s, torch.from_numpy(exact @ matrix).expand(shots, -1), atol=1e-9, rtol=0)
+    table = (1 + circuit.matrix.numpy()) / 2  # of the measured bits y: each outcome's x
+    torch.testing.assert_close(mean, torch.from_numpy(exact @ table).expand(shots, -1), atol=1e-9, rtol=0)
     code = np.array([1, 2, 4])
-    expected = np.bincount(((matrix + 1) // 2 @ code).astype(int), exact, minlength=8)
-    counts = np.bincount(((x.numpy() + 1) // 2 @ code).astype(int), minlength=8)
+    expected = np.bincount((table @ code).astype(int), exact, minlength=8)
+    counts = np.bincount((bits.numpy() @ code).astype(int), minlength=8)
     possible = expected > 1e-12
     assert counts[~possible].sum() == 0
     assert chisquare(counts[possible], expected[possible] * shots / expected[possible].sum()).pvalue > 1e-3
@@ -63,8 +63,8 @@ def test_blocks_differ_and_the_generator_decides():
 
 def test_a_product_circuit_needs_only_its_marginals():
     circuit = CircuitPerturbation(num_qubits=12, entanglement="none")
-    x, s = shoot(circuit, torch.randn(10, 12))
-    assert x.shape == s.shape == (10, 12)
+    bits, mean = shoot(circuit, torch.randn(10, 12))
+    assert bits.shape == mean.shape == (10, 12)
     assert isinstance(circuit.surrogate, LightConeSurrogate)
     assert circuit.circuits == 5
 
@@ -78,11 +78,11 @@ def test_a_joint_series_is_fitted_where_it_is_asked_for():
 def test_a_live_shot_is_one_of_the_circuits_shots():
     circuit = CircuitPerturbation(mode="live", sampler=AerSampler(shots=1))
     angles = torch.randn(20, 4)
-    x, s = shoot(circuit, angles)
-    assert torch.equal(x, s)  # of one shot, the outcome is its own mean
+    bits, mean = shoot(circuit, angles)
+    assert torch.equal(bits, mean)  # of one shot, the outcome is its own mean
     assert (circuit.circuits, circuit.shots) == (20, 20)
-    assert torch.equal(shoot(circuit, angles)[0], x)
-    assert not torch.equal(shoot(circuit, angles, key=(1,))[0], x)
+    assert torch.equal(shoot(circuit, angles)[0], bits)
+    assert not torch.equal(shoot(circuit, angles, key=(1,))[0], bits)
 
 
 def test_measured_hadamards_are_fair_coins_whatever_the_weights():

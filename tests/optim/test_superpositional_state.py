@@ -74,7 +74,7 @@ def test_controls_and_surrogates_continue_bit_for_bit(control):
 
 def test_groups_hold_plain_values_only():
     optimizer = SuperpositionalGradientDescent(make_params(), perturbation=CircuitPerturbation())
-    allowed = (int, float, str, bool, type(None), tuple, torch.Tensor)
+    allowed = (int, float, str, bool, type(None), tuple, dict, torch.Tensor)
     assert all(isinstance(v, allowed) for k, v in optimizer.param_groups[0].items() if k != "params")
 
 

@@ -98,3 +98,15 @@ def test_pickles_and_serves_inference_mode_first():
     simulate(inputs, weights)[0, 0].backward()
     assert inputs.grad is not None
     torch.testing.assert_close(pickle.loads(pickle.dumps(simulate))(inputs, weights), simulate(inputs, weights))
+
+
+def test_transforms_of_torch_func_may_be_nested_and_leave_nothing_behind():
+    simulator = CircuitSimulator(superposition_circuit(2, 1))
+    weights, x = torch.zeros(2, dtype=torch.float64), torch.randn(2, dtype=torch.float64)
+
+    def probabilities(x):
+        return simulator(x[None], weights)[0]
+
+    assert torch.func.jacrev(torch.func.jacrev(probabilities))(x).shape == (4, 2, 2)
+    twin = torch.autograd.functional.jacobian(probabilities, x)
+    torch.testing.assert_close(torch.func.jacrev(probabilities)(x), twin)

@@ -1,0 +1,381 @@
+"""What torch.optim promises of every optimizer, and this one keeps."""
+
+import copy
+
+import pytest
+import torch
+from torch import nn
+from torch.distributed.checkpoint.state_dict import (
+    StateDictOptions,
+    get_optimizer_state_dict,
+    set_optimizer_state_dict,
+)
+from torch.optim import lr_scheduler
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._pytree import tree_leaves
+
+from lightning_qsgd.optim import (
+    CircuitPerturbation,
+    ControlPerturbation,
+    MeasuredDisplacement,
+    SinePerturbation,
+    SuperpositionalGradientDescent,
+)
+from lightning_qsgd.optim.superpositional import LEGAL_COMBINATIONS
+from tests.optim.common import assert_equal, make_params, set_gradients
+
+SCOPES = ["first_of_tensor", "first_of_model", "all"]
+
+
+class InOneCall(SinePerturbation):
+    """The sine, asked for all blocks of a step at once."""
+
+    blockwise = False
+
+
+def run(params, steps=3, optimizer_class=SuperpositionalGradientDescent, gradients=set_gradients, **options):
+    optimizer = optimizer_class(params, **options)
+    for step in range(steps):
+        gradients(params, step)
+        optimizer.step()
+    return optimizer
+
+
+# ---- kernels
+
+
+@pytest.mark.parametrize("combination", LEGAL_COMBINATIONS)
+@pytest.mark.parametrize("scope", SCOPES)
+def test_foreach_and_fused_equal_the_loop(scope, combination):
+    target, scale, coupling = combination
+    options = {"scope": scope, "target": target, "scale": scale, "coupling": coupling, "lr": 0.02, "amsgrad": True}
+    loop, foreach, fused = (make_params() for _ in range(3))
+    run(loop, foreach=False, **options)
+    run(foreach, foreach=True, **options)
+    run(fused, fused=True, **options)
+    assert_equal(foreach, loop, 1e-12)
+    assert_equal(fused, loop, 1e-12)
+
+
+@pytest.mark.parametrize("scope", SCOPES)
+@pytest.mark.parametrize("weight", [0.0, 0.5])
+def test_fused_is_right_where_torchs_own_is_not(scope, weight):
+    """torch's fused kernel on a CPU mixes up coordinates of a tensor and of its gradient that lie differently."""
+
+    def make():
+        transposed, plain, slices = torch.randn(3, 5, 6, generator=torch.Generator().manual_seed(0))
+        params = [transposed.T.contiguous().T, plain.clone(), torch.cat([slices, slices], 1)[:, :6]]
+        return [p.requires_grad_() for p in params]
+
+    def gradients(params, step):
+        generator = torch.Generator().manual_seed(step)
+        values = [torch.randn(5, 6, generator=generator) for _ in params]
+        params[0].grad, params[1].grad, params[2].grad = values[0], values[1].T.contiguous().T, values[2]
+
+    fused, loop = make(), make()
+    options = {"scope": scope, "quantum_weight": weight, "lr": 0.1, "gradients": gradients}
+    run(fused, fused=True, **options)
+    run(loop, foreach=False, **options)
+    assert_equal(fused, loop, 1e-6)
+
+
+@pytest.mark.parametrize("fused", [None, True])
+@pytest.mark.parametrize("scope", SCOPES)
+def test_a_grad_scaler_shows_true_gradients_and_skips_steps(scope, fused):
+    scaled, plain = make_params(torch.float32), make_params(torch.float32)
+    scaler = torch.amp.GradScaler("cpu", init_scale=2.0**12)
+    ours = SuperpositionalGradientDescent(scaled, fused=fused, scope=scope, lr=0.01)
+    reference = SuperpositionalGradientDescent(plain, fused=fused, scope=scope, lr=0.01)
+    for step in range(4):
+        set_gradients(plain, step)
+        set_gradients(scaled, step)
+        for p in scaled:
+            p.grad = scaler.scale(p.grad)
+        if step == 2:  # an overflow
+            scaled[0].grad[0, 0] = float("inf")
+        else:
+            reference.step()
+        scaler.step(ours)
+        scaler.update()
+    assert_equal(scaled, plain, 1e-6)
+    assert ours.state_dict()["param_groups"][0]["perturbation_state"]["step"] == 3
+
+
+@pytest.mark.parametrize("name", ["capturable", "differentiable"])
+def test_what_cannot_be_is_refused(name):
+    with pytest.raises(ValueError, match=rf"Invalid {name}: True; .*asks the perturbation"):
+        SuperpositionalGradientDescent(make_params(), **{name: True})
+    with pytest.raises(ValueError, match=rf"Invalid {name}: True"):
+        SuperpositionalGradientDescent([{"params": make_params(), name: True}])
+
+
+def test_foreach_and_fused_together_are_refused():
+    with pytest.raises(RuntimeError, match="`fused` and `foreach` cannot be `True` together"):
+        SuperpositionalGradientDescent(make_params(), foreach=True, fused=True)
+
+
+# ---- dtypes, learning rates
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
+@pytest.mark.parametrize("scope", SCOPES)
+@pytest.mark.parametrize("fused", [None, True])
+def test_half_precision_follows_double_within_its_rounding(dtype, scope, fused):
+    """One step of 0.05: the perturbation is asked in float32, so only the weights' own rounding is left."""
+    options = {"scope": scope, "scale": "adam", "quantum_weight": 1.0, "lr": 0.05, "steps": 1}
+    half = make_params(dtype)
+    double = [p.detach().double().requires_grad_() for p in half]
+    before = [p.detach().clone() for p in double]
+    run(half, fused=fused, **options)
+
+    def same_gradients(params, step):
+        for p, like in zip(params, half):
+            p.grad = like.grad.double()
+
+    run(double, gradients=same_gradients, **options)
+    for a, b, start in zip(half, double, before):
+        assert a.dtype == dtype
+        tolerance = 3 * torch.finfo(dtype).eps * (start.abs() + 0.1)
+        assert ((a.double() - b).abs() <= tolerance).all()
+
+
+@pytest.mark.parametrize("fused", [False, True])
+@pytest.mark.parametrize("scope", SCOPES)
+def test_a_tensor_as_learning_rate(scope, fused):
+    tensor, number = make_params(), make_params()
+    lr = torch.tensor(0.02, dtype=torch.float64)
+    run(tensor, lr=lr, scope=scope, fused=fused, foreach=False)
+    run(number, lr=0.02, scope=scope, foreach=False)
+    assert_equal(tensor, number, 1e-12)
+    assert lr == 0.02
+
+
+# ---- scope all in chunks
+
+
+@pytest.mark.parametrize("combination", LEGAL_COMBINATIONS)
+@pytest.mark.parametrize("circuit", [False, True])
+def test_chunks_equal_one_call(combination, circuit):
+    """300,000 coordinates are two chunks; a chunk ends within the second tensor."""
+    target, scale, coupling = combination
+    options = {"scope": "all", "target": target, "scale": scale, "coupling": coupling, "lr": 0.01, "amsgrad": True}
+    shapes = [(), (101, 1001), (0,), (200_003,), (3,)]
+    in_chunks, at_once = make_params(shapes=shapes), make_params(shapes=shapes)
+    perturbation = CircuitPerturbation() if circuit else SinePerturbation()
+    twin = ControlPerturbation("frozen", copy.deepcopy(perturbation)) if circuit else InOneCall()
+    steps = 1 if circuit else 2
+    run(in_chunks, steps, perturbation=perturbation, **options)
+    run(at_once, steps, perturbation=twin, **options)
+    assert_equal(in_chunks, at_once, 1e-12)
+
+
+class Largest(TorchDispatchMode):
+    """The most bytes that a new tensor takes."""
+
+    def __init__(self, known):
+        super().__init__()
+        self.known = {t.untyped_storage().data_ptr() for t in known}
+        self.bytes = 0
+
+    def __torch_dispatch__(self, function, types, args=(), kwargs=None):
+        result = function(*args, **(kwargs or {}))
+        for t in tree_leaves(result):
+            if isinstance(t, torch.Tensor) and t.untyped_storage().data_ptr() not in self.known:
+                self.bytes = max(self.bytes, t.untyped_storage().nbytes())
+        return result
+
+
+@pytest.mark.parametrize("combination", LEGAL_COMBINATIONS)
+@pytest.mark.parametrize(("scope", "limit"), [("first_of_tensor", 8192), ("first_of_model", 8192), ("all", 2**18 * 8)])
+def test_extra_memory_is_of_touched_coordinates_or_of_a_chunk(scope, limit, combination):
+    target, scale, coupling = combination
+    params = make_params(torch.float32, shapes=[(2000, 1000), (700,), (1000, 3000)])
+    options = {"scope": scope, "target": target, "scale": scale, "coupling": coupling, "fused": True}
+    optimizer = run(params, 1, **options)
+    moments = [t for state in optimizer.state.values() for t in state.values()]
+    with Largest([*params, *(p.grad for p in params), *moments]) as largest:
+        optimizer.step()
+    assert 0 < largest.bytes <= limit  # a tensor of the model's largest parameter would be 12 MB
+
+
+# ---- groups, hooks, closures, schedulers, torch.compile
+
+
+def test_add_param_group_in_mid_training():
+    first, second = make_params(), make_params(seed=1)
+    optimizer = run(first, 2)
+    optimizer.add_param_group({"params": second, "quantum_weight": 0.1, "lr": 0.3, "scale": "adam"})
+    assert [group["quantum_weight"] for group in optimizer.param_groups] == [0.5, 0.1]
+    before = [p.detach().clone() for p in second]
+    set_gradients(second, 0)
+    optimizer.step()
+    assert not torch.equal(before[0], second[0])
+    assert optimizer.state[second[0]]["step"] == 1
+
+
+SCHEDULERS = {
+    "LambdaLR": lambda o: lr_scheduler.LambdaLR(o, lambda step: 0.9**step),
+    "MultiplicativeLR": lambda o: lr_scheduler.MultiplicativeLR(o, lambda step: 0.9),
+    "StepLR": lambda o: lr_scheduler.StepLR(o, 2),
+    "MultiStepLR": lambda o: lr_scheduler.MultiStepLR(o, [2, 4]),
+    "ConstantLR": lambda o: lr_scheduler.ConstantLR(o, 0.5, 3),
+    "LinearLR": lambda o: lr_scheduler.LinearLR(o, 0.1, total_iters=4),
+    "ExponentialLR": lambda o: lr_scheduler.ExponentialLR(o, 0.8),
+    "PolynomialLR": lambda o: lr_scheduler.PolynomialLR(o, 4),
+    "CosineAnnealingLR": lambda o: lr_scheduler.CosineAnnealingLR(o, 4),
+    "CosineAnnealingWarmRestarts": lambda o: lr_scheduler.CosineAnnealingWarmRestarts(o, 2),
+    "CyclicLR": lambda o: lr_scheduler.CyclicLR(o, 0.001, 0.02, 2),
+    "OneCycleLR": lambda o: lr_scheduler.OneCycleLR(o, 0.05, total_steps=8),
+    "SequentialLR": lambda o: lr_scheduler.SequentialLR(
+        o, [lr_scheduler.LinearLR(o, 0.1, total_iters=2), lr_scheduler.ExponentialLR(o, 0.9)], [2]
+    ),
+    "ChainedScheduler": lambda o: lr_scheduler.ChainedScheduler(
+        [lr_scheduler.ConstantLR(o, 0.5, 2), lr_scheduler.ExponentialLR(o, 0.9)]
+    ),
+    "SWALR": lambda o: torch.optim.swa_utils.SWALR(o, 0.001, 3),
+    "ReduceLROnPlateau": lambda o: lr_scheduler.ReduceLROnPlateau(o, patience=0),
+}
+
+
+def test_no_scheduler_of_torch_is_forgotten():
+    names = {
+        n for n, c in vars(lr_scheduler).items() if isinstance(c, type) and issubclass(c, lr_scheduler.LRScheduler)
+    }
+    assert names - {"LRScheduler", "_LRScheduler"} <= SCHEDULERS.keys()
+
+
+@pytest.mark.parametrize("name", SCHEDULERS)
+def test_every_scheduler_drives_it_as_adamw(name):
+    ours, plain = make_params(), make_params()
+    optimizers = (
+        SuperpositionalGradientDescent(ours, lr=0.01, quantum_weight=0.0),
+        torch.optim.AdamW(plain, lr=0.01, weight_decay=0.0),
+    )
+    rates = []
+    for params, optimizer in zip((ours, plain), optimizers):
+        scheduler = SCHEDULERS[name](optimizer)
+        for step in range(6):
+            set_gradients(params, step)
+            optimizer.step()
+            scheduler.step(1.0) if name == "ReduceLROnPlateau" else scheduler.step()
+            rates.append(float(optimizer.param_groups[0]["lr"]))
+    assert rates[:6] == rates[6:]
+    assert_equal(ours, plain)
+
+
+@pytest.mark.parametrize("scope", SCOPES)
+def test_torch_compile_gives_the_same_numbers(scope):
+    eager, compiled, inside = make_params(), make_params(), make_params()
+    run(eager, scope=scope)
+    optimizer = SuperpositionalGradientDescent(compiled, scope=scope)
+    step = torch.compile(optimizer.step, backend="eager")
+    other = SuperpositionalGradientDescent(inside, scope=scope)
+
+    @torch.compile(backend="eager")
+    def training_step():
+        other.zero_grad()
+        sum((p * p.sin()).sum() for p in inside).backward()
+        other.step()
+
+    for i in range(3):
+        set_gradients(compiled, i)
+        step()
+    assert_equal(compiled, eager)
+    twin = make_params()
+    reference = SuperpositionalGradientDescent(twin, scope=scope)
+    for _ in range(2):
+        training_step()
+        reference.zero_grad()
+        sum((p * p.sin()).sum() for p in twin).backward()
+        reference.step()
+    assert_equal(inside, twin, 1e-12)
+
+
+def test_a_compiled_model_stays_compiled_in_a_closure():
+    compilations = []
+
+    def backend(graph, inputs):
+        compilations.append(graph)
+        return graph.forward
+
+    model = nn.Linear(3, 1)
+    compiled = torch.compile(model, backend=backend)
+    optimizer = SuperpositionalGradientDescent(model.parameters())
+
+    def closure():
+        optimizer.zero_grad()
+        loss = compiled(torch.ones(2, 3)).sum()
+        loss.backward()
+        return loss
+
+    optimizer.step(closure)
+    assert len(compilations) == 1
+
+
+# ---- state
+
+
+def test_distributed_state_dicts_of_a_fresh_optimizer_with_a_displacement():
+    model = nn.Linear(4, 3)
+    displacement = MeasuredDisplacement(0.1, source="sign")
+    before = model.weight.detach().clone()
+    state = get_optimizer_state_dict(
+        model, SuperpositionalGradientDescent(model.parameters(), displacement=displacement)
+    )
+    assert state["state"]["weight"]["exp_avg"].shape == (3, 4)
+    assert torch.equal(model.weight, before)
+
+
+@pytest.mark.parametrize("flatten", [False, True])
+def test_distributed_state_dicts_carry_the_perturbation(flatten):
+    torch.manual_seed(0)
+    model = nn.Sequential(nn.Linear(4, 3), nn.Linear(3, 2))
+
+    def make():
+        groups = [
+            {"params": model[0].parameters()},
+            {"params": model[1].parameters(), "quantum_weight": 0.1},
+        ]
+        return SuperpositionalGradientDescent(groups, perturbation=ControlPerturbation("frozen", CircuitPerturbation()))
+
+    old = make()
+    model(torch.ones(2, 4)).sum().backward()
+    old.step()
+    old.step()
+    options = StateDictOptions(flatten_optimizer_state_dict=flatten)
+    state = get_optimizer_state_dict(model, old, options=options)
+    new = make()
+    set_optimizer_state_dict(model, new, state, options=options)
+    mine, theirs = (o.state_dict()["param_groups"][0]["perturbation_state"] for o in (new, old))
+    assert mine["step"] == theirs["step"] == 2
+    assert torch.equal(mine["table"], theirs["table"])
+    assert [group["quantum_weight"] for group in new.param_groups] == [0.5, 0.1]
+
+
+def test_a_plain_adamw_state_leaves_each_group_its_own_quantum_numbers():
+    params = make_params()
+    adamw = torch.optim.AdamW([{"params": params[:2]}, {"params": params[2:]}], lr=0.02, capturable=False)
+    set_gradients(params, 0)
+    adamw.step()
+    groups = [{"params": params[:2], "scale": "adam"}, {"params": params[2:], "quantum_weight": 0.0}]
+    optimizer = SuperpositionalGradientDescent(groups, quantum_weight=0.25)
+    optimizer.load_state_dict(adamw.state_dict())
+    assert [group["quantum_weight"] for group in optimizer.param_groups] == [0.25, 0.0]
+    assert [group["scale"] for group in optimizer.param_groups] == ["adam", "gradient"]
+    assert [group["lr"] for group in optimizer.param_groups] == [0.02, 0.02]
+    set_gradients(params, 1)
+    optimizer.step()
+
+
+def test_a_state_of_a_capturable_adamw_loads():
+    params = make_params(torch.float32)
+    adamw = torch.optim.AdamW(params, lr=0.02)
+    set_gradients(params, 0)
+    adamw.step()
+    state = adamw.state_dict()
+    state["param_groups"][0]["capturable"] = True
+    optimizer = SuperpositionalGradientDescent(params)
+    optimizer.load_state_dict(state)
+    set_gradients(params, 1)
+    optimizer.step()
+    assert optimizer.param_groups[0]["capturable"] is False

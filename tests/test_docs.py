@@ -1,0 +1,96 @@
+"""What the pages in docs/ say can be run. Blocks marked `no-run (reason)` are not.
+
+The Python blocks of a page run in order and share their names; commands are parsed, but not run.
+"""
+
+import re
+import shlex
+from pathlib import Path
+
+import pytest
+
+from lightning_qsgd.cli import main
+
+ROOT = Path(__file__).parents[1]
+PAGES = sorted((ROOT / "docs").glob("*.md"))
+each_page = pytest.mark.parametrize("page", PAGES, ids=lambda page: page.stem)
+
+
+def blocks(page):
+    """(language, words after it, text) for each fenced block."""
+    return re.findall(r"^```(\w*)([^\n]*)\n(.*?)^```", page.read_text(), re.MULTILINE | re.DOTALL)
+
+
+def check_command(line, capsys):
+    """Refuse a command that this checkout does not have, or an option that it does not take."""
+    words = shlex.split(line, comments=True)
+    if words[0] == "make":
+        targets = re.findall(r"^([\w-]+):", (ROOT / "Makefile").read_text(), re.MULTILINE)
+        assert set(words[1:]) <= set(targets), line
+    elif words[:3] == ["python", "-m", "lightning_qsgd"]:
+        if words[3] == "doctor":
+            assert words[4:] == [], line
+            return
+        asked = ["--help"] if words[3] == "calibrate" else ["--print_config"]
+        with pytest.raises(SystemExit) as stopped:
+            main([*words[3:], *asked])
+        assert stopped.value.code == 0, f"{line}\n{capsys.readouterr().err}"
+    else:
+        python, script, *arguments = words
+        assert python == "python", line
+        assert re.fullmatch(r"scripts/\w+\.py", script), line
+        text = (ROOT / script).read_text()
+        for option in (argument.split("=")[0] for argument in arguments if argument.startswith("--")):
+            assert f'"{option}"' in text, f"{line}: {script} has no {option}"
+
+
+@each_page
+def test_every_block_that_does_not_run_says_why(page):
+    for language, words, _ in blocks(page):
+        assert not words or re.fullmatch(r" no-run \(.{10,}\)", words), f"{language}{words}"
+
+
+@each_page
+@pytest.mark.filterwarnings("ignore:The perturbation is nearly constant")
+def test_the_python_blocks_run(page, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    names = {"__name__": page.stem}
+    for language, words, text in blocks(page):
+        if language == "python" and not words:
+            exec(compile(text, page.name, "exec"), names)
+
+
+@each_page
+def test_the_commands_exist(page, tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    for language, words, text in blocks(page):
+        if language == "bash" and not words:
+            for line in text.replace("\\\n", " ").splitlines():
+                if line.split("#")[0].strip():
+                    check_command(line, capsys)
+
+
+@pytest.mark.parametrize(
+    "line",
+    [
+        "make nonsense",
+        "python scripts/nonsense.py",
+        "python scripts/benchmark.py --nonsense",
+        "python -m lightning_qsgd fit --config configs/seqcls.yaml --nonsense 1",
+        "python -m lightning_qsgd nonsense",
+        "git push",
+    ],
+)
+def test_a_command_that_does_not_exist_is_found(line, tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises((AssertionError, OSError)):
+        check_command(line, capsys)
+
+
+@each_page
+def test_pictures_and_files_that_a_page_links_exist(page):
+    """Links between pages are the site builder's to check."""
+    for alt, target in re.findall(r"(!?\[[^\]]*\])\(([^)#]+)\)", page.read_text()):
+        if "://" not in target and not target.endswith(".md"):
+            assert (page.parent / target).is_file(), f"{page.name} links {target}"
+            assert not alt.startswith("!") or len(alt) > 30, f"{target} has no description"
