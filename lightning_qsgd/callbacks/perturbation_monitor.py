@@ -79,7 +79,7 @@ class PerturbationMonitor(L.Callback):
         if self.per == "layer":
             trained = {p for group in optimizer.param_groups for p in group["params"]}
             own = ((name, [*part.parameters(recurse=False)]) for name, part in module.named_modules())
-            return {name: [*params] for name, params in own if params and trained.issuperset(params)}
+            return {name: [p for p in params if p in trained] for name, params in own}
         return {}
 
     def _optimizer(self, trainer: L.Trainer) -> SuperpositionalGradientDescent | None:
@@ -103,7 +103,7 @@ def record(
     """
     metrics: dict[str, float] = {}
     if optimizer.displacement is not None:
-        metrics["radius"] = optimizer.displacement.radius_at(step)
+        metrics["radius"] = optimizer.displacement.last_radius
     statistics = dict(optimizer.statistics or {})
     s = statistics.pop("s", None)
     if s is not None:

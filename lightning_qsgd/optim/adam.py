@@ -1,7 +1,7 @@
 """torch's own AdamW on whole parameters or on pieces of them, and its direction."""
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, NamedTuple
 
 import torch
@@ -9,7 +9,7 @@ from torch import Tensor
 from torch.optim.adamw import adamw
 
 from lightning_qsgd.optim.blocks import Piece
-from lightning_qsgd.optim.coordinates import flat, join, put_back
+from lightning_qsgd.optim.coordinates import flat, join, put
 from lightning_qsgd.optim.sharding import local
 
 
@@ -42,7 +42,8 @@ class Lists(NamedTuple):
         for whole, parts in zip(self[:-1], changed[:-1], strict=True):
             if whole and whole is not self.grads:
                 for piece, part in zip(pieces, parts, strict=True):
-                    put_back(local(whole[piece.place]), piece.start, part)
+                    if not (tensor := local(whole[piece.place])).is_contiguous():
+                        put(tensor, piece.start, part)
 
 
 def adam_step(group: Mapping[str, Any], lists: Lists, *, has_complex: bool = False) -> None:
@@ -58,7 +59,7 @@ def adam_step(group: Mapping[str, Any], lists: Lists, *, has_complex: bool = Fal
     beta1, beta2 = group["betas"]
     if not group["bias_correction"] and lists.steps:
         # AdamW corrects with c1 and c2; these values undo it.
-        c1, c2 = _corrections(group, common_age(lists) + 1)
+        c1, c2 = _corrections(group, common_age(lists.steps) + 1)
         lr, eps, weight_decay = lr * (c1 / c2), eps / c2, weight_decay * (c2 / c1)
     for part, fused in _by_kernel(lists, group["fused"]):
         adamw(
@@ -79,28 +80,26 @@ def adam_step(group: Mapping[str, Any], lists: Lists, *, has_complex: bool = Fal
 def _by_kernel(lists: Lists, fused: bool | None) -> list[tuple[Lists, bool | None]]:
     if not fused:
         return [(lists, fused)]
-    regular = [
-        local(p).is_contiguous() and local(g).is_contiguous() for p, g in zip(lists.params, lists.grads, strict=True)
-    ]
+    regular = [all(local(t).is_contiguous() for t in tensors) for tensors in zip(*lists[:4], strict=True)]
     if all(regular):
         return [(lists, True)]
     both = ([i for i, yes in enumerate(regular) if yes is kernel] for kernel in (True, False))
     return [(lists.take(indices), kernel) for indices, kernel in zip(both, (True, False), strict=True) if indices]
 
 
-def common_age(lists: Lists) -> float:
-    """How many steps the parameters have taken.
+def common_age(steps: Iterable[Tensor | float]) -> float:
+    """How many steps all parameters have taken; 0 where there are none.
 
     Raises:
         RuntimeError: if they differ.
     """
-    ages = {float(step) for step in lists.steps}
+    ages = {float(step) for step in steps}
     if len(ages) > 1:
         raise RuntimeError(
             f"bias_correction=False needs parameters that have taken equally many steps; this group has {sorted(ages)}"
             ". Put parameters without gradient in some steps into a group of their own"
         )
-    return ages.pop()
+    return ages.pop() if ages else 0.0
 
 
 def _corrections(group: Mapping[str, Any], step: float) -> tuple[float, float]:
@@ -127,6 +126,6 @@ def direction(group: Mapping[str, Any], lists: Lists) -> Tensor:
             root.div_(c2[0])
         else:
             sizes = torch.tensor([len(part) for part in lists.exp_avgs])
-            m.div_(torch.tensor(c1).repeat_interleave(sizes).to(m))
-            root.div_(torch.tensor(c2).repeat_interleave(sizes).to(m))
+            m.div_(torch.tensor(c1, dtype=torch.float64).repeat_interleave(sizes).to(m))
+            root.div_(torch.tensor(c2, dtype=torch.float64).repeat_interleave(sizes).to(m))
     return m.div_(root.add_(group["eps"]))

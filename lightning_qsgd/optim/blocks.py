@@ -17,6 +17,9 @@ from lightning_qsgd.optim.coordinates import first as first_of
 from lightning_qsgd.optim.param_groups import participates
 from lightning_qsgd.optim.sharding import elsewhere, is_dtensor, local, run_of
 
+#: Slots of a chunk: few enough for a CPU's cache, enough to keep an accelerator busy.
+CHUNK = {"cpu": 2**18}
+LARGE_CHUNK = 2**24
 _NONE = torch.empty(0)
 
 
@@ -62,24 +65,22 @@ class Piece(NamedTuple):
 
 
 class TouchedCoordinates:
-    """Finds the coordinates that a scope names; anew only where parameters have changed since the last step.
+    """Finds the coordinates that a scope names; anew only where parameters have changed since the last step."""
 
-    Args:
-        scope: "first_of_tensor", "first_of_model" or "all".
-    """
-
-    def __init__(self, scope: str) -> None:
-        self.scope = scope
+    def __init__(self) -> None:
         self._key: Any = None
         self._pieces: dict[int, list[Piece]] = {}
 
-    def __call__(self, groups: Sequence[dict[str, Any]], n: int, *, whole: bool = False) -> dict[int, list[Piece]]:
+    def __call__(
+        self, groups: Sequence[dict[str, Any]], scope: str, n: int, *, whole: bool = False
+    ) -> dict[int, list[Piece]]:
         """Parameters without gradient and groups without weight have none.
 
         Args:
             groups: the optimizer's parameter groups.
+            scope: "first_of_tensor", "first_of_model" or "all".
             n: coordinates of a block.
-            whole: with scope "all" and sharded parameters, gather whole tensors rather than the ends of each run.
+            whole: of sharded parameters, gather whole tensors rather than the ends of each run.
 
         Returns:
             For the number of each group with touched coordinates, one piece per parameter.
@@ -87,15 +88,17 @@ class TouchedCoordinates:
         Raises:
             RuntimeError: for sparse or complex gradients.
         """
-        key = [(n, whole), *(_signature(p) for group in groups if participates(group) for p in group["params"])]
+        key = [(scope, n), *(_signature(p) for group in groups if participates(group) for p in group["params"])]
         key += [(participates(group), len(group["params"])) for group in groups]
+        if any(map(is_dtensor, (p for group in groups for p in group["params"]))):
+            return _find(groups, scope, n, whole)  # what other ranks hold changes with each step
         if key != self._key:
-            self._key, self._pieces = key, _find(groups, self.scope, n, whole)
+            self._key, self._pieces = key, _find(groups, scope, n, whole)
         return self._pieces
 
 
 def _signature(param: Tensor) -> Any:
-    """What decides where a parameter's touched coordinates lie; of a sharded one, something that is never the same."""
+    """What decides where a parameter's touched coordinates lie."""
     gradient = param.grad
     if gradient is None:
         return None
@@ -105,7 +108,7 @@ def _signature(param: Tensor) -> Any:
             f"SuperpositionalGradientDescent does not support {kind} gradients (tensor of shape {tuple(param.shape)}); "
             "give that parameter to another optimizer"
         )
-    return object() if is_dtensor(param) else (param.data_ptr(), param.shape, param.stride(), param.dtype)
+    return None if is_dtensor(param) else (param.data_ptr(), param.shape, param.stride(), param.dtype)
 
 
 def _find(groups: Sequence[dict[str, Any]], scope: str, n: int, whole: bool) -> dict[int, list[Piece]]:
@@ -164,7 +167,7 @@ def _localize(
         for i in cut:
             values = params[i].full_tensor().flatten()  # type: ignore[attr-defined]
             last = needs[i][1]
-            around[i] = values[: min(runs[i].start, last)], values[min(runs[i].stop, last) : last]
+            around[i] = values[: min(runs[i].start, last)].clone(), values[min(runs[i].stop, last) : last].clone()
     elif cut:
         sides = elsewhere([params[i] for i in cut], [runs[i] for i in cut], [needs[i] for i in cut], reach=n)
         around |= dict(zip(cut, sides, strict=True))
@@ -177,12 +180,13 @@ def _localize(
         pieces[position] = piece._replace(size=size, padding=padding, before=before, after=after)
 
 
-def chunks(pieces: Sequence[Piece], n: int, limit: int) -> Iterator[list[Piece]]:
+def chunks(pieces: Sequence[Piece], n: int, limit: int | None = None) -> Iterator[list[Piece]]:
     """Cut pieces between blocks, and pack them into lists of at most ``limit`` slots (n, if that is more) each.
 
-    A list holds tensors of one device.
+    A list holds tensors of one device, which by default decides the limit: 2**18 on a CPU, 2**24 elsewhere.
     """
     for _, group in groupby(pieces, lambda piece: piece.param.device):
         alike = list(group)
-        for cut in cuts([piece.slots for piece in alike], n, limit):
+        most = limit or CHUNK.get(alike[0].param.device.type, LARGE_CHUNK)
+        for cut in cuts([piece.slots for piece in alike], n, most):
             yield [alike[i].part(first, length) for i, first, length in cut]

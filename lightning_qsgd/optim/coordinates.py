@@ -11,23 +11,37 @@ from torch._utils import _unflatten_dense_tensors
 
 
 def flat(tensor: Tensor, start: int, size: int) -> Tensor:
-    """The coordinates [start, start + size): (size,), a view where the tensor is contiguous, otherwise a copy."""
+    """The coordinates [start, start + size): (size,), a view where the tensor is contiguous or has no others."""
     if tensor.shape == (size,):
         return tensor
     if tensor.is_contiguous():
         return tensor.as_strided((size,), (1,), tensor.storage_offset() + start if start else None)
-    return tensor[_index(tensor, start, size)]
+    rows, before = _rows(tensor, start, size)
+    return rows.reshape(-1)[before : before + size]
+
+
+def put(tensor: Tensor, start: int, values: Tensor) -> None:
+    """Set the coordinates from ``start`` on to flat ``values``, rounding to the tensor's dtype."""
+    if tensor.is_contiguous():
+        flat(tensor, start, len(values)).copy_(values)
+    elif values is not tensor:
+        rows, before = _rows(tensor, start, len(values))
+        whole = rows.clone(memory_format=torch.contiguous_format).view(-1)
+        whole[before : before + len(values)] = values.to(whole)
+        rows.copy_(whole.view(rows.shape))
+
+
+def _rows(tensor: Tensor, start: int, size: int) -> tuple[Tensor, int]:
+    """The rows that hold some coordinates, and how many others come before those in them."""
+    inner = tensor.numel() // tensor.shape[0]
+    first = start // inner
+    return tensor[first : -(-(start + size) // inner)], start - first * inner
 
 
 def first(tensor: Tensor, size: int) -> Tensor:
     """A flat view of the first coordinates; the tensor itself where it is not contiguous."""
+    tensor = tensor.data  # a view of the parameter itself could not be swapped for another one
     return tensor.as_strided((size,), (1,)) if tensor.is_contiguous() else tensor
-
-
-def put_back(tensor: Tensor, start: int, values: Tensor) -> None:
-    """Write what :func:`flat` gave, once changed; nothing to do where it was a view."""
-    if not tensor.is_contiguous():
-        tensor[_index(tensor, start, len(values))] = values
 
 
 def gather(tensors: Sequence[Tensor], sizes: Sequence[int]) -> Tensor:
@@ -57,17 +71,14 @@ def add(tensors: Sequence[Tensor], sizes: Sequence[int], values: Tensor) -> None
         parts = [part.to(t.device) for t, part in zip(tensors, parts, strict=True)]
     torch._foreach_add_(views, parts)  # pyright: ignore[reportPrivateImportUsage]
     for t, view in zip(tensors, views, strict=True):
-        if view is not t:
-            put_back(t, 0, view)
+        if not t.is_contiguous():
+            put(t, 0, view)
 
 
 def write(tensors: Sequence[Tensor], sizes: Sequence[int], values: Tensor) -> None:
     """Set the first coordinates of each tensor to flat ``values`` (sum(sizes),)."""
-    for t, n, part in zip(tensors, sizes, values.split(list(sizes)), strict=True):
-        if t.is_contiguous():
-            flat(t, 0, n).copy_(part)
-        else:
-            t[_index(t, 0, n)] = part.to(t)
+    for t, part in zip(tensors, values.split(sizes), strict=True):
+        put(t, 0, part)
 
 
 def alike(params: Sequence[Tensor]) -> list[list[Tensor]]:
@@ -97,7 +108,7 @@ def cuts(sizes: Sequence[int], block: int, limit: int) -> list[list[tuple[int, i
             chunks[-1].append((number, start, length))
             start += length
             left -= -(-length // block) * block
-    return chunks
+    return [chunk for chunk in chunks if chunk]
 
 
 def write_pieces(params: Sequence[Tensor], pieces: Sequence[tuple[int, int, int]], values: Tensor) -> None:
@@ -106,13 +117,5 @@ def write_pieces(params: Sequence[Tensor], pieces: Sequence[tuple[int, int, int]
     if len(whole) == len(pieces):
         torch._foreach_copy_(whole, _unflatten_dense_tensors(values, whole))  # pyright: ignore[reportPrivateImportUsage]
         return
-    for (number, start, length), part in zip(pieces, values.split([length for *_, length in pieces]), strict=True):
-        p = params[number]
-        if p.is_contiguous():
-            p.view(-1)[start : start + length].copy_(part)
-        else:
-            p[_index(p, start, length)] = part.to(p.dtype)
-
-
-def _index(tensor: Tensor, start: int, size: int) -> tuple[Tensor, ...]:
-    return torch.unravel_index(torch.arange(start, start + size, device=tensor.device), tensor.shape)
+    for (number, start, _), part in zip(pieces, values.split([length for *_, length in pieces]), strict=True):
+        put(params[number], start, part)

@@ -1,5 +1,6 @@
 """What an optimizer needs to take its gradients at displaced weights."""
 
+import warnings
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any
@@ -102,12 +103,20 @@ def evaluate(
         with torch.enable_grad():
             return None if closure is None else closure()
     if closure is None:
+        pairs = displacement.bias == "antithetic"
         if displacement.active:
             raise RuntimeError("step() was called at displaced weights; call it after the block of displaced()")
         if not displacement.draws:
             raise RuntimeError(
                 "step() got gradients of weights that were not displaced; call step(closure), or compute the loss and "
                 "gradients within `with optimizer.displaced():`"
+            )
+        if displacement.draws % displacement.copies or (pairs and displacement.draws % 2):
+            wanted = f"copies={displacement.copies}" + (", bias='antithetic'" if pairs else "")
+            warnings.warn(
+                f"step() got gradients of {displacement.draws} displacement(s), which {wanted} does not fit; use "
+                "`with optimizer.displaced(draw):` for draw = 0, 1, ... of each step, or call step(closure)",
+                stacklevel=5,
             )
         loss = None
     elif displacement.active:

@@ -22,6 +22,7 @@ from torch.nn.functional import pad
 from lightning_qsgd.optim.circuit_perturbation import CircuitPerturbation
 from lightning_qsgd.optim.coordinates import alike, cuts, write_pieces
 from lightning_qsgd.optim.perturbation import require
+from lightning_qsgd.optim.sharding import is_dtensor
 from lightning_qsgd.optim.single_shot import single_shot
 
 Source = Literal["circuit", "hadamard", "sign", "gaussian"]
@@ -60,6 +61,7 @@ class MeasuredDisplacement:
 
     Attributes:
         draws: displacements since the optimizer's last step.
+        last_radius: radius of the last displacement; 0 before the first.
 
     Raises:
         ValueError: for an invalid value, or a circuit with ``center``.
@@ -92,7 +94,7 @@ class MeasuredDisplacement:
         self.source: Source = source
         self.bias: Bias = bias
         self.circuit, self.seed = circuit, seed
-        self.draws = 0
+        self.draws, self.last_radius = 0, 0.0
         self._saved: list[tuple[list[Tensor], list[Tensor]]] | None = None  # tensors, and what they held
 
     def identity(self) -> str:
@@ -135,7 +137,7 @@ class MeasuredDisplacement:
             raise RuntimeError("The weights are displaced already; restore() them before the next displacement")
         params = [p for p in params if p.requires_grad and p.numel()]
         _check(params)
-        radius = self.radius_at(step)
+        self.last_radius = radius = self.radius_at(step)
         self._saved = []
         self.draws += 1
         if not radius:
@@ -250,10 +252,7 @@ def _check(params: Sequence[Tensor]) -> None:
     for p in params:
         if not p.is_floating_point():
             raise ValueError(f"Invalid parameter: {p.dtype}; a displacement needs real floating-point weights")
-    if torch.distributed.is_available() and torch.distributed.is_initialized():
-        from torch.distributed.tensor import DTensor
-
-        if any(isinstance(p, DTensor) for p in params):
+        if is_dtensor(p):
             raise ValueError("Invalid parameter: a DTensor; displacements do not support sharded weights, use DDP")
 
 

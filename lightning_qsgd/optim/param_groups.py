@@ -34,7 +34,7 @@ def perturbed_groups(
         leave_out: what is not perturbed, by default all of
 
             - "norms": parameters of modules whose class is named ...Norm... (LayerNorm, RMSNorm, BatchNorm2d, ...);
-            - "biases": parameters whose name ends in "bias";
+            - "biases": parameters whose own name begins or ends with "bias";
             - "embeddings": weights of ``nn.Embedding`` and ``nn.EmbeddingBag``, also where an output layer shares them.
         pattern: a regular expression; only parameters whose name it matches somewhere are perturbed. Default: all.
 
@@ -59,7 +59,7 @@ def perturbed_groups(
         ):
             left_out |= set(own.values())
         if "biases" in kinds:
-            left_out |= {p for name, p in own.items() if name.endswith("bias")}
+            left_out |= {p for name, p in own.items() if name.startswith("bias") or name.endswith("bias")}
     named = [(name, p) for name, p in module.named_parameters() if p.requires_grad]
     perturbed = [p for name, p in named if p not in left_out and matcher.search(name)]
     if not perturbed:
@@ -85,7 +85,7 @@ def acts(group: Mapping[str, Any]) -> bool:
 def rate(group: Mapping[str, Any]) -> float:
     """What multiplies lambda * Q in the weights: lr, or with coupling="decoupled" its share of the initial one."""
     lr = float(group["lr"])
-    return lr if group["coupling"] == "lr" else lr / group["initial_lr"]
+    return lr if group["coupling"] == "lr" else lr / group.get("initial_lr", group["reference_lr"])
 
 
 def check_options(group: Mapping[str, Any]) -> None:

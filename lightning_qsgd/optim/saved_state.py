@@ -6,12 +6,14 @@ from collections.abc import Callable
 from typing import Any
 
 import torch
+from torch import Tensor
 
 from lightning_qsgd.optim.blocks import TouchedCoordinates
 from lightning_qsgd.optim.displaced_gradients import DisplacedGradients
 from lightning_qsgd.optim.param_groups import Scope
 from lightning_qsgd.optim.perturbation import Perturbation
 from lightning_qsgd.optim.sharding import is_dtensor
+from lightning_qsgd.optim.statistics import Tally
 
 _KEY = "perturbation_state"
 _PACKED = "packed"
@@ -27,8 +29,10 @@ class SavedState(DisplacedGradients, torch.optim.AdamW):
     scope: Scope
     _options: dict[str, Any]  # its own entries in parameter groups, with the constructor's values
     _schedule: Callable[[int], float] | None
+    statistics: dict[str, Tensor] | None
+    _tally: Tally | None
     _attributes = ("perturbation", "displacement", "scope", "_options", "_schedule", "_step", "_warned")
-    _attributes += ("record_statistics", "statistics", "_tally")
+    _attributes += ("record_statistics",)
 
     def _own_state(self) -> dict[str, Any]:
         own = {"step": self._step, "scope": self.scope, "identity": self.perturbation.identity()}
@@ -44,7 +48,7 @@ class SavedState(DisplacedGradients, torch.optim.AdamW):
         return state
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        """Load a state of this class, or of a plain AdamW: the perturbation then starts anew.
+        """Load a state of this class, or of a plain AdamW: perturbation and displacement then stay as they are.
 
         As in torch, the state's options win over the constructor's; a difference in this class's options is warned of.
         A schedule of quantum_weight is no state: it is the constructor's.
@@ -55,7 +59,8 @@ class SavedState(DisplacedGradients, torch.optim.AdamW):
         first, *rest = state_dict["param_groups"]
         own = first.get(_KEY) or {}
         own = _unpack(own[_PACKED]) if _PACKED in own else own
-        before = [{name: group[name] for name in self._options} for group in self.param_groups]
+        own_names = (*self._options, "reference_lr")
+        before = [{name: group[name] for name in own_names} for group in self.param_groups]
         groups = [{k: v for k, v in first.items() if k != _KEY}, *rest]
         if len(groups) == len(before):  # otherwise torch refuses it; options that a plain AdamW lacks stay as they are
             groups = [mine | loaded for mine, loaded in zip(before, groups, strict=True)]
@@ -72,7 +77,7 @@ class SavedState(DisplacedGradients, torch.optim.AdamW):
             group |= {"capturable": False, "differentiable": False}
             if old["scheduled"] or group["scheduled"]:
                 group |= {"scheduled": old["scheduled"], "quantum_weight": old["quantum_weight"]}
-            if changed := [f"{k} {old[k]!r} by {group[k]!r}" for k in old if group[k] != old[k]]:
+            if changed := [f"{k} {old[k]!r} by {group[k]!r}" for k in self._options if group[k] != old[k]]:
                 warnings.warn(f"The loaded state replaces {', '.join(changed)}", stacklevel=2)
         if own:
             self._step = int(own["step"])
@@ -84,13 +89,12 @@ class SavedState(DisplacedGradients, torch.optim.AdamW):
 
     def __setstate__(self, state: dict[str, Any]) -> None:
         super().__setstate__(state)
-        self._touched = TouchedCoordinates(self.scope)
+        self._touched, self._tally, self.statistics = TouchedCoordinates(), None, None
         self.param_groups[0].setdefault(_KEY, {})  # torch's flattened state dicts look for the keys that are there
         for group in self.param_groups:
             for name, value in self._options.items():
                 group.setdefault(name, value)
-            if group["coupling"] == "decoupled":
-                group.setdefault("initial_lr", float(group["lr"]))
+            group.setdefault("reference_lr", float(group["lr"]))
 
 
 def _pack(state: dict[str, Any]) -> bytes:

@@ -91,9 +91,9 @@ def elsewhere(
     """
     dtype = torch.float64 if any(p.dtype == torch.float64 for p in params) else torch.float32
     answers: list[tuple[Tensor, Tensor]] = [(torch.empty(0), torch.empty(0))] * len(params)
-    for group in {run.group for run in runs}:
+    for group in dict.fromkeys(run.group for run in runs):  # on all ranks in the same order
         mine = [i for i, run in enumerate(runs) if run.group == group]
-        ends = torch.stack([_ends(local(params[i]).flatten().to(dtype), reach) for i in mine])  # (T, 2, reach)
+        ends = torch.stack([_ends(local(params[i]).flatten(), reach).to(dtype) for i in mine])  # (T, 2, reach)
         ranks, rank = torch.distributed.get_world_size(group), torch.distributed.get_rank(group)
         everywhere = [torch.empty_like(ends) for _ in range(ranks)]
         torch.distributed.all_gather(everywhere, ends, group=group)
@@ -120,7 +120,7 @@ def _ends(values: Tensor, reach: int) -> Tensor:  # (2, reach): the first, and t
 def sum_over_ranks(values: Tensor, runs: Sequence[Run]) -> Tensor:
     """Row i of ``values`` (T, K) summed over the ranks that share parameter i; rows of whole parameters stay."""
     total = values.clone()
-    for group in {run.group for run in runs if run.group is not None}:
+    for group in dict.fromkeys(run.group for run in runs if run.group is not None):
         rows = [i for i, run in enumerate(runs) if run.group == group]
         part = values[rows].contiguous()
         torch.distributed.all_reduce(part, group=group)

@@ -15,7 +15,6 @@ from lightning_qsgd.optim.sharding import local, run_of, sum_over_ranks
 
 _COLUMNS = ("touched", "s", "s_squared", "perturbation", "inside", "q_g", "q_squared", "g_squared", "effective", "adam")
 _SAMPLE = 2**20  # values of s, for the histogram
-_CHUNK = 2**18
 
 
 class Tally:
@@ -28,13 +27,14 @@ class Tally:
     def __init__(self, groups: Sequence[Mapping[str, Any]]) -> None:
         self._groups = [dict(group) for group in groups]
         self._group_of = [k for k, group in enumerate(groups) for _ in group["params"]]
+        self._number_of = {p: i for i, p in enumerate(p for group in groups for p in group["params"])}
         self._sums = torch.zeros(len(self._group_of), len(_COLUMNS), dtype=torch.float64)
         self._sample: list[Tensor] = []
 
     def add(self, group: Mapping[str, Any], pieces: Sequence[Piece], s: Tensor, gradients: Tensor, u: Tensor) -> None:
         """Count touched coordinates: their s, gradient before the step, and Adam's direction u, all flat."""
         if (left := _SAMPLE - sum(map(len, self._sample))) > 0:
-            self._sample.append(s[:left].float().cpu())
+            self._sample.append(s[:left].float().cpu().clone())
         s, u = s.double(), u.to(s.device).double()
         g = gradients.to(s.device).double() * (-1 if group["maximize"] else 1)
         q = s * (u if group["scale"] == "adam" else g)
@@ -47,21 +47,21 @@ class Tally:
         rows = torch.tensor([p.number for p in pieces]).repeat_interleave(sizes)
         self._sums[:, :-1].index_add_(0, rows, columns.T)
 
-    def add_adam(self, group: Mapping[str, Any], numbers: Sequence[int], lists: Lists) -> None:
+    def add_adam(self, group: Mapping[str, Any], lists: Lists) -> None:
         """Count Adam's whole step of a group: touched coordinates and all others.
 
         Args:
             group: the parameter group.
-            numbers: of its parameters with gradient, counted over all groups.
-            lists: their state after the step.
+            lists: its parameters with gradient, and their state after the step.
         """
         whole = [
-            Piece(number, i, local(p), 0, local(p).numel())
-            for i, (number, p) in enumerate(zip(numbers, lists.params, strict=True))
+            Piece(self._number_of[p], i, local(p), 0, local(p).numel())
+            for i, p in enumerate(lists.params)
             if not p.is_complex()
         ]
-        for pieces in chunks(whole, 1, _CHUNK):
-            step = float(group["lr"]) * direction(group, lists.cut(pieces)).double()
+        moments = lists._replace(params=[], grads=[])
+        for pieces in chunks(whole, 1):
+            step = float(group["lr"]) * direction(group, moments.cut(pieces)).double()
             for piece, part in zip(pieces, step.split([p.size for p in pieces]), strict=True):
                 self._sums[piece.number, -1] += float(part @ part)
 
@@ -69,11 +69,11 @@ class Tally:
         """Add what other ranks counted of sharded parameters; all ranks call it together."""
         self._sums = sum_over_ranks(self._sums, [run_of(p) for group in self._groups for p in group["params"]])
 
-    def statistics(self, numbers: Iterable[int] | None = None) -> dict[str, Tensor]:
+    def statistics(self, params: Iterable[Tensor] | None = None) -> dict[str, Tensor]:
         """What the perturbation did in the step.
 
         Args:
-            numbers: of some parameters, counted over all groups; None (default): of all.
+            params: some parameters; None (default): all.
 
         Returns:
             Scalars, float64 on the CPU:
@@ -88,10 +88,18 @@ class Tally:
             - effective: how many of them have |s| > 0.01 and Q != 0;
             - quantum_weight: lambda of the first touched group; 0 where none is touched.
 
-            With ``numbers`` None also ``s``: modulations of this rank, flat, float32, at most 2**20 of them.
+            With ``params`` None also ``s``: modulations of this rank, flat, float32, at most 2**20 of them; once.
+
+        Raises:
+            ValueError: for a parameter that the optimizer did not have in that step.
         """
-        chosen = range(len(self._group_of)) if numbers is None else list(numbers)
-        rows = self._sums[list(chosen)]
+        chosen = list(range(len(self._group_of)))
+        if params is not None:
+            params = list(params)
+            if any(p not in self._number_of for p in params):
+                raise ValueError("Invalid params: some of them were not the optimizer's in the recorded step")
+            chosen = [self._number_of[p] for p in params]
+        rows = self._sums[chosen]
         total = dict(zip(_COLUMNS, rows.sum(0).tolist(), strict=True))
         groups = [self._groups[self._group_of[i]] for i, row in zip(chosen, rows, strict=True) if row[0] > 0]
         weight = groups[0]["quantum_weight"] if groups else 0.0
@@ -111,7 +119,10 @@ class Tally:
             "quantum_weight": weight,
         }
         scalars = {name: torch.tensor(value, dtype=torch.float64) for name, value in values.items()}
-        return scalars if numbers is not None else scalars | {"s": torch.cat([*self._sample, torch.empty(0)])}
+        if params is not None:
+            return scalars
+        sample, self._sample = self._sample, []
+        return scalars | {"s": torch.cat([*sample, torch.empty(0)])}
 
 
 def constant_equivalent(s: Tensor, group: Mapping[str, Any]) -> str | None:
@@ -121,8 +132,10 @@ def constant_equivalent(s: Tensor, group: Mapping[str, Any]) -> str | None:
         s: modulations, flat.
         group: the parameter group, which decides what s multiplies.
     """
+    if len(s) < 2:
+        return None
     mean, spread = float(s.mean()), float(s.std(correction=0))
-    if len(s) < 2 or abs(mean) <= max(3 * spread, 0.01):
+    if abs(mean) <= max(3 * spread, 0.01):
         return None
     lr, weight = float(group["lr"]), group["quantum_weight"]
     factor = 1 + weight * mean
@@ -141,5 +154,5 @@ def warn_if_constant(s: Tensor, group: Mapping[str, Any]) -> None:
             f"{float(s.std(correction=0)):.3f}. On the touched coordinates it acts like {equivalent}. "
             "CircuitPerturbation's rotations='aligned' or center='zero' remove the constant part; "
             "ControlPerturbation('constant', ...) is its classical twin.",
-            stacklevel=8,
+            stacklevel=9,
         )

@@ -34,11 +34,7 @@ from lightning_qsgd.optim.perturbation import Perturbation, SinePerturbation
 from lightning_qsgd.optim.saved_state import SavedState
 from lightning_qsgd.optim.sharding import refuse_unknown_sharding
 from lightning_qsgd.optim.statistics import Tally, warn_if_constant
-from lightning_qsgd.optim.update import step_few, step_in_chunks
-
-#: Slots of a chunk with scope "all": small enough for a CPU's cache, large enough for an accelerator.
-_CHUNK = {"cpu": 2**18}
-_LARGE_CHUNK = 2**24
+from lightning_qsgd.optim.update import refuse_impossible_steps, step_few, step_in_chunks
 
 
 class SuperpositionalGradientDescent(SavedState):
@@ -71,7 +67,7 @@ class SuperpositionalGradientDescent(SavedState):
         scale: "gradient" (default; Q = s * g, Eq. 2) or "adam" (Q = s * u, u Adam's direction in this step: then
             lambda * s is a relative change of the learning rate, and effects are thousands of times larger).
         coupling: "lr" (default; alpha multiplies Q) or "decoupled" (lambda * lr / initial_lr does, initial_lr as
-            torch's schedulers set it: with OneCycleLR that is max_lr / div_factor).
+            torch's schedulers set it: with OneCycleLR that is max_lr / div_factor; without one, the constructor's lr).
         bias_correction: Adam's correction of its moments (default: True; the paper's formula prints none). False needs
             all parameters of a group to have taken equally many steps.
         displacement: gradients are taken at weights that it displaces: in ``step(closure)``, or where the loss and its
@@ -159,14 +155,16 @@ class SuperpositionalGradientDescent(SavedState):
         if "quantum_weight" in param_group:
             group |= {"scheduled": False, "quantum_weight": checked_weight(param_group["quantum_weight"])}
         check_options(self.defaults | group)
-        super().add_param_group(group)
-        group = self.param_groups[-1]
-        for p in group["params"]:
-            refuse_unknown_sharding(p)
-        if group["coupling"] == "decoupled":
-            group.setdefault("initial_lr", float(group["lr"]))
-            if not group["initial_lr"] > 0:
-                raise ValueError(f"Invalid lr: {group['initial_lr']}; coupling='decoupled' is relative to it")
+        lr = float(group.get("lr", self.defaults["lr"]))
+        if group["coupling"] == "decoupled" and not lr > 0:
+            raise ValueError(f"Invalid lr: {lr}; coupling='decoupled' is relative to it")
+        super().add_param_group({"reference_lr": lr, **group})
+        try:
+            for p in self.param_groups[-1]["params"]:
+                refuse_unknown_sharding(p)
+        except ValueError:
+            self.param_groups.pop()
+            raise
 
     def prepare(self) -> str | None:
         """Do the one-time work now, such as fitting surrogates; otherwise the first step that needs it does."""
@@ -182,8 +180,11 @@ class SuperpositionalGradientDescent(SavedState):
         for group in self.param_groups:
             if group["scheduled"] and self._schedule is not None:
                 group["quantum_weight"] = checked_weight(self._schedule(self._step))
-        whole = not self.perturbation.blockwise
-        pieces = self._touched(self.param_groups, self.perturbation.num_qubits, whole=whole)
+        whole = self.scope == "all" and not self.perturbation.blockwise
+        pieces = self._touched(self.param_groups, self.scope, self.perturbation.num_qubits, whole=whole)
+        refuse_impossible_steps(self.param_groups, self.state)
+        if self.record_statistics:
+            self._tally = self.statistics = None
         if any(acts(self.param_groups[k]) for k in pieces):
             self._perturbed_step(pieces)
         else:
@@ -213,20 +214,15 @@ class SuperpositionalGradientDescent(SavedState):
             else:
                 lists, _ = self._lists(group)
                 if in_chunks:
-                    limit = _CHUNK.get(pieces[k][0].param.device.type, _LARGE_CHUNK)
-                    parts = chunks(pieces[k], self.perturbation.num_qubits, limit)
+                    parts = chunks(pieces[k], self.perturbation.num_qubits)
                     step_in_chunks(group, lists, parts, self._ask if ask_each else in_order(s[k]), tally)
                 else:
                     step_few(group, lists, pieces[k], s[k], tally)
             if tally is not None:
-                tally.add_adam(group, self._numbers(lists.params), lists)
+                tally.add_adam(group, lists)
         if tally is not None:
             tally.close()
             self._tally, self.statistics = tally, tally.statistics()
-
-    def _numbers(self, params: Iterable[Tensor]) -> list[int]:
-        number_of = {p: i for i, p in enumerate(self._all_parameters())}
-        return [number_of[p] for p in params]
 
     def statistics_of(self, params: Iterable[Tensor]) -> dict[str, Tensor]:
         """The ``statistics`` of the last recorded step over some parameters only: those of a group, or of a layer.
@@ -235,11 +231,12 @@ class SuperpositionalGradientDescent(SavedState):
             params: parameters of this optimizer.
 
         Raises:
-            RuntimeError: if no step has been recorded.
+            RuntimeError: if the last recorded step perturbed nothing, or there is none.
+            ValueError: for a parameter that is none of this optimizer's.
         """
         if self._tally is None:
-            raise RuntimeError("No step has been recorded; set record_statistics = True before a step")
-        return self._tally.statistics(self._numbers(params))
+            raise RuntimeError("No perturbed step has been recorded; set record_statistics = True before a step")
+        return self._tally.statistics(params)
 
     def _ask(self, pieces: Sequence[Piece]) -> Tensor:
         s = ask(self.perturbation, pieces, self._step)

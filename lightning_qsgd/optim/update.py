@@ -9,7 +9,7 @@ from torch import Tensor
 from lightning_qsgd.optim.adam import Lists, adam_step, common_age, direction
 from lightning_qsgd.optim.blocks import Piece
 from lightning_qsgd.optim.coordinates import add, gather, write
-from lightning_qsgd.optim.param_groups import rate
+from lightning_qsgd.optim.param_groups import acts, rate
 from lightning_qsgd.optim.sharding import local
 from lightning_qsgd.optim.statistics import Tally
 
@@ -32,6 +32,10 @@ def step_few(group: Mapping[str, Any], lists: Lists, pieces: Sequence[Piece], s:
         add(params, sizes, change)
     to_gradient = group["target"] == "gradient"
     if to_gradient:
+        for piece in pieces:
+            if 0 in lists.grads[piece.place].stride():  # expanded: several coordinates in one place of the memory
+                lists.grads[piece.place] = lists.grads[piece.place].contiguous()
+        grads = [local(lists.grads[p.place]) for p in pieces]
         write(grads, sizes, _perturbed_gradients(group, s, gradients))
     try:
         adam_step(group, lists)
@@ -39,11 +43,9 @@ def step_few(group: Mapping[str, Any], lists: Lists, pieces: Sequence[Piece], s:
         if to_gradient:
             write(grads, sizes, gradients)
     if group["scale"] == "adam" or tally is not None:
-        u = direction(group, lists.cut(pieces))
-        if group["scale"] == "adam":
-            add(params, sizes, _after_adam(group, s, u))
-        if tally is not None:
-            tally.add(group, pieces, s, gradients, u)
+        change = _after_adam(group, pieces, lists.cut(pieces), s, gradients, tally)
+        if change is not None:
+            add(params, sizes, change)
 
 
 def step_in_chunks(
@@ -62,26 +64,35 @@ def step_in_chunks(
         modulation: s of a chunk, (sum of sizes,); asked before the chunk moves.
         tally: where statistics are collected, or None.
     """
-    if not group["bias_correction"]:
-        common_age(lists)
     for pieces in chunks:
-        s, part = modulation(pieces), lists.cut(pieces)
-        gradients = gather(part.grads, [p.size for p in pieces])
+        s, part, sizes = modulation(pieces), lists.cut(pieces), [p.size for p in pieces]
+        gradients = gather(part.grads, sizes)
         if (change := _before_adam(group, s, gradients)) is not None:
-            _add_to(part.params, change)
+            add(part.params, sizes, change)
         if group["target"] == "gradient":
-            perturbed = _perturbed_gradients(group, s, gradients).split([p.size for p in pieces])
+            perturbed = _perturbed_gradients(group, s, gradients).split(sizes)
             part = part._replace(grads=[new.to(old.dtype) for new, old in zip(perturbed, part.grads, strict=True)])
         adam_step(group, part)
-        if group["scale"] == "adam" or tally is not None:
-            u = direction(group, part)
-            if group["scale"] == "adam":
-                _add_to(part.params, _after_adam(group, s, u))
-            if tally is not None:
-                tally.add(group, pieces, s, gradients, u)
+        if (change := _after_adam(group, pieces, part, s, gradients, tally)) is not None:
+            add(part.params, sizes, change)
         lists.put_back(pieces, part)
     if lists.steps:
         torch._foreach_add_(lists.steps, 1)  # pyright: ignore[reportPrivateImportUsage]
+
+
+def refuse_impossible_steps(groups: Sequence[Mapping[str, Any]], state: Mapping[Tensor, Mapping[str, Any]]) -> None:
+    """Check what a step needs, before anything moves.
+
+    Raises:
+        ValueError: if weight_decay erases the weights, and with them the perturbation.
+        RuntimeError: with bias_correction=False, if the parameters have taken different numbers of steps.
+    """
+    for group in groups:
+        lr = float(group["lr"])
+        if acts(group) and group["scale"] == "gradient" and lr * group["weight_decay"] == 1:
+            raise ValueError(f"Invalid weight_decay: {group['weight_decay']}; with lr {lr} it erases the weights")
+        if not group["bias_correction"]:
+            common_age(state[p]["step"] if p in state else 0.0 for p in group["params"] if p.grad is not None)
 
 
 def _before_adam(group: Mapping[str, Any], s: Tensor, gradients: Tensor) -> Tensor | None:
@@ -91,10 +102,7 @@ def _before_adam(group: Mapping[str, Any], s: Tensor, gradients: Tensor) -> Tens
     """
     if group["scale"] != "gradient" or group["target"] != "update":
         return None
-    lr, sign = float(group["lr"]), 1 if group["maximize"] else -1
-    decay = 1 - lr * group["weight_decay"]
-    if decay == 0:
-        raise ValueError(f"Invalid weight_decay: {group['weight_decay']}; with lr {lr} it erases the weights")
+    sign, decay = 1 if group["maximize"] else -1, 1 - float(group["lr"]) * group["weight_decay"]
     return (s * gradients).mul_(sign * rate(group) * group["quantum_weight"] / decay)
 
 
@@ -102,10 +110,15 @@ def _perturbed_gradients(group: Mapping[str, Any], s: Tensor, gradients: Tensor)
     return gradients * (1 + group["quantum_weight"] * s)
 
 
-def _after_adam(group: Mapping[str, Any], s: Tensor, u: Tensor) -> Tensor:
-    """What to add to the weights once Adam's moments are this step's: Q = s * u."""
+def _after_adam(
+    group: Mapping[str, Any], pieces: Sequence[Piece], part: Lists, s: Tensor, gradients: Tensor, tally: Tally | None
+) -> Tensor | None:
+    """What to add to the weights once Adam's moments are this step's: Q = s * u, where it is that. Counts, if asked."""
+    if group["scale"] != "adam" and tally is None:
+        return None
+    u = direction(group, part)
+    if tally is not None:
+        tally.add(group, pieces, s, gradients, u)
+    if group["scale"] != "adam":
+        return None
     return (s * u.to(s.dtype)).mul_(-float(group["lr"]) * group["quantum_weight"])
-
-
-def _add_to(views: Sequence[Tensor], change: Tensor) -> None:
-    torch._foreach_add_(list(views), change.split([len(view) for view in views]))  # pyright: ignore[reportPrivateImportUsage]

@@ -84,6 +84,7 @@ def all_cases(rank, world, rendezvous, results):
         whole = [p.full_tensor().detach() for p in params]
         statistics = {k: v for k, v in optimizer.statistics.items() if k != "s"}
         found[case] = whole, statistics, optimizer.perturbation.circuits
+    found["one row"] = one_row(lambda t: distribute_tensor(t, mesh, [Shard(0)]))
     found["fully_shard"] = train(mesh)
     found["resumed"] = train(mesh, resume=True)
     try:
@@ -98,6 +99,21 @@ def all_cases(rank, world, rendezvous, results):
     if rank == 0:
         torch.save(found, results)
     torch.distributed.destroy_process_group()
+
+
+def one_row(place):
+    """A group that most ranks hold nothing of, with statistics, and with a control that needs all blocks at once."""
+    results = []
+    for scope in SCOPES:
+        for name in ("circuit", "shuffled"):
+            p = nn.Parameter(place(torch.linspace(-1, 1, 6, dtype=torch.float64).view(1, 6)))
+            optimizer = SuperpositionalGradientDescent([p], scope=scope, perturbation=PERTURBATIONS[name](), lr=0.1)
+            p.grad = place(torch.ones(1, 6, dtype=torch.float64))
+            optimizer.record_statistics = True
+            optimizer.step()
+            whole = p.full_tensor() if hasattr(p, "full_tensor") else p
+            results.append((whole.detach(), optimizer.statistics["norm_ratio"]))
+    return results
 
 
 def make_model():

@@ -19,7 +19,7 @@ def group(params, **options):
 def test_chunks_hold_each_coordinate_once_in_whole_blocks(sizes, n, limit):
     params = [torch.arange(1.0, size + 1).requires_grad_() for size in sizes]
     set_gradients(params, 0)
-    pieces = TouchedCoordinates("all")([group(params)], n).get(0, [])
+    pieces = TouchedCoordinates()([group(params)], "all", n).get(0, [])
     seen = [[] for _ in params]
     for chunk in chunks(pieces, n, limit):
         slots = sum(piece.slots for piece in chunk)
@@ -36,7 +36,7 @@ def test_chunks_hold_each_coordinate_once_in_whole_blocks(sizes, n, limit):
 def test_a_block_is_the_same_whatever_chunk_it_is_in():
     params = make_params(shapes=[(13,), (4,)])
     set_gradients(params, 0)
-    pieces = TouchedCoordinates("all")([group(params)], 4)[0]
+    pieces = TouchedCoordinates()([group(params)], "all", 4)[0]
     at_once = angles_of(pieces, 4)
     cut = torch.cat([angles_of(chunk, 4) for chunk in chunks(pieces, 4, 8)])
     assert torch.equal(at_once, cut)
@@ -49,7 +49,7 @@ def test_groups_without_weight_and_parameters_without_gradient_have_none():
     params[1].grad = None
     other = group(make_params(seed=1), quantum_weight=0.0)
     set_gradients(other["params"], 0)
-    pieces = TouchedCoordinates("all")([group(params), other], 4)
+    pieces = TouchedCoordinates()([group(params), other], "all", 4)
     assert list(pieces) == [0]
     with_gradient = [i for i, shape in enumerate(SHAPES) if i != 1 and torch.Size(shape).numel()]
     assert [piece.number for piece in pieces[0]] == with_gradient
@@ -58,10 +58,10 @@ def test_groups_without_weight_and_parameters_without_gradient_have_none():
 def test_they_are_found_anew_where_a_parameter_changes():
     params = make_params(shapes=[(2, 3), (3,)])
     set_gradients(params, 0)
-    find = TouchedCoordinates("first_of_tensor")
+    find = TouchedCoordinates()
 
     def theta():
-        return angles_of(find([group(params)], 2)[0], 2).flatten() / torch.pi
+        return angles_of(find([group(params)], "first_of_tensor", 2)[0], 2).flatten() / torch.pi
 
     first = params[0].detach().flatten()[:2]
     torch.testing.assert_close(theta()[:2], first)
@@ -74,4 +74,4 @@ def test_they_are_found_anew_where_a_parameter_changes():
     params[0].data = torch.arange(6.0, dtype=torch.float64).view(3, 2)
     torch.testing.assert_close(theta()[:2], torch.tensor([0.0, 1.0], dtype=torch.float64))
     params[0].grad = None
-    assert [piece.number for piece in find([group(params)], 2)[0]] == [1]
+    assert [piece.number for piece in find([group(params)], "first_of_tensor", 2)[0]] == [1]

@@ -379,3 +379,135 @@ def test_a_state_of_a_capturable_adamw_loads():
     set_gradients(params, 1)
     optimizer.step()
     assert optimizer.param_groups[0]["capturable"] is False
+
+
+# ---- what a review found
+
+
+def test_one_dimensional_slices_take_steps():
+    def make():
+        p = nn.Parameter(torch.arange(20.0)[::2])
+        p.grad = torch.linspace(-1, 1, 10)
+        return p
+
+    sliced, plain = make(), nn.Parameter(make().detach().clone())
+    plain.grad = sliced.grad.clone()
+    for p in (sliced, plain):
+        SuperpositionalGradientDescent([p], scope="all", lr=0.1).step()
+    assert torch.equal(sliced, plain)
+
+
+@pytest.mark.parametrize("scope", SCOPES)
+def test_a_group_of_empty_tensors_is_recorded(scope):
+    params = make_params(shapes=[(3,)])
+    empty = make_params(shapes=[(0,)])
+    optimizer = SuperpositionalGradientDescent([{"params": params}, {"params": empty}], scope=scope)
+    set_gradients(params + empty, 0)
+    optimizer.record_statistics = True
+    optimizer.step()
+    assert optimizer.statistics["touched"] == 3
+    assert optimizer.statistics_of(empty)["touched"] == 0
+
+
+def test_a_step_that_is_refused_has_moved_nothing():
+    a, b = make_params(shapes=[(4,), (4,)])
+    groups = [{"params": [a], "lr": 0.1}, {"params": [b], "lr": 1.0, "weight_decay": 1.0}]
+    optimizer = SuperpositionalGradientDescent(groups)
+    set_gradients([a, b], 0)
+    before = a.detach().clone()
+    with pytest.raises(ValueError, match="it erases the weights"):
+        optimizer.step()
+    assert torch.equal(a, before)
+    optimizer = SuperpositionalGradientDescent([a, b], bias_correction=False)
+    b.grad = None
+    optimizer.step()
+    set_gradients([a, b], 1)
+    before = a.detach().clone()
+    with pytest.raises(RuntimeError, match="equally many steps"):
+        optimizer.step()
+    assert torch.equal(a, before)
+
+
+@pytest.mark.parametrize("scope", SCOPES)
+def test_expanded_gradients(scope):
+    expanded, plain = make_params(shapes=[(5,)]), make_params(shapes=[(5,)])
+    expanded[0].grad, plain[0].grad = torch.ones(1, dtype=torch.float64).expand(5), torch.ones(5, dtype=torch.float64)
+    optimizers = [SuperpositionalGradientDescent(p, scope=scope, target="gradient") for p in (expanded, plain)]
+    for optimizer in optimizers:
+        optimizer.step()
+    moments = [o.state[p[0]]["exp_avg"] for o, p in zip(optimizers, (expanded, plain))]
+    assert torch.equal(*moments)
+    assert torch.equal(expanded[0].grad, plain[0].grad)
+
+
+def test_parameters_may_be_swapped_after_a_step():
+    p, q = (nn.Parameter(torch.randn(4)) for _ in range(2))
+    p.grad = torch.ones(4)
+    SuperpositionalGradientDescent([p]).step()
+    value = q.detach().clone()
+    p.grad = None
+    torch.utils.swap_tensors(p, q)
+    assert torch.equal(p, value)
+
+
+def test_decoupled_leaves_the_learning_rate_to_schedulers():
+    params = make_params()
+    optimizer = SuperpositionalGradientDescent(params, lr=1e-3, coupling="decoupled")
+    optimizer.param_groups[0]["lr"] = 1e-2  # as a learning-rate finder does
+    lr_scheduler.LambdaLR(optimizer, lambda step: 1.0)
+    assert optimizer.param_groups[0]["lr"] == 1e-2
+    fresh = SuperpositionalGradientDescent(params, lr=1e-2, coupling="decoupled")
+    adamw = torch.optim.AdamW(params, lr=1e-4)
+    fresh.load_state_dict(adamw.state_dict())
+    assert (fresh.param_groups[0]["lr"], fresh.param_groups[0]["reference_lr"]) == (1e-4, 1e-2)
+
+
+def test_the_scope_may_change_between_steps():
+    params, twin = make_params(), make_params()
+    optimizer, other = (SuperpositionalGradientDescent(p) for p in (params, twin))
+    set_gradients(params, 0)
+    set_gradients(twin, 0)
+    optimizer.step()
+    other.step()
+    optimizer.scope = "all"
+    other = copy.deepcopy(other)
+    other.scope = "all"
+    optimizer.step()
+    other.step()
+    assert_equal(params, other.param_groups[0]["params"])
+
+
+def test_a_group_that_is_refused_is_not_kept():
+    optimizer = SuperpositionalGradientDescent(make_params())
+    with pytest.raises(ValueError, match=r"Invalid lr: 0\.0"):
+        optimizer.add_param_group({"params": make_params(seed=1), "lr": 0.0, "coupling": "decoupled"})
+    assert len(optimizer.param_groups) == 1
+
+
+def test_statistics_are_those_of_the_last_recorded_step_or_none():
+    params = make_params()
+    optimizer = SuperpositionalGradientDescent(params, quantum_weight=lambda step: 0.5 if step == 0 else 0.0)
+    optimizer.record_statistics = True
+    set_gradients(params, 0)
+    optimizer.step()
+    assert optimizer.statistics["quantum_weight"] == 0.5
+    with pytest.raises(ValueError, match="not the optimizer's"):
+        optimizer.statistics_of(make_params(seed=1))
+    optimizer.step()
+    assert optimizer.statistics is None
+    with pytest.raises(RuntimeError, match="No perturbed step has been recorded"):
+        optimizer.statistics_of(params)
+
+
+def test_channels_last_weights_step_in_chunks_as_contiguous_ones():
+    def make(memory_format):
+        generator = torch.Generator().manual_seed(0)
+        p = torch.randn(300, 100, 3, 3, generator=generator).to(memory_format=memory_format).requires_grad_()
+        p.grad = torch.randn(300, 100, 3, 3, generator=generator).to(memory_format=memory_format)
+        return p
+
+    contiguous, last = make(torch.contiguous_format), make(torch.channels_last)
+    assert not last.is_contiguous()
+    for p in (contiguous, last):
+        run([p], 2, gradients=lambda *_: None, scope="all", scale="adam", lr=0.1)
+    torch.testing.assert_close(contiguous, last)

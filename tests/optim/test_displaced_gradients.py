@@ -1,6 +1,7 @@
 import copy
 import io
 import pickle
+import warnings
 
 import pytest
 import torch
@@ -152,8 +153,9 @@ def test_a_closure_without_loss_is_refused_unless_the_gradients_are_there():
     for p, o in ((params, optimizer), (others, other)):
         o.displacement.draws = 0
         o.zero_grad()
-        with o.displaced():
-            loss_of(p).backward()
+        for draw in range(2):
+            with o.displaced(draw):
+                loss_of(p).backward()
     assert optimizer.step(lambda: None) is None
     other.step()
     assert_equal(params, others)
@@ -302,3 +304,18 @@ def test_state_survives_distributed_checkpoint_state_dicts():
     set_optimizer_state_dict(model, second, get_optimizer_state_dict(model, first))
     assert second.displacement.circuit.circuits == 3
     assert second.state_dict()["param_groups"][0]["perturbation_state"]["step"] == 1
+
+
+@pytest.mark.parametrize("options", [{"copies": 4}, {"copies": 2, "bias": "antithetic"}])
+def test_displacements_that_do_not_fit_the_settings_warn(options):
+    params, optimizer = make(sign(**options))
+    with optimizer.displaced():
+        loss_of(params).backward()
+    with pytest.warns(UserWarning, match=r"gradients of 1 displacement\(s\), which copies=\d.* does not fit"):
+        optimizer.step()
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        for draw in range(optimizer.displacement.copies):
+            with optimizer.displaced(draw):
+                loss_of(params).backward()
+        optimizer.step()

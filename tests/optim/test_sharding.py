@@ -30,6 +30,12 @@ def test_sharded_equals_whole(found, case):
     assert circuits == optimizer.perturbation.circuits
 
 
+def test_ranks_that_hold_nothing_of_a_group(found):
+    for (sharded, ratio), (whole, expected) in zip(found["one row"], sharded_runs.one_row(lambda t: t), strict=True):
+        torch.testing.assert_close(sharded, whole, atol=1e-12, rtol=1e-12)
+        torch.testing.assert_close(ratio, expected)
+
+
 def test_fully_shard_trains_as_one_process(found):
     for sharded, whole in zip(found["fully_shard"], sharded_runs.train(), strict=True):
         torch.testing.assert_close(sharded, whole, atol=1e-10, rtol=1e-10)
