@@ -15,36 +15,87 @@ from lightning_qsgd.optim.coordinates import flat, join
 from lightning_qsgd.optim.perturbation import Perturbation
 
 
-def ask(perturbation: Perturbation, pieces: Sequence[Piece], step: int) -> Tensor:
+class Question:
+    """The blocks of some coordinates, one after the other: what a perturbation is asked about.
+
+    Args:
+        pieces: the coordinates, in whole blocks.
+
+    Attributes:
+        layout: of each piece, (number of the parameter, coordinates, padding): what a perturbation is told.
+    """
+
+    def __init__(self, pieces: Sequence[Piece]) -> None:
+        self._pieces = pieces
+        self.layout = [(p.number, p.slots - p.padding, p.padding) for p in pieces]
+        self.kept = not any(p.shared or p.param.shape != (p.size,) for p in pieces)  # all are views that stay valid
+        self._values = self._slots() if self.kept else None
+        runs = [(len(p.before), p.size, len(p.after) + p.padding) for p in pieces]
+        self._runs = [length for run in runs for length in run] if any(p.padding or p.shared for p in pieces) else None
+
+    def _slots(self) -> list[Tensor]:
+        values: list[Tensor] = []
+        for piece in self._pieces:
+            own = flat(piece.param, piece.start, piece.size)
+            values += [piece.before, own, piece.after] if piece.shared else [own]
+            if piece.padding:
+                values.append(own.new_zeros(piece.padding))
+        return values
+
+    def angles(self, n: int) -> Tensor:
+        """pi * theta of all slots, (blocks, n), float32, or float64 where any tensor is; 0 in padding."""
+        theta = join(self._values or self._slots())
+        theta = theta if theta.dtype == torch.float64 else theta.float()
+        return theta.mul_(math.pi).view(-1, n)
+
+    def own(self, s: Tensor) -> Tensor:
+        """Of a value per slot, (slots,), those of the pieces' own coordinates, (sum of sizes,)."""
+        return s if self._runs is None else torch.cat(s.split(self._runs)[1::3])
+
+
+def ask(perturbation: Perturbation, question: Question, step: int) -> Tensor:
     """One call of a perturbation, outside of autocast, in float32 (float64 where any tensor is).
 
     Args:
         perturbation: whom to ask.
-        pieces: the coordinates, in whole blocks.
+        question: about which coordinates.
         step: number of the optimizer step, from 0.
 
     Returns:
-        s of the pieces' own coordinates, (sum of sizes,), on the first one's device.
+        s of the question's own coordinates, (sum of sizes,), on the first one's device.
 
     Raises:
         ValueError: if the perturbation returns another shape than that of its angles.
     """
-    perturbation.layout = [(p.number, p.slots - p.padding if p.shared else p.size, p.padding) for p in pieces]
-    angles = angles_of(pieces, perturbation.num_qubits)
+    perturbation.layout = question.layout
+    angles = question.angles(perturbation.num_qubits)
     device = angles.device.type
     with torch.autocast(device, enabled=False) if torch.is_autocast_enabled(device) else nullcontext():
         s = perturbation(angles, step=step)
     if s.shape != angles.shape:
         name = type(perturbation).__name__
         raise ValueError(f"{name} returned shape {tuple(s.shape)} for angles {tuple(angles.shape)}")
-    return own_coordinates(s.reshape(-1), pieces)
+    return question.own(s.reshape(-1))
 
 
-def ask_at_once(ask: Callable[[Sequence[Piece]], Tensor], pieces: Mapping[int, Sequence[Piece]]) -> dict[int, Tensor]:
-    """Ask for the pieces of all groups in one call: s of each group's, (sum of sizes,)."""
-    values = ask([piece for part in pieces.values() for piece in part])
-    totals = [sum(piece.size for piece in part) for part in pieces.values()]
-    return dict(zip(pieces, values.split(totals), strict=True))
+class AtOnce:
+    """Asks for the pieces of all groups in one call, and keeps the question while the pieces stay the same."""
+
+    def __init__(self) -> None:
+        self._pieces: Mapping[int, Sequence[Piece]] | None = None
+        self._question: Question | None = None
+
+    def __call__(self, ask: Callable[[Question], Tensor], pieces: Mapping[int, Sequence[Piece]]) -> dict[int, Tensor]:
+        """s of each group's coordinates, (sum of sizes,)."""
+        if self._question is None or pieces is not self._pieces:
+            self._pieces, self._question = pieces, Question([piece for part in pieces.values() for piece in part])
+        values = ask(self._question)
+        if not self._question.kept:
+            self._pieces = self._question = None
+        if len(pieces) == 1:
+            return dict.fromkeys(pieces, values)
+        totals = [sum(piece.size for piece in part) for part in pieces.values()]
+        return dict(zip(pieces, values.split(totals), strict=True))
 
 
 def in_order(s: Tensor) -> Callable[[Sequence[Piece]], Tensor]:
@@ -58,24 +109,3 @@ def in_order(s: Tensor) -> Callable[[Sequence[Piece]], Tensor]:
         return values.to(chunk[0].param.device)
 
     return take
-
-
-def angles_of(pieces: Sequence[Piece], n: int) -> Tensor:
-    """pi * theta of all slots, (blocks, n), float32, or float64 where any tensor is; 0 in padding."""
-    values: list[Tensor] = []
-    for piece in pieces:
-        own = flat(piece.param, piece.start, piece.size)
-        values += [piece.before, own, piece.after] if piece.shared else [own]
-        if piece.padding:
-            values.append(own.new_zeros(piece.padding))
-    theta = join(values)
-    theta = theta if theta.dtype == torch.float64 else theta.float()
-    return theta.mul_(math.pi).view(-1, n)
-
-
-def own_coordinates(s: Tensor, pieces: Sequence[Piece]) -> Tensor:
-    """Of a value per slot, (slots,), those of the pieces' own coordinates, (sum of sizes,)."""
-    if len(s) == sum(piece.size for piece in pieces):
-        return s
-    runs = [(len(p.before), p.size, len(p.after) + p.padding) for p in pieces]
-    return torch.cat(s.split([length for run in runs for length in run])[1::3])

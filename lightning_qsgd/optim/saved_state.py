@@ -10,6 +10,7 @@ from torch import Tensor
 
 from lightning_qsgd.optim.blocks import TouchedCoordinates
 from lightning_qsgd.optim.displaced_gradients import DisplacedGradients
+from lightning_qsgd.optim.modulation import AtOnce
 from lightning_qsgd.optim.param_groups import Scope
 from lightning_qsgd.optim.perturbation import Perturbation
 from lightning_qsgd.optim.sharding import is_dtensor
@@ -89,7 +90,8 @@ class SavedState(DisplacedGradients, torch.optim.AdamW):
 
     def __setstate__(self, state: dict[str, Any]) -> None:
         super().__setstate__(state)
-        self._touched, self._tally, self.statistics = TouchedCoordinates(), None, None
+        self._touched, self._at_once = TouchedCoordinates(), AtOnce()
+        self._tally = self.statistics = None
         self.param_groups[0].setdefault(_KEY, {})  # torch's flattened state dicts look for the keys that are there
         for group in self.param_groups:
             for name, value in self._options.items():

@@ -16,7 +16,7 @@ from torch.optim.optimizer import ParamsT
 from lightning_qsgd.optim.adam import Lists, adam_step
 from lightning_qsgd.optim.blocks import Piece, chunks
 from lightning_qsgd.optim.displacement import MeasuredDisplacement
-from lightning_qsgd.optim.modulation import ask, ask_at_once, in_order
+from lightning_qsgd.optim.modulation import Question, ask, in_order
 from lightning_qsgd.optim.param_groups import (
     LEGAL_COMBINATIONS as LEGAL_COMBINATIONS,
 )
@@ -209,7 +209,7 @@ class SuperpositionalGradientDescent(SavedState):
         in_chunks = self.scope == "all"
         if ask_each := in_chunks and self.perturbation.blockwise:
             self.perturbation.prepare()  # on all ranks, also where this one holds no coordinate
-        s = {} if ask_each else ask_at_once(self._ask, pieces)
+        s = {} if ask_each else self._at_once(self._ask, pieces)
         for k, group in enumerate(self.param_groups):
             if k not in pieces or not acts(group):
                 lists = self._adam_step(group)
@@ -217,7 +217,8 @@ class SuperpositionalGradientDescent(SavedState):
                 lists, _ = self._lists(group)
                 if in_chunks:
                     parts = chunks(pieces[k], self.perturbation.num_qubits)
-                    step_in_chunks(group, lists, parts, self._ask if ask_each else in_order(s[k]), tally)
+                    modulation = self._ask_chunk if ask_each else in_order(s[k])
+                    step_in_chunks(group, lists, parts, modulation, tally)
                 else:
                     step_few(group, lists, pieces[k], s[k], tally)
             if tally is not None:
@@ -240,8 +241,11 @@ class SuperpositionalGradientDescent(SavedState):
             raise RuntimeError("No perturbed step has been recorded; set record_statistics = True before a step")
         return self._tally.statistics(params)
 
-    def _ask(self, pieces: Sequence[Piece]) -> Tensor:
-        s = ask(self.perturbation, pieces, self._step)
+    def _ask_chunk(self, pieces: Sequence[Piece]) -> Tensor:
+        return self._ask(Question(pieces))
+
+    def _ask(self, question: Question) -> Tensor:
+        s = ask(self.perturbation, question, self._step)
         if not self._warned:
             self._warned = True
             warn_if_constant(s, next(group for group in self.param_groups if participates(group)))

@@ -71,22 +71,22 @@ def contract(inputs: Tensor, tensor: Tensor, waves_of: Callable[[Tensor, int], T
         (B, O).
     """
     *sizes, outputs = tensor.shape
-    if len(set(sizes)) == 1:
-        waves = waves_of(inputs, sizes[0]).unbind(1)
-    else:
-        waves = [waves_of(inputs[:, q], size) for q, size in enumerate(sizes)]
     middle = (len(sizes) + 1) // 2
-    first = outer(waves[:middle])  # (B, K_1 ... K_middle)
-    out = first @ tensor.reshape(first.shape[1], -1)
-    if middle == len(sizes):
+    if len(set(sizes)) == 1 and len(sizes) % 2 == 0:  # both halves at once
+        waves = waves_of(inputs, sizes[0]).unflatten(1, (2, middle))
+        first, rest = outer(waves.unbind(2)).unbind(1)
+    else:
+        each = [waves_of(inputs[:, q], size) for q, size in enumerate(sizes)]
+        first, rest = outer(each[:middle]), outer(each[middle:]) if each[middle:] else None
+    out = first @ tensor.reshape(first.shape[1], -1)  # first: (B, K_1 ... K_middle)
+    if rest is None:
         return out
-    rest = outer(waves[middle:])
     return torch.bmm(rest.unsqueeze(1), out.view(len(inputs), rest.shape[1], outputs)).squeeze(1)
 
 
 def outer(vectors: Sequence[Tensor]) -> Tensor:
-    """Row-wise outer products: each (B, K_q) to (B, product of K_q), the first input slowest."""
+    """Row-wise outer products: each (..., K_q) to (..., product of K_q), the first input slowest."""
     out = vectors[0]
     for vector in vectors[1:]:
-        out = (out.unsqueeze(-1) * vector.unsqueeze(1)).flatten(1)
+        out = (out.unsqueeze(-1) * vector.unsqueeze(-2)).flatten(-2)
     return out

@@ -3,7 +3,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from lightning_qsgd.optim.blocks import TouchedCoordinates, chunks
-from lightning_qsgd.optim.modulation import angles_of, own_coordinates
+from lightning_qsgd.optim.modulation import Question
 from tests.optim.common import SHAPES, make_params, set_gradients
 
 
@@ -25,9 +25,9 @@ def test_chunks_hold_each_coordinate_once_in_whole_blocks(sizes, n, limit):
         slots = sum(piece.slots for piece in chunk)
         assert slots % n == 0
         assert slots <= max(limit - limit % n, n)
-        angles = angles_of(chunk, n)
+        angles = Question(chunk).angles(n)
         assert angles.shape == (slots // n, n)
-        theta = own_coordinates(angles.reshape(-1) / torch.pi, chunk).split([piece.size for piece in chunk])
+        theta = Question(chunk).own(angles.reshape(-1) / torch.pi).split([piece.size for piece in chunk])
         for piece, values in zip(chunk, theta):
             seen[piece.number] += values.round().tolist()
     assert seen == [p.tolist() for p in params]
@@ -37,8 +37,8 @@ def test_a_block_is_the_same_whatever_chunk_it_is_in():
     params = make_params(shapes=[(13,), (4,)])
     set_gradients(params, 0)
     pieces = TouchedCoordinates()([group(params)], "all", 4)[0]
-    at_once = angles_of(pieces, 4)
-    cut = torch.cat([angles_of(chunk, 4) for chunk in chunks(pieces, 4, 8)])
+    at_once = Question(pieces).angles(4)
+    cut = torch.cat([Question(chunk).angles(4) for chunk in chunks(pieces, 4, 8)])
     assert torch.equal(at_once, cut)
     assert (at_once[3, 1:] == 0).all()  # 13 coordinates fill three blocks and a quarter
 
@@ -61,7 +61,7 @@ def test_they_are_found_anew_where_a_parameter_changes():
     find = TouchedCoordinates()
 
     def theta():
-        return angles_of(find([group(params)], "first_of_tensor", 2)[0], 2).flatten() / torch.pi
+        return Question(find([group(params)], "first_of_tensor", 2)[0]).angles(2).flatten() / torch.pi
 
     first = params[0].detach().flatten()[:2]
     torch.testing.assert_close(theta()[:2], first)
