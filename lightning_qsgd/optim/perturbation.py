@@ -47,8 +47,9 @@ class Perturbation(ABC):
     def blockwise(self) -> bool:
         """Whether s of a block depends on that block's angles and the step alone, whatever else is asked with it.
 
-        The optimizer may then ask for the blocks of a step in several calls, and on each rank for its own. Default:
-        False, one call with all blocks, which costs memory of their size.
+        The optimizer may then ask for the blocks of a step in several calls, and on each rank for its own, while
+        weights that it has asked about move already: what may fail belongs into :meth:`prepare`. Default: False, one
+        call with all blocks before anything moves, which costs memory of their size.
         """
         return False
 

@@ -2,6 +2,9 @@
 
 import torch
 
+from lightning_qsgd.optim import SuperpositionalGradientDescent
+
+SCOPES = ["first_of_tensor", "first_of_model", "all"]
 SHAPES = [(3, 5), (7,), (), (0,), (2, 2, 2), (1,)]
 
 
@@ -28,3 +31,12 @@ def ask(perturbation, angles, step=0, layout=None):
 
 def random_angles(blocks=30, n=4):
     return torch.randn(blocks, n, dtype=torch.float64)
+
+
+def run(params, steps=3, gradients=set_gradients, **options):
+    """The optimizer after some steps; gradients(params, step) sets the gradients of each."""
+    optimizer = SuperpositionalGradientDescent(params, **options)
+    for step in range(steps):
+        gradients(params, step)
+        optimizer.step()
+    return optimizer
