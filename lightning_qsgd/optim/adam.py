@@ -52,14 +52,13 @@ def adam_step(group: Mapping[str, Any], lists: Lists, *, has_complex: bool = Fal
     torch's fused kernels run through memory and mix up coordinates where a tensor and its gradient lie in it
     differently (torch 2.13, CPU): tensors that are not contiguous take the plain loop.
 
-    Raises:
-        RuntimeError: with bias_correction=False, if the parameters have taken different numbers of steps.
+    With bias_correction=False all parameters must be of one age: see :func:`common_age`.
     """
     lr, eps, weight_decay = group["lr"], group["eps"], group["weight_decay"]
     beta1, beta2 = group["betas"]
     if not group["bias_correction"] and lists.steps:
         # AdamW corrects with c1 and c2; these values undo it.
-        c1, c2 = _corrections(group, common_age(lists.steps) + 1)
+        c1, c2 = _corrections(group, float(lists.steps[0]) + 1)
         lr, eps, weight_decay = lr * (c1 / c2), eps / c2, weight_decay * (c2 / c1)
     for part, fused in _by_kernel(lists, group["fused"]):
         adamw(

@@ -83,14 +83,14 @@ class DisplacedGradients(torch.optim.Optimizer):
 
 
 def evaluate(
-    closure: Callable[[], Any] | None, displacement: MeasuredDisplacement | None, params: Sequence[Tensor], step: int
+    closure: Callable[[], Any] | None, displacement: MeasuredDisplacement, params: Sequence[Tensor], step: int
 ) -> Any:
-    """The loss and the gradients of one optimizer step, at displaced weights where there is a displacement.
+    """The loss and the gradients of one optimizer step, at displaced weights.
 
     Args:
         closure: zeroes the gradients, computes loss and gradients, returns the loss; None: gradients are there.
         displacement: its ``copies`` displacements are averaged, unless the weights are displaced already: then the
-            closure is called once. None: the closure is called as it is.
+            closure is called once.
         params: the optimizer's parameters. One without gradient at one displacement counts 0 there.
         step: the optimizer's step.
 
@@ -102,9 +102,6 @@ def evaluate(
             step; or if one is still active.
         ValueError: for an odd number of copies with bias="antithetic".
     """
-    if displacement is None:
-        with torch.enable_grad():
-            return None if closure is None else closure()
     if closure is None:
         pairs = displacement.bias == "antithetic"
         if displacement.active:

@@ -1,5 +1,7 @@
 """Parameters and gradients for tests of optimizers."""
 
+import io
+
 import torch
 
 from lightning_qsgd.optim import SuperpositionalGradientDescent
@@ -40,3 +42,11 @@ def run(params, steps=3, gradients=set_gradients, **options):
         gradients(params, step)
         optimizer.step()
     return optimizer
+
+
+def through_a_file(value):
+    """What a checkpoint file gives back, loaded as foreign files are."""
+    file = io.BytesIO()
+    torch.save(value, file)
+    file.seek(0)
+    return torch.load(file, weights_only=True)

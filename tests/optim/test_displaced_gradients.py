@@ -1,5 +1,4 @@
 import copy
-import io
 import pickle
 import warnings
 
@@ -13,7 +12,7 @@ from lightning_qsgd.optim import (
     MeasuredDisplacement,
     SuperpositionalGradientDescent,
 )
-from tests.optim.common import assert_equal, make_params
+from tests.optim.common import assert_equal, make_params, through_a_file
 
 SHAPES = [(3, 5), (7,), ()]
 
@@ -234,11 +233,8 @@ def test_prepare_fits_the_displacements_circuit_too():
 # ---- state
 
 
-def through_a_file(optimizer, params):
-    file = io.BytesIO()
-    torch.save({"optimizer": optimizer.state_dict(), "params": params}, file)
-    file.seek(0)
-    state = torch.load(file, weights_only=True)
+def loaded(optimizer, params):
+    state = through_a_file({"optimizer": optimizer.state_dict(), "params": params})
     fresh, resumed = make(MeasuredDisplacement(0.2, circuit=CircuitPerturbation(num_qubits=3)), quantum_weight=0.5)
     resumed.load_state_dict(state["optimizer"])
     with torch.no_grad():
@@ -249,7 +245,7 @@ def through_a_file(optimizer, params):
 
 @pytest.mark.parametrize(
     "transfer",
-    [through_a_file, lambda o, _: copy.deepcopy(o), lambda o, _: pickle.loads(pickle.dumps(o))],
+    [loaded, lambda o, _: copy.deepcopy(o), lambda o, _: pickle.loads(pickle.dumps(o))],
     ids=["weights_only file", "deepcopy", "pickle"],
 )
 def test_a_resumed_run_continues_with_the_same_draws(transfer):

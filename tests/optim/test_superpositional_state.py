@@ -1,5 +1,4 @@
 import copy
-import io
 import pickle
 import subprocess
 import sys
@@ -15,7 +14,7 @@ from lightning_qsgd.optim import (
     SuperpositionalGradientDescent,
 )
 from lightning_qsgd.quantum import AerSampler
-from tests.optim.common import assert_equal, make_params, set_gradients
+from tests.optim.common import assert_equal, make_params, set_gradients, through_a_file
 
 
 def continued(transfer, **options):
@@ -44,18 +43,15 @@ def _sampler():
     return AerSampler(shots=16, seed=5)
 
 
-def through_a_file(old, new):
-    file = io.BytesIO()
-    torch.save(old.state_dict(), file)
-    file.seek(0)
+def resumed(old, new):
     optimizer = new()
-    optimizer.load_state_dict(torch.load(file, weights_only=True))
+    optimizer.load_state_dict(through_a_file(old.state_dict()))
     return optimizer
 
 
 @pytest.mark.parametrize(
     "transfer",
-    [through_a_file, lambda old, new: copy.deepcopy(old), lambda old, new: pickle.loads(pickle.dumps(old))],
+    [resumed, lambda old, new: copy.deepcopy(old), lambda old, new: pickle.loads(pickle.dumps(old))],
     ids=["weights_only file", "deepcopy", "pickle"],
 )
 def test_live_noise_and_weights_continue_bit_for_bit(transfer):
@@ -67,7 +63,7 @@ def test_live_noise_and_weights_continue_bit_for_bit(transfer):
 @pytest.mark.parametrize("control", ["frozen", "shuffled"])
 def test_controls_and_surrogates_continue_bit_for_bit(control):
     straight, params, _ = continued(
-        through_a_file, perturbation=lambda: ControlPerturbation(control, CircuitPerturbation(sampler=_sampler()))
+        resumed, perturbation=lambda: ControlPerturbation(control, CircuitPerturbation(sampler=_sampler()))
     )
     assert_equal(straight, params)
 
