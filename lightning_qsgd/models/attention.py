@@ -1,6 +1,6 @@
-"""Multi-head self-attention on torch's fused kernel.
+"""Multi-head attention on torch's fused kernel.
 
-Shapes: B batch, T tokens, D embed_dim, H heads, D/H per head.
+Shapes: B batch, T queries, K keys, D embed_dim, H heads, D/H per head.
 """
 
 import torch
@@ -8,7 +8,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 
-class SelfAttention(nn.Module):
+class Attention(nn.Module):
     """softmax(Q K^T / sqrt(D / H)) V with learned projections.
 
     Args:
@@ -28,18 +28,46 @@ class SelfAttention(nn.Module):
         self.project_in = nn.Linear(embed_dim, 3 * embed_dim)
         self.project_out = nn.Linear(embed_dim, embed_dim)
 
-    def forward(self, x: Tensor, padding_mask: Tensor | None = None) -> Tensor:
+    def forward(
+        self,
+        x: Tensor,
+        padding_mask: Tensor | None = None,
+        *,
+        context: Tensor | None = None,
+        allowed: Tensor | None = None,
+        causal: bool = False,
+    ) -> Tensor:
         """Attend.
 
         Args:
-            x: (B, T, D).
-            padding_mask: (B, T) bool, True at padding, which no token attends to. Default: no padding.
+            x: (B, T, D), what asks.
+            padding_mask: (B, K) bool, True at padding, which no token attends to. Default: no padding.
+            context: (B, K, D), what is attended to (cross-attention). Default: x.
+            allowed: (T, K), or broadcastable to (B, H, T, K), bool, True where a query may see a key. Default: all.
+            causal: query t sees keys 0 to t only. Default: False.
 
         Returns:
-            (B, T, D).
+            (B, T, D). What comes from a query that sees no key at all is 0 before the last projection.
         """
-        heads = self.project_in(x).unflatten(-1, (3, self.num_heads, -1))  # (B, T, 3, H, D/H)
-        q, k, v = heads.permute(2, 0, 3, 1, 4)  # each (B, H, T, D/H)
-        allowed = None if padding_mask is None else ~padding_mask[:, None, None, :]
-        out = F.scaled_dot_product_attention(q, k, v, allowed, self.dropout if self.training else 0.0)
+        if context is None:
+            heads = self.project_in(x).unflatten(-1, (3, self.num_heads, -1))  # (B, T, 3, H, D/H)
+            q, k, v = heads.permute(2, 0, 3, 1, 4)  # each (B, H, T, D/H)
+        else:
+            size = x.shape[-1]
+            weight, bias = self.project_in.weight, self.project_in.bias
+            q = F.linear(x, weight[:size], bias[:size]).unflatten(-1, (self.num_heads, -1)).transpose(1, 2)
+            pair = F.linear(context, weight[size:], bias[size:]).unflatten(-1, (2, self.num_heads, -1))
+            k, v = pair.permute(2, 0, 3, 1, 4)
+        masks = [] if padding_mask is None else [~padding_mask[:, None, None, :]]
+        masks += [] if allowed is None else [allowed]
+        if causal:
+            masks.append(torch.ones(q.shape[2], k.shape[2], dtype=torch.bool, device=x.device).tril())
+        mask = masks[0] if masks else None
+        for other in masks[1:]:
+            mask = mask & other
+        out = self.attend(q, k, v, mask)
         return self.project_out(torch.flatten(out.transpose(1, 2), 2))
+
+    def attend(self, q: Tensor, k: Tensor, v: Tensor, allowed: Tensor | None) -> Tensor:
+        """(B, H, T, D/H) from q (B, H, T, D/H), k and v (B, H, K, D/H); allowed broadcasts to (B, H, T, K)."""
+        return F.scaled_dot_product_attention(q, k, v, allowed, self.dropout if self.training else 0.0)

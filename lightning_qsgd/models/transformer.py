@@ -4,11 +4,15 @@ Paper: arXiv 2511.01918, Table II (sizes); what it leaves open (position, norm, 
 Shapes: B batch, T tokens, D embed_dim, C classes.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from typing import Literal, get_args
 
 from torch import Tensor, nn
 
-from lightning_qsgd.models.attention import SelfAttention
+from lightning_qsgd.models.attention import Attention
+from lightning_qsgd.models.quantum_attention import QuantumAttention
+
+AttentionName = Literal["classical", "quantum"]
 
 
 class TransformerClassifier(nn.Module):
@@ -25,9 +29,15 @@ class TransformerClassifier(nn.Module):
         max_length: most tokens in a sequence: rows of the learned position embedding, which starts small (standard
             deviation 0.02). Default: 512.
         head: called with (embed_dim, num_classes); the module maps (B, D) to logits (B, C). Default: ``nn.Linear``.
+        attention: "classical" (default), "quantum" (:class:`QuantumAttention` with its defaults), or what is called
+            with (embed_dim, num_heads, dropout) and returns a module that maps x (B, T, D) and a padding mask to
+            (B, T, D), such as a ``functools.partial`` of :class:`QuantumAttention`.
+        quantum_layers: the blocks that have this attention, 0 to num_layers - 1; the others are classical. Default:
+            all.
 
     Raises:
-        ValueError: for a size below 1, dropout outside of [0, 1), or (in ``forward``) more tokens than max_length.
+        ValueError: for a size below 1, dropout outside of [0, 1), another attention, a block that does not exist, or
+            (in ``forward``) more tokens than max_length.
     """
 
     def __init__(
@@ -41,6 +51,8 @@ class TransformerClassifier(nn.Module):
         dropout: float = 0.1,
         max_length: int = 512,
         head: Callable[[int, int], nn.Module] = nn.Linear,
+        attention: AttentionName | Callable[[int, int, float], nn.Module] = "classical",
+        quantum_layers: Sequence[int] | None = None,
     ) -> None:
         super().__init__()
         names = ("vocab_size", "num_classes", "embed_dim", "num_heads", "feedforward_dim", "num_layers", "max_length")
@@ -49,12 +61,22 @@ class TransformerClassifier(nn.Module):
                 raise ValueError(f"Invalid {name}: {size}; it must be at least 1")
         if not 0 <= dropout < 1:
             raise ValueError(f"Invalid dropout: {dropout}; it must be in [0, 1)")
+        if isinstance(attention, str):
+            if attention not in get_args(AttentionName):
+                raise ValueError(f"Invalid attention: {attention!r}; it must be 'classical', 'quantum' or callable")
+            attention = Attention if attention == "classical" else QuantumAttention
+        chosen = range(num_layers) if quantum_layers is None else quantum_layers
+        if unknown := [layer for layer in chosen if not 0 <= layer < num_layers]:
+            raise ValueError(f"Invalid quantum_layers: {unknown}; there are layers 0 to {num_layers - 1}")
         self.embedding = nn.Embedding(vocab_size, embed_dim)
         self.position = nn.Embedding(max_length, embed_dim)
         nn.init.normal_(self.position.weight, std=0.02)
         self.dropout = nn.Dropout(dropout)
         self.blocks = nn.ModuleList(
-            TransformerBlock(embed_dim, num_heads, feedforward_dim, dropout) for _ in range(num_layers)
+            TransformerBlock(
+                embed_dim, num_heads, feedforward_dim, dropout, attention if layer in chosen else Attention
+            )
+            for layer in range(num_layers)
         )
         self.head = head(embed_dim, num_classes)
 
@@ -91,10 +113,17 @@ class TransformerClassifier(nn.Module):
 class TransformerBlock(nn.Module):
     """norm(x + attention(x)), then norm(x + feedforward(x)); arguments as in :class:`TransformerClassifier`."""
 
-    def __init__(self, embed_dim: int, num_heads: int, feedforward_dim: int, dropout: float) -> None:
+    def __init__(
+        self,
+        embed_dim: int,
+        num_heads: int,
+        feedforward_dim: int,
+        dropout: float,
+        attention: Callable[[int, int, float], nn.Module] = Attention,
+    ) -> None:
         super().__init__()
         self.norm1 = nn.LayerNorm(embed_dim)
-        self.attention = SelfAttention(embed_dim, num_heads, dropout)
+        self.attention = attention(embed_dim, num_heads, dropout)
         self.norm2 = nn.LayerNorm(embed_dim)
         self.feedforward = nn.Sequential(
             nn.Linear(embed_dim, feedforward_dim), nn.ReLU(), nn.Dropout(dropout), nn.Linear(feedforward_dim, embed_dim)

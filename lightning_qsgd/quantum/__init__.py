@@ -7,6 +7,7 @@ from lightning_qsgd.quantum.calibration import Calibration as Calibration
 from lightning_qsgd.quantum.calibration import calibrate as calibrate
 from lightning_qsgd.quantum.circuits import Ansatz as Ansatz
 from lightning_qsgd.quantum.circuits import layered_circuit as layered_circuit
+from lightning_qsgd.quantum.circuits import score_circuit as score_circuit
 from lightning_qsgd.quantum.circuits import superposition_circuit as superposition_circuit
 from lightning_qsgd.quantum.hardware import IBMSampler as IBMSampler
 from lightning_qsgd.quantum.layer import QuantumLayer as QuantumLayer
@@ -17,5 +18,6 @@ from lightning_qsgd.quantum.reliable import ReliableSampler as ReliableSampler
 from lightning_qsgd.quantum.samplers import AerSampler as AerSampler
 from lightning_qsgd.quantum.samplers import ExactSampler as ExactSampler
 from lightning_qsgd.quantum.samplers import FakeBackendSampler as FakeBackendSampler
+from lightning_qsgd.quantum.score_series import ScoreSeries as ScoreSeries
 from lightning_qsgd.quantum.simulator import CircuitSimulator as CircuitSimulator
 from lightning_qsgd.quantum.surrogate import FourierSurrogate as FourierSurrogate

@@ -135,27 +135,65 @@ def layered_circuit(
     return _layers("layered", num_qubits, depth, entanglement, gates)
 
 
-def _layers(name: str, num_qubits: int, depth: int, entanglement: Entanglement, gates: Callable[..., None]) -> Ansatz:
-    """Per layer ``gates(circuit, layer, qubit, x, theta)`` and, but in the last, Rz(phi) on each qubit, then CNOTs."""
+def score_circuit(
+    num_qubits: int = 4, depth: int = 2, entanglement: Entanglement = "linear", final_phases: bool = False
+) -> Ansatz:
+    """The paper's circuit with one number, an attention score, in every Ry (Eq. 4 and 5).
+
+    How the score enters is not said there; angle encoding in every Ry is this package's choice. Outcome probabilities
+    are trigonometric polynomials of degree ``depth * num_qubits`` in it.
+
+    Args:
+        num_qubits, depth, entanglement: as in :func:`superposition_circuit`.
+        final_phases: keep the last layer's Rz, which changes amplitudes, but no probability. Default: False.
+
+    Returns:
+        An :class:`Ansatz` with one input and the weights of :func:`superposition_circuit`; with ``final_phases`` phi
+        has ``depth * num_qubits`` of them.
+
+    Raises:
+        ValueError: as :func:`superposition_circuit`.
+    """
+
+    def gates(circuit: QuantumCircuit, layer: int, qubit: int, x: Parameter, theta: Parameter) -> None:
+        circuit.h(qubit)
+        circuit.ry(x + theta, qubit)
+
+    return _layers("score", num_qubits, depth, entanglement, gates, shared_input=True, final_phases=final_phases)
+
+
+def _layers(
+    name: str,
+    num_qubits: int,
+    depth: int,
+    entanglement: Entanglement,
+    gates: Callable[..., None],
+    *,
+    shared_input: bool = False,
+    final_phases: bool = False,
+) -> Ansatz:
+    """Per layer ``gates(circuit, layer, qubit, x, theta)``, Rz(phi) on each qubit (final_phases: also in the last)
+    and CNOTs."""
     if num_qubits < 1:
         raise ValueError(f"Invalid num_qubits: {num_qubits}; it must be at least 1")
     if depth < 1:
         raise ValueError(f"Invalid depth: {depth}; it must be at least 1")
     if entanglement not in ("linear", "none"):
         raise ValueError(f"Invalid entanglement: {entanglement!r}; it must be 'linear' or 'none'")
-    x = ParameterVector("x", num_qubits)
+    x = [Parameter("x")] * num_qubits if shared_input else list(ParameterVector("x", num_qubits))
     theta = ParameterVector("theta", depth * num_qubits)
-    phi = ParameterVector("phi", (depth - 1) * num_qubits)
+    phase_layers = depth if final_phases else depth - 1
+    phi = ParameterVector("phi", phase_layers * num_qubits)
     circuit = QuantumCircuit(num_qubits, name=name)
     for layer in range(depth):
         for qubit in range(num_qubits):
             gates(circuit, layer, qubit, x[qubit], theta[layer * num_qubits + qubit])
-            if layer < depth - 1:
+            if layer < phase_layers:
                 circuit.rz(phi[layer * num_qubits + qubit], qubit)
         if entanglement == "linear":
             for qubit in range(num_qubits - 1):
                 circuit.cx(qubit, qubit + 1)
-    return Ansatz(circuit, list(x), [*theta, *phi])
+    return Ansatz(circuit, x[:1] if shared_input else x, [*theta, *phi])
 
 
 def linear_angle(angle: ParameterExpression | float) -> tuple[float, dict[Parameter, float]]:

@@ -5,6 +5,7 @@ Shapes: B rows, n qubits, I inputs, W weights, O outputs.
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Sequence
 from typing import Any, Literal, get_args
 
@@ -20,7 +21,47 @@ from lightning_qsgd.quantum.simulator import CircuitSimulator
 Output = Literal["probabilities", "expectations"]
 
 
-class QuantumLayer(nn.Module):
+class CircuitModule(nn.Module):
+    """A module whose state_dict holds a fingerprint of its circuit, which must agree when it is loaded.
+
+    Attributes:
+        ansatz: the circuit.
+        engine: where it runs: a :class:`CircuitSimulator` or a :class:`QuantumNetwork`.
+    """
+
+    circuit_id: Tensor
+    ansatz: Ansatz
+    engine: CircuitSimulator | QuantumNetwork
+
+    def remember(self, ansatz: Ansatz, what: str = "") -> None:
+        """Set ``ansatz``, and ``circuit_id`` from it and from ``what``, anything else that must agree."""
+        self.ansatz = ansatz
+        digest = of_ansatz(ansatz) if not what else hashlib.sha256(f"{of_ansatz(ansatz)} {what}".encode()).hexdigest()
+        self.register_buffer("circuit_id", torch.tensor(int(digest[:15], 16)))  # 60 bits
+
+    def _load_from_state_dict(self, state_dict: dict[str, Any], prefix: str, *args: Any) -> None:  # type: ignore
+        saved = state_dict.get(f"{prefix}circuit_id")
+        if saved is not None and int(saved) != int(self.circuit_id):
+            args[-1].append(f"{prefix[:-1] or type(self).__name__}: the weights belong to another circuit")
+        super()._load_from_state_dict(state_dict, prefix, *args)
+
+    @property
+    def circuits(self) -> int:
+        """Circuits run so far on the network."""
+        return getattr(self.engine, "circuits", 0)
+
+    @property
+    def shots(self) -> int:
+        """Shots run so far on the network."""
+        return getattr(self.engine, "shots", 0)
+
+    @property
+    def seconds(self) -> float:
+        """Wall-clock seconds in the network so far."""
+        return getattr(self.engine, "seconds", 0.0)
+
+
+class QuantumLayer(CircuitModule):
     """(..., num_inputs) angles to outcome probabilities (..., 2**n), or to expectations of products of Z (..., O).
 
     Args:
@@ -46,7 +87,6 @@ class QuantumLayer(nn.Module):
     """
 
     matrix: Tensor
-    circuit_id: Tensor
 
     def __init__(
         self,
@@ -68,39 +108,18 @@ class QuantumLayer(nn.Module):
                 "Invalid engine: the network runs another ansatz; write QuantumLayer(network.ansatz, engine=network)"
             )
         n = ansatz.num_qubits
-        self.ansatz, self.output = ansatz, output
+        self.output = output
         self.engine = CircuitSimulator(ansatz) if isinstance(engine, str) else engine
         self.observables = tuple(observables) if observables is not None else tuple(f"Z{q}" for q in range(n))
         matrix = expectation_matrix(self.observables, n).float() if output == "expectations" else torch.empty(0)
         self.register_buffer("matrix", matrix, persistent=False)
-        self.register_buffer("circuit_id", torch.tensor(int(of_ansatz(ansatz)[:15], 16)))  # 60 bits
+        self.remember(ansatz)
         self.weights = nn.Parameter(torch.empty(ansatz.num_weights), requires_grad=ansatz.num_weights > 0)
         self.reset_parameters()
-
-    def _load_from_state_dict(self, state_dict: dict[str, Any], prefix: str, *args: Any) -> None:  # type: ignore
-        saved = state_dict.get(f"{prefix}circuit_id")
-        if saved is not None and int(saved) != int(self.circuit_id):
-            args[-1].append(f"{prefix[:-1] or 'QuantumLayer'}: the weights belong to another circuit")
-        super()._load_from_state_dict(state_dict, prefix, *args)
 
     def reset_parameters(self) -> None:
         """Draw the weights anew, uniformly from [-pi, pi)."""
         nn.init.uniform_(self.weights, -torch.pi, torch.pi)
-
-    @property
-    def circuits(self) -> int:
-        """Circuits run so far on the network."""
-        return getattr(self.engine, "circuits", 0)
-
-    @property
-    def shots(self) -> int:
-        """Shots run so far on the network."""
-        return getattr(self.engine, "shots", 0)
-
-    @property
-    def seconds(self) -> float:
-        """Wall-clock seconds in the network so far."""
-        return getattr(self.engine, "seconds", 0.0)
 
     def forward(self, inputs: Tensor) -> Tensor:
         """Run the circuit once per row.

@@ -1,4 +1,4 @@
-"""CircuitSimulator: exact outcome probabilities in torch, batched and differentiable.
+"""CircuitSimulator: exact outcome probabilities, or amplitudes, in torch, batched and differentiable.
 
 The state is kept as real numbers, C = 1 (real) or 2 (real and imaginary part) for each amplitude, because all gates
 but phases are real (see stages.py): half the arithmetic of complex matrices. Gates on neighbouring qubits act as one
@@ -49,20 +49,22 @@ class CircuitSimulator:
 
     Args:
         ansatz: the circuit; at most 12 qubits.
+        amplitudes: return complex amplitudes, phases and all as Qiskit's ``Statevector`` has them, instead of outcome
+            probabilities. Their phases depend on conventions that nothing can measure. Default: False.
 
     Raises:
         ValueError: for more qubits, another gate, or an angle that is not linear.
     """
 
-    def __init__(self, ansatz: Ansatz) -> None:
+    def __init__(self, ansatz: Ansatz, amplitudes: bool = False) -> None:
         n = ansatz.num_qubits
         if n > MAX_QUBITS:
             raise ValueError(f"Invalid ansatz: {n} qubits; the simulator takes at most {MAX_QUBITS}")
-        self.ansatz = ansatz
+        self.ansatz, self.amplitudes = ansatz, amplitudes
         group = 2 if n < 10 else 4  # qubits whose gates act as one matrix: measured
         forms: list[np.ndarray] = []
         self._plan: list[_Real | _Phase | _Permutation] = []
-        for stage in compile_stages(ansatz):
+        for stage in compile_stages(ansatz, phases=amplitudes):
             if isinstance(stage, PermutationStage):
                 index = torch.from_numpy(stage.index)
                 self._plan.append(_Permutation(index, index.argsort()))
@@ -84,14 +86,14 @@ class CircuitSimulator:
         self.__setstate__({"_cache": {}})
 
     def __call__(self, inputs: Tensor, weights: Tensor | None = None) -> Tensor:
-        """Outcome probabilities.
+        """Outcome probabilities, or amplitudes.
 
         Args:
             inputs: (B, num_inputs), float32 or float64, radians.
             weights: (num_weights,) or (B, num_weights), same dtype; None only where the ansatz has none.
 
         Returns:
-            (B, 2**n), in the dtype and on the device of ``inputs``.
+            (B, 2**n), in the dtype (amplitudes: its complex one) and on the device of ``inputs``.
 
         Raises:
             ValueError: for a wrong shape or dtype.
@@ -109,7 +111,8 @@ class CircuitSimulator:
                 f"({count},) or ({batch}, {count})"
             )
         if not batch:
-            return inputs.new_zeros(0, 2**n) * (inputs.sum() + weights.sum())  # gradients of 0
+            empty = inputs.new_zeros(0, 2**n) * (inputs.sum() + weights.sum())  # gradients of 0
+            return torch.complex(empty, empty) if self.amplitudes else empty
         (constants, input_slopes, weight_slopes), plan = self._constants(inputs.dtype, inputs.device)
         fixed = torch.atleast_2d(constants + weights @ weight_slopes if len(weight_slopes) else constants)
         angles = fixed + inputs @ input_slopes  # (B, angles)
@@ -119,7 +122,8 @@ class CircuitSimulator:
 
         state = _product(angles_of(plan[0]), batch)  # (B, 2**n)
         parts, parts_last = 1, False  # C; whether it is the fastest axis of the state
-        for stage in plan[1:-1] if isinstance(plan[-1], _Permutation) else plan[1:]:
+        last = plan[-1] if isinstance(plan[-1], _Permutation) and not self.amplitudes else None  # of probabilities
+        for stage in plan[1:] if last is None else plan[1:-1]:
             if isinstance(stage, _Real):
                 state = _apply_real(state, angles_of(stage), stage, parts_last)
                 parts_last = not parts_last
@@ -138,13 +142,15 @@ class CircuitSimulator:
                     state = torch.cat([real * cos - imaginary * sin, real * sin + imaginary * cos], axis)
                 parts = 2
             state = state.flatten(1)
+        if self.amplitudes:  # there are two parts: the last stage is one of phases
+            return torch.complex(*state.view(batch, -1, 2).unbind(2) if parts_last else state.view(batch, 2, -1).unbind(1))
         probabilities = state.square()
         if parts == 2:
             probabilities = (
                 probabilities.view(batch, -1, 2).sum(2) if parts_last else probabilities.view(batch, 2, -1).sum(1)
             )
-        if isinstance(plan[-1], _Permutation):
-            probabilities = _Permute.apply(probabilities, plan[-1].order, plan[-1].inverse, 1)
+        if last is not None:
+            probabilities = _Permute.apply(probabilities, last.order, last.inverse, 1)
         return probabilities
 
     def _constants(self, dtype: torch.dtype, device: torch.device) -> tuple[Any, Any]:

@@ -63,10 +63,11 @@ Stage = RealStage | PhaseStage | PermutationStage
 S = TypeVar("S", RealStage, PhaseStage, PermutationStage)
 
 
-def compile_stages(ansatz: Ansatz) -> list[Stage]:
+def compile_stages(ansatz: Ansatz, phases: bool = False) -> list[Stage]:
     """The circuit as stages, equal to it up to a global phase and, in the end, up to phases of basis states.
 
-    The first stage is a :class:`RealStage` on every qubit, so that the state after it is a real product.
+    The first stage is a :class:`RealStage` on every qubit, so that the state after it is a real product. With
+    ``phases`` the stages equal the circuit, as Qiskit defines it, phases and all.
 
     Raises:
         ValueError: for a gate that is not supported, or an angle that is not linear in the parameters.
@@ -81,6 +82,7 @@ def compile_stages(ansatz: Ansatz) -> list[Stage]:
     first = RealStage({q: (False, constant(0)) for q in range(n)})
     stages: list[Stage] = [first]
     last = [0] * n  # the latest stage that touches a qubit
+    whole = linear_form(ansatz, ansatz.circuit.global_phase)  # the phase that the stages leave out
 
     def stage_for(new: S, qubits: list[int]) -> S:  # the first of new's kind that may take a gate on these qubits
         earliest = max(last[q] for q in qubits)
@@ -121,16 +123,18 @@ def compile_stages(ansatz: Ansatz) -> list[Stage]:
         if name in _HALF_TURN:
             reflection, angle = _HALF_TURN[name]
             real(a, reflection, constant(angle))
+            whole = whole + constant(pi / 2 if name == "y" else 0)
         elif name == "ry":
             real(a, False, form / 2)
         elif name in ("rx", "sx"):
             phase([a], -z[:, a] / 2, constant(pi / 2))
             real(a, False, form / 2)
             phase([a], -z[:, a] / 2, constant(-pi / 2))
-        elif name in _QUARTERS:
-            phase([a], -z[:, a] / 2, constant(_QUARTERS[name] * pi / 4))
-        elif name in ("rz", "p"):
+            whole = whole + constant(pi / 4 if name == "sx" else 0)
+        elif name in _QUARTERS or name in ("rz", "p"):
+            form = constant(_QUARTERS[name] * pi / 4) if name in _QUARTERS else form
             phase([a], -z[:, a] / 2, form)
+            whole = whole + (0 if name == "rz" else form / 2)
         elif name == "rzz":
             phase(qubits, -z[:, a] * z[:, b] / 2, form)
         elif name in ("cp", "cz"):
@@ -141,11 +145,14 @@ def compile_stages(ansatz: Ansatz) -> list[Stage]:
         else:  # swap
             differ = ((basis >> a) ^ (basis >> b)) & 1
             permute(qubits, basis ^ ((differ << a) | (differ << b)))
-    return _tidy(stages)
+    if phases:
+        stages.append(PhaseStage([np.ones(2**n)], [whole]))
+    stages = _tidy(stages)
+    return stages[:-1] if isinstance(stages[-1], PhaseStage) and not phases else stages
 
 
 def _tidy(stages: list[Stage]) -> list[Stage]:
-    """Move phases behind permutations, where they may meet other phases; join neighbours; drop final phases."""
+    """Move phases behind permutations, where they may meet other phases, and join neighbours."""
     out: list[Stage] = []
     for stage in stages:
         previous = out[-1] if out else None
@@ -161,6 +168,4 @@ def _tidy(stages: list[Stage]) -> list[Stage]:
                 out.insert(-1, stage)
         else:
             out.append(stage)
-    if isinstance(out[-1], PhaseStage):
-        out.pop()
     return out

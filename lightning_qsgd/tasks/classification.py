@@ -18,6 +18,7 @@ from torchmetrics import MetricCollection
 from torchmetrics.classification import MulticlassAccuracy, MulticlassF1Score
 
 from lightning_qsgd.models import TransformerClassifier
+from lightning_qsgd.models.transformer import AttentionName
 from lightning_qsgd.optim import SuperpositionalGradientDescent, perturbed_groups
 from lightning_qsgd.optim.param_groups import Kind
 
@@ -42,6 +43,9 @@ class SequenceClassification(L.LightningModule):
             frequency (the data module's ``class_counts``), 1 on average over the examples. Default: None, all 1.
         head: the last layer, called with (embed_dim, num_classes). Default: ``torch.nn.Linear``; with a circuit:
             :class:`lightning_qsgd.models.QuantumHead`.
+        attention: "classical" (default), "quantum", or a class called with (embed_dim, num_heads, dropout), such as
+            :class:`lightning_qsgd.models.QuantumAttention` with options of its own.
+        quantum_layers: the blocks that have this attention, from 0; the others are classical. Default: all.
         leave_out: what the perturbation leaves alone, some of "norms", "biases", "embeddings" (see
             :func:`lightning_qsgd.optim.perturbed_groups`). Default: nothing.
         optimizer: called with the parameters. Default: :class:`SuperpositionalGradientDescent`.
@@ -66,13 +70,16 @@ class SequenceClassification(L.LightningModule):
         max_length: int = 512,
         class_weights: list[float] | Literal["balanced"] | None = None,
         head: Callable[[int, int], nn.Module] = nn.Linear,
+        attention: AttentionName | Callable[[int, int, float], nn.Module] = "classical",
+        quantum_layers: Sequence[int] | None = None,
         leave_out: Sequence[Kind] = (),
         optimizer: OptimizerCallable = SuperpositionalGradientDescent,
         scheduler: LRSchedulerCallable | None = None,
     ) -> None:
         super().__init__()
-        self.save_hyperparameters(ignore=["head", "leave_out", "optimizer", "scheduler"])
+        self.save_hyperparameters(ignore=["head", "attention", "quantum_layers", "leave_out", "optimizer", "scheduler"])
         self.leave_out = leave_out
+        self.attention, self.quantum_layers = attention, quantum_layers
         self.head, self.optimizer, self.scheduler = head, optimizer, scheduler
         self.model: TransformerClassifier | None = None
         self.loss_weight: Tensor | None
@@ -92,7 +99,12 @@ class SequenceClassification(L.LightningModule):
                 )
         weights = self._class_weights(datamodule)
         self.register_buffer("loss_weight", None if weights is None else torch.tensor(weights), persistent=False)
-        self.model = TransformerClassifier(**{name: self.hparams[name] for name in _SIZES}, head=self.head)
+        self.model = TransformerClassifier(
+            **{name: self.hparams[name] for name in _SIZES},
+            head=self.head,
+            attention=self.attention,
+            quantum_layers=self.quantum_layers,
+        )
         classes = self.hparams["num_classes"]
         metrics = MetricCollection(
             {

@@ -2,7 +2,7 @@ import pytest
 import torch
 from torch.nn import functional as F
 
-from lightning_qsgd.models import SelfAttention, TransformerClassifier
+from lightning_qsgd.models import Attention, TransformerClassifier
 
 
 def test_the_papers_sizes():
@@ -13,7 +13,7 @@ def test_the_papers_sizes():
 
 
 def test_attention_equals_its_formula():
-    attention = SelfAttention(embed_dim=8, num_heads=2)
+    attention = Attention(embed_dim=8, num_heads=2)
     x = torch.randn(3, 5, 8)
     padding = torch.zeros(3, 5, dtype=torch.bool)
     padding[0, 3:] = True

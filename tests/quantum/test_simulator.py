@@ -31,6 +31,7 @@ def random_ansatz(draw):
         angle = [draw(st.sampled_from([x[0], -x[1], w[0] + 1, 3 * w[1] - x[0], 0.7]))] if name in ROTATIONS else []
         getattr(circuit, name)(*angle, *qubits)
     circuit.barrier()
+    circuit.global_phase = draw(st.sampled_from([0, 0.3, x[1] - 0.2]))
     return Ansatz(circuit, list(x), list(w))
 
 
@@ -44,6 +45,8 @@ def test_equal_to_the_statevector(ansatz, seed):
     ]
     ours = CircuitSimulator(ansatz)(torch.from_numpy(inputs), torch.from_numpy(weights))
     np.testing.assert_allclose(ours, [state.probabilities() for state in expected], atol=1e-12)
+    amplitudes = CircuitSimulator(ansatz, amplitudes=True)(torch.from_numpy(inputs), torch.from_numpy(weights))
+    np.testing.assert_allclose(amplitudes, [state.data for state in expected], atol=1e-12)
 
 
 def test_differentiable_twice_in_inputs_and_weights():
@@ -61,6 +64,9 @@ def test_dtype_weights_per_row_and_empty_batch():
     each = torch.cat([simulate(x[None], w) for x, w in zip(inputs, weights, strict=True)])
     torch.testing.assert_close(simulate(inputs, weights), each)
     assert simulate(torch.zeros(0, 2), weights[0]).shape == (0, 4)
+    amplitudes = CircuitSimulator(superposition_circuit(2, 2), amplitudes=True)
+    assert amplitudes(inputs, weights).dtype == torch.complex64
+    assert amplitudes(torch.zeros(0, 2), weights[0]).shape == (0, 4)
 
 
 def test_invalid_use_is_refused():

@@ -1,0 +1,142 @@
+"""QuantumAttention: attention whose scores are shifted by what a circuit answers to them.
+
+Paper: arXiv 2511.01918, Eq. 3 to 5. Shapes as in attention.py; Q quantum heads, J frequencies.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Literal
+
+import torch
+from torch import Tensor, nn
+
+from lightning_qsgd.models.attention import Attention
+from lightning_qsgd.models.attention_statistics import attention_statistics
+from lightning_qsgd.models.series_attention import evaluate_series, series_attention
+
+if TYPE_CHECKING:
+    from qiskit.primitives import BaseSamplerV2
+
+
+class QuantumAttention(Attention):
+    """softmax(S + gain * Phi(scale * S)) V, with S = Q K^T / sqrt(D / H) (Eq. 3).
+
+    Phi of a head is the answer of its circuit to one score (Eq. 4), which enters every Ry: a Fourier series of few
+    terms, whose coefficients take 1 + 2 * depth * num_qubits circuits for each head in each forward pass, instead of one
+    for each score. Its constant cancels in the softmax.
+
+    Args:
+        embed_dim, num_heads, dropout: as in :class:`Attention`.
+        num_qubits, depth, entanglement: of the circuit (Eq. 5). Defaults: 4, 2, "linear"; "none" is the control for
+            entanglement.
+        readout: "probability" (default), "expectation" or "amplitude", see :class:`lightning_qsgd.quantum.ScoreSeries`.
+        heads: the heads that have a Phi, 0 to H - 1; the others are classical. Default: all.
+        shared: one circuit for all heads. Default: False.
+        angles: "learned" (default) or "frozen" at their random initial values (a control).
+        phi: "circuit" (default); controls without one: "series" (a trained series of the same frequencies), "random"
+            (a fixed random one).
+        gain: initial gain of each head. A fixed gain of 0 is classical attention bit for bit. Default: 1.
+        learn_gain: Default: True.
+        scale: initial radians per unit of score, of each head. Default: 1.
+        learn_scale: Default: True.
+        sampler: where circuits run, see :class:`lightning_qsgd.quantum.ScoreSeries`. Default: None, exact simulation.
+        refresh_every: with a sampler, training passes between two runs of the circuits. Default: 1.
+        fused: see :func:`lightning_qsgd.models.series_attention`: False allows second derivatives and costs memory.
+            Default: True.
+
+    The projections have the names of :class:`Attention` and, drawn from the same seed, its initial values.
+
+    Attributes:
+        series: the :class:`lightning_qsgd.quantum.ScoreSeries`; its ``weights`` are the angles.
+        gain, scale: (Q,).
+        watch: set to True, the next forward pass resets it and leaves what :func:`attention_statistics` returns in
+            ``statistics``.
+
+    Raises:
+        ValueError: for an invalid option.
+    """
+
+    gain: Tensor
+    scale: Tensor
+
+    def __init__(
+        self,
+        embed_dim: int,
+        num_heads: int,
+        dropout: float = 0.0,
+        *,
+        num_qubits: int = 4,
+        depth: int = 2,
+        entanglement: Literal["linear", "none"] = "linear",
+        readout: Literal["probability", "expectation", "amplitude"] = "probability",
+        heads: Sequence[int] | None = None,
+        shared: bool = False,
+        angles: Literal["learned", "frozen"] = "learned",
+        phi: Literal["circuit", "series", "random"] = "circuit",
+        gain: float = 1.0,
+        learn_gain: bool = True,
+        scale: float = 1.0,
+        learn_scale: bool = True,
+        sampler: BaseSamplerV2 | None = None,
+        refresh_every: int = 1,
+        fused: bool = True,
+    ) -> None:
+        from lightning_qsgd.quantum import ScoreSeries
+
+        super().__init__(embed_dim, num_heads, dropout)
+        chosen = list(range(num_heads)) if heads is None else sorted(heads)
+        if not chosen or len(set(chosen)) < len(chosen) or not 0 <= chosen[0] <= chosen[-1] < num_heads:
+            raise ValueError(f"Invalid heads: {heads}; name at least one of 0 to {num_heads - 1}, each once")
+        if angles not in ("learned", "frozen"):
+            raise ValueError(f"Invalid angles: {angles!r}; it must be 'learned' or 'frozen'")
+        self.classical = gain == 0 and not learn_gain  # Phi is never asked: nothing of it is trained
+        self.series = ScoreSeries(
+            len(chosen),
+            num_qubits,
+            depth,
+            entanglement,
+            readout=readout,
+            source=phi,
+            shared=shared,
+            trainable=angles == "learned" and not self.classical,
+            sampler=sampler,
+            refresh_every=refresh_every,
+        )
+        self.heads, self._others = chosen, [h for h in range(num_heads) if h not in chosen]
+        self._back = sorted(range(num_heads), key=(self.heads + self._others).__getitem__)
+        for name, value, learned in (("gain", gain, learn_gain), ("scale", scale, learn_scale)):
+            learned = learned and not self.classical
+            self.register_parameter(name, nn.Parameter(torch.full((len(chosen),), float(value)), learned))
+        self.fused = fused
+        self.watch = False
+        self.statistics: dict[str, Tensor] | None = None
+
+    def attend(self, q: Tensor, k: Tensor, v: Tensor, allowed: Tensor | None) -> Tensor:
+        """As :meth:`Attention.attend`, with Phi in the quantum heads."""
+        if self.classical:
+            return super().attend(q, k, v, allowed)
+        if not self._others:
+            return self._attend_with_phi(q, k, v, allowed)
+        parts = []
+        for heads, attend in ((self.heads, self._attend_with_phi), (self._others, super().attend)):
+            by_head = allowed is not None and allowed.ndim > 2 and allowed.shape[-3] > 1
+            mask = allowed[..., heads, :, :] if allowed is not None and by_head else allowed
+            parts.append(attend(q[:, heads], k[:, heads], v[:, heads], mask))
+        return torch.cat(parts, 1)[:, self._back]
+
+    def _attend_with_phi(self, q: Tensor, k: Tensor, v: Tensor, allowed: Tensor | None) -> Tensor:
+        coefficients = self.gain[:, None] * self.series()[:, 1:]
+        scale = self.series.angle_factor * self.scale
+        if self.watch:
+            self.watch = False
+            self.statistics = attention_statistics(q, k, coefficients, scale, allowed)
+        dropout = self.dropout if self.training else 0.0
+        return series_attention(q, k, v, coefficients, scale, allowed, dropout, self.fused)
+
+    @torch.no_grad()
+    def phi(self, scores: Tensor) -> Tensor:
+        """gain * Phi(scale * score) of each quantum head: (N,) to (Q, N); its constant, which cancels, left out."""
+        angles = self.series.angle_factor * self.scale[:, None] * scores
+        coefficients = self.gain[:, None] * self.series()[:, 1:]
+        return evaluate_series(angles[..., None], coefficients)[..., 0]

@@ -1,0 +1,239 @@
+"""ScoreSeries: the response of circuits to one number each, as Fourier series with trainable circuits behind them.
+
+Paper: arXiv 2511.01918, Eq. 4 and 5: Phi = sum_k psi_k(C(score)), k = 1..n. With the score in every Ry, Phi is a
+trigonometric polynomial of degree depth * n (Schuld, Sweke, Meyer 2021, arXiv 2008.08605): 1 + 2 * depth * n circuits
+determine it for all scores, and its coefficients are differentiable in the circuit's angles.
+
+Shapes: H series, n qubits, W angles of one circuit, M circuits for one series, J frequencies.
+"""
+
+from __future__ import annotations
+
+import math
+from typing import TYPE_CHECKING, Any, Literal, get_args
+
+import torch
+from torch import Tensor, nn
+
+from lightning_qsgd.quantum.circuits import Ansatz, Entanglement, score_circuit
+from lightning_qsgd.quantum.fourier import basis
+from lightning_qsgd.quantum.layer import CircuitModule
+from lightning_qsgd.quantum.network import QuantumNetwork
+from lightning_qsgd.quantum.observables import expectation_matrix
+from lightning_qsgd.quantum.simulator import CircuitSimulator
+
+if TYPE_CHECKING:
+    from qiskit.primitives import BaseSamplerV2
+
+Readout = Literal["probability", "expectation", "amplitude"]
+Source = Literal["circuit", "series", "random"]
+
+
+class ScoreSeries(CircuitModule):
+    """H functions of one angle: what the paper's circuit answers to a score, or a classical control for it.
+
+    Args:
+        count: H.
+        num_qubits, depth, entanglement: of :func:`score_circuit`. Defaults: 4, 2, "linear".
+        readout: what is read for Phi. "probability" (default): sum over k = 1..n of |psi_k|^2, the probability of the
+            outcomes 1 to n. "expectation": sum of <Z_k> over the qubits. "amplitude": sum over k = 1..n of Re psi_k, the
+            paper's letter; it depends on the unobservable global phase, that is on how gates are written down, and no
+            device can measure it: on the simulator only.
+        source: "circuit" (default). Controls without a circuit: "series", a series of the same frequencies whose
+            coefficients are trained themselves and start at those of a random circuit; "random": one with fixed random
+            coefficients, as large on average over a period.
+        shared: one circuit for all H. Default: False.
+        trainable: False: the angles (or coefficients) stay as they were drawn. Default: True.
+        sampler: None (default): exact simulation, by autograd. A ``BaseSamplerV2``: a :class:`QuantumNetwork` runs M
+            circuits for each series and, for the gradient, two more for each of them and each gate with parameters (4
+            qubits, depth 2: 17 and 408), by parameter shift; shot noise propagates into both.
+        refresh_every: with a sampler, passes between two such runs, at least 1; passes in between take the series to
+            first order in the angles. Default: 1. Passes without gradient run M circuits when the angles have changed.
+
+    Angles are uniform in [-pi, pi), from a fork of torch's generator: a model with other layers behind this one gets
+    the same initial values for them with any source. The last layer's Rz changes no probability and is left out, except
+    for amplitudes. A resumed run measures anew.
+
+    Attributes:
+        weights: (H or 1, W) radians, for source "circuit"; ``coefficients`` (H or 1, 2 J) for the others.
+        angle_factor: radians of the series' own angle per radian of score: 1, but 1/2 for amplitudes where depth * n is
+            odd, which have half-integer frequencies.
+        circuits, shots, seconds: run so far on the network; 0 on the simulator.
+        nodes: M.
+        exact: set to True, simulate even if there is a sampler. Default: False.
+
+    Raises:
+        ValueError: for an invalid option, or a combination that cannot be.
+    """
+
+    def __init__(
+        self,
+        count: int,
+        num_qubits: int = 4,
+        depth: int = 2,
+        entanglement: Entanglement = "linear",
+        *,
+        readout: Readout = "probability",
+        source: Source = "circuit",
+        shared: bool = False,
+        trainable: bool = True,
+        sampler: BaseSamplerV2 | None = None,
+        refresh_every: int = 1,
+    ) -> None:
+        super().__init__()
+        _check_choice("readout", readout, Readout)
+        _check_choice("source", source, Source)
+        for name, value in (("count", count), ("refresh_every", refresh_every)):
+            if value < 1:
+                raise ValueError(f"Invalid {name}: {value}; it must be at least 1")
+        if sampler is not None and (readout == "amplitude" or source != "circuit"):
+            given = f"readout {readout!r}" if readout == "amplitude" else f"source {source!r}"
+            raise ValueError(f"Invalid sampler: {type(sampler).__name__}; {given} runs on no device, so sampler=None")
+        if source == "random" and trainable:
+            trainable = False
+        amplitude = readout == "amplitude"
+        ansatz = score_circuit(num_qubits, depth, entanglement, final_phases=amplitude)
+        self.count, self.readout, self.source, self.refresh_every = count, readout, source, refresh_every
+        self._simulator = CircuitSimulator(ansatz, amplitudes=amplitude)
+        self.engine: CircuitSimulator | QuantumNetwork = self._simulator
+        if sampler is not None:
+            self.engine = QuantumNetwork(Ansatz(ansatz.circuit, [*ansatz.inputs, *ansatz.weights]), sampler)
+        self.remember(ansatz, readout)
+
+        degree = depth * num_qubits
+        odd = amplitude and degree % 2 == 1
+        self.angle_factor = 0.5 if odd else 1.0
+        self.frequencies = degree // 2 if amplitude and not odd else degree
+        self.nodes = degree + 1 if amplitude else 2 * degree + 1
+        x = 2 * math.pi * torch.arange(self.nodes, dtype=torch.float64) / self.nodes
+        waves = basis(self.angle_factor * x, 1 + 2 * self.frequencies)  # (M, 1 + 2 J)
+        solve = torch.zeros(1 + 2 * self.frequencies, self.nodes, dtype=torch.float64)
+        used = [i for i in range(len(solve)) if not odd or (i + 1) // 2 % 2]  # frequencies j / 2 with odd j
+        solve[used] = torch.linalg.inv(waves[:, used])
+        self.register_buffer("_x", x, persistent=False)
+        self.register_buffer("_solve", solve, persistent=False)
+        self.register_buffer("_read", self._reading(num_qubits), persistent=False)
+        self._x: Tensor
+        self._solve: Tensor
+        self._read: Tensor
+
+        with torch.random.fork_rng(devices=[]):
+            weights = torch.empty(1 if shared else count, ansatz.num_weights).uniform_(-math.pi, math.pi)
+            noise = torch.randn(len(weights), 2 * self.frequencies)
+        if source == "circuit":
+            self.weights = nn.Parameter(weights, requires_grad=trainable)
+        else:
+            start = self._simulate(weights)[:, 1:]
+            if source == "random":
+                start = noise * start.norm(dim=1, keepdim=True) / noise.norm(dim=1, keepdim=True)
+            self.coefficients = nn.Parameter(start, requires_grad=trainable)
+        self.exact = False
+        self._passes = 0  # with gradient, on a network
+        self._measured: tuple[Tensor, Tensor, Tensor | None] | None = None  # weights, values, Jacobian
+
+    def _reading(self, num_qubits: int) -> Tensor:
+        if self.readout == "expectation":
+            return expectation_matrix([f"Z{q}" for q in range(num_qubits)], num_qubits).sum(1)
+        outcomes = torch.arange(2**num_qubits)
+        return ((outcomes >= 1) & (outcomes <= num_qubits)).double()
+
+    @property
+    def circuits_per_evaluation(self) -> int:
+        """Circuits that determine all series once; 0 without circuits."""
+        return len(self.weights) * self.nodes if self.source == "circuit" else 0
+
+    @property
+    def circuits_per_gradient(self) -> int:
+        """Further circuits that parameter shifts need for the gradient of all series."""
+        circuit = self.ansatz.circuit
+        gates = sum(bool(getattr(i.operation.params[0], "parameters", ())) for i in circuit.data if i.operation.params)
+        return self.circuits_per_evaluation * 2 * gates
+
+    def forward(self) -> Tensor:
+        """Coefficients of each series.
+
+        Returns:
+            (H, 1 + 2 J), float32, or float64 if the weights are: constant, cos x, sin x, cos 2x, ... of the series' own
+            angle, which is ``angle_factor`` times the score's. The constant of a control is 0.
+        """
+        if self.source != "circuit":
+            free = self.coefficients.to(torch.promote_types(self.coefficients.dtype, torch.float32))
+            out = torch.cat([torch.zeros_like(free[:, :1]), free], 1)
+        else:
+            weights = self.weights.to(torch.promote_types(self.weights.dtype, torch.float32))
+            with torch.autocast(weights.device.type, enabled=False):
+                on_network = isinstance(self.engine, QuantumNetwork) and not self.exact
+                out = self._measure(weights) if on_network else self._simulate(weights)
+        return out.expand(self.count, -1)
+
+    def _simulate(self, weights: Tensor) -> Tensor:
+        rows = weights[:, None].expand(-1, self.nodes, -1).flatten(0, 1)
+        inputs = self._x.to(weights.dtype).repeat(len(weights))[:, None]
+        outputs = self._simulator(inputs, rows)
+        values = (outputs.real if self.readout == "amplitude" else outputs) @ self._read.to(weights.dtype)
+        return values.view(len(weights), -1) @ self._solve.T.to(weights.dtype)
+
+    @torch.compiler.disable
+    def _measure(self, weights: Tensor) -> Tensor:
+        needed = torch.is_grad_enabled() and weights.requires_grad
+        now = weights.detach()
+        kept = self._measured
+        if needed:
+            stale = kept is None or kept[2] is None or self._passes % self.refresh_every == 0
+            self._passes += 1
+        else:
+            stale = kept is None or not torch.equal(kept[0], now)
+        if stale:
+            kept = self._measured = self._run(now, needed)
+        assert kept is not None
+        at, values, jacobian = kept
+        if needed:
+            assert jacobian is not None
+            values = values + torch.einsum("hmw,hw->hm", jacobian, weights - at)
+        return values @ self._solve.T.to(weights.dtype)
+
+    @torch.inference_mode(False)  # what is kept must serve autograd later
+    def _run(self, weights: Tensor, gradient: bool) -> tuple[Tensor, Tensor, Tensor | None]:
+        assert isinstance(self.engine, QuantumNetwork)
+        weights = weights.clone()
+        series, angles = weights.shape
+        rows = weights.double().cpu()[:, None].expand(-1, self.nodes, -1).flatten(0, 1)
+        inputs = torch.cat([self._x.cpu().repeat(series)[:, None], rows], 1).numpy()  # (H M, 1 + W)
+        read = self._read.cpu().double()
+        values = torch.from_numpy(self.engine.probabilities(inputs)) @ read
+        jacobian = None
+        if gradient:
+            by_inputs = torch.from_numpy(self.engine.jacobian(inputs, of="inputs")[0])  # (H M, 2**n, 1 + W)
+            jacobian = torch.einsum("rop,o->rp", by_inputs, read)[:, 1:].reshape(series, self.nodes, angles).to(weights)
+        return weights, values.view(series, -1).to(weights), jacobian
+
+    @torch.no_grad()
+    def error(self) -> Tensor:
+        """(H,): root mean square, over a period, of the distance from the exact series; constants apart."""
+        before, difference = self.exact, self()
+        self.exact = True
+        difference = difference - self()
+        self.exact = before
+        return _spread(difference)
+
+    @torch.no_grad()
+    def spread(self) -> Tensor:
+        """(H,): standard deviation of each series over a period."""
+        return _spread(self())
+
+    def extra_repr(self) -> str:
+        """Sizes and options, for ``print(module)``."""
+        engine = "simulator" if isinstance(self.engine, CircuitSimulator) else type(self.engine.sampler).__name__
+        return (
+            f"count={self.count}, num_qubits={self.ansatz.num_qubits}, readout={self.readout!r}, "
+            f"source={self.source!r}, frequencies={self.frequencies}, engine={engine}"
+        )
+
+
+def _spread(coefficients: Tensor) -> Tensor:
+    return (coefficients[:, 1:].square().sum(1) / 2).sqrt()
+
+
+def _check_choice(name: str, value: Any, choices: Any) -> None:
+    if value not in get_args(choices):
+        raise ValueError(f"Invalid {name}: {value!r}; it must be one of {', '.join(get_args(choices))}")
