@@ -1,7 +1,8 @@
-"""Quantum attention against classical attention and its controls, over paired seeds: docs/results/quantum_attention.json.
+"""Quantum attention against classical attention and its controls, over paired seeds.
 
 Each arm trains configs/seqcls_quantum_attention.yaml with the same seeds: initial weights of all that the arms share,
-dropout, batches and data. Finished runs are kept: start it again at any time. `report` prints the table of the docs.
+dropout, batches and data. The results go to docs/results/quantum_attention.json; finished runs are kept: start it again
+at any time. `report` prints the table of the docs.
 
     python scripts/attention_study.py run
     python scripts/attention_study.py report

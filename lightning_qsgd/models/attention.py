@@ -58,14 +58,13 @@ class Attention(nn.Module):
             q = F.linear(x, weight[:size], bias[:size]).unflatten(-1, (self.num_heads, -1)).transpose(1, 2)
             pair = F.linear(context, weight[size:], bias[size:]).unflatten(-1, (2, self.num_heads, -1))
             k, v = pair.permute(2, 0, 3, 1, 4)
-        masks = [] if padding_mask is None else [~padding_mask[:, None, None, :]]
-        masks += [] if allowed is None else [allowed]
+        if padding_mask is not None:
+            visible = ~padding_mask[:, None, None, :]
+            allowed = visible if allowed is None else allowed & visible
         if causal:
-            masks.append(torch.ones(q.shape[2], k.shape[2], dtype=torch.bool, device=x.device).tril())
-        mask = masks[0] if masks else None
-        for other in masks[1:]:
-            mask = mask & other
-        out = self.attend(q, k, v, mask)
+            earlier = torch.ones(q.shape[2], k.shape[2], dtype=torch.bool, device=x.device).tril()
+            allowed = earlier if allowed is None else allowed & earlier
+        out = self.attend(q, k, v, allowed)
         return self.project_out(torch.flatten(out.transpose(1, 2), 2))
 
     def attend(self, q: Tensor, k: Tensor, v: Tensor, allowed: Tensor | None) -> Tensor:

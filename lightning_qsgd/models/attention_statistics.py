@@ -3,7 +3,7 @@
 import torch
 from torch import Tensor
 
-from lightning_qsgd.models.series_attention import evaluate_series
+from lightning_qsgd.models.score_function import evaluate_series
 
 SEQUENCES = 16  # of a batch that are looked at
 

@@ -13,7 +13,8 @@ from torch import Tensor, nn
 
 from lightning_qsgd.models.attention import Attention
 from lightning_qsgd.models.attention_statistics import attention_statistics
-from lightning_qsgd.models.series_attention import evaluate_series, series_attention
+from lightning_qsgd.models.score_function import evaluate_series
+from lightning_qsgd.models.series_attention import series_attention
 
 if TYPE_CHECKING:
     from qiskit.primitives import BaseSamplerV2
@@ -23,8 +24,8 @@ class QuantumAttention(Attention):
     """softmax(S + gain * Phi(scale * S)) V, with S = Q K^T / sqrt(D / H) (Eq. 3).
 
     Phi of a head is the answer of its circuit to one score (Eq. 4), which enters every Ry: a Fourier series of few
-    terms, whose coefficients take 1 + 2 * depth * num_qubits circuits for each head in each forward pass, instead of one
-    for each score. Its constant cancels in the softmax.
+    terms. Its coefficients take 1 + 2 * depth * num_qubits circuits for each head in each forward pass, instead of one
+    circuit for each score. Its constant cancels in the softmax.
 
     Args:
         embed_dim, num_heads, dropout: as in :class:`Attention`.

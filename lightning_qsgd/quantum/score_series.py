@@ -36,9 +36,9 @@ class ScoreSeries(CircuitModule):
         count: H.
         num_qubits, depth, entanglement: of :func:`score_circuit`. Defaults: 4, 2, "linear".
         readout: what is read for Phi. "probability" (default): sum over k = 1..n of |psi_k|^2, the probability of the
-            outcomes 1 to n. "expectation": sum of <Z_k> over the qubits. "amplitude": sum over k = 1..n of Re psi_k, the
-            paper's letter; it depends on the unobservable global phase, that is on how gates are written down, and no
-            device can measure it: on the simulator only.
+            outcomes 1 to n. "expectation": sum of <Z_k> over the qubits. "amplitude": sum over k = 1..n of Re psi_k,
+            the paper's letter; it depends on the unobservable global phase, that is on how gates are written down, and
+            no device can measure it: on the simulator only.
         source: "circuit" (default). Controls without a circuit: "series", a series of the same frequencies whose
             coefficients are trained themselves and start at those of a random circuit; "random": one with fixed random
             coefficients, as large on average over a period.
@@ -51,8 +51,9 @@ class ScoreSeries(CircuitModule):
             first order in the angles. Default: 1. Passes without gradient run M circuits when the angles have changed.
 
     Angles are uniform in [-pi, pi), from a fork of torch's generator: a model with other layers behind this one gets
-    the same initial values for them with any source. The last layer's Rz changes no probability and is left out, except
-    for amplitudes. A resumed run measures anew.
+    the same initial values for them with any source. Angles that change nothing are left out: the last layer's Rz,
+    except for amplitudes, and with 2 entangled qubits and probabilities (the parity) two more. A resumed run measures
+    anew.
 
     Attributes:
         weights: (H or 1, W) radians, for source "circuit"; ``coefficients`` (H or 1, 2 J) for the others.
@@ -92,7 +93,8 @@ class ScoreSeries(CircuitModule):
         if source == "random" and trainable:
             trainable = False
         amplitude = readout == "amplitude"
-        ansatz = score_circuit(num_qubits, depth, entanglement, final_phases=amplitude)
+        read = _reading(readout, num_qubits)
+        ansatz = _observable(score_circuit(num_qubits, depth, entanglement, final_phases=amplitude), amplitude, read)
         self.count, self.readout, self.source, self.refresh_every = count, readout, source, refresh_every
         self._simulator = CircuitSimulator(ansatz, amplitudes=amplitude)
         self.engine: CircuitSimulator | QuantumNetwork = self._simulator
@@ -112,7 +114,7 @@ class ScoreSeries(CircuitModule):
         solve[used] = torch.linalg.inv(waves[:, used])
         self.register_buffer("_x", x, persistent=False)
         self.register_buffer("_solve", solve, persistent=False)
-        self.register_buffer("_read", self._reading(num_qubits), persistent=False)
+        self.register_buffer("_read", read, persistent=False)
         self._x: Tensor
         self._solve: Tensor
         self._read: Tensor
@@ -130,12 +132,6 @@ class ScoreSeries(CircuitModule):
         self.exact = False
         self._passes = 0  # with gradient, on a network
         self._measured: tuple[Tensor, Tensor, Tensor | None] | None = None  # weights, values, Jacobian
-
-    def _reading(self, num_qubits: int) -> Tensor:
-        if self.readout == "expectation":
-            return expectation_matrix([f"Z{q}" for q in range(num_qubits)], num_qubits).sum(1)
-        outcomes = torch.arange(2**num_qubits)
-        return ((outcomes >= 1) & (outcomes <= num_qubits)).double()
 
     @property
     def circuits_per_evaluation(self) -> int:
@@ -163,7 +159,7 @@ class ScoreSeries(CircuitModule):
             weights = self.weights.to(torch.promote_types(self.weights.dtype, torch.float32))
             with torch.autocast(weights.device.type, enabled=False):
                 on_network = isinstance(self.engine, QuantumNetwork) and not self.exact
-                out = self._measure(weights) if on_network else self._simulate(weights)
+                out = _on_network(self, weights) if on_network else self._simulate(weights)
         return out.expand(self.count, -1)
 
     def _simulate(self, weights: Tensor) -> Tensor:
@@ -173,7 +169,6 @@ class ScoreSeries(CircuitModule):
         values = (outputs.real if self.readout == "amplitude" else outputs) @ self._read.to(weights.dtype)
         return values.view(len(weights), -1) @ self._solve.T.to(weights.dtype)
 
-    @torch.compiler.disable
     def _measure(self, weights: Tensor) -> Tensor:
         needed = torch.is_grad_enabled() and weights.requires_grad
         now = weights.detach()
@@ -228,6 +223,39 @@ class ScoreSeries(CircuitModule):
             f"count={self.count}, num_qubits={self.ansatz.num_qubits}, readout={self.readout!r}, "
             f"source={self.source!r}, frequencies={self.frequencies}, engine={engine}"
         )
+
+
+# torch.compile runs it as it is, and compiles what is around it.
+_on_network: Any = torch.compiler.disable(ScoreSeries._measure)
+
+
+def _reading(readout: Readout, num_qubits: int) -> Tensor:
+    """(2**n,) float64: weights of the outcomes (or amplitudes) in Phi."""
+    if readout == "expectation":
+        return expectation_matrix([f"Z{q}" for q in range(num_qubits)], num_qubits).sum(1)
+    outcomes = torch.arange(2**num_qubits)
+    return ((outcomes >= 1) & (outcomes <= num_qubits)).double()
+
+
+@torch.inference_mode(False)
+@torch.enable_grad()
+def _observable(ansatz: Ansatz, amplitudes: bool, read: Tensor) -> Ansatz:
+    """The ansatz with those angles fixed at 0 that never change more than Phi's constant.
+
+    Derivatives are analytic in the angles: what is 0 at random points is 0.
+    """
+    generator = torch.Generator().manual_seed(0)
+    x = 6 * torch.rand(8, 1, dtype=torch.float64, generator=generator)
+    weights = 6 * torch.rand(8, ansatz.num_weights, dtype=torch.float64, generator=generator)
+    weights.requires_grad_()
+    simulate = CircuitSimulator(ansatz, amplitudes)
+    difference = simulate(x, weights) - simulate(x + 1, weights)
+    (gradient,) = torch.autograd.grad(((difference.real if amplitudes else difference) @ read).sum(), weights)
+    seen = (gradient.abs().amax(0) > 1e-12).tolist()
+    fixed = {p: 0.0 for p, is_seen in zip(ansatz.weights, seen, strict=True) if not is_seen}
+    if not fixed:
+        return ansatz
+    return Ansatz(ansatz.circuit.assign_parameters(fixed), ansatz.inputs, [p for p in ansatz.weights if p not in fixed])
 
 
 def _spread(coefficients: Tensor) -> Tensor:

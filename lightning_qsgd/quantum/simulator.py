@@ -143,9 +143,9 @@ class CircuitSimulator:
                 parts = 2
             state = state.flatten(1)
         if self.amplitudes:  # there are two parts: the last stage is one of phases
-            return torch.complex(
-                *state.view(batch, -1, 2).unbind(2) if parts_last else state.view(batch, 2, -1).unbind(1)
-            )
+            axis = 2 if parts_last else 1
+            real, imaginary = state.view(batch, *((-1, 2) if parts_last else (2, -1))).unbind(axis)
+            return torch.complex(real, imaginary)
         probabilities = state.square()
         if parts == 2:
             probabilities = (

@@ -79,7 +79,8 @@ class SequenceClassification(L.LightningModule):
         super().__init__()
         self.save_hyperparameters(ignore=["head", "attention", "quantum_layers", "leave_out", "optimizer", "scheduler"])
         self.leave_out = leave_out
-        self.attention, self.quantum_layers = attention, quantum_layers
+        self.attention: Any = attention
+        self.quantum_layers = quantum_layers
         self.head, self.optimizer, self.scheduler = head, optimizer, scheduler
         self.model: TransformerClassifier | None = None
         self.loss_weight: Tensor | None

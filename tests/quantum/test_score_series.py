@@ -1,0 +1,184 @@
+import itertools
+
+import numpy as np
+import pytest
+import torch
+from qiskit.quantum_info import Statevector
+from torch import nn
+
+from lightning_qsgd.quantum import AerSampler, ExactSampler, ScoreSeries, score_circuit
+from lightning_qsgd.quantum.fourier import basis
+
+READOUTS = ("probability", "expectation", "amplitude")
+SIZES = [(4, 2), (3, 1), (3, 3), (2, 2), (1, 1)]
+
+
+def evaluate(series, scores):
+    """(N,) to (H, N)."""
+    coefficients = series()
+    return coefficients @ basis(series.angle_factor * scores, coefficients.shape[1]).T
+
+
+def by_one_circuit_per_score(series, scores):
+    """The definition, on Qiskit's statevector: (H, N)."""
+    n = series.ansatz.num_qubits
+    out = np.zeros((series.count, len(scores)))
+    for h, weights in enumerate(series.weights.detach().double().expand(series.count, -1).tolist()):
+        for i, score in enumerate(scores.tolist()):
+            values = dict(zip(series.ansatz.inputs + series.ansatz.weights, [score, *weights], strict=True))
+            state = Statevector(series.ansatz.circuit.assign_parameters(values))
+            if series.readout == "amplitude":
+                out[h, i] = state.data[1 : n + 1].real.sum()
+            elif series.readout == "probability":
+                out[h, i] = state.probabilities()[1 : n + 1].sum()
+            else:
+                p = state.probabilities()
+                out[h, i] = sum(p[k] * (1 - 2 * ((k >> q) & 1)) for k in range(2**n) for q in range(n))
+    return torch.from_numpy(out)
+
+
+@pytest.mark.parametrize("readout", READOUTS)
+@pytest.mark.parametrize("size", SIZES)
+def test_equal_to_one_circuit_per_score(readout, size):
+    scores = torch.tensor([-7.3, -1.0, 0.0, 0.4, 2.0, 9.1], dtype=torch.float64)
+    for entanglement, shared in (("linear", False), ("none", True)):
+        series = ScoreSeries(2, *size, entanglement, readout=readout, shared=shared)
+        expected = by_one_circuit_per_score(series, scores)
+        torch.testing.assert_close(evaluate(series, scores.float()), expected.float(), atol=2e-6, rtol=0)
+        torch.testing.assert_close(evaluate(series.double(), scores), expected, atol=1e-10, rtol=0)
+
+
+@pytest.mark.parametrize("readout", READOUTS)
+def test_gradients_reach_every_angle_and_are_right(readout):
+    series = ScoreSeries(2, 2, 2, readout=readout).double()
+    scores = torch.linspace(-4, 4, 5, dtype=torch.float64)
+    names = [name for name, _ in series.named_parameters()]
+
+    def of(*values):
+        coefficients = torch.func.functional_call(series, dict(zip(names, values, strict=True)))
+        return coefficients @ basis(series.angle_factor * scores, coefficients.shape[1]).T
+
+    assert torch.autograd.gradcheck(of, tuple(series.parameters()))
+    evaluate(series, scores).square().sum().backward()
+    assert (series.weights.grad.abs() > 1e-9).all()  # each of them is observable
+
+
+def test_no_unobservable_angle_is_a_weight():
+    assert ScoreSeries(4).weights.shape == (4, 12)
+    assert ScoreSeries(4, readout="amplitude").weights.shape == (4, 16)  # where the last phases show
+    assert ScoreSeries(4, shared=True).weights.shape == (1, 12)
+    assert score_circuit(4, 2).num_inputs == 1
+    parity = ScoreSeries(1, 2, 2)  # outcomes 1 and 2 are an odd parity, which the last CNOT moves to one qubit
+    assert [p.name for p in parity.ansatz.weights] == ["theta[0]", "theta[1]", "theta[3]", "phi[1]"]
+
+
+def test_samplerqnn_gives_the_same_values_and_gradients_by_parameter_shift():
+    series, run = ScoreSeries(2, 2, 2), ScoreSeries(2, 2, 2, sampler=ExactSampler())
+    run.load_state_dict(series.state_dict())
+    series, run = series.double(), run.double()
+    functional = torch.randn_like(series())
+    torch.testing.assert_close(run(), series(), atol=1e-10, rtol=0)
+    for module in (series, run):
+        (module() * functional).sum().backward()
+    torch.testing.assert_close(run.weights.grad, series.weights.grad, atol=1e-10, rtol=0)
+    assert float(run.error().max()) < 1e-10
+
+
+def test_circuits_per_head_are_17_and_for_the_gradient_408_more():
+    series = ScoreSeries(3, sampler=AerSampler(shots=16))
+    assert series.circuits_per_evaluation == 3 * 17
+    assert series.circuits_per_gradient == 3 * 408
+    with torch.no_grad():
+        series()
+    assert (series.circuits, series.shots) == (3 * 17, 3 * 17 * 16)
+    with torch.no_grad():
+        series()  # the angles are what they were
+    assert series.circuits == 3 * 17
+    series().sum().backward()
+    assert series.circuits == 3 * (17 + 17 + 408)
+    assert ScoreSeries(3, source="series").circuits_per_evaluation == 0
+
+
+def test_refreshed_every_third_pass_and_first_order_in_between():
+    series = ScoreSeries(1, 2, 2, sampler=ExactSampler(), refresh_every=3).double()
+    exact = ScoreSeries(1, 2, 2).double()
+    exact.load_state_dict(series.state_dict())
+    functional = torch.randn(1, 9, dtype=torch.float64)
+    one_run, step = series.circuits_per_evaluation + series.circuits_per_gradient, 1e-4
+    counts = []
+    for i in range(6):
+        series.weights.grad = exact.weights.grad = None
+        values = [module() for module in (series, exact)]
+        for value in values:
+            (value * functional).sum().backward()
+        counts.append(series.circuits)
+        measured = i % 3 == 0  # otherwise values are off by the second order, gradients by the first
+        torch.testing.assert_close(*values, atol=1e-10 if measured else 1e-6, rtol=0)
+        torch.testing.assert_close(series.weights.grad, exact.weights.grad, atol=1e-10 if measured else 1e-2, rtol=0)
+        with torch.no_grad():
+            for module in (series, exact):
+                module.weights += step
+    assert counts == [one_run] * 3 + [2 * one_run] * 3
+    with torch.no_grad():  # an evaluation asks the circuits as they are now
+        torch.testing.assert_close(series(), exact(), atol=1e-10, rtol=0)
+
+
+def test_shot_noise_propagates_and_falls_with_the_shots():
+    exact = ScoreSeries(2, 2, 1)
+    errors = []
+    for shots in (100, 10_000):
+        series = ScoreSeries(2, 2, 1, sampler=AerSampler(shots=shots))
+        series.load_state_dict(exact.state_dict())
+        errors.append(float(series.error().mean()))
+        gradient = torch.autograd.grad(series()[:, 1].sum(), series.weights)[0]
+        expected = torch.autograd.grad(exact()[:, 1].sum(), exact.weights)[0]
+        assert 0 < float((gradient - expected).abs().max()) < 5 / shots**0.5
+    # sqrt(p (1 - p) / shots) at each node is that of the series
+    assert 0.1 * 0.5 / 10 < errors[0] < 2 * 0.5 / 10
+    assert errors[1] < errors[0] / 4
+    series.exact = True
+    torch.testing.assert_close(series(), exact())
+
+
+def test_controls_start_where_the_circuit_does_and_draw_nothing_from_the_global_generator():
+    modules = {}
+    for source in ("circuit", "series", "random"):
+        torch.manual_seed(3)
+        modules[source] = ScoreSeries(2, source=source)
+        after = torch.rand(1)
+        torch.manual_seed(3)
+        assert torch.equal(after, torch.rand(1))
+    circuit, free, random = modules.values()
+    torch.testing.assert_close(free()[:, 1:], circuit()[:, 1:])
+    torch.testing.assert_close(random.spread(), circuit.spread())
+    assert not torch.allclose(random(), circuit())
+    assert [p.requires_grad for m in (free, random) for p in m.parameters()] == [True, False]
+    assert not ScoreSeries(2, trainable=False).weights.requires_grad
+
+
+@pytest.mark.parametrize(
+    ("one", "other"),
+    list(itertools.combinations([{}, {"entanglement": "none"}, {"readout": "expectation"}], 2)),
+)
+def test_weights_of_another_circuit_are_refused(one, other):
+    with pytest.raises(RuntimeError, match="the weights belong to another circuit"):
+        nn.ModuleDict({"s": ScoreSeries(2, **one)}).load_state_dict(
+            nn.ModuleDict({"s": ScoreSeries(2, **other)}).state_dict()
+        )
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ({"readout": "phase"}, "Invalid readout: 'phase'; it must be one of probability, expectation, amplitude"),
+        ({"source": "noise"}, "Invalid source: 'noise'"),
+        ({"count": 0}, "Invalid count: 0"),
+        ({"refresh_every": 0}, "Invalid refresh_every: 0"),
+        ({"depth": 0}, "Invalid depth: 0"),
+        ({"readout": "amplitude", "sampler": AerSampler()}, "readout 'amplitude' runs on no device"),
+        ({"source": "series", "sampler": AerSampler()}, "source 'series' runs on no device"),
+    ],
+)
+def test_invalid_options(arguments, message):
+    with pytest.raises(ValueError, match=message):
+        ScoreSeries(**{"count": 2} | arguments)
