@@ -1,0 +1,190 @@
+"""Quantum attention beside classical attention, measured side by side in one run on one thread: `make bench`.
+
+Sides take turns in rotating order, two calls each, of which the second is timed; times are medians over rounds, ratios
+medians of the ratio within a round with a 95 % bootstrap interval, as in benchmark.py.
+"""
+
+import argparse
+import platform
+from collections.abc import Callable
+from functools import partial
+from importlib.metadata import version
+from typing import Any
+
+import numpy as np
+import torch
+from benchmark import ratio
+from benchmark_circuits import interleave
+from rich.console import Console
+from rich.table import Table
+from torch import Tensor
+from torch.nn import functional as F
+
+from lightning_qsgd.datamodules import SyntheticSequences
+from lightning_qsgd.models import Attention, QuantumAttention, TransformerClassifier, series_attention
+from lightning_qsgd.quantum import Ansatz, ExactSampler, QuantumNetwork, ScoreSeries, score_circuit
+
+SHAPES = ((32, 4, 32, 16), (8, 8, 128, 64))  # batch, heads, tokens, numbers per head
+BRUTE_FORCE = 64  # scores
+Step = Callable[[], object]
+
+
+def explicit(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
+    return (q @ k.transpose(-1, -2) * q.shape[-1] ** -0.5).softmax(-1) @ v
+
+
+def forward_and_backward(function: Callable[..., Tensor], inputs: list[Tensor], grad: Tensor) -> Step:
+    return lambda: torch.autograd.grad(function(*inputs), inputs, grad)
+
+
+def functions(shape: tuple[int, int, int, int], compiled: bool) -> dict[str, Step]:
+    """softmax(S + Phi(S)) V of given q, k, v: without projections and without dropout."""
+    batch, heads, tokens, size = shape
+    q, k, v = (torch.randn(batch, heads, tokens, size, requires_grad=True) for _ in range(3))
+    grad = torch.randn(batch, heads, tokens, size)
+    series = ScoreSeries(heads)
+    coefficients = series()[:, 1:].detach().requires_grad_()
+    scale = torch.ones(heads, requires_grad=True)
+
+    def with_circuits(q: Tensor, k: Tensor, v: Tensor, scale: Tensor, _: Tensor) -> Tensor:
+        return series_attention(q, k, v, series()[:, 1:], scale)
+
+    sides: dict[str, tuple[Callable[..., Tensor], list[Tensor]]] = {
+        "explicit": (explicit, [q, k, v]),
+        "scaled_dot_product_attention": (F.scaled_dot_product_attention, [q, k, v]),
+        "series": (series_attention, [q, k, v, coefficients, scale]),
+        "series and its circuits": (with_circuits, [q, k, v, scale, series.weights]),
+    }
+    steps = {name: forward_and_backward(function, inputs, grad) for name, (function, inputs) in sides.items()}
+    if compiled:
+        for name in ("explicit", "series", "series and its circuits"):
+            function, inputs = sides[name]
+            steps[f"{name}, compiled"] = forward_and_backward(torch.compile(function), inputs, grad)
+    return steps
+
+
+class ExplicitAttention(Attention):
+    """Attention in plain tensor operations."""
+
+    def attend(self, q: Tensor, k: Tensor, v: Tensor, allowed: Tensor | None) -> Tensor:
+        weights = (q @ k.transpose(-1, -2) * q.shape[-1] ** -0.5).softmax(-1)
+        return F.dropout(weights, self.dropout, self.training) @ v
+
+
+def blocks(shape: tuple[int, int, int, int], compiled: bool, dropout: float) -> dict[str, Step]:
+    """Whole attention modules: projections, dropout, and Phi's circuits in each pass."""
+    batch, heads, tokens, size = shape
+    x = torch.randn(batch, tokens, heads * size)
+    grad = torch.randn_like(x)
+    steps: dict[str, Step] = {}
+    names = {"explicit": ExplicitAttention, "Attention": Attention, "QuantumAttention": QuantumAttention}
+    for name, make in names.items():
+        torch.manual_seed(0)
+        module = make(heads * size, heads, dropout)
+        inputs = [x.clone().requires_grad_(), *module.parameters()]
+        steps[name] = forward_and_backward(lambda x, *_, module=module: module(x), inputs, grad)
+        if compiled and name != "Attention":
+            fast = torch.compile(module)
+            steps[f"{name}, compiled"] = forward_and_backward(lambda x, *_, module=fast: module(x), inputs, grad)
+    return steps
+
+
+def training_steps(compiled: bool) -> dict[str, Step]:
+    """Whole steps of configs/seqcls_quantum_attention.yaml, and of its classical twin."""
+    batch = next(iter(SyntheticSequences("order").train_dataloader()))
+    steps: dict[str, Step] = {}
+    arms: dict[str, Any] = {
+        "classical": "classical",
+        "quantum": "quantum",
+        "trained series": partial(QuantumAttention, phi="series"),
+    }
+    for name, attention in arms.items():
+        for fast in (False, True) if compiled else (False,):
+            torch.manual_seed(0)
+            model = TransformerClassifier(vocab_size=64, num_classes=4, max_length=32, attention=attention)
+            optimizer = torch.optim.AdamW(model.parameters(), weight_decay=0.0)
+            call = torch.compile(model) if fast else model
+
+            def step(call: Any = call, optimizer: torch.optim.Optimizer = optimizer) -> None:
+                optimizer.zero_grad()
+                F.cross_entropy(call(batch["tokens"]), batch["labels"]).backward()
+                optimizer.step()
+
+            steps[name + (", compiled" if fast else "")] = step
+    return steps
+
+
+def table(title: str, steps: dict[str, Step], rounds: int, bases: tuple[str, ...], goals: dict[str, str]) -> Table:
+    """Medians, and ratios to each base."""
+    out = Table(title=title, title_justify="left")
+    for column in ("", "ms", *(f"/ {base} [95 %]" for base in bases), "goal"):
+        out.add_column(column)
+    seconds = interleave(steps, rounds, warmup=5)
+    for name, values in seconds.items():
+        ratios = ["1" if base == name else str(ratio(values, seconds[base])) for base in bases]
+        out.add_row(name, f"{np.median(values) * 1e3:.2f}", *ratios, goals.get(name, ""))
+    return out
+
+
+def brute_force() -> Table:
+    """One circuit per score through SamplerQNN, gradients by parameter shift, extrapolated to one layer's scores."""
+    ansatz = score_circuit()
+    network = QuantumNetwork(Ansatz(ansatz.circuit, [*ansatz.inputs, *ansatz.weights]), ExactSampler())
+    inputs = np.random.default_rng(0).normal(size=(BRUTE_FORCE, 1 + ansatz.num_weights))
+
+    def one_each() -> None:
+        network.probabilities(inputs)
+        network.jacobian(inputs)
+
+    series = ScoreSeries(1)
+
+    def whole_series() -> None:
+        series().sum().backward()
+
+    seconds = interleave({"each": one_each, "series": whole_series}, rounds=5, warmup=1)
+    per_score = float(np.median(seconds["each"])) / BRUTE_FORCE
+    out = Table(title="Circuits of one layer and one batch, forward (and for the gradient)", title_justify="left")
+    for column in ("shape", "one per score", "series", "times fewer", "exact SamplerQNN, forward and backward", "goal"):
+        out.add_column(column)
+    for batch, heads, tokens, size in SHAPES:
+        scores, circuits = batch * heads * tokens**2, heads * series.nodes
+        shifts = series.circuits_per_gradient // series.nodes
+        out.add_row(
+            str((batch, heads, tokens, size)),
+            f"{scores:,} (+ {scores * shifts:,})",
+            f"{circuits} (+ {circuits * shifts:,})",
+            f"{scores / circuits:,.0f}",
+            f"{per_score * scores / 60:,.0f} min, extrapolated from {BRUTE_FORCE} scores",
+            ">= 5,000",
+        )
+    return out
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument(
+        "--rounds", type=int, default=200, help="of the smaller shape; the larger: a quarter. Default: 200"
+    )
+    parser.add_argument("--eager", action="store_true", help="leave out torch.compile, which needs a C++ compiler")
+    arguments = parser.parse_args()
+    torch.set_num_threads(1)
+    console, compiled = Console(width=130), not arguments.eager
+    core = {"series": "<= 4.5 explicit", "series, compiled": "<= 2.5 explicit"}
+    block = {"QuantumAttention": "<= 4.5 explicit", "QuantumAttention, compiled": "<= 2.5 explicit"}
+    for shape, rounds in zip(SHAPES, (arguments.rounds, max(arguments.rounds // 4, 10)), strict=True):
+        bases = "explicit", "scaled_dot_product_attention"
+        title = f"Attention of q, k, v (batch, heads, tokens, numbers per head) = {shape}, forward and backward"
+        console.print(table(title, functions(shape, compiled), rounds, bases, core))
+        for dropout in (0.0, 0.1):
+            title = f"Module with projections and circuits, {shape}, dropout {dropout}, forward and backward"
+            console.print(table(title, blocks(shape, compiled, dropout), rounds, ("explicit", "Attention"), block))
+    goals = {"quantum": "<= 1.5 classical"}
+    title = "Whole training step of configs/seqcls_quantum_attention.yaml"
+    console.print(table(title, training_steps(compiled), arguments.rounds, ("classical",), goals))
+    console.print(brute_force())
+    packages = ", ".join(f"{p} {version(p)}" for p in ("torch", "qiskit", "qiskit-machine-learning"))
+    console.print(f"{arguments.rounds} rounds; {packages}; Python {platform.python_version()}; {platform.machine()}")
+
+
+if __name__ == "__main__":
+    main()

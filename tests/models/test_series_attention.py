@@ -1,0 +1,126 @@
+import math
+
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+from torch.nn import functional as F
+
+from lightning_qsgd.models import fused_attention, series_attention
+
+DTYPE = torch.float64
+
+
+def by_formula(q, k, v, coefficients, scale, allowed=None):
+    """softmax(S + Phi(S)) V, term by term."""
+    scores = q @ k.transpose(-1, -2) / math.sqrt(q.shape[-1])
+    x = scale[:, None, None] * scores
+    phi = torch.zeros_like(x)
+    for i, coefficient in enumerate(coefficients.unbind(1)):
+        wave = torch.cos if i % 2 == 0 else torch.sin
+        phi = phi + coefficient[:, None, None] * wave((i // 2 + 1) * x)
+    logits = scores + phi
+    if allowed is None:
+        return logits.softmax(-1) @ v
+    return logits.masked_fill(~allowed, -torch.inf).softmax(-1).nan_to_num(0) @ v
+
+
+def operands(batch=2, heads=2, queries=3, keys=4, size=2, frequencies=3, dtype=DTYPE, seed=0):
+    generator = torch.Generator().manual_seed(seed)
+
+    def draw(*shape):
+        return torch.randn(*shape, dtype=dtype, generator=generator).requires_grad_()
+
+    q, k, v = (draw(batch, heads, length, size) for length in (queries, keys, keys))
+    return [q, k, v, draw(heads, 2 * frequencies), draw(heads)]
+
+
+def gradients(out, inputs):
+    weight = torch.linspace(-1, 1, out.numel(), dtype=out.dtype).view_as(out).cos()
+    return torch.autograd.grad((out * weight).sum(), inputs)
+
+
+@st.composite
+def masks(draw, batch, heads, queries, keys):
+    shape = draw(st.sampled_from([(queries, keys), (batch, 1, 1, keys), (batch, heads, queries, keys)]))
+    bits = draw(st.lists(st.booleans(), min_size=math.prod(shape), max_size=math.prod(shape)))
+    return torch.tensor(bits).view(shape)
+
+
+@given(st.data(), st.integers(0, 100))
+def test_fused_and_plain_equal_the_formula(data, seed):
+    batch, heads, queries, keys, frequencies = (data.draw(st.integers(1, most)) for most in (3, 2, 4, 4, 9))
+    inputs = operands(batch, heads, queries, keys, 2, frequencies, seed=seed)
+    allowed = data.draw(st.none() | masks(batch, heads, queries, keys))
+    expected = by_formula(*inputs, allowed)
+    before, fused_attention.CHUNK = fused_attention.CHUNK, data.draw(st.sampled_from([1, 5, 9, 2**15]))
+    try:
+        for fused in (True, False):
+            out = series_attention(*inputs, allowed, fused=fused)
+            torch.testing.assert_close(out, expected, atol=1e-12, rtol=0)
+            torch.testing.assert_close(
+                gradients(out, inputs), gradients(by_formula(*inputs, allowed), inputs), atol=1e-10, rtol=0
+            )
+    finally:
+        fused_attention.CHUNK = before
+
+
+@pytest.mark.parametrize("fused", [True, False])
+def test_gradcheck(fused):
+    inputs = operands()
+    allowed = torch.rand(3, 4, generator=torch.Generator().manual_seed(1)) < 0.7
+    assert torch.autograd.gradcheck(lambda *x: series_attention(*x, allowed, fused=fused), inputs)
+
+
+def test_only_plain_attention_has_second_derivatives():
+    inputs = operands()
+    assert torch.autograd.gradgradcheck(lambda *x: series_attention(*x, fused=False), inputs)
+    out = series_attention(*inputs)
+    with pytest.raises(RuntimeError, match="differentiable once; second derivatives need fused=False"):
+        torch.autograd.grad(out.sum(), inputs[0], create_graph=True)
+
+
+def test_float32_is_right_to_1e_6():
+    inputs = operands(8, 4, 32, 32, 16, 8, dtype=torch.float32)
+    inputs[3] = (inputs[3].detach() / 16).requires_grad_()  # as large as a circuit's
+    expected = by_formula(*(x.double() for x in inputs))
+    for fused in (True, False):
+        torch.testing.assert_close(series_attention(*inputs, fused=fused).double(), expected, atol=1e-6, rtol=0)
+
+
+def test_nothing_as_large_as_the_scores_is_kept():
+    inputs = operands(4, 2, 64, 64, 4, 8)
+    kept: list[torch.Tensor] = []
+    with torch.autograd.graph.saved_tensors_hooks(lambda x: (kept.append(x), x)[1], lambda x: x):
+        series_attention(*inputs)
+        assert max(x.numel() for x in kept) <= 4 * 2 * 64 * 4
+        kept.clear()
+        series_attention(*inputs, dropout=0.5)
+    large = [x for x in kept if x.numel() >= 4 * 2 * 64 * 64]
+    assert [x.dtype for x in large] == [torch.bool]  # dropout's mask
+
+
+@pytest.mark.parametrize("fused", [True, False])
+def test_dropout_drops_what_torchs_attention_drops(fused):
+    q, k, v, coefficients, scale = operands(2, 2, 5, 5, dtype=torch.float32)
+    none = torch.zeros_like(coefficients)
+    torch.manual_seed(0)
+    expected = F.scaled_dot_product_attention(q, k, v, dropout_p=0.3)
+    torch.manual_seed(0)
+    out = series_attention(q, k, v, none, scale, dropout=0.3, fused=fused)
+    torch.testing.assert_close(out, expected)
+    torch.testing.assert_close(gradients(out, [q, k, v]), gradients(expected, [q, k, v]))
+    full = series_attention(q, k, v, coefficients, scale, fused=fused)
+    many = torch.stack([series_attention(q, k, v, coefficients, scale, dropout=0.3, fused=fused) for _ in range(2000)])
+    torch.testing.assert_close(many.mean(0), full, atol=0.1, rtol=0)
+    assert (many.mean(0) - full).abs().mean().item() < 0.03
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
+def test_half_precision_is_computed_in_float32(dtype):
+    inputs = [x.detach().to(dtype) for x in operands(2, 2, 5, 5)]
+    expected = series_attention(*(x.float() for x in inputs)).to(dtype)
+    with torch.autocast("cpu", torch.bfloat16):
+        out = series_attention(*inputs)
+    assert out.dtype == dtype
+    assert torch.equal(out, expected)
