@@ -86,7 +86,7 @@ class FusedAttention(torch.autograd.Function):
     def backward(ctx: Any, grad: Tensor) -> Any:  # type: ignore[override]
         """Gradients of q, k, v, coefficients and scale."""
         if torch.is_grad_enabled():  # create_graph=True
-            raise RuntimeError("Fused attention is differentiable once; second derivatives need fused=False")
+            raise RuntimeError("Fused attention is differentiable once; second derivatives need kernel='plain'")
         q, k, v, coefficients, scale, allowed, kept, out = ctx.saved_tensors
         with torch.autocast(grad.device.type, enabled=False):
             heads = _Heads(Operands(q, k, v, coefficients, scale, allowed, kept, ctx.dropout))

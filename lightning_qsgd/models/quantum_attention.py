@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from lightning_qsgd.models.attention import Attention
 from lightning_qsgd.models.attention_statistics import attention_statistics
 from lightning_qsgd.models.score_function import evaluate_series
-from lightning_qsgd.models.series_attention import series_attention
+from lightning_qsgd.models.series_attention import Kernel, series_attention
 
 if TYPE_CHECKING:
     from qiskit.primitives import BaseSamplerV2
@@ -43,8 +43,8 @@ class QuantumAttention(Attention):
         learn_scale: Default: True.
         sampler: where circuits run, see :class:`lightning_qsgd.quantum.ScoreSeries`. Default: None, exact simulation.
         refresh_every: with a sampler, training passes between two runs of the circuits. Default: 1.
-        fused: see :func:`lightning_qsgd.models.series_attention`: False allows second derivatives and costs memory.
-            Default: True.
+        kernel: "fused" (default), "compiled" (two to three times faster; needs a C++ compiler) or "plain" (twice
+            differentiable), see :func:`lightning_qsgd.models.series_attention`.
 
     The projections have the names of :class:`Attention` and, drawn from the same seed, its initial values.
 
@@ -81,7 +81,7 @@ class QuantumAttention(Attention):
         learn_scale: bool = True,
         sampler: BaseSamplerV2 | None = None,
         refresh_every: int = 1,
-        fused: bool = True,
+        kernel: Kernel = "fused",
     ) -> None:
         from lightning_qsgd.quantum import ScoreSeries
 
@@ -91,6 +91,8 @@ class QuantumAttention(Attention):
             raise ValueError(f"Invalid heads: {heads}; name at least one of 0 to {num_heads - 1}, each once")
         if angles not in ("learned", "frozen"):
             raise ValueError(f"Invalid angles: {angles!r}; it must be 'learned' or 'frozen'")
+        if kernel not in ("fused", "compiled", "plain"):
+            raise ValueError(f"Invalid kernel: {kernel!r}; it must be one of fused, compiled, plain")
         self.classical = gain == 0 and not learn_gain  # Phi is never asked: nothing of it is trained
         self.series = ScoreSeries(
             len(chosen),
@@ -109,7 +111,7 @@ class QuantumAttention(Attention):
         for name, value, learned in (("gain", gain, learn_gain), ("scale", scale, learn_scale)):
             learned = learned and not self.classical
             self.register_parameter(name, nn.Parameter(torch.full((len(chosen),), float(value)), learned))
-        self.fused = fused
+        self.kernel: Kernel = kernel
         self.watch = False
         self.statistics: dict[str, Tensor] | None = None
 
@@ -133,7 +135,7 @@ class QuantumAttention(Attention):
             self.watch = False
             self.statistics = attention_statistics(q, k, coefficients, scale, allowed)
         dropout = self.dropout if self.training else 0.0
-        return series_attention(q, k, v, coefficients, scale, allowed, dropout, self.fused)
+        return series_attention(q, k, v, coefficients, scale, allowed, dropout, self.kernel)
 
     @torch.no_grad()
     def phi(self, scores: Tensor) -> Tensor:

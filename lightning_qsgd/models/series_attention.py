@@ -7,13 +7,16 @@ softmax.)
 
 from __future__ import annotations
 
-from typing import Any
+from functools import lru_cache
+from typing import Any, Literal
 
 import torch
 from torch import Tensor
 
 from lightning_qsgd.models.fused_attention import FusedAttention, Operands
 from lightning_qsgd.models.score_function import CompiledSeries, evaluate_series
+
+Kernel = Literal["fused", "compiled", "plain"]
 
 
 def series_attention(
@@ -24,7 +27,7 @@ def series_attention(
     scale: Tensor,
     allowed: Tensor | None = None,
     dropout: float = 0.0,
-    fused: bool = True,
+    kernel: Kernel = "fused",
 ) -> Tensor:
     """softmax(S + Phi(S)) V.
 
@@ -38,12 +41,17 @@ def series_attention(
         allowed: broadcastable to (B, H, T, K), bool, True where a query sees a key. A query that sees none gets 0.
             Default: all.
         dropout: probability of dropping an attention weight, in [0, 1). Default: 0.
-        fused: walk through the scores in chunks that fit the cache and, for the gradient, compute them again: no
-            (T, K) tensor is kept but dropout's mask (of bool). Differentiable once. False: plain tensor operations,
-            differentiable twice; torch.compile always takes these, because it fuses them itself. Default: True.
+        kernel: how. "fused" (default): walk through the scores in chunks that fit the cache and, for the gradient,
+            compute them again: no (T, K) tensor is kept but dropout's mask (of bool). "compiled": torch.compile, two to
+            three times faster; needs a C++ compiler, and the first pass takes half a minute. Both are differentiable
+            once. "plain": tensor operations, differentiable twice; costs time and memory. Within a function that is
+            compiled as a whole, all are the same.
 
     Returns:
         (B, H, T, d), in the dtype of q.
+
+    Raises:
+        RuntimeError: if kernel is "compiled" and torch.compile finds no compiler.
     """
     dtype = torch.promote_types(torch.promote_types(q.dtype, v.dtype), torch.float32)
     with torch.autocast(q.device.type, enabled=False):
@@ -53,12 +61,39 @@ def series_attention(
             kept = torch.empty(shape, dtype=dtype, device=q.device).bernoulli_(1 - dropout).bool()
         series = coefficients.to(dtype), scale.to(dtype)
         operands = Operands(q.to(dtype), k.to(dtype), v.to(dtype), *series, allowed, kept, dropout)
-        out = _fused(*operands) if fused and not torch.compiler.is_compiling() else _plain(operands)
+        if kernel == "plain" or torch.compiler.is_compiling():
+            out = _plain(*operands)
+        else:
+            out = _fused(*operands) if kernel == "fused" else _compiled(operands)
     return out.to(q.dtype)
 
 
-def _plain(operands: Operands) -> Tensor:
-    q, k, v, coefficients, scale, allowed, kept, dropout = operands
+@lru_cache
+def _compiler() -> Any:
+    return torch.compile(_plain, dynamic=True)  # one kernel for all shapes
+
+
+def _compiled(operands: Operands) -> Tensor:
+    try:
+        return _compiler()(*operands)
+    except Exception as error:
+        if "compiler" not in str(error).lower():
+            raise
+        raise RuntimeError(
+            "Invalid kernel: 'compiled'; torch.compile found no C++ compiler (install g++ or clang, or use 'fused')"
+        ) from error
+
+
+def _plain(
+    q: Tensor,
+    k: Tensor,
+    v: Tensor,
+    coefficients: Tensor,
+    scale: Tensor,
+    allowed: Tensor | None,
+    kept: Tensor | None,
+    dropout: float,
+) -> Tensor:
     scores = (q * q.shape[-1] ** -0.5) @ k.transpose(-1, -2)
     if torch.compiler.is_compiling():
         logits = scores + _compiled_series(scores, coefficients, scale)

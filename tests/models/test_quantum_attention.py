@@ -128,9 +128,9 @@ def test_arms_share_initial_weights_whatever_phi_is():
     assert all(torch.equal(value, state[name]) for state in states[1:] for name, value in states[0].items())
 
 
-@pytest.mark.parametrize("fused", [True, False])
-def test_masks_padding_causal_and_cross_attention(fused):
-    classical, layer = twins(fused=fused)
+@pytest.mark.parametrize("kernel", ["fused", "plain"])
+def test_masks_padding_causal_and_cross_attention(kernel):
+    classical, layer = twins(kernel=kernel)
     phi = one_circuit_per_score(layer, CircuitSimulator(layer.series.ansatz))
     x = inputs()
     padding = torch.tensor([[False, False, True, True], [False, False, False, True]])

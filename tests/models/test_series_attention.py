@@ -55,8 +55,8 @@ def test_fused_and_plain_equal_the_formula(data, seed):
     expected = by_formula(*inputs, allowed)
     before, fused_attention.CHUNK = fused_attention.CHUNK, data.draw(st.sampled_from([1, 5, 9, 2**15]))
     try:
-        for fused in (True, False):
-            out = series_attention(*inputs, allowed, fused=fused)
+        for kernel in ("fused", "plain"):
+            out = series_attention(*inputs, allowed, kernel=kernel)
             torch.testing.assert_close(out, expected, atol=1e-12, rtol=0)
             torch.testing.assert_close(
                 gradients(out, inputs), gradients(by_formula(*inputs, allowed), inputs), atol=1e-10, rtol=0
@@ -65,18 +65,18 @@ def test_fused_and_plain_equal_the_formula(data, seed):
         fused_attention.CHUNK = before
 
 
-@pytest.mark.parametrize("fused", [True, False])
-def test_gradcheck(fused):
+@pytest.mark.parametrize("kernel", ["fused", "plain"])
+def test_gradcheck(kernel):
     inputs = operands()
     allowed = torch.rand(3, 4, generator=torch.Generator().manual_seed(1)) < 0.7
-    assert torch.autograd.gradcheck(lambda *x: series_attention(*x, allowed, fused=fused), inputs)
+    assert torch.autograd.gradcheck(lambda *x: series_attention(*x, allowed, kernel=kernel), inputs)
 
 
 def test_only_plain_attention_has_second_derivatives():
     inputs = operands()
-    assert torch.autograd.gradgradcheck(lambda *x: series_attention(*x, fused=False), inputs)
+    assert torch.autograd.gradgradcheck(lambda *x: series_attention(*x, kernel="plain"), inputs)
     out = series_attention(*inputs)
-    with pytest.raises(RuntimeError, match="differentiable once; second derivatives need fused=False"):
+    with pytest.raises(RuntimeError, match="differentiable once; second derivatives need kernel='plain'"):
         torch.autograd.grad(out.sum(), inputs[0], create_graph=True)
 
 
@@ -84,8 +84,8 @@ def test_float32_is_right_to_1e_6():
     inputs = operands(8, 4, 32, 32, 16, 8, dtype=torch.float32)
     inputs[3] = (inputs[3].detach() / 16).requires_grad_()  # as large as a circuit's
     expected = by_formula(*(x.double() for x in inputs))
-    for fused in (True, False):
-        torch.testing.assert_close(series_attention(*inputs, fused=fused).double(), expected, atol=1e-6, rtol=0)
+    for kernel in ("fused", "plain"):
+        torch.testing.assert_close(series_attention(*inputs, kernel=kernel).double(), expected, atol=1e-6, rtol=0)
 
 
 def test_nothing_as_large_as_the_scores_is_kept():
@@ -100,18 +100,20 @@ def test_nothing_as_large_as_the_scores_is_kept():
     assert [x.dtype for x in large] == [torch.bool]  # dropout's mask
 
 
-@pytest.mark.parametrize("fused", [True, False])
-def test_dropout_drops_what_torchs_attention_drops(fused):
+@pytest.mark.parametrize("kernel", ["fused", "plain"])
+def test_dropout_drops_what_torchs_attention_drops(kernel):
     q, k, v, coefficients, scale = operands(2, 2, 5, 5, dtype=torch.float32)
     none = torch.zeros_like(coefficients)
     torch.manual_seed(0)
     expected = F.scaled_dot_product_attention(q, k, v, dropout_p=0.3)
     torch.manual_seed(0)
-    out = series_attention(q, k, v, none, scale, dropout=0.3, fused=fused)
+    out = series_attention(q, k, v, none, scale, dropout=0.3, kernel=kernel)
     torch.testing.assert_close(out, expected)
     torch.testing.assert_close(gradients(out, [q, k, v]), gradients(expected, [q, k, v]))
-    full = series_attention(q, k, v, coefficients, scale, fused=fused)
-    many = torch.stack([series_attention(q, k, v, coefficients, scale, dropout=0.3, fused=fused) for _ in range(2000)])
+    full = series_attention(q, k, v, coefficients, scale, kernel=kernel)
+    many = torch.stack(
+        [series_attention(q, k, v, coefficients, scale, dropout=0.3, kernel=kernel) for _ in range(2000)]
+    )
     torch.testing.assert_close(many.mean(0), full, atol=0.1, rtol=0)
     assert (many.mean(0) - full).abs().mean().item() < 0.03
 
