@@ -22,6 +22,7 @@ from torch.nn import functional as F
 
 from lightning_qsgd.datamodules import SyntheticSequences
 from lightning_qsgd.models import Attention, QuantumAttention, TransformerClassifier, series_attention
+from lightning_qsgd.models.series_attention import Kernel
 from lightning_qsgd.quantum import Ansatz, ExactSampler, QuantumNetwork, ScoreSeries, score_circuit
 
 SHAPES = ((32, 4, 32, 16), (8, 8, 128, 64))  # batch, heads, tokens, numbers per head
@@ -37,7 +38,7 @@ def forward_and_backward(function: Callable[..., Tensor], inputs: list[Tensor], 
     return lambda: torch.autograd.grad(function(*inputs), inputs, grad)
 
 
-def functions(shape: tuple[int, int, int, int], compiled: bool) -> dict[str, Step]:
+def functions(shape: tuple[int, int, int, int], kernels: tuple[Kernel, ...]) -> dict[str, Step]:
     """softmax(S + Phi(S)) V of given q, k, v: without projections and without dropout."""
     batch, heads, tokens, size = shape
     q, k, v = (torch.randn(batch, heads, tokens, size, requires_grad=True) for _ in range(3))
@@ -45,21 +46,19 @@ def functions(shape: tuple[int, int, int, int], compiled: bool) -> dict[str, Ste
     series = ScoreSeries(heads)
     coefficients = series()[:, 1:].detach().requires_grad_()
     scale = torch.ones(heads, requires_grad=True)
-
-    def with_circuits(q: Tensor, k: Tensor, v: Tensor, scale: Tensor, _: Tensor) -> Tensor:
-        return series_attention(q, k, v, series()[:, 1:], scale)
-
-    sides: dict[str, tuple[Callable[..., Tensor], list[Tensor]]] = {
-        "explicit": (explicit, [q, k, v]),
-        "scaled_dot_product_attention": (F.scaled_dot_product_attention, [q, k, v]),
-        "series": (series_attention, [q, k, v, coefficients, scale]),
-        "series and its circuits": (with_circuits, [q, k, v, scale, series.weights]),
+    steps = {
+        "explicit": forward_and_backward(explicit, [q, k, v], grad),
+        "scaled_dot_product_attention": forward_and_backward(F.scaled_dot_product_attention, [q, k, v], grad),
     }
-    steps = {name: forward_and_backward(function, inputs, grad) for name, (function, inputs) in sides.items()}
-    if compiled:
-        for name in ("explicit", "series", "series and its circuits"):
-            function, inputs = sides[name]
-            steps[f"{name}, compiled"] = forward_and_backward(torch.compile(function), inputs, grad)
+    for kernel in kernels:
+
+        def with_circuits(q: Tensor, k: Tensor, v: Tensor, scale: Tensor, _: Tensor, kernel: Kernel = kernel) -> Tensor:
+            return series_attention(q, k, v, series()[:, 1:], scale, kernel=kernel)
+
+        function = partial(series_attention, kernel=kernel)
+        steps[f"series, {kernel}"] = forward_and_backward(function, [q, k, v, coefficients, scale], grad)
+        inputs = [q, k, v, scale, series.weights]
+        steps[f"series, {kernel}, and its circuits"] = forward_and_backward(with_circuits, inputs, grad)
     return steps
 
 
@@ -71,46 +70,41 @@ class ExplicitAttention(Attention):
         return F.dropout(weights, self.dropout, self.training) @ v
 
 
-def blocks(shape: tuple[int, int, int, int], compiled: bool, dropout: float) -> dict[str, Step]:
+def blocks(shape: tuple[int, int, int, int], kernels: tuple[Kernel, ...], dropout: float) -> dict[str, Step]:
     """Whole attention modules: projections, dropout, and Phi's circuits in each pass."""
     batch, heads, tokens, size = shape
     x = torch.randn(batch, tokens, heads * size)
     grad = torch.randn_like(x)
+    sides: dict[str, Callable[..., torch.nn.Module]] = {"explicit": ExplicitAttention, "Attention": Attention}
+    sides |= {f"QuantumAttention, {kernel}": partial(QuantumAttention, kernel=kernel) for kernel in kernels}
     steps: dict[str, Step] = {}
-    names = {"explicit": ExplicitAttention, "Attention": Attention, "QuantumAttention": QuantumAttention}
-    for name, make in names.items():
+    for name, make in sides.items():
         torch.manual_seed(0)
         module = make(heads * size, heads, dropout)
         inputs = [x.clone().requires_grad_(), *module.parameters()]
         steps[name] = forward_and_backward(lambda x, *_, module=module: module(x), inputs, grad)
-        if compiled and name != "Attention":
-            fast = torch.compile(module)
-            steps[f"{name}, compiled"] = forward_and_backward(lambda x, *_, module=fast: module(x), inputs, grad)
     return steps
 
 
-def training_steps(compiled: bool) -> dict[str, Step]:
-    """Whole steps of configs/seqcls_quantum_attention.yaml, and of its classical twin."""
+def training_steps(kernels: tuple[Kernel, ...]) -> dict[str, Step]:
+    """Whole steps of configs/seqcls_quantum_attention.yaml, of its classical twin and of the series without circuits."""
     batch = next(iter(SyntheticSequences("order").train_dataloader()))
+    arms: dict[str, Any] = {"classical": "classical"}
+    for kernel in kernels:
+        arms[f"quantum, {kernel}"] = partial(QuantumAttention, kernel=kernel)
+        arms[f"trained series, {kernel}"] = partial(QuantumAttention, kernel=kernel, phi="series")
     steps: dict[str, Step] = {}
-    arms: dict[str, Any] = {
-        "classical": "classical",
-        "quantum": "quantum",
-        "trained series": partial(QuantumAttention, phi="series"),
-    }
     for name, attention in arms.items():
-        for fast in (False, True) if compiled else (False,):
-            torch.manual_seed(0)
-            model = TransformerClassifier(vocab_size=64, num_classes=4, max_length=32, attention=attention)
-            optimizer = torch.optim.AdamW(model.parameters(), weight_decay=0.0)
-            call = torch.compile(model) if fast else model
+        torch.manual_seed(0)
+        model = TransformerClassifier(vocab_size=64, num_classes=4, max_length=32, attention=attention)
+        optimizer = torch.optim.AdamW(model.parameters(), weight_decay=0.0)
 
-            def step(call: Any = call, optimizer: torch.optim.Optimizer = optimizer) -> None:
-                optimizer.zero_grad()
-                F.cross_entropy(call(batch["tokens"]), batch["labels"]).backward()
-                optimizer.step()
+        def step(model: torch.nn.Module = model, optimizer: torch.optim.Optimizer = optimizer) -> None:
+            optimizer.zero_grad()
+            F.cross_entropy(model(batch["tokens"]), batch["labels"]).backward()
+            optimizer.step()
 
-            steps[name + (", compiled" if fast else "")] = step
+        steps[name] = step
     return steps
 
 
@@ -162,25 +156,25 @@ def brute_force() -> Table:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument(
-        "--rounds", type=int, default=200, help="of the smaller shape; the larger: a quarter. Default: 200"
-    )
-    parser.add_argument("--eager", action="store_true", help="leave out torch.compile, which needs a C++ compiler")
+    parser.add_argument("--rounds", type=int, default=200, help="for the larger shape: a quarter. Default: 200")
+    parser.add_argument("--eager", action="store_true", help="leave out the kernel that needs a C++ compiler")
     arguments = parser.parse_args()
     torch.set_num_threads(1)
-    console, compiled = Console(width=130), not arguments.eager
-    core = {"series": "<= 4.5 explicit", "series, compiled": "<= 2.5 explicit"}
-    block = {"QuantumAttention": "<= 4.5 explicit", "QuantumAttention, compiled": "<= 2.5 explicit"}
+    console = Console(width=130)
+    kernels: tuple[Kernel, ...] = ("fused",) if arguments.eager else ("fused", "compiled")
+    goals = {"fused": "<= 4.5 explicit", "compiled": "<= 2.5 explicit"}
     for shape, rounds in zip(SHAPES, (arguments.rounds, max(arguments.rounds // 4, 10)), strict=True):
         bases = "explicit", "scaled_dot_product_attention"
         title = f"Attention of q, k, v (batch, heads, tokens, numbers per head) = {shape}, forward and backward"
-        console.print(table(title, functions(shape, compiled), rounds, bases, core))
+        goal = {f"series, {kernel}": goals[kernel] for kernel in kernels}
+        console.print(table(title, functions(shape, kernels), rounds, bases, goal))
         for dropout in (0.0, 0.1):
             title = f"Module with projections and circuits, {shape}, dropout {dropout}, forward and backward"
-            console.print(table(title, blocks(shape, compiled, dropout), rounds, ("explicit", "Attention"), block))
-    goals = {"quantum": "<= 1.5 classical"}
+            goal = {f"QuantumAttention, {kernel}": goals[kernel] for kernel in kernels}
+            console.print(table(title, blocks(shape, kernels, dropout), rounds, ("explicit", "Attention"), goal))
+    goal = {f"quantum, {kernel}": "<= 1.5 classical" for kernel in kernels}
     title = "Whole training step of configs/seqcls_quantum_attention.yaml"
-    console.print(table(title, training_steps(compiled), arguments.rounds, ("classical",), goals))
+    console.print(table(title, training_steps(kernels), arguments.rounds, ("classical",), goal))
     console.print(brute_force())
     packages = ", ".join(f"{p} {version(p)}" for p in ("torch", "qiskit", "qiskit-machine-learning"))
     console.print(f"{arguments.rounds} rounds; {packages}; Python {platform.python_version()}; {platform.machine()}")

@@ -1,4 +1,7 @@
 import math
+import os
+import subprocess
+import sys
 
 import pytest
 import torch
@@ -126,3 +129,30 @@ def test_half_precision_is_computed_in_float32(dtype):
         out = series_attention(*inputs)
     assert out.dtype == dtype
     assert torch.equal(out, expected)
+
+
+@pytest.mark.slow
+def test_the_compiled_kernel_gives_the_same_numbers_for_all_shapes():
+    for batch, tokens in ((2, 8), (5, 8), (1, 3)):
+        inputs = operands(batch, 2, tokens, tokens, 4, 4, dtype=torch.float32)
+        allowed = torch.ones(tokens, tokens, dtype=torch.bool).tril()
+        for options in ({}, {"allowed": allowed}, {"dropout": 0.5}):
+            outs = []
+            for kernel in ("compiled", "fused"):
+                torch.manual_seed(0)
+                outs.append(series_attention(*inputs, **options, kernel=kernel))
+            torch.testing.assert_close(*outs)
+            torch.testing.assert_close(*(gradients(out, inputs) for out in outs), atol=1e-5, rtol=1e-5)
+        with torch.no_grad():
+            torch.testing.assert_close(series_attention(*inputs, kernel="compiled"), series_attention(*inputs))
+
+
+@pytest.mark.slow
+def test_a_missing_compiler_is_named(tmp_path):
+    code = (
+        "import torch; from lightning_qsgd.models import series_attention as f; x = torch.ones(1, 1, 2, 2);"
+        "f(x, x, x, torch.ones(1, 2), torch.ones(1), kernel='compiled')"
+    )
+    environment = os.environ | {"CXX": str(tmp_path / "none"), "TORCHINDUCTOR_CACHE_DIR": str(tmp_path)}
+    done = subprocess.run([sys.executable, "-c", code], env=environment, capture_output=True, text=True)
+    assert "Invalid kernel: 'compiled'; torch.compile found no C++ compiler" in done.stderr
