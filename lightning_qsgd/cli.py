@@ -132,15 +132,16 @@ def summarize(cli: ExperimentCLI) -> dict[str, Any]:
 def count_circuits(
     model: torch.nn.Module, optimizer: SuperpositionalGradientDescent | None = None
 ) -> tuple[int, int, float]:
-    """Circuits, shots and seconds in them, of the optimizer and of each network behind a model's quantum layers."""
+    """Circuits, shots and seconds in them, of the optimizer and of each network behind a model's layers."""
     counting: list[Any] = []
     if optimizer is not None:
         circuit = None if optimizer.displacement is None else optimizer.displacement.circuit
         counting += [optimizer.perturbation] + ([] if circuit in (None, optimizer.perturbation) else [circuit])
     if "lightning_qsgd.quantum" in sys.modules:  # a classical run never pays for qiskit
-        from lightning_qsgd.quantum import QuantumLayer, QuantumNetwork
+        from lightning_qsgd.quantum import QuantumNetwork
+        from lightning_qsgd.quantum.layer import CircuitModule
 
-        engines = {id(m.engine): m.engine for m in model.modules() if isinstance(m, QuantumLayer)}
+        engines = {id(m.engine): m.engine for m in model.modules() if isinstance(m, CircuitModule)}
         counting += [engine for engine in engines.values() if isinstance(engine, QuantumNetwork)]
     circuits, shots, seconds = ([getattr(part, name) for part in counting] for name in ("circuits", "shots", "seconds"))
     return sum(circuits), sum(shots), float(sum(seconds))

@@ -15,7 +15,14 @@ from lightning.pytorch.callbacks import ModelCheckpoint
 from lightning.pytorch.cli import LightningArgumentParser, LightningCLI
 from lightning_utilities.core.rank_zero import rank_zero_warn
 
-from lightning_qsgd.callbacks import DisplacedForward, PerturbationMonitor, PredictionWriter, TestReport, TimeToTarget
+from lightning_qsgd.callbacks import (
+    AttentionMonitor,
+    DisplacedForward,
+    PerturbationMonitor,
+    PredictionWriter,
+    TestReport,
+    TimeToTarget,
+)
 from lightning_qsgd.run_folder import (
     AtomicCheckpointIO,
     find_checkpoint,
@@ -118,6 +125,7 @@ class ExperimentCLI(LightningCLI):
             parser.set_defaults({f"{key}.{name}": value for name, value in defaults.items()})
         parser.add_lightning_class_args(TimeToTarget, "time_to_target")
         parser.add_lightning_class_args(PerturbationMonitor, "monitor")
+        parser.add_lightning_class_args(AttentionMonitor, "attention_monitor")
         parser.add_lightning_class_args(PredictionWriter, "predictions")
 
     def parse_arguments(self, parser: LightningArgumentParser, args: Any) -> None:

@@ -98,6 +98,8 @@ def test_every_module_has_its_test():
         "splitting": "reliable",
         "scrubbing": "hardware",
         "attention": "transformer",
+        "attention_figures": "attention_monitor",
+        "sampled_attention": "attention_monitor",
         "update": "superpositional",
         "adam": "superpositional",
         "modulation": "superpositional",

@@ -1,5 +1,6 @@
 """Level 2: callbacks."""
 
+from lightning_qsgd.callbacks.attention_monitor import AttentionMonitor as AttentionMonitor
 from lightning_qsgd.callbacks.displaced_forward import DisplacedForward as DisplacedForward
 from lightning_qsgd.callbacks.perturbation_monitor import PerturbationMonitor as PerturbationMonitor
 from lightning_qsgd.callbacks.prediction_writer import PredictionWriter as PredictionWriter

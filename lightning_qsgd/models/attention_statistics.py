@@ -51,5 +51,5 @@ def attention_statistics(
             "entropy": mean(-torch.xlogy(after, after).sum(-1), rows),
             "entropy_without": mean(-torch.xlogy(before, before).sum(-1), rows),
             "moved": mean((after - before).abs().sum(-1) / 2, rows),
-            "score_range": torch.quantile(some, torch.tensor([0.01, 0.99], device=some.device)),
+            "score_range": torch.quantile(some, some.new_tensor([0.01, 0.99])),
         }
