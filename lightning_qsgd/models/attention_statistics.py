@@ -21,7 +21,7 @@ def attention_statistics(
         Per head, (H,), float32, over all queries that see a key: ``score_spread`` and ``phi_spread``, root mean squares
         of scores and of Phi around their means over a query's keys; ``entropy`` and ``entropy_without`` Phi, in nats,
         means over the queries; ``moved``, the mean total variation distance between both, in [0, 1]. And
-        ``score_range`` (2,): the 1 % and 99 % quantiles of all scores.
+        ``score_range`` (2,): the 1 % and 99 % quantiles of all scores. All are 0 where no query sees a key.
     """
     with torch.autocast(q.device.type, enabled=False):
         q, k = q[:SEQUENCES].float(), k[:SEQUENCES].float()
@@ -34,7 +34,8 @@ def attention_statistics(
         rows = seen.any(-1)  # (B, H, T)
 
         def mean(values: Tensor, where: Tensor) -> Tensor:  # per head
-            return (values * where).transpose(0, 1).flatten(1).sum(1) / where.transpose(0, 1).flatten(1).sum(1)
+            count = where.transpose(0, 1).flatten(1).sum(1).clamp(min=1)
+            return (values * where).transpose(0, 1).flatten(1).sum(1) / count
 
         def spread(values: Tensor) -> Tensor:
             middle = (values * seen).sum(-1, keepdim=True) / seen.sum(-1, keepdim=True).clamp(min=1)
@@ -44,7 +45,8 @@ def attention_statistics(
             return logits.masked_fill(~seen, float("-inf")).softmax(-1).masked_fill(~seen, 0)
 
         after, before = weights(scores + phi), weights(scores)
-        some = scores[seen][:100_000]
+        some = scores[seen] if seen.any() else scores.new_zeros(1)
+        some = some[:: 1 + len(some) // 100_000]  # of all heads and sequences
         return {
             "score_spread": spread(scores),
             "phi_spread": spread(phi),

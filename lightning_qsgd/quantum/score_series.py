@@ -52,8 +52,8 @@ class ScoreSeries(CircuitModule):
 
     Angles are uniform in [-pi, pi), from a fork of torch's generator: a model with other layers behind this one gets
     the same initial values for them with any source. Angles that change nothing are left out: the last layer's Rz,
-    except for amplitudes, and with 2 entangled qubits and probabilities (the parity) two more. A resumed run measures
-    anew.
+    except for amplitudes, and with 2 entangled qubits and probabilities (the parity) two more. A resumed run, or one
+    under activation checkpointing, measures anew.
 
     Attributes:
         weights: (H or 1, W) radians, for source "circuit"; ``coefficients`` (H or 1, 2 J) for the others.
@@ -131,7 +131,8 @@ class ScoreSeries(CircuitModule):
             self.coefficients = nn.Parameter(start, requires_grad=trainable)
         self.exact = False
         self._passes = 0  # with gradient, on a network
-        self._measured: tuple[Tensor, Tensor, Tensor | None] | None = None  # weights, values, Jacobian
+        self._expansion: tuple[Tensor, Tensor, Tensor] | None = None  # for training: values, Jacobian, weights
+        self._measured: tuple[Tensor, Tensor] | None = None  # for evaluation: values, weights
 
     @property
     def circuits_per_evaluation(self) -> int:
@@ -172,44 +173,45 @@ class ScoreSeries(CircuitModule):
     def _measure(self, weights: Tensor) -> Tensor:
         needed = torch.is_grad_enabled() and weights.requires_grad
         now = weights.detach()
-        kept = self._measured
         if needed:
-            stale = kept is None or kept[2] is None or self._passes % self.refresh_every == 0
+            if self._expansion is None or self._passes % self.refresh_every == 0:
+                self._expansion = self._run(now), self._jacobian(now), now.clone()
             self._passes += 1
-        else:
-            stale = kept is None or not torch.equal(kept[0], now)
-        if stale:
-            kept = self._measured = self._run(now, needed)
-        assert kept is not None
-        at, values, jacobian = kept
-        if needed:
-            assert jacobian is not None
+            values, jacobian, at = self._expansion
             values = values + torch.einsum("hmw,hw->hm", jacobian, weights - at)
+        else:
+            if self._measured is None or not torch.equal(self._measured[1], now):
+                self._measured = self._run(now), now.clone()
+            values = self._measured[0]
         return values @ self._solve.T.to(weights.dtype)
 
+    def _rows(self, weights: Tensor) -> Any:
+        """(H M, 1 + W): each series' nodes with its angles."""
+        angles = weights.double().cpu()[:, None].expand(-1, self.nodes, -1).flatten(0, 1)
+        return torch.cat([self._x.cpu().repeat(len(weights))[:, None], angles], 1).numpy()
+
     @torch.inference_mode(False)  # what is kept must serve autograd later
-    def _run(self, weights: Tensor, gradient: bool) -> tuple[Tensor, Tensor, Tensor | None]:
+    def _run(self, weights: Tensor) -> Tensor:  # (H, M)
         assert isinstance(self.engine, QuantumNetwork)
-        weights = weights.clone()
-        series, angles = weights.shape
-        rows = weights.double().cpu()[:, None].expand(-1, self.nodes, -1).flatten(0, 1)
-        inputs = torch.cat([self._x.cpu().repeat(series)[:, None], rows], 1).numpy()  # (H M, 1 + W)
-        read = self._read.cpu().double()
-        values = torch.from_numpy(self.engine.probabilities(inputs)) @ read
-        jacobian = None
-        if gradient:
-            by_inputs = torch.from_numpy(self.engine.jacobian(inputs, of="inputs")[0])  # (H M, 2**n, 1 + W)
-            jacobian = torch.einsum("rop,o->rp", by_inputs, read)[:, 1:].reshape(series, self.nodes, angles).to(weights)
-        return weights, values.view(series, -1).to(weights), jacobian
+        values = torch.from_numpy(self.engine.probabilities(self._rows(weights))) @ self._read.cpu().double()
+        return values.view(len(weights), -1).to(weights)
+
+    @torch.inference_mode(False)
+    def _jacobian(self, weights: Tensor) -> Tensor:  # (H, M, W)
+        assert isinstance(self.engine, QuantumNetwork)
+        by_inputs = torch.from_numpy(self.engine.jacobian(self._rows(weights), of="inputs")[0])  # (H M, 2**n, 1 + W)
+        by_angles = torch.einsum("row,o->rw", by_inputs[..., 1:], self._read.cpu().double())
+        return by_angles.view(len(weights), self.nodes, -1).to(weights)
 
     @torch.no_grad()
     def error(self) -> Tensor:
         """(H,): root mean square, over a period, of the distance from the exact series; constants apart."""
-        before, difference = self.exact, self()
-        self.exact = True
-        difference = difference - self()
-        self.exact = before
-        return _spread(difference)
+        measured, before = self(), self.exact
+        try:
+            self.exact = True
+            return _spread(measured - self())
+        finally:
+            self.exact = before
 
     @torch.no_grad()
     def spread(self) -> Tensor:

@@ -270,6 +270,12 @@ def test_statistics_of_a_watched_pass():
     torch.testing.assert_close(masked["score_spread"], scores[..., :3].var(-1, correction=0).mean((0, 2)).sqrt())
     torch.testing.assert_close(masked["entropy"], masked["entropy_without"])
     assert (masked["moved"] == 0).all()
+    nothing = attention_statistics(q, k, torch.zeros(2, 2), torch.ones(2), torch.zeros(4, 4, dtype=torch.bool))
+    assert all((value == 0).all() for value in nothing.values())
+    long_q, long_k = torch.ones(16, 2, 128, 4), torch.ones(16, 2, 128, 4)
+    long_q[:, 1] *= 10  # the last head's scores count too
+    wide = attention_statistics(long_q, long_k, torch.zeros(2, 2), torch.ones(2))
+    assert wide["score_range"].tolist() == [2.0, 20.0]
 
 
 @pytest.mark.parametrize("backend", ["aot_eager", pytest.param("inductor", marks=pytest.mark.slow)])

@@ -105,22 +105,24 @@ def test_refreshed_every_third_pass_and_first_order_in_between():
     exact.load_state_dict(series.state_dict())
     functional = torch.randn(1, 9, dtype=torch.float64)
     one_run, step = series.circuits_per_evaluation + series.circuits_per_gradient, 1e-4
-    counts = []
+    counts, evaluated = [], 0
     for i in range(6):
         series.weights.grad = exact.weights.grad = None
         values = [module() for module in (series, exact)]
         for value in values:
             (value * functional).sum().backward()
-        counts.append(series.circuits)
+        counts.append(series.circuits - evaluated)
         measured = i % 3 == 0  # otherwise values are off by the second order, gradients by the first
         torch.testing.assert_close(*values, atol=1e-10 if measured else 1e-6, rtol=0)
         torch.testing.assert_close(series.weights.grad, exact.weights.grad, atol=1e-10 if measured else 1e-2, rtol=0)
-        with torch.no_grad():
+        with torch.no_grad():  # an evaluation asks the circuits as they are now, and leaves the order of training
+            before = series.circuits
+            torch.testing.assert_close(series(), exact(), atol=1e-10, rtol=0)
+            evaluated += series.circuits - before
             for module in (series, exact):
                 module.weights += step
     assert counts == [one_run] * 3 + [2 * one_run] * 3
-    with torch.no_grad():  # an evaluation asks the circuits as they are now
-        torch.testing.assert_close(series(), exact(), atol=1e-10, rtol=0)
+    assert evaluated == 6 * series.circuits_per_evaluation
 
 
 def test_shot_noise_propagates_and_falls_with_the_shots():
