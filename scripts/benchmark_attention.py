@@ -87,7 +87,7 @@ def blocks(shape: tuple[int, int, int, int], kernels: tuple[Kernel, ...], dropou
 
 
 def training_steps(kernels: tuple[Kernel, ...]) -> dict[str, Step]:
-    """Whole steps of configs/seqcls_quantum_attention.yaml, of its classical twin and of the series without circuits."""
+    """Whole steps of configs/seqcls_quantum_attention.yaml, of its classical twin and of a series without circuits."""
     batch = next(iter(SyntheticSequences("order").train_dataloader()))
     arms: dict[str, Any] = {"classical": "classical"}
     for kernel in kernels:

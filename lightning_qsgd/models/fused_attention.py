@@ -26,7 +26,7 @@ class Operands(NamedTuple):
     coefficients: Tensor  # (H, 2 J)
     scale: Tensor  # (H,)
     allowed: Tensor | None  # broadcastable to (B, H, T, K)
-    kept: Tensor | None  # (B, H, T, K) bool: weights that are not dropped
+    kept: Tensor | None  # (B, H, T, K) uint8: 1 where a weight is not dropped
     dropout: float
 
 
@@ -102,7 +102,8 @@ class _Heads:
         batch, heads, queries, keys = *q.shape[:3], k.shape[2]
         self.norm = q.shape[-1] ** -0.5
         self.q = (q.transpose(0, 1) * self.norm).contiguous()
-        self.k, self.v = (x.transpose(0, 1).contiguous() for x in (k, v))
+        self.k = k.transpose(0, 1).contiguous()
+        self.v = (v.transpose(0, 1) / (1 - self.dropout)).contiguous()
         self.allowed = None if allowed is None else allowed.expand(batch, heads, queries, keys).transpose(0, 1)
         self.kept = None if kept is None else kept.transpose(0, 1)
         self.scale = scale.tolist() if scale.device.type == "cpu" else scale.unbind()
@@ -132,7 +133,7 @@ class _Heads:
         return torch.softmax(logits.masked_fill_(forbidden, float("-inf")), -1).masked_fill_(forbidden, 0)
 
     def drop(self, where: Where, weights: Tensor) -> Tensor:
-        return weights if self.kept is None else weights * self.kept[where] / (1 - self.dropout)
+        return weights if self.kept is None else weights * self.kept[where].to(weights.dtype)
 
     def gradients(self, grad: Tensor, out: Tensor, of_series: bool) -> list[Tensor | None]:
         """Gradients of q, k, v (B, H, ...), coefficients and scale; grad and out are (H, B, T, d)."""
@@ -157,4 +158,5 @@ class _Heads:
             torch.matmul(by_scores, self.k[keys], out=by_q[where])
             by_k[keys] += by_scores.transpose(1, 2) @ self.q[where]
         own = [by_series * self.waves.signs, by_scale] if of_series else [None, None]
-        return [by_q.mul_(self.norm).transpose(0, 1), by_k.transpose(0, 1), by_v.transpose(0, 1), *own]
+        by_q, by_v = by_q.mul_(self.norm), by_v.div_(1 - self.dropout)
+        return [*(x.transpose(0, 1) for x in (by_q, by_k, by_v)), *own]

@@ -42,7 +42,7 @@ def series_attention(
             Default: all.
         dropout: probability of dropping an attention weight, in [0, 1). Default: 0.
         kernel: how. "fused" (default): walk through the scores in chunks that fit the cache and, for the gradient,
-            compute them again: no (T, K) tensor is kept but dropout's mask (of bool). "compiled": torch.compile, two to
+            compute them again: no (T, K) tensor is kept but dropout's mask (of bytes). "compiled": torch.compile, two to
             three times faster; needs a C++ compiler, and the first pass takes half a minute. Both are differentiable
             once. "plain": tensor operations, differentiable twice; costs time and memory. Within a function that is
             compiled as a whole, all are the same.
@@ -58,7 +58,7 @@ def series_attention(
         kept = None
         if dropout > 0:  # drawn as torch's own attention draws it
             shape = (*q.shape[:3], k.shape[2])
-            kept = torch.empty(shape, dtype=dtype, device=q.device).bernoulli_(1 - dropout).bool()
+            kept = torch.empty(shape, dtype=dtype, device=q.device).bernoulli_(1 - dropout).to(torch.uint8)
         series = coefficients.to(dtype), scale.to(dtype)
         operands = Operands(q.to(dtype), k.to(dtype), v.to(dtype), *series, allowed, kept, dropout)
         if kernel == "plain" or torch.compiler.is_compiling():
