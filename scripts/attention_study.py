@@ -105,37 +105,77 @@ def run(arms: list[str], seeds: list[int], epochs: int | None, path: Path) -> No
             print(f"{arm}, seed {seed}: {last:.4f} after {time.perf_counter() - start:.0f} s", flush=True)
 
 
+Runs = dict[str, dict[str, Any]]  # by seed
+
+
 def primary(run: dict[str, Any]) -> float:
     """Mean validation accuracy of the last 3 epochs, in per cent."""
     return 100 * float(np.mean(run["accuracy"][-3:]))
 
 
-def report(path: Path) -> str:
-    """Markdown: each arm, and its paired difference from classical attention with a 95 % t interval."""
-    runs = json.loads(path.read_text())["runs"]
-    lines = [
-        "| arm | seeds | mean of last 3 epochs | minus classical | minus quantum | epochs to 90 % | Phi left out |",
-        "|---|---|---|---|---|---|---|",
+def difference(one: Runs, other: Runs) -> tuple[float, float, float]:
+    """Mean paired difference of the primary metric over the common seeds, and its 95 % t interval."""
+    values = [primary(one[seed]) - primary(other[seed]) for seed in sorted(one.keys() & other.keys(), key=int)]
+    mean = float(np.mean(values))
+    low, high = stats.t.interval(0.95, len(values) - 1, mean, stats.sem(values))
+    return mean, float(low), float(high)
+
+
+def without_phi(runs: Runs) -> str:
+    """Accuracy after the last epoch with Phi left out, minus that with it."""
+    values = [100 * (run["accuracy without phi"] - run["accuracy"][-1]) for run in runs.values()]
+    low, high = stats.t.interval(0.95, len(values) - 1, np.mean(values), stats.sem(values))
+    return f"{np.mean(values):+.2f} [{low:+.2f}, {high:+.2f}]"
+
+
+def accuracies(arm: str, runs: dict[str, Runs]) -> list[str]:
+    """Cells of the first table."""
+    own = runs[arm]
+    values = np.array([primary(run) for run in own.values()])
+    bases = ("classical", "quantum")
+    paired = ["" if arm == b else "{:+.2f} [{:+.2f}, {:+.2f}]".format(*difference(own, runs[b])) for b in bases]
+    epochs = [run["epochs to target"] or np.inf for run in own.values()]
+    hits = f"{np.median(epochs):g} ({np.isfinite(epochs).sum()} of {len(epochs)})"
+    spread = f"{values.mean():.2f} +- {values.std(ddof=1):.2f} %"
+    return [arm, str(len(values)), spread, *paired, hits, "" if arm == "classical" else without_phi(own)]
+
+
+def trained_phi(arm: str, runs: Runs) -> list[str]:
+    """Cells of the second table: means over seeds, layers and heads, and their range."""
+    found = [[run[name] for run in runs.values()] for name in ("gain", "scale")]
+    found += [
+        [[layer[name] for layer in run["statistics"]] for run in runs.values()]
+        for name in ("score_spread", "phi_spread", "moved")
     ]
-    for arm in (arm for arm in ARMS if arm in runs):
-        values = np.array([primary(run) for run in runs[arm].values()])
-        cells = [arm, str(len(values)), f"{values.mean():.2f} +- {values.std(ddof=1):.2f} %"]
-        for base in ("classical", "quantum"):
-            seeds = sorted(runs[arm].keys() & runs[base].keys(), key=int)
-            differences = np.array([primary(runs[arm][s]) - primary(runs[base][s]) for s in seeds])
-            if arm == base or len(seeds) < 2:
-                cells.append("")
-                continue
-            low, high = stats.t.interval(0.95, len(seeds) - 1, differences.mean(), stats.sem(differences))
-            cells.append(f"{differences.mean():+.2f} [{low:+.2f}, {high:+.2f}]")
-        epochs = [run["epochs to target"] for run in runs[arm].values()]
-        hits = [epoch for epoch in epochs if epoch is not None]
-        median = np.median([np.inf if epoch is None else epoch for epoch in epochs])
-        cells.append(f"{median:g} ({len(hits)} of {len(epochs)})")
-        without = [100 * run["accuracy without phi"] for run in runs[arm].values() if "accuracy without phi" in run]
-        cells.append(f"{np.mean(without):.1f} %" if without else "")
-        lines.append("| " + " | ".join(cells) + " |")
-    return "\n".join(lines)
+    return [arm, *(f"{np.mean(v):.2f} ({np.min(v):.2f} to {np.max(v):.2f})" for v in found)]
+
+
+def markdown(titles: list[str], rows: list[list[str]]) -> str:
+    """A table."""
+    lines = [" | ".join(titles), "|".join(["---"] * len(titles)), *(" | ".join(row) for row in rows)]
+    return "\n".join(f"| {line} |" if "---" not in line else f"|{line}|" for line in lines)
+
+
+def report(path: Path) -> str:
+    """Accuracies with paired differences, and what Phi is after training."""
+    runs: dict[str, Runs] = json.loads(path.read_text())["runs"]
+    arms = [arm for arm in ARMS if len(runs.get(arm, {})) > 1]
+    first = [
+        "arm",
+        "seeds",
+        "mean of last 3 epochs",
+        "minus classical",
+        "minus quantum",
+        "epochs to 90 %",
+        "Phi left out",
+    ]
+    second = ["arm", "gain", "scale", "spread of the scores", "spread of gain * Phi", "moved"]
+    return "\n\n".join(
+        [
+            markdown(first, [accuracies(arm, runs) for arm in arms]),
+            markdown(second, [trained_phi(arm, runs[arm]) for arm in arms if arm != "classical"]),
+        ]
+    )
 
 
 def main() -> None:
