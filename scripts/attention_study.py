@@ -160,15 +160,8 @@ def report(path: Path) -> str:
     """Accuracies with paired differences, and what Phi is after training."""
     runs: dict[str, Runs] = json.loads(path.read_text())["runs"]
     arms = [arm for arm in ARMS if len(runs.get(arm, {})) > 1]
-    first = [
-        "arm",
-        "seeds",
-        "mean of last 3 epochs",
-        "minus classical",
-        "minus quantum",
-        "epochs to 90 %",
-        "Phi left out",
-    ]
+    first = ["arm", "seeds", "mean of last 3 epochs", "minus classical", "minus quantum", "epochs to 90 %"]
+    first.append("Phi left out")
     second = ["arm", "gain", "scale", "spread of the scores", "spread of gain * Phi", "moved"]
     return "\n\n".join(
         [

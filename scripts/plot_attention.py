@@ -33,11 +33,7 @@ def draw_series(axes: Axes) -> None:
             axes.plot(scores, basis(scores, len(coefficients)) @ coefficients, color=colour, label=label)
         measured = basis(nodes, len(coefficients)) @ coefficients
     axes.plot(nodes, measured, "o", markersize=4, color=colour, label="its 17 circuits, 1024 shots each")
-    axes.set(
-        title="One head: 17 circuits give all scores",
-        xlabel="score, radians",
-        ylabel="Phi: probability of outcomes 1 to 4",
-    )
+    axes.set(title="One head: 17 circuits give all scores", xlabel="score, radians", ylabel="Phi, P(outcome 1 to 4)")
     axes.legend(fontsize=8)
 
 

@@ -3,6 +3,7 @@
 Shapes: Q quantum heads, J frequencies, N scores.
 """
 
+import math
 from collections.abc import Sequence
 
 import numpy as np
@@ -55,7 +56,8 @@ def curve_figure(
     """
     figure, axes = _figure()
     if occurring is not None:
-        axes.axvspan(*occurring, color="0.9", zorder=0, label="scores that\noccur (98 %)")
+        label = f"98 % of scores:\n{occurring[0]:.3g} to {occurring[1]:.3g}"
+        axes.axvspan(*occurring, color="0.9", zorder=0, label=label)
     axes.axhline(0, color="0.6", linewidth=0.8)
     for head, shift in zip(heads, shifts, strict=True):
         axes.plot(scores, shift, linewidth=2, label=f"head {head}")
@@ -65,6 +67,20 @@ def curve_figure(
     if len(heads) <= 8:
         figure.legend(loc="outside right upper", fontsize=_SIZE)
     return figure
+
+
+def score_window(occurring: tuple[float, float] | None, fastest: float) -> tuple[float, float]:
+    """The scores to draw: those that occur and half as many on each side, but at most two periods.
+
+    Args:
+        occurring: their range; None where it is not known: -4 to 4.
+        fastest: the largest radians per unit of score of any head.
+    """
+    low, high = (-2.0, 2.0) if occurring is None else occurring
+    half = max(high - low, 1e-3)
+    if fastest > 0:
+        half = min(half, 2 * math.pi / fastest)
+    return (low + high) / 2 - half, (low + high) / 2 + half
 
 
 def pixels(figure: Figure) -> NDArray[np.uint8]:

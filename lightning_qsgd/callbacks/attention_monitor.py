@@ -13,11 +13,10 @@ from lightning.pytorch.loggers import TensorBoardLogger
 from rich.console import Console
 from torch import Tensor
 
-from lightning_qsgd.callbacks.attention_figures import curve_figure, pixels, spectrum_figure
+from lightning_qsgd.callbacks.attention_figures import curve_figure, pixels, score_window, spectrum_figure
 from lightning_qsgd.callbacks.sampled_attention import SampledAttention, quantum_layers, simulated
 from lightning_qsgd.models import QuantumAttention
 
-_WIDE = (-4.0, 4.0)  # scores that are drawn before any were seen
 _POINTS = 801  # of a curve
 
 
@@ -141,9 +140,8 @@ class AttentionMonitor(L.Callback):
             coefficients = (layer.gain[:, None] * layer.series()[:, 1:]).unflatten(1, (-1, 2))  # (Q, J, 2)
             frequencies = [layer.series.angle_factor * (j + 1) for j in range(coefficients.shape[1])]
             occurring = self._occurring.get(name)
-            low, high = _WIDE if occurring is None else occurring
-            margin = 0.0 if occurring is None else max((high - low) / 2, 1e-3)
-            scores = torch.linspace(low - margin, high + margin, _POINTS, device=layer.gain.device)
+            fastest = layer.series.angle_factor * layer.scale.abs().max().item()
+            scores = torch.linspace(*score_window(occurring, fastest), _POINTS, device=layer.gain.device)
             pictures = {
                 "spectrum": spectrum_figure(_numpy(coefficients.norm(dim=2)), frequencies, layer.heads),
                 "curve": curve_figure(_numpy(scores), _numpy(layer.phi(scores)), layer.heads, occurring),

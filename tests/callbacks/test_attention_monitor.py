@@ -11,7 +11,7 @@ from tensorboard.backend.event_processing.event_accumulator import EventAccumula
 from torch import nn
 
 from lightning_qsgd.callbacks import AttentionMonitor
-from lightning_qsgd.callbacks.attention_figures import curve_figure, pixels, spectrum_figure
+from lightning_qsgd.callbacks.attention_figures import curve_figure, pixels, score_window, spectrum_figure
 from lightning_qsgd.cli import main
 from lightning_qsgd.models import QuantumAttention
 from lightning_qsgd.quantum import AerSampler, ExactSampler
@@ -289,3 +289,12 @@ def test_figures_fit_their_heads_and_frequencies(heads, frequencies):
     assert len(curve.legends) == (heads <= 8)
     for figure in (spectrum, curve):
         assert pixels(figure).shape == (400, 640, 3)
+
+
+def test_curves_show_at_most_two_periods():
+    assert score_window(None, 1.0) == (-4, 4)
+    assert score_window((-1.0, 3.0), 1.0) == (-3, 5)
+    low, high = score_window((-35.0, 10.0), 2.0)
+    assert (low + high) / 2 == -12.5
+    assert high - low == pytest.approx(2 * np.pi)
+    assert score_window((0.0, 1.0), 0.0) == (-0.5, 1.5)
