@@ -95,11 +95,7 @@ def superposition_circuit(num_qubits: int = 4, depth: int = 2, entanglement: Ent
         ValueError: for num_qubits or depth below 1, or an unknown entanglement.
     """
 
-    def gates(circuit: QuantumCircuit, layer: int, qubit: int, x: Parameter, theta: Parameter) -> None:
-        circuit.h(qubit)
-        circuit.ry(x + theta, qubit)
-
-    return _layers("superposition", num_qubits, depth, entanglement, gates)
+    return _layers("superposition", num_qubits, depth, entanglement, _superpose)
 
 
 def layered_circuit(
@@ -155,11 +151,12 @@ def score_circuit(
         ValueError: as :func:`superposition_circuit`.
     """
 
-    def gates(circuit: QuantumCircuit, layer: int, qubit: int, x: Parameter, theta: Parameter) -> None:
-        circuit.h(qubit)
-        circuit.ry(x + theta, qubit)
+    return _layers("score", num_qubits, depth, entanglement, _superpose, shared_input=True, final_phases=final_phases)
 
-    return _layers("score", num_qubits, depth, entanglement, gates, shared_input=True, final_phases=final_phases)
+
+def _superpose(circuit: QuantumCircuit, layer: int, qubit: int, x: Parameter, theta: Parameter) -> None:
+    circuit.h(qubit)
+    circuit.ry(x + theta, qubit)
 
 
 def _layers(

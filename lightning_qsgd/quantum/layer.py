@@ -29,21 +29,38 @@ class CircuitModule(nn.Module):
         engine: where it runs: a :class:`CircuitSimulator` or a :class:`QuantumNetwork`.
     """
 
-    circuit_id: Tensor
     ansatz: Ansatz
     engine: CircuitSimulator | QuantumNetwork
 
     def remember(self, ansatz: Ansatz, what: str = "") -> None:
-        """Set ``ansatz``, and ``circuit_id`` from it and from ``what``, anything else that must agree."""
+        """Set ``ansatz``; the fingerprint is made from it and from ``what``, anything else that must agree."""
         self.ansatz = ansatz
         digest = of_ansatz(ansatz) if not what else hashlib.sha256(f"{of_ansatz(ansatz)} {what}".encode()).hexdigest()
-        self.register_buffer("circuit_id", torch.tensor(int(digest[:15], 16)))  # 60 bits
+        self._circuit_id = int(digest[:15], 16)  # 60 bits
+
+    def get_extra_state(self) -> Tensor:
+        """The fingerprint: no buffer, because averaged weights have averaged buffers."""
+        return torch.tensor(self._circuit_id)
+
+    def set_extra_state(self, state: Tensor) -> None:
+        """Nothing to set: it was compared."""
 
     def _load_from_state_dict(self, state_dict: dict[str, Any], prefix: str, *args: Any) -> None:  # type: ignore
-        saved = state_dict.get(f"{prefix}circuit_id")
-        if saved is not None and int(saved) != int(self.circuit_id):
-            args[-1].append(f"{prefix[:-1] or type(self).__name__}: the weights belong to another circuit")
+        before = state_dict.pop(f"{prefix}circuit_id", None)  # as it was saved by earlier versions
+        if before is not None:
+            state_dict[f"{prefix}_extra_state"] = before
+        saved = state_dict.get(f"{prefix}_extra_state")
+        if saved is not None and int(saved) != self._circuit_id:
+            args[-1].append(
+                f"{prefix[:-1] or type(self).__name__}: the weights belong to another circuit (or readout, or phi) than "
+                f"this one: {self.extra_repr()}"
+            )
         super()._load_from_state_dict(state_dict, prefix, *args)
+
+    @property
+    def engine_name(self) -> str:
+        """ "simulator", or the name of the sampler's class."""
+        return "simulator" if isinstance(self.engine, CircuitSimulator) else type(self.engine.sampler).__name__
 
     @property
     def circuits(self) -> int:
@@ -149,10 +166,9 @@ class QuantumLayer(CircuitModule):
 
     def extra_repr(self) -> str:
         """Sizes and options, for ``print(module)``."""
-        engine = "simulator" if isinstance(self.engine, CircuitSimulator) else type(self.engine.sampler).__name__
         return (
             f"num_qubits={self.ansatz.num_qubits}, num_inputs={self.ansatz.num_inputs}, "
-            f"num_weights={self.ansatz.num_weights}, output={self.output!r}, engine={engine}"
+            f"num_weights={self.ansatz.num_weights}, output={self.output!r}, engine={self.engine_name}"
         )
 
 

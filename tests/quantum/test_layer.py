@@ -104,7 +104,7 @@ def test_observables():
 
 def test_state_dict_holds_each_weight_once_and_engines_can_be_swapped():
     simulated, run = pair()
-    assert list(simulated.state_dict()) == list(run.state_dict()) == ["weights", "circuit_id"]
+    assert list(simulated.state_dict()) == list(run.state_dict()) == ["weights", "_extra_state"]
     other = QuantumLayer(layered_circuit(3, 2, entanglement="none"), "expectations")
     assert other.weights.shape == run.weights.shape
     with pytest.raises(RuntimeError, match="the weights belong to another circuit"):
