@@ -90,13 +90,14 @@ class AttentionMonitor(L.Callback):
             if layer.statistics is not None:
                 numbers = dict(layer.statistics)
                 low, high = numbers.pop("score_range").tolist()
-                self._occurring[name] = low, high
+                if math.isfinite(high - low):
+                    self._occurring[name] = low, high
                 numbers["phi_share"] = numbers["phi_spread"] / numbers["score_spread"]
                 numbers |= {"gain": layer.gain.detach(), "scale": layer.scale.detach()}
                 metrics |= {f"attention/{key}/{name}": value.float().mean().item() for key, value in numbers.items()}
             if layer.series.source == "circuit":
                 angles = torch.remainder(layer.series.weights.detach().float() + math.pi, 2 * math.pi) - math.pi
-                for writer in _writers(trainer):
+                for writer in _writers(trainer) if angles.isfinite().all() else []:
                     writer.add_histogram(f"attention/angles/{name}", angles, self._step)
         self._stop_watching()
         for logger in trainer.loggers if metrics else []:
@@ -138,6 +139,8 @@ class AttentionMonitor(L.Callback):
         writers = _writers(trainer) if self.every_n_steps and trainer.is_global_zero else []
         for name, layer in quantum_layers(trainer, module).items() if writers else []:
             coefficients = (layer.gain[:, None] * layer.series()[:, 1:]).unflatten(1, (-1, 2))  # (Q, J, 2)
+            if not (coefficients.isfinite().all() and layer.scale.isfinite().all()):
+                continue  # a run that diverged: the loss says so
             frequencies = [layer.series.angle_factor * (j + 1) for j in range(coefficients.shape[1])]
             occurring = self._occurring.get(name)
             fastest = layer.series.angle_factor * layer.scale.abs().max().item()

@@ -17,13 +17,15 @@ class Attention(nn.Module):
         dropout: probability of dropping an attention weight while training, in [0, 1). Default: 0.
 
     Raises:
-        ValueError: if embed_dim is no multiple of num_heads.
+        ValueError: if embed_dim is no multiple of num_heads, or dropout is outside of [0, 1).
     """
 
     def __init__(self, embed_dim: int, num_heads: int, dropout: float = 0.0) -> None:
         super().__init__()
         if num_heads < 1 or embed_dim % num_heads:
             raise ValueError(f"Invalid num_heads: {num_heads}; embed_dim {embed_dim} must be a multiple of it")
+        if not 0 <= dropout < 1:
+            raise ValueError(f"Invalid dropout: {dropout}; it must be in [0, 1)")
         self.num_heads, self.dropout = num_heads, dropout
         self.project_in = nn.Linear(embed_dim, 3 * embed_dim)
         self.project_out = nn.Linear(embed_dim, embed_dim)

@@ -1,6 +1,6 @@
 """Series attention head by head, in chunks of scores that fit the cache; for the gradient they are computed again.
 
-So no tensor of all scores is kept. Shapes as in series_attention.py; b rows of the batch and t queries in a chunk.
+So no tensor of all scores is kept. Shapes as in attention_kernels.py; b rows of the batch and t queries in a chunk.
 """
 
 from __future__ import annotations
@@ -27,7 +27,6 @@ class Operands(NamedTuple):
     scale: Tensor  # (H,)
     allowed: Tensor | None  # broadcastable to (B, H, T, K)
     kept: Tensor | None  # (B, H, T, K) uint8: 1 where a weight is not dropped
-    dropout: float
 
 
 class _Waves:
@@ -69,41 +68,41 @@ class FusedAttention(torch.autograd.Function):
     """Takes the fields of :class:`Operands`; once differentiable."""
 
     @staticmethod
-    def forward(ctx: Any, *fields: Any) -> Tensor:  # type: ignore[override]
+    def forward(*operands: Any) -> Tensor:
         """(B, H, T, d)."""
-        operands = Operands(*fields)
-        heads = _Heads(operands)
-        out = torch.empty_like(heads.q)
+        heads = _Heads(Operands(*operands))
+        out = heads.q.new_empty(*heads.q.shape[:3], heads.v.shape[3])
         for where in heads.chunks:
             weights = heads.weights(where, heads.scores(where))
             torch.matmul(heads.drop(where, weights), heads.v[where[:2]], out=out[where])
-        out = out.transpose(0, 1)
-        ctx.save_for_backward(*operands[:-1], out)
-        ctx.dropout = operands.dropout
-        return out
+        return out.transpose(0, 1)
+
+    @staticmethod
+    def setup_context(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
+        """Keep the operands and what came out."""
+        ctx.save_for_backward(*inputs, output)
 
     @staticmethod
     def backward(ctx: Any, grad: Tensor) -> Any:  # type: ignore[override]
         """Gradients of q, k, v, coefficients and scale."""
-        if torch.is_grad_enabled():  # create_graph=True
+        if torch.is_grad_enabled():  # create_graph=True, torch.func
             raise RuntimeError("Fused attention is differentiable once; second derivatives need kernel='plain'")
-        q, k, v, coefficients, scale, allowed, kept, out = ctx.saved_tensors
+        *operands, out = ctx.saved_tensors
         with torch.autocast(grad.device.type, enabled=False):
-            heads = _Heads(Operands(q, k, v, coefficients, scale, allowed, kept, ctx.dropout))
+            heads = _Heads(Operands(*operands))
             of_series = any(ctx.needs_input_grad[3:5])
-            return *heads.gradients(grad.transpose(0, 1), out.transpose(0, 1), of_series), None, None, None
+            return *heads.gradients(grad.transpose(0, 1), out.transpose(0, 1), of_series), None, None
 
 
 class _Heads:
     """One call's operands, heads first (H, B, ...), and what is done to one chunk of (b, t, K) scores."""
 
     def __init__(self, operands: Operands) -> None:
-        q, k, v, coefficients, scale, allowed, kept, self.dropout = operands
+        q, k, v, coefficients, scale, allowed, kept = operands
         batch, heads, queries, keys = *q.shape[:3], k.shape[2]
         self.norm = q.shape[-1] ** -0.5
         self.q = (q.transpose(0, 1) * self.norm).contiguous()
-        self.k = k.transpose(0, 1).contiguous()
-        self.v = (v.transpose(0, 1) / (1 - self.dropout)).contiguous()
+        self.k, self.v = (x.transpose(0, 1).contiguous() for x in (k, v))
         self.allowed = None if allowed is None else allowed.expand(batch, heads, queries, keys).transpose(0, 1)
         self.kept = None if kept is None else kept.transpose(0, 1)
         self.scale = scale.tolist() if scale.device.type == "cpu" else scale.unbind()
@@ -158,5 +157,4 @@ class _Heads:
             torch.matmul(by_scores, self.k[keys], out=by_q[where])
             by_k[keys] += by_scores.transpose(1, 2) @ self.q[where]
         own = [by_series * self.waves.signs, by_scale] if of_series else [None, None]
-        by_q, by_v = by_q.mul_(self.norm), by_v.div_(1 - self.dropout)
-        return [*(x.transpose(0, 1) for x in (by_q, by_k, by_v)), *own]
+        return [by_q.mul_(self.norm).transpose(0, 1), by_k.transpose(0, 1), by_v.transpose(0, 1), *own]

@@ -5,16 +5,17 @@ Paper: arXiv 2511.01918, Eq. 3 to 5. Shapes as in attention.py; Q quantum heads,
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, Any, Literal, get_args
 
 import torch
 from torch import Tensor, nn
 
 from lightning_qsgd.models.attention import Attention
+from lightning_qsgd.models.attention_kernels import Kernel, series_attention
 from lightning_qsgd.models.attention_statistics import attention_statistics
 from lightning_qsgd.models.score_function import evaluate_series
-from lightning_qsgd.models.series_attention import Kernel, series_attention
 
 if TYPE_CHECKING:
     from qiskit.primitives import BaseSamplerV2
@@ -89,11 +90,16 @@ class QuantumAttention(Attention):
         chosen = list(range(num_heads)) if heads is None else sorted(heads)
         if not chosen or len(set(chosen)) < len(chosen) or not 0 <= chosen[0] <= chosen[-1] < num_heads:
             raise ValueError(f"Invalid heads: {heads}; name at least one of 0 to {num_heads - 1}, each once")
-        if angles not in ("learned", "frozen"):
-            raise ValueError(f"Invalid angles: {angles!r}; it must be 'learned' or 'frozen'")
-        if kernel not in ("fused", "compiled", "plain"):
-            raise ValueError(f"Invalid kernel: {kernel!r}; it must be one of fused, compiled, plain")
+        for name, value, choices in (("angles", angles, ("learned", "frozen")), ("kernel", kernel, get_args(Kernel))):
+            if value not in choices:
+                raise ValueError(f"Invalid {name}: {value!r}; it must be one of {', '.join(choices)}")
+        if not math.isfinite(gain):
+            raise ValueError(f"Invalid gain: {gain}; it must be finite")
+        if not math.isfinite(scale) or (scale == 0 and not learn_scale):
+            raise ValueError(f"Invalid scale: {scale}; it must be finite, and not 0 if learn_scale is false")
         self.classical = gain == 0 and not learn_gain  # Phi is never asked: nothing of it is trained
+        if self.classical and sampler is not None:
+            raise ValueError(f"Invalid sampler: {type(sampler).__name__}; with a gain fixed at 0 no circuit runs")
         self.series = ScoreSeries(
             len(chosen),
             num_qubits,
@@ -114,6 +120,22 @@ class QuantumAttention(Attention):
         self.kernel: Kernel = kernel
         self.watch = False
         self.statistics: dict[str, Tensor] | None = None
+
+    def get_extra_state(self) -> Tensor:
+        """The quantum heads, which must agree when a state is loaded."""
+        return torch.tensor(self.heads)
+
+    def set_extra_state(self, state: Tensor) -> None:
+        """Nothing to set: it was compared."""
+
+    def _load_from_state_dict(self, state_dict: dict[str, Any], prefix: str, *args: Any) -> None:  # type: ignore
+        saved = state_dict.get(f"{prefix}_extra_state")
+        if saved is not None and saved.tolist() != self.heads:
+            args[-1].append(f"{prefix[:-1] or 'QuantumAttention'}: heads {saved.tolist()} are not {self.heads}")
+        gain = state_dict.get(f"{prefix}gain")
+        if self.classical and gain is not None and gain.any():
+            args[-1].append(f"{prefix[:-1] or 'QuantumAttention'}: the gain was trained; here it is fixed at 0")
+        super()._load_from_state_dict(state_dict, prefix, *args)
 
     def attend(self, q: Tensor, k: Tensor, v: Tensor, allowed: Tensor | None) -> Tensor:
         """As :meth:`Attention.attend`, with Phi in the quantum heads."""

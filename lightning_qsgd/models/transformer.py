@@ -64,7 +64,11 @@ class TransformerClassifier(nn.Module):
         if isinstance(attention, str):
             if attention not in get_args(AttentionName):
                 raise ValueError(f"Invalid attention: {attention!r}; it must be 'classical', 'quantum' or callable")
+            if attention == "classical" and quantum_layers is not None:
+                raise ValueError(f"Invalid quantum_layers: {list(quantum_layers)}; attention is classical")
             attention = Attention if attention == "classical" else QuantumAttention
+        if quantum_layers is not None and not quantum_layers:
+            raise ValueError("Invalid quantum_layers: []; name at least one, or null for all")
         chosen = range(num_layers) if quantum_layers is None else quantum_layers
         if unknown := [layer for layer in chosen if not 0 <= layer < num_layers]:
             raise ValueError(f"Invalid quantum_layers: {unknown}; there are layers 0 to {num_layers - 1}")

@@ -52,8 +52,8 @@ class CircuitModule(nn.Module):
         saved = state_dict.get(f"{prefix}_extra_state")
         if saved is not None and int(saved) != self._circuit_id:
             args[-1].append(
-                f"{prefix[:-1] or type(self).__name__}: the weights belong to another circuit (or readout, or phi) than "
-                f"this one: {self.extra_repr()}"
+                f"{prefix[:-1] or type(self).__name__}: the weights belong to another circuit, readout or phi than "
+                f"this one's: {self.extra_repr()}"
             )
         super()._load_from_state_dict(state_dict, prefix, *args)
 

@@ -124,9 +124,12 @@ class ScoreSeries(CircuitModule):
         self._last: Tensor | None = None  # weights of the last pass with gradient
         self._measured: tuple[Tensor, Tensor] | None = None  # for evaluation: values, weights
 
-    def _apply(self, *args: Any, **kwargs: Any) -> Any:  # another dtype or device
-        self._forget()
-        return super()._apply(*args, **kwargs)
+    def _apply(self, *args: Any, **kwargs: Any) -> Any:
+        before = [(p.dtype, p.device) for p in self.parameters()]
+        super()._apply(*args, **kwargs)
+        if before != [(p.dtype, p.device) for p in self.parameters()]:
+            self._forget()
+        return self
 
     def _load_from_state_dict(self, *args: Any) -> None:  # type: ignore[override]
         self._forget()

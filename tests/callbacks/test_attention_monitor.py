@@ -298,3 +298,23 @@ def test_curves_show_at_most_two_periods():
     assert (low + high) / 2 == -12.5
     assert high - low == pytest.approx(2 * np.pi)
     assert score_window((0.0, 1.0), 0.0) == (-0.5, 1.5)
+
+
+@pytest.mark.parametrize("angles", ["learned", "frozen"])
+def test_a_run_that_diverges_is_not_stopped_by_its_pictures(tmp_path, angles):
+    class Diverging(Tiny):
+        def training_step(self, batch, batch_idx):
+            return super().training_step(batch, batch_idx) * float("nan")
+
+    trainer = trainer_with(AttentionMonitor(every_n_steps=1), folder=tmp_path)
+    trainer.fit(Diverging(angles=angles), Rows())
+    assert trainer.state.finished
+
+
+def test_averaged_weights_load_again(tmp_path):
+    arguments = ["--config", "configs/seqcls_quantum_attention.yaml", *SMALL, f"--trainer.default_root_dir={tmp_path}"]
+    short = ["--config", "configs/overlay/ema.yaml", "--trainer.max_epochs=1"]
+    main(["fit", *arguments, *short])
+    main(["test", *arguments, "--ckpt_path=last"])
+    (folder,) = (tmp_path / "seqcls_quantum_attention").iterdir()
+    assert (folder / "test.json").is_file()

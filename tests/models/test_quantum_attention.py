@@ -147,9 +147,12 @@ def test_masks_padding_causal_and_cross_attention(kernel):
         torch.testing.assert_close(classical(x, **options), explicit(classical, x, None, allowed), atol=1e-6, rtol=0)
     context = inputs(2, 7)
     for attention in (classical, layer):
-        assert attention(x, context=context).shape == x.shape
         torch.testing.assert_close(attention(x, context=x), attention(x))
-        assert attention(x, context=context, causal=True).isfinite().all()
+        every = attention(x, context=context)
+        seen = attention(x, context=context, causal=True)
+        for t in range(4):  # query t sees keys 0 to t, also of a longer context
+            torch.testing.assert_close(seen[:, t], attention(x[:, t : t + 1], context=context[:, : t + 1])[:, 0])
+        assert not torch.allclose(every, seen)
     wide = torch.cat([x, torch.full((2, 3, 8), 9.0)], 1)
     hidden = torch.zeros(2, 7, dtype=torch.bool)
     hidden[:, 4:] = True
@@ -183,11 +186,78 @@ def test_some_heads_may_stay_classical():
 
 
 @pytest.mark.parametrize("readout", ["expectation", "amplitude"])
-def test_other_readouts_train(readout):
-    layer = twins(readout=readout)[1]
-    layer(inputs()).square().sum().backward()
+@pytest.mark.parametrize("depth", [1, 2])  # 3 qubits at depth 1: amplitudes have half-integer frequencies
+def test_other_readouts(readout, depth):
+    layer = twins(readout=readout, depth=depth, scale=0.6)[1].double()
+    simulate = CircuitSimulator(layer.series.ansatz, amplitudes=readout == "amplitude")
+    bits = (torch.arange(8)[:, None] >> torch.arange(3)) & 1
+
+    def phi(head, scores):
+        out = simulate(layer.scale[head] * scores.reshape(-1, 1), layer.series.weights[head].expand(scores.numel(), -1))
+        value = out[:, 1:4].real.sum(1) if readout == "amplitude" else out @ (1 - 2 * bits).sum(1).double()
+        return layer.gain[head] * value.view_as(scores)
+
+    x = inputs(dtype=torch.float64)
+    torch.testing.assert_close(layer(x), explicit(layer, x, phi), atol=1e-10, rtol=0)
+    layer(x).square().sum().backward()
     assert all((p.grad != 0).any() for p in layer.parameters())
-    assert layer.phi(torch.linspace(-3, 3, 5)).shape == (2, 5)
+
+
+def test_heads_keep_their_places():
+    layer = QuantumAttention(12, 3, heads=[2, 0], **SMALL)
+    whole = QuantumAttention(12, 3, **SMALL)
+    whole.load_state_dict({k: v for k, v in layer.state_dict().items() if "project" in k}, strict=False)
+    with torch.no_grad():
+        whole.series.weights[[0, 2]] = layer.series.weights
+        whole.gain[1] = 0
+    x = torch.randn(2, 4, 12)
+    torch.testing.assert_close(layer(x), whole(x))
+
+
+def test_dropout_while_training_only():
+    for classical, layer in (twins(gain=0.0), twins(gain=0.0, kernel="plain")):
+        classical.dropout = layer.dropout = 0.5
+        torch.manual_seed(0)
+        expected = classical(inputs())
+        torch.manual_seed(0)
+        torch.testing.assert_close(layer(inputs()), expected)
+        assert not torch.allclose(layer(inputs()), expected)
+        torch.testing.assert_close(layer.eval()(inputs()), classical.eval()(inputs()))
+
+
+def test_every_option_reaches_the_circuits():
+    layer = QuantumAttention(
+        8, 2, num_qubits=3, depth=1, entanglement="none", shared=True, sampler=AerSampler(), refresh_every=4
+    )
+    series = layer.series
+    assert (series.ansatz.num_qubits, series.nodes, len(series.weights), series.refresh_every) == (3, 7, 1, 4)
+    assert "cx" not in series.ansatz.circuit.count_ops()
+    assert isinstance(series.engine, QuantumNetwork)
+
+
+def test_states_of_another_layer_are_refused():
+    for saved, loading, message in (
+        ({"heads": [0]}, {"heads": [1]}, r"heads \[0\] are not \[1\]"),
+        ({"gain": 3.0}, {"gain": 0.0, "learn_gain": False}, "the gain was trained; here it is fixed at 0"),
+        ({"readout": "expectation"}, {}, "another circuit, readout or phi"),
+    ):
+        with pytest.raises(RuntimeError, match=message):
+            twins(**loading)[1].load_state_dict(twins(**saved)[1].state_dict())
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"dropout": 1.0}, "Invalid dropout: 1.0"),
+        ({"gain": float("nan")}, "Invalid gain: nan"),
+        ({"scale": 0.0, "learn_scale": False}, "Invalid scale: 0.0"),
+        ({"kernel": "flash"}, "Invalid kernel: 'flash'"),
+        ({"gain": 0.0, "learn_gain": False, "sampler": AerSampler()}, "with a gain fixed at 0 no circuit runs"),
+    ],
+)
+def test_invalid_options(options, message):
+    with pytest.raises(ValueError, match=message):
+        QuantumAttention(8, 2, **options)
 
 
 def test_phi_is_what_shifts_the_scores():
@@ -302,6 +372,9 @@ def test_layers_of_a_transformer():
         TransformerClassifier(10, 3, attention="flash")
     with pytest.raises(ValueError, match=r"Invalid quantum_layers: \[2\]; there are layers 0 to 1"):
         TransformerClassifier(10, 3, attention="quantum", quantum_layers=[0, 2])
+    for attention, layers in (("classical", [0]), ("quantum", [])):
+        with pytest.raises(ValueError, match="Invalid quantum_layers"):
+            TransformerClassifier(10, 3, attention=attention, quantum_layers=layers)
 
 
 def test_it_learns():

@@ -160,10 +160,10 @@ def test_controls_start_where_the_circuit_does_and_draw_nothing_from_the_global_
 
 @pytest.mark.parametrize(
     ("one", "other"),
-    list(itertools.combinations([{}, {"entanglement": "none"}, {"readout": "expectation"}], 2)),
+    list(itertools.combinations([{}, {"entanglement": "none"}, {"readout": "expectation"}, {"source": "series"}], 2)),
 )
 def test_weights_of_another_circuit_are_refused(one, other):
-    with pytest.raises(RuntimeError, match="the weights belong to another circuit"):
+    with pytest.raises(RuntimeError, match="the weights belong to another circuit, readout or phi"):
         nn.ModuleDict({"s": ScoreSeries(2, **one)}).load_state_dict(
             nn.ModuleDict({"s": ScoreSeries(2, **other)}).state_dict()
         )
@@ -178,9 +178,92 @@ def test_weights_of_another_circuit_are_refused(one, other):
         ({"refresh_every": 0}, "Invalid refresh_every: 0"),
         ({"depth": 0}, "Invalid depth: 0"),
         ({"readout": "amplitude", "sampler": AerSampler()}, "readout 'amplitude' runs on no device"),
-        ({"source": "series", "sampler": AerSampler()}, "source 'series' runs on no device"),
+        ({"source": "series", "sampler": AerSampler()}, "phi from source 'series' runs on no device"),
+        ({"num_qubits": 13}, "Invalid num_qubits: 13; it must be at most 12"),
+        ({"refresh_every": 2}, "Invalid refresh_every: 2; it needs a sampler"),
     ],
 )
 def test_invalid_options(arguments, message):
     with pytest.raises(ValueError, match=message):
         ScoreSeries(**{"count": 2} | arguments)
+
+
+def test_what_was_measured_is_forgotten_with_its_angles_and_dtype():
+    series = ScoreSeries(1, 2, 2, sampler=ExactSampler(), refresh_every=5)
+    series()
+    other = ScoreSeries(1, 2, 2)
+    with torch.no_grad():
+        other.weights += 1
+    series.load_state_dict(other.state_dict())
+    torch.testing.assert_close(series(), other(), atol=1e-6, rtol=0)
+    with torch.no_grad():
+        series()
+    assert series.double()().dtype == torch.float64
+    with torch.no_grad():
+        assert series().dtype == torch.float64
+
+
+def test_passes_with_the_same_angles_are_one_measurement():
+    series = ScoreSeries(1, 2, 1, sampler=AerSampler(shots=16), refresh_every=2)
+    once = series.circuits_per_evaluation + series.circuits_per_gradient
+    counts = []
+    for _ in range(4):
+        for _ in range(3):  # accumulated batches, or recomputation under activation checkpointing
+            series().sum().backward()
+        counts.append(series.circuits // once)
+        with torch.no_grad():
+            series.weights += 0.1
+    assert counts == [1, 1, 2, 2]
+
+
+def test_measured_in_inference_mode_then_trained():
+    series = ScoreSeries(1, 2, 1, sampler=ExactSampler())
+    with torch.inference_mode():
+        series()
+    series().sum().backward()
+    assert series.weights.grad is not None
+
+
+def test_bfloat16_rounds_the_angles_only():
+    for readout in READOUTS:
+        series = ScoreSeries(2, readout=readout).bfloat16()
+        exact = ScoreSeries(2, readout=readout).double()
+        exact.load_state_dict(series.state_dict())
+        assert series().dtype == torch.float32
+        torch.testing.assert_close(series().double(), exact(), atol=2e-6, rtol=0)
+        torch.testing.assert_close(series.float().double()(), exact(), atol=1e-10, rtol=0)
+
+
+def test_constructed_for_another_device_or_dtype_by_default():
+    torch.manual_seed(0)
+    here = ScoreSeries(2)
+    torch.manual_seed(0)
+    with torch.device("meta"):  # as under a strategy that builds models on their device
+        assert torch.equal(ScoreSeries(2).weights, here.weights)
+    before = torch.get_default_dtype()
+    torch.set_default_dtype(torch.bfloat16)
+    try:
+        for source in ("circuit", "series", "random"):
+            assert ScoreSeries(2, readout="amplitude", source=source)().dtype == torch.float32
+    finally:
+        torch.set_default_dtype(before)
+
+
+def test_controls_have_the_frequencies_of_the_circuit():
+    half = ScoreSeries(1, 3, 1, readout="amplitude", source="series")  # frequencies 1/2 and 3/2
+    assert half.coefficients.shape == (1, 4)
+    assert (half()[0, [0, 3, 4]] == 0).all()
+    product = ScoreSeries(1, 4, 2, "none", readout="expectation")  # a sum of qubits: degree 2
+    assert product.nodes == 5
+
+
+def test_shared_circuits_are_counted_once():
+    series = ScoreSeries(3, shared=True, sampler=AerSampler(shots=16))
+    with torch.no_grad():
+        assert series().shape == (3, 17)
+    assert series.circuits == series.circuits_per_evaluation == 17
+
+
+def test_random_series_differ_between_heads():
+    coefficients = ScoreSeries(2, source="random")()
+    assert not torch.allclose(coefficients[0], coefficients[1])

@@ -8,7 +8,7 @@ softmax.)
 from __future__ import annotations
 
 from functools import lru_cache
-from typing import Any, Literal
+from typing import Any, Literal, get_args
 
 import torch
 from torch import Tensor
@@ -51,16 +51,21 @@ def series_attention(
         (B, H, T, d), in the dtype of q.
 
     Raises:
+        ValueError: for wrong shapes, an unknown kernel, or dropout outside of [0, 1).
         RuntimeError: if kernel is "compiled" and torch.compile finds no compiler.
     """
-    dtype = torch.promote_types(torch.promote_types(q.dtype, v.dtype), torch.float32)
+    _check(q, k, v, coefficients, scale, dropout, kernel)
+    dtype = torch.float32
+    for operand in (q, k, v):
+        dtype = torch.promote_types(dtype, operand.dtype)
     with torch.autocast(q.device.type, enabled=False):
         kept = None
         if dropout > 0:  # drawn as torch's own attention draws it
             shape = (*q.shape[:3], k.shape[2])
             kept = torch.empty(shape, dtype=dtype, device=q.device).bernoulli_(1 - dropout).to(torch.uint8)
         series = coefficients.to(dtype), scale.to(dtype)
-        operands = Operands(q.to(dtype), k.to(dtype), v.to(dtype), *series, allowed, kept, dropout)
+        v = v.to(dtype) / (1 - dropout)  # for the weights that are not dropped
+        operands = Operands(q.to(dtype), k.to(dtype), v, *series, allowed, kept)
         if kernel == "plain" or torch.compiler.is_compiling():
             out = _plain(*operands)
         else:
@@ -68,16 +73,43 @@ def series_attention(
     return out.to(q.dtype)
 
 
+def _check(
+    q: Tensor, k: Tensor, v: Tensor, coefficients: Tensor, scale: Tensor, dropout: float, kernel: Kernel
+) -> None:
+    batch, heads, _, size = q.shape
+    keys = k.shape[2]
+    waves = coefficients.shape[-1]
+    for name, tensor, shape in (
+        ("k", k, (batch, heads, max(keys, 1), size)),
+        ("v", v, (batch, heads, keys, v.shape[3])),
+        ("coefficients", coefficients, (heads, max(waves + waves % 2, 2))),
+        ("scale", scale, (heads,)),
+    ):
+        if tensor.shape != shape:
+            raise ValueError(
+                f"Invalid {name}: shape {tuple(tensor.shape)}; beside q {tuple(q.shape)} it must be {shape}"
+            )
+    if kernel not in get_args(Kernel):
+        raise ValueError(f"Invalid kernel: {kernel!r}; it must be one of {', '.join(get_args(Kernel))}")
+    if not 0 <= dropout < 1:
+        raise ValueError(f"Invalid dropout: {dropout}; it must be in [0, 1)")
+
+
 @lru_cache
 def _compiler() -> Any:
-    return torch.compile(_plain, dynamic=True)  # one kernel for all shapes
+    return torch.compile(_plain, dynamic=True)
 
 
 def _compiled(operands: Operands) -> Tensor:
     try:
-        return _compiler()(*operands)
+        # Calls with and without mask, dropout, gradient, a single row and so on are compiled each; torch's own limit of
+        # 8 would silently leave the ninth kind uncompiled.
+        with torch._dynamo.config.patch(recompile_limit=64):
+            return _compiler()(*operands)
     except Exception as error:
-        if "compiler" not in str(error).lower():
+        from torch._inductor.exc import InvalidCxxCompiler
+
+        if not isinstance(getattr(error, "inner_exception", error), InvalidCxxCompiler):
             raise
         raise RuntimeError(
             "Invalid kernel: 'compiled'; torch.compile found no C++ compiler (install g++ or clang, or use 'fused')"
@@ -92,7 +124,6 @@ def _plain(
     scale: Tensor,
     allowed: Tensor | None,
     kept: Tensor | None,
-    dropout: float,
 ) -> Tensor:
     scores = (q * q.shape[-1] ** -0.5) @ k.transpose(-1, -2)
     if torch.compiler.is_compiling():
@@ -105,7 +136,7 @@ def _plain(
     if allowed is not None:
         weights = weights.masked_fill(~allowed, 0)  # where no key is seen: not NaN
     if kept is not None:
-        weights = weights * kept / (1 - dropout)
+        weights = weights * kept
     return weights @ v
 
 

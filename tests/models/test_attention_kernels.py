@@ -131,20 +131,71 @@ def test_half_precision_is_computed_in_float32(dtype):
     assert torch.equal(out, expected)
 
 
+def test_gradients_of_single_operands():
+    inputs = operands()
+    whole = gradients(series_attention(*inputs), inputs)
+    for i, expected in enumerate(whole):
+        alone = [x.detach() for x in inputs]
+        alone[i].requires_grad_()
+        torch.testing.assert_close(gradients(series_attention(*alone), [alone[i]])[0], expected)
+
+
+def test_torch_func_is_sent_to_the_plain_kernel():
+    q, *others = (x.detach() for x in operands())
+    with pytest.raises(RuntimeError, match="need kernel='plain'"):
+        torch.func.grad(lambda q: series_attention(q, *others).sum())(q)
+    torch.func.grad(lambda q: series_attention(q, *others, kernel="plain").sum())(q)
+
+
+@pytest.mark.parametrize(
+    ("changed", "message"),
+    [
+        (
+            {"k": torch.zeros(2, 2, 4, 3)},
+            r"Invalid k: shape \(2, 2, 4, 3\); beside q \(2, 2, 3, 2\) it must be \(2, 2, 4, 2\)",
+        ),
+        ({"k": torch.zeros(2, 2, 0, 2)}, "Invalid k: shape"),
+        ({"v": torch.zeros(1, 2, 4, 2)}, r"Invalid v: shape \(1, 2, 4, 2\)"),
+        ({"coefficients": torch.zeros(3, 6)}, r"Invalid coefficients: shape \(3, 6\)"),
+        ({"coefficients": torch.zeros(2, 5)}, r"Invalid coefficients: shape \(2, 5\).*\(2, 6\)"),
+        ({"coefficients": torch.zeros(2, 0)}, r"Invalid coefficients: shape \(2, 0\)"),
+        ({"scale": torch.zeros(1)}, r"Invalid scale: shape \(1,\)"),
+        ({"kernel": "flash"}, "Invalid kernel: 'flash'; it must be one of fused, compiled, plain"),
+        ({"dropout": 1.0}, "Invalid dropout: 1.0"),
+    ],
+)
+def test_invalid_operands(changed, message):
+    names = ("q", "k", "v", "coefficients", "scale")
+    with pytest.raises(ValueError, match=message):
+        series_attention(**dict(zip(names, operands(), strict=True)) | changed)
+
+
+def test_any_operand_in_double_makes_the_computation_double():
+    inputs = operands()
+    expected = series_attention(*inputs)
+    q, k, v = (x.detach().float() for x in inputs[:3])
+    exact = [q.double(), k.double(), v.double(), *inputs[3:]]
+    mixed = series_attention(q, k.double(), v, *inputs[3:])
+    assert mixed.dtype == torch.float32
+    torch.testing.assert_close(mixed, series_attention(*exact).float(), atol=0, rtol=0)
+    torch.testing.assert_close(mixed, expected.float(), atol=1e-5, rtol=0)
+
+
 @pytest.mark.slow
-def test_the_compiled_kernel_gives_the_same_numbers_for_all_shapes():
-    for batch, tokens in ((2, 8), (5, 8), (1, 3)):
-        inputs = operands(batch, 2, tokens, tokens, 4, 4, dtype=torch.float32)
-        allowed = torch.ones(tokens, tokens, dtype=torch.bool).tril()
-        for options in ({}, {"allowed": allowed}, {"dropout": 0.5}):
-            outs = []
-            for kernel in ("compiled", "fused"):
-                torch.manual_seed(0)
-                outs.append(series_attention(*inputs, **options, kernel=kernel))
-            torch.testing.assert_close(*outs)
-            torch.testing.assert_close(*(gradients(out, inputs) for out in outs), atol=1e-5, rtol=1e-5)
-        with torch.no_grad():
-            torch.testing.assert_close(series_attention(*inputs, kernel="compiled"), series_attention(*inputs))
+def test_the_compiled_kernel_gives_the_same_numbers_for_all_kinds_of_calls():
+    with torch._dynamo.config.patch(fail_on_recompile_limit_hit=True):
+        for batch, tokens in ((2, 8), (5, 8), (1, 3)):
+            inputs = operands(batch, 2, tokens, tokens, 4, 4, dtype=torch.float32)
+            allowed = torch.ones(tokens, tokens, dtype=torch.bool).tril()
+            for options in ({}, {"allowed": allowed}, {"dropout": 0.5}, {"allowed": allowed, "dropout": 0.2}):
+                outs = []
+                for kernel in ("compiled", "fused"):
+                    torch.manual_seed(0)
+                    outs.append(series_attention(*inputs, **options, kernel=kernel))
+                torch.testing.assert_close(*outs)
+                torch.testing.assert_close(*(gradients(out, inputs) for out in outs), atol=1e-5, rtol=1e-5)
+            with torch.no_grad():
+                torch.testing.assert_close(series_attention(*inputs, kernel="compiled"), series_attention(*inputs))
 
 
 @pytest.mark.slow
