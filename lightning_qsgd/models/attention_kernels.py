@@ -64,8 +64,10 @@ def series_attention(
             shape = (*q.shape[:3], k.shape[2])
             kept = torch.empty(shape, dtype=dtype, device=q.device).bernoulli_(1 - dropout).to(torch.uint8)
         series = coefficients.to(dtype), scale.to(dtype)
-        v = v.to(dtype) / (1 - dropout)  # for the weights that are not dropped
-        operands = Operands(q.to(dtype), k.to(dtype), v, *series, allowed, kept)
+        values = v.to(dtype)
+        if dropout > 0:
+            values = values / (1 - dropout)  # instead of the weights that are not dropped
+        operands = Operands(q.to(dtype), k.to(dtype), values, *series, allowed, kept)
         if kernel == "plain" or torch.compiler.is_compiling():
             out = _plain(*operands)
         else:
