@@ -43,9 +43,10 @@ def series_attention(
         dropout: probability of dropping an attention weight, in [0, 1). Default: 0.
         kernel: how. "fused" (default): walk through the scores in chunks that fit the cache and, for the gradient,
             compute them again: no (T, K) tensor is kept but dropout's mask (of bytes). "compiled": torch.compile, two
-            to three times faster, keeps as much as explicit attention; needs a C++ compiler, and the first pass takes
-            half a minute. Both are differentiable once. "plain": tensor operations, differentiable twice; costs time
-            and memory. Within a function that is compiled as a whole, all are the same.
+            to three times faster; keeps one (T, K) tensor more than explicit attention (the scores), needs a C++
+            compiler, and the first pass takes half a minute. Both are differentiable once. "plain": tensor operations,
+            differentiable twice; costs time and memory. Within a function that is compiled as a whole, all are the
+            same.
 
     Returns:
         (B, H, T, d), in the dtype of q.

@@ -43,7 +43,7 @@ class QuantumAttention(Attention):
         scale: initial radians per unit of score, of each head. Default: 1.
         learn_scale: Default: True.
         sampler: where circuits run, see :class:`lightning_qsgd.quantum.ScoreSeries`. Default: None, exact simulation.
-        refresh_every: with a sampler, training passes between two runs of the circuits. Default: 1.
+        refresh_every: with a sampler, training steps between two runs of the circuits. Default: 1.
         kernel: "fused" (default), "compiled" (two to three times faster; needs a C++ compiler) or "plain" (twice
             differentiable), see :func:`lightning_qsgd.models.series_attention`.
 

@@ -45,7 +45,7 @@ def derivative(coefficients: Tensor) -> Tensor:
 
 
 class CompiledSeries(torch.autograd.Function):
-    """Phi of scores (B, H, T, K) for torch.compile, which fuses all this; keeps scores and coefficients only."""
+    """Phi of scores (B, H, T, K) for torch.compile, which fuses all this; it keeps scores and coefficients only."""
 
     @staticmethod
     def forward(ctx: Any, scores: Tensor, coefficients: Tensor, scale: Tensor) -> Tensor:  # type: ignore[override]
