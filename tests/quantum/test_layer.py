@@ -199,3 +199,14 @@ def test_invalid_layers_are_refused(arguments, message):
 def test_invalid_inputs_are_refused(inputs):
     with pytest.raises(ValueError, match=r"Invalid inputs: .*floating point, \(\.\.\., 3\)"):
         QuantumLayer(ANSATZ)(inputs)
+
+
+def test_states_of_earlier_versions_load_and_are_compared():
+    layer = QuantumLayer(superposition_circuit(2, 1))
+    state = layer.state_dict()
+    state["circuit_id"] = state.pop("_extra_state")
+    model, saved = torch.nn.Sequential(layer), {f"0.{name}": value for name, value in state.items()}
+    model.load_state_dict(saved)
+    saved["0.circuit_id"] = saved["0.circuit_id"] + 1
+    with pytest.raises(RuntimeError, match="the weights belong to another circuit"):
+        model.load_state_dict(saved)
