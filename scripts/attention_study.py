@@ -19,7 +19,7 @@ from typing import Any
 
 import numpy as np
 import torch
-from scipy import stats
+from landscapes_report import paired
 
 from lightning_qsgd.callbacks import TimeToTarget
 from lightning_qsgd.experiment import Experiment, build
@@ -115,17 +115,14 @@ def primary(run: dict[str, Any]) -> float:
 
 def difference(one: Runs, other: Runs) -> tuple[float, float, float]:
     """Mean paired difference of the primary metric over the common seeds, and its 95 % t interval."""
-    values = [primary(one[seed]) - primary(other[seed]) for seed in sorted(one.keys() & other.keys(), key=int)]
-    mean = float(np.mean(values))
-    low, high = stats.t.interval(0.95, len(values) - 1, mean, stats.sem(values))
-    return mean, float(low), float(high)
+    seeds = sorted(one.keys() & other.keys(), key=int)
+    return paired(*([primary(runs[seed]) for seed in seeds] for runs in (one, other)))
 
 
 def without_phi(runs: Runs) -> str:
     """Accuracy after the last epoch with Phi left out, minus that with it."""
     values = [100 * (run["accuracy without phi"] - run["accuracy"][-1]) for run in runs.values()]
-    low, high = stats.t.interval(0.95, len(values) - 1, np.mean(values), stats.sem(values))
-    return f"{np.mean(values):+.2f} [{low:+.2f}, {high:+.2f}]"
+    return "{:+.2f} [{:+.2f}, {:+.2f}]".format(*paired(values, [0.0] * len(values)))
 
 
 def accuracies(arm: str, runs: dict[str, Runs]) -> list[str]:

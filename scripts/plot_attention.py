@@ -13,7 +13,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from lightning_qsgd.quantum import FakeBackendSampler, ScoreSeries
-from lightning_qsgd.quantum.fourier import basis
+from lightning_qsgd.quantum.fourier import basis, nodes
 
 PICTURE = Path(__file__).parents[1] / "docs" / "images" / "quantum_attention.png"
 COLOURS = {"classical": "#444444", "quantum": "#1f6fb4", "trained series": "#d97706"}
@@ -26,13 +26,13 @@ def draw_series(axes: Axes) -> None:
     device = ScoreSeries(1, sampler=FakeBackendSampler("FakeManilaV2", shots=1024))
     device.load_state_dict(exact.state_dict())
     scores = torch.linspace(-np.pi, np.pi, 400)
-    nodes = torch.remainder(2 * torch.pi * torch.arange(exact.nodes) / exact.nodes + torch.pi, 2 * torch.pi) - torch.pi
+    asked = torch.remainder(nodes(exact.nodes).float() + torch.pi, 2 * torch.pi) - torch.pi
     with torch.no_grad():
         for series, label, colour in ((exact, "exact", "#444444"), (device, "FakeManilaV2", "#1f6fb4")):
             coefficients = series()[0]
             axes.plot(scores, basis(scores, len(coefficients)) @ coefficients, color=colour, label=label)
-        measured = basis(nodes, len(coefficients)) @ coefficients
-    axes.plot(nodes, measured, "o", markersize=4, color=colour, label="its 17 circuits, 1024 shots each")
+        measured = basis(asked, len(coefficients)) @ coefficients
+    axes.plot(asked, measured, "o", markersize=4, color=colour, label="its 17 circuits, 1024 shots each")
     axes.set(title="One head: 17 circuits give all scores", xlabel="score, radians", ylabel="Phi, P(outcome 1 to 4)")
     axes.legend(fontsize=8)
 

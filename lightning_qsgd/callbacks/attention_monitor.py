@@ -138,13 +138,14 @@ class AttentionMonitor(L.Callback):
     def _draw(self, trainer: L.Trainer, module: L.LightningModule) -> None:
         writers = _writers(trainer) if self.every_n_steps and trainer.is_global_zero else []
         for name, layer in quantum_layers(trainer, module).items() if writers else []:
-            coefficients = (layer.gain[:, None] * layer.series()[:, 1:]).unflatten(1, (-1, 2))  # (Q, J, 2)
-            if not (coefficients.isfinite().all() and layer.scale.isfinite().all()):
+            series, scale = layer.shift_series()
+            if not (series.isfinite().all() and scale.isfinite().all()):
                 continue  # a run that diverged: the loss says so
+            coefficients = series.unflatten(1, (-1, 2))  # (Q, J, 2)
             frequencies = [layer.series.angle_factor * (j + 1) for j in range(coefficients.shape[1])]
             occurring = self._occurring.get(name)
-            fastest = layer.series.angle_factor * layer.scale.abs().max().item()
-            scores = torch.linspace(*score_window(occurring, fastest), _POINTS, device=layer.gain.device)
+            window = score_window(occurring, fastest=scale.abs().max().item())
+            scores = torch.linspace(*window, _POINTS, device=layer.gain.device)
             pictures = {
                 "spectrum": spectrum_figure(_numpy(coefficients.norm(dim=2)), frequencies, layer.heads),
                 "curve": curve_figure(_numpy(scores), _numpy(layer.phi(scores)), layer.heads, occurring),

@@ -150,9 +150,12 @@ class QuantumAttention(Attention):
             parts.append(attend(q[:, heads], k[:, heads], v[:, heads], mask))
         return torch.cat(parts, 1)[:, self._back]
 
+    def shift_series(self) -> tuple[Tensor, Tensor]:
+        """gain * Phi as a series of each quantum head: coefficients (Q, 2 J), and radians per unit of score (Q,)."""
+        return self.gain[:, None] * self.series()[:, 1:], self.series.angle_factor * self.scale
+
     def _attend_with_phi(self, q: Tensor, k: Tensor, v: Tensor, allowed: Tensor | None) -> Tensor:
-        coefficients = self.gain[:, None] * self.series()[:, 1:]
-        scale = self.series.angle_factor * self.scale
+        coefficients, scale = self.shift_series()
         if self.watch:
             self.watch = False
             self.statistics = attention_statistics(q, k, coefficients, scale, allowed)
@@ -162,6 +165,5 @@ class QuantumAttention(Attention):
     @torch.no_grad()
     def phi(self, scores: Tensor) -> Tensor:
         """gain * Phi(scale * score) of each quantum head: (N,) to (Q, N); its constant, which cancels, left out."""
-        angles = self.series.angle_factor * self.scale[:, None] * scores
-        coefficients = self.gain[:, None] * self.series()[:, 1:]
-        return evaluate_series(angles[..., None], coefficients)[..., 0]
+        coefficients, scale = self.shift_series()
+        return evaluate_series((scale[:, None] * scores)[..., None], coefficients)[..., 0]

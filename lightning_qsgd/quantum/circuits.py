@@ -94,7 +94,6 @@ def superposition_circuit(num_qubits: int = 4, depth: int = 2, entanglement: Ent
     Raises:
         ValueError: for num_qubits or depth below 1, or an unknown entanglement.
     """
-
     return _layers("superposition", num_qubits, depth, entanglement, _superpose)
 
 
@@ -150,7 +149,6 @@ def score_circuit(
     Raises:
         ValueError: as :func:`superposition_circuit`.
     """
-
     return _layers("score", num_qubits, depth, entanglement, _superpose, shared_input=True, final_phases=final_phases)
 
 

@@ -5,21 +5,21 @@ Shapes: n qubits, M scores, J frequencies.
 
 from __future__ import annotations
 
-import math
-from typing import Any, Literal
+from typing import Literal
 
 import torch
 from torch import Tensor
 
 from lightning_qsgd.quantum.circuits import Ansatz, Entanglement, score_circuit
-from lightning_qsgd.quantum.fourier import basis
+from lightning_qsgd.quantum.constants import Constants
+from lightning_qsgd.quantum.fourier import basis, nodes
 from lightning_qsgd.quantum.observables import expectation_matrix
 from lightning_qsgd.quantum.simulator import MAX_QUBITS, CircuitSimulator
 
 Readout = Literal["probability", "expectation", "amplitude"]
 
 
-class ScoreSpectrum:
+class ScoreSpectrum(Constants):
     """Circuit, readout, and the scores that determine its series.
 
     Args:
@@ -48,30 +48,18 @@ class ScoreSpectrum:
         self.angle_factor = 0.5 if odd else 1.0
         self.frequencies = degree // 2 if self.amplitudes and not odd else degree
         self.nodes = degree + 1 if self.amplitudes else 2 * degree + 1
-        x = 2 * math.pi * torch.arange(self.nodes, dtype=torch.float64) / self.nodes
+        x = nodes(self.nodes)
         waves = basis(self.angle_factor * x, 1 + 2 * self.frequencies)  # (M, 1 + 2 J)
         used = [i for i in range(waves.shape[1]) if not odd or (i + 1) // 2 % 2]  # frequencies j / 2 with odd j
         solve = torch.zeros(waves.shape[1], self.nodes, dtype=torch.float64)
         solve[used] = torch.linalg.inv(waves[:, used])
         self.free = [i - 1 for i in used if i]
         self._exact = x, solve, read
-        self._cache: dict[tuple[torch.dtype, torch.device], tuple[Tensor, ...]]
-        self.__setstate__({"_cache": {}})
+        self.forget_constants()
 
-    def constants(self, dtype: torch.dtype, device: torch.device) -> tuple[Tensor, ...]:
+    def make_constants(self, dtype: torch.dtype, device: torch.device) -> tuple[Tensor, ...]:
         """Scores (M,); the matrix from values to coefficients (1 + 2 J, M); weights of outcomes in Phi (2**n,)."""
-        if (dtype, device) not in self._cache:
-            with torch.inference_mode(False):  # what is kept must serve autograd later
-                self._cache[dtype, device] = tuple(x.to(dtype, copy=True).to(device) for x in self._exact)
-        return self._cache[dtype, device]
-
-    def __getstate__(self) -> dict[str, Any]:
-        return self.__dict__ | {"_cache": {}}
-
-    def __setstate__(self, state: dict[str, Any]) -> None:
-        self.__dict__ |= state
-        for dtype in (torch.float32, torch.float64):  # now: what torch.func's transforms make does not outlive them
-            self.constants(dtype, torch.device("cpu"))
+        return tuple(x.to(dtype, copy=True).to(device) for x in self._exact)
 
 
 def _reading(readout: Readout, num_qubits: int) -> Tensor:

@@ -16,6 +16,7 @@ import torch
 from torch import Tensor
 
 from lightning_qsgd.quantum.circuits import Ansatz
+from lightning_qsgd.quantum.constants import Constants
 from lightning_qsgd.quantum.stages import PermutationStage, PhaseStage, RealStage, compile_stages
 
 MAX_QUBITS = 12
@@ -39,7 +40,7 @@ class _Permutation(NamedTuple):
     inverse: Tensor
 
 
-class CircuitSimulator:
+class CircuitSimulator(Constants):
     """An ansatz as a torch function on the statevector, differentiable (also twice) in inputs and weights.
 
     In reverse mode, so torch.func.jacrev, not jacfwd. torch.compile takes it whole.
@@ -81,9 +82,8 @@ class CircuitSimulator:
                 signs = torch.tensor([-1.0 if reflection else 1.0 for reflection, _ in gates.values()])
                 self._plan.append(_Real(rows, signs, _runs(list(gates), n, group), batched))
         slopes = torch.from_numpy(np.stack(forms))  # (angles, 1 + P)
-        self._cache: dict[tuple[torch.dtype, torch.device], tuple[Any, Any]]
         self._slopes = slopes[:, 0], slopes[:, 1 : 1 + ansatz.num_inputs].T, slopes[:, 1 + ansatz.num_inputs :].T
-        self.__setstate__({"_cache": {}})
+        self.forget_constants()
 
     def __call__(self, inputs: Tensor, weights: Tensor | None = None) -> Tensor:
         """Outcome probabilities, or amplitudes.
@@ -113,7 +113,7 @@ class CircuitSimulator:
         if not batch:
             empty = inputs.new_zeros(0, 2**n) * (inputs.sum() + weights.sum())  # gradients of 0
             return torch.complex(empty, empty) if self.amplitudes else empty
-        (constants, input_slopes, weight_slopes), plan = self._constants(inputs.dtype, inputs.device)
+        (constants, input_slopes, weight_slopes), plan = self.constants(inputs.dtype, inputs.device)
         fixed = torch.atleast_2d(constants + weights @ weight_slopes if len(weight_slopes) else constants)
         angles = fixed + inputs @ input_slopes  # (B, angles)
 
@@ -155,26 +155,16 @@ class CircuitSimulator:
             probabilities = _Permute.apply(probabilities, last.order, last.inverse, 1)
         return probabilities
 
-    def _constants(self, dtype: torch.dtype, device: torch.device) -> tuple[Any, Any]:
-        if (dtype, device) not in self._cache:
+    def make_constants(self, dtype: torch.dtype, device: torch.device) -> tuple[Any, Any]:
+        """Slopes of the angles, and the stages."""
 
-            def move(stage: Any) -> Any:
-                if isinstance(stage, _Permutation):
-                    return _Permutation(*(index.to(device) for index in stage))
-                return stage._replace(signs=stage.signs.to(device, dtype))
+        def move(stage: Any) -> Any:
+            if isinstance(stage, _Permutation):
+                return _Permutation(*(index.to(device) for index in stage))
+            return stage._replace(signs=stage.signs.to(device, dtype))
 
-            with torch.inference_mode(False):  # what is kept must serve autograd later
-                slopes = tuple(slope.to(device, dtype, copy=True) for slope in self._slopes)
-                self._cache[dtype, device] = slopes, [move(stage) for stage in self._plan]
-        return self._cache[dtype, device]
-
-    def __getstate__(self) -> dict[str, Any]:
-        return self.__dict__ | {"_cache": {}}
-
-    def __setstate__(self, state: dict[str, Any]) -> None:
-        self.__dict__ |= state
-        for dtype in (torch.float32, torch.float64):  # now: what torch.func's transforms make does not outlive them
-            self._constants(dtype, torch.device("cpu"))
+        slopes = tuple(slope.to(device, dtype, copy=True) for slope in self._slopes)
+        return slopes, [move(stage) for stage in self._plan]
 
 
 def _runs(qubits: list[int], n: int, group: int) -> list[tuple[int, int, bool]]:
