@@ -18,9 +18,10 @@ from rich.table import Column, Table
 from lightning_qsgd.calibrate import calibrate
 from lightning_qsgd.callbacks import PredictionWriter, TestReport, TimeToTarget
 from lightning_qsgd.doctor import doctor
-from lightning_qsgd.experiment import ExperimentCLI, find_config, peak_memory, shorten
+from lightning_qsgd.experiment import ExperimentCLI, find_config, peak_memory
 from lightning_qsgd.files import atomic_write
 from lightning_qsgd.optim import SuperpositionalGradientDescent
+from lightning_qsgd.parser import shorten
 from lightning_qsgd.run_folder import is_unused
 
 

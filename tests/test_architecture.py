@@ -12,6 +12,7 @@ LEVELS = {
     "files": -1,
     "quantum": 0,
     "run_folder": 1,
+    "parser": 1,
     "optim": 1,
     "models": 1,
     "datamodules": 1,
@@ -115,5 +116,6 @@ def test_every_module_has_its_test():
         "distributed": "main_job",
         "prediction_writer": "cli",
         "experiment": "cli",
+        "parser": "errors",
     }
     assert {s for s in stems if s not in tested and covered_elsewhere.get(s) not in tested} == set()
