@@ -38,12 +38,8 @@ class CommandLine(ExperimentCLI):
                 shutil.rmtree(self._reserved, ignore_errors=True)
             elif subcommand == "fit" and trainer.interrupted:
                 last = Path(trainer.default_root_dir) / "checkpoints" / "last.ckpt"
-                done = (
-                    f"resume after the last whole epoch with --ckpt_path {last}"
-                    if last.is_file()
-                    else "no epoch is done"
-                )
-                print(f"Stopped in epoch {trainer.current_epoch + 1}; {done}", file=sys.stderr)
+                way = f"resume with --ckpt_path {last}" if last.is_file() else "no step is saved"
+                print(f"Stopped in epoch {trainer.current_epoch + 1}; {way}", file=sys.stderr)
             raise
 
     def after_fit(self) -> None:
@@ -172,6 +168,8 @@ def main(args: Sequence[str] | None = None) -> None:
     # Noise that no user of this package can act on.
     warnings.filterwarnings("ignore", ".*LeafSpec.*")
     warnings.filterwarnings("ignore", ".*does not have many workers.*")
+    warnings.filterwarnings("ignore", ".*your dataloader is not resumable.*")  # ExactResume sees to it
+    warnings.filterwarnings("ignore", "Checkpoint directory .* exists and is not empty")  # a resumed run's own
     logging.getLogger("lightning.pytorch.utilities.rank_zero").addFilter(lambda record: "litlogger" not in record.msg)
     try:
         if arguments[:1] == ["doctor"]:

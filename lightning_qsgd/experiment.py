@@ -10,13 +10,14 @@ import lightning as L
 import torch
 import yaml
 from lightning.fabric.plugins import CheckpointIO
-from lightning.pytorch.callbacks import ModelCheckpoint
+from lightning.pytorch.callbacks import Checkpoint, ModelCheckpoint
 from lightning.pytorch.cli import LightningArgumentParser, LightningCLI
 from lightning_utilities.core.rank_zero import rank_zero_warn
 
 from lightning_qsgd.callbacks import (
     AttentionMonitor,
     DisplacedForward,
+    ExactResume,
     PerturbationMonitor,
     PredictionWriter,
     TestReport,
@@ -25,6 +26,7 @@ from lightning_qsgd.callbacks import (
 from lightning_qsgd.parser import OneLineErrorParser
 from lightning_qsgd.run_folder import (
     AtomicCheckpointIO,
+    epochs_of,
     find_checkpoint,
     folder_of,
     make_loggers,
@@ -84,12 +86,11 @@ class ExperimentCLI(LightningCLI):
             help="threads of torch in each process; small models gain nothing from more, and two busy processes with "
             "two threads each crawl (null: all cores)",
         )
-        # Two callbacks: with save_last, Lightning writes last.ckpt only in epochs that are among the best.
-        best = {"monitor": "val/accuracy", "mode": "max", "filename": "best"}
-        for key, defaults in (("checkpoint", best), ("last_checkpoint", {"filename": "last"})):
-            parser.add_lightning_class_args(ModelCheckpoint, key)
-            defaults |= {"auto_insert_metric_name": False, "enable_version_counter": False}
-            parser.set_defaults({f"{key}.{name}": value for name, value in defaults.items()})
+        parser.add_lightning_class_args(ModelCheckpoint, "checkpoint")
+        best = {"monitor": "val/accuracy", "mode": "max", "filename": "best", "auto_insert_metric_name": False}
+        best["enable_version_counter"] = False
+        parser.set_defaults({f"checkpoint.{name}": value for name, value in best.items()})
+        parser.add_lightning_class_args(ExactResume, "exact_resume")
         parser.add_lightning_class_args(TimeToTarget, "time_to_target")
         parser.add_lightning_class_args(PerturbationMonitor, "monitor")
         parser.add_lightning_class_args(AttentionMonitor, "attention_monitor")
@@ -121,7 +122,8 @@ class ExperimentCLI(LightningCLI):
         file = find_checkpoint(path, Path(config.trainer.default_root_dir), config.experiment)
         checkpoint = read_checkpoint(file)
         config.ckpt_path = str(file)
-        self._checkpoint = {"epoch": checkpoint["epoch"] + 1, "step": checkpoint["global_step"]}
+        begun, complete = epochs_of(checkpoint)
+        self._checkpoint = {"epoch": begun, "step": checkpoint["global_step"]}
         arguments = config.model.get("init_args") or {}
         for name, value in checkpoint["hyper_parameters"].items():
             if name in arguments:
@@ -130,7 +132,7 @@ class ExperimentCLI(LightningCLI):
                 arguments[name] = value
         if command == "fit":
             epochs = config.trainer.max_epochs
-            if epochs not in (None, -1) and checkpoint["epoch"] + 1 >= epochs:
+            if epochs not in (None, -1) and begun >= epochs and complete:
                 raise ValueError(f"The run of {file} has finished its {epochs} epochs; raise --trainer.max_epochs")
             self._resume_step = checkpoint["global_step"]
             self._compare_configs(folder_of(file) / "config.yaml")
@@ -191,7 +193,7 @@ class ExperimentCLI(LightningCLI):
 
     def _instantiate_trainer(self, config: dict[str, Any], callbacks: list[L.Callback]) -> L.Trainer:
         if config.get("enable_checkpointing") is False:
-            callbacks = [callback for callback in callbacks if not isinstance(callback, ModelCheckpoint)]
+            callbacks = [callback for callback in callbacks if not isinstance(callback, Checkpoint)]
         return super()._instantiate_trainer(config, callbacks)
 
 

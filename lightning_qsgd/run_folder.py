@@ -46,14 +46,15 @@ def find_checkpoint(path: str, root: Path, experiment: str) -> Path:
     """The file that ``--ckpt_path`` means.
 
     Args:
-        path: a file, or "last" or "best": that of the experiment's newest run that has one.
+        path: a file, or "last", "previous" (the one before last) or "best": that of the experiment's newest run that
+            has one.
         root: folder of all runs.
         experiment: name of the experiment.
 
     Raises:
         FileNotFoundError: if there is none; the message names those there are.
     """
-    if path in ("last", "best"):
+    if path in ("last", "previous", "best"):
         for _, folder in sorted(_versions(root / experiment), reverse=True):
             if (file := folder / "checkpoints" / f"{path}.ckpt").is_file():
                 return file
@@ -76,10 +77,21 @@ def read_checkpoint(path: Path) -> dict[str, Any]:
         checkpoint = torch.load(path, weights_only=True, map_location="cpu")
     except Exception as error:  # whatever a broken or hostile file raises
         reason = "it holds more than tensors and plain values" if "Weights only" in str(error) else "it was cut off, or"
-        raise ValueError(f"Checkpoint {path} cannot be read: {reason} it is no checkpoint; use another file") from error
+        raise ValueError(
+            f"Checkpoint {path} cannot be read: {reason} it is no checkpoint; use another file, "
+            "such as previous.ckpt (--ckpt_path previous)"
+        ) from error
     if not isinstance(checkpoint, dict) or not {"state_dict", "hyper_parameters"} <= checkpoint.keys():
         raise ValueError(f"{path} is no checkpoint of this project: it has no state_dict and hyper_parameters")
     return checkpoint
+
+
+def epochs_of(checkpoint: dict[str, Any]) -> tuple[int, bool]:
+    """Epochs that a checkpoint's run had begun, and whether the last of them was trained to its end."""
+    loops = checkpoint["loops"]["fit_loop"]
+    epochs, batches = loops["epoch_progress"]["current"], loops["epoch_loop.batch_progress"]
+    within = epochs["started"] > epochs["processed"]
+    return epochs["processed"] + within, not within or batches["is_last_batch"]
 
 
 class AtomicCheckpointIO(TorchCheckpointIO):

@@ -71,7 +71,7 @@ def test_an_interrupted_run_says_how_to_go_on(tmp_path):
         time.sleep(0.1)
     process.send_signal(signal.SIGINT)
     error = process.communicate(timeout=60)[1]
-    assert "resume after the last whole epoch with --ckpt_path" in error
+    assert "resume with --ckpt_path" in error
     assert str(last) in error
 
 

@@ -1,0 +1,272 @@
+"""ExactResume: a run that is killed goes on as if it had never stopped."""
+
+import os
+import shutil
+import signal
+import threading
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import lightning as L
+from lightning.pytorch.callbacks import Checkpoint, ModelCheckpoint
+from lightning.pytorch.loggers import TensorBoardLogger
+from lightning.pytorch.loops.fetchers import _PrefetchDataFetcher
+from lightning.pytorch.trainer.states import TrainerFn
+from lightning_utilities.core.rank_zero import rank_zero_warn
+
+from lightning_qsgd.callbacks.resume_state import (
+    Position,
+    fetcher_of,
+    generators_of,
+    loader_of,
+    of_all_processes,
+    position,
+    put_counters_right,
+    rewind_loader,
+    set_generators,
+)
+from lightning_qsgd.callbacks.running_means import add_logged, find_metrics, log_rest, set_metrics
+
+KEY = "exact_resume"  # of its part of a checkpoint
+_FIT = TrainerFn.FITTING
+
+
+class Stopped(SystemExit):
+    """A signal asked the process to end, and a checkpoint was saved. Exit code 143, as after SIGTERM."""
+
+    def __init__(self) -> None:
+        super().__init__(128 + signal.SIGTERM)
+
+
+class ExactResume(Checkpoint):
+    """Writes ``checkpoints/last.ckpt``, and gives every checkpoint what a run needs to go on from it bit for bit.
+
+    Lightning restores weights, optimizer, schedulers and counters. This callback adds, for each process: the
+    generators of Python, NumPy, torch and of the loaders; the training loader's place in its epoch (a loader with
+    ``state_dict`` is asked for it; any other is started as it was at the beginning of the epoch, and the batches before
+    the checkpoint are drawn and dropped); and the sums and counts behind means over the epoch: of torchmetrics in the
+    module and of ``self.log(..., on_epoch=True)``.
+
+    ``last.ckpt`` is written after each epoch and, by time or steps, within one: always between two optimizer steps
+    (never with half-accumulated gradients), when metrics and logs of the last one are complete. The one before it stays
+    as ``previous.ckpt``. SIGTERM and SIGUSR1 (what clusters send before they take a machine away) end the run after the
+    current optimizer step, or after a running validation, with a checkpoint and exit code 143. Any other error saves
+    the state before the step that failed, if nothing of that step was applied and there is one process.
+
+    Exact means: same code, machine type, libraries, number of processes, batch size. Not exact: random transforms
+    inside of workers that outlive an epoch (``persistent_workers``).
+
+    Args:
+        every_minutes: time between checkpoints within an epoch, above 0; None: none by time. Default: 5.
+        every_n_steps: optimizer steps between them, at least 1; None: none by steps. Default: None.
+        keep_previous: keep ``previous.ckpt``. Default: True.
+
+    Raises:
+        ValueError: for an invalid value.
+        OSError: if a checkpoint cannot be written; the one before it is intact.
+    """
+
+    def __init__(
+        self, every_minutes: float | None = 5.0, every_n_steps: int | None = None, keep_previous: bool = True
+    ) -> None:
+        if every_minutes is not None and not every_minutes > 0:
+            raise ValueError(f"Invalid every_minutes: {every_minutes}; it must be above 0, or null")
+        if every_n_steps is not None and every_n_steps < 1:
+            raise ValueError(f"Invalid every_n_steps: {every_n_steps}; it must be at least 1, or null")
+        self.every_minutes, self.every_n_steps, self.keep_previous = every_minutes, every_n_steps, keep_previous
+        self.stopping = False  # a signal came
+        self._begin()
+
+    def _begin(self) -> None:
+        self._record: dict[str, Any] | None = None  # of this process, from the checkpoint
+        self._leftover: dict[str, Any] = {}  # logged sums of a resumed epoch that this process has not logged yet
+        self._stepped: int | None = None  # Lightning's number of logged steps, to be put right
+        self._epoch_start: dict[str, Any] | None = None  # generators, before the loader was started
+        self._in_epoch = False
+        self._safe: Position | None = None  # where the run is after its last optimizer step
+        self._sums: dict[str, Any] | None = None  # of an epoch that ends in its middle, before they are reset
+        self._saving: Position | None = None
+
+    def setup(self, trainer: L.Trainer, pl_module: L.LightningModule, stage: str) -> None:
+        """Begin anew; the folder of the checkpoints is that of ``ModelCheckpoint``, or the run's own."""
+        if stage == "fit":
+            self.stopping = False
+            self._begin()
+            best = (c.dirpath for c in trainer.checkpoint_callbacks if isinstance(c, ModelCheckpoint) and c.dirpath)
+            self._folder = Path(next(best, Path(trainer.default_root_dir) / "checkpoints"))
+
+    def on_load_checkpoint(self, trainer: L.Trainer, pl_module: L.LightningModule, checkpoint: dict[str, Any]) -> None:
+        """Take this process's part out of a checkpoint."""
+        if trainer.state.fn != _FIT:
+            return
+        if (saved := checkpoint.get(KEY)) is None:
+            rank_zero_warn("The checkpoint holds no states of generators: the resumed run will not be exact")
+        elif len(saved) != trainer.world_size:
+            rank_zero_warn(
+                f"The checkpoint is of {len(saved)} processes, this run has {trainer.world_size}: it goes on, but with "
+                "other batches than the run that stopped"
+            )
+        else:
+            self._record = record = saved[trainer.global_rank]
+            if record["loaders"]:
+                checkpoint["loops"]["fit_loop"]["state_dict"]["combined_loader"] = record["loaders"]
+
+    def on_train_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        """Bring loader, sums and generators to where the checkpoint was."""
+        self._saved_step, self._saved_at = trainer.global_step, time.monotonic()
+        self._metrics = find_metrics(pl_module)
+        self._tensors = [*pl_module.parameters(), *pl_module.buffers()]
+        if threading.current_thread() is threading.main_thread():
+            for number in (signal.SIGTERM, signal.SIGUSR1):  # at the end Lightning puts back what was there before
+                signal.signal(number, self._on_signal)
+        if (record := self._record) is None:
+            return
+        self._record = None
+        loop = trainer.fit_loop
+        done = loop.epoch_loop.batch_progress.current.processed  # type: ignore[attr-defined]
+        if loop.restarting and 0 < done < trainer.num_training_batches:
+            self._in_epoch, self._epoch_start = True, record["epoch_start"]
+            if not record["loaders"]:
+                rewind_loader(trainer, record["epoch_start"], done)
+        set_metrics(record["sums"], self._metrics)
+        self._leftover, self._stepped = record["sums"]["logged"], record["stepped"]
+        set_generators(trainer, record["generators"])
+
+    def on_train_epoch_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        """Save between two epochs; note the generators that the loader starts from."""
+        if self._in_epoch:
+            self._in_epoch = False
+            self._save_or_stop(trainer, save=True)
+        self._epoch_start = generators_of(trainer)
+        loop = trainer.fit_loop
+        if trainer.current_epoch == 0 or loop.is_resuming or loop.restarting:
+            iter(fetcher_of(trainer))  # this process's first; Lightning started it before, and will start all others
+        self._in_epoch, self._safe = True, self._here(trainer)
+
+    def on_train_batch_start(
+        self, trainer: L.Trainer, pl_module: L.LightningModule, batch: Any, batch_idx: int
+    ) -> None:
+        """Have a look in before each fetch: logs, validation and hooks of the batch before it are then complete."""
+        if self._stepped is not None:
+            trainer.fit_loop.epoch_loop._batches_that_stepped, self._stepped = self._stepped, None
+            trainer.fit_loop._restarting = False  # else ReduceLROnPlateau would not see this epoch's metric
+        fetcher = fetcher_of(trainer)
+        if isinstance(fetcher, _PrefetchDataFetcher) and not isinstance(fetcher._start_profiler, _BeforeFetch):
+            fetcher._start_profiler = _BeforeFetch(self._on_fetch, trainer, fetcher._start_profiler)
+
+    def on_train_batch_end(
+        self, trainer: L.Trainer, pl_module: L.LightningModule, outputs: Any, batch: Any, batch_idx: int
+    ) -> None:
+        """Continue the means of a resumed epoch."""
+        if self._leftover:
+            add_logged(self._leftover, trainer)
+
+    def _on_fetch(self, trainer: L.Trainer) -> None:
+        if self._safe is not None and trainer.global_step == self._safe["step"]:
+            return  # in the middle of accumulated gradients
+        self._safe = self._here(trainer)
+        minutes, steps = (time.monotonic() - self._saved_at) / 60, trainer.global_step - self._saved_step
+        late = self.every_minutes is not None and minutes >= self.every_minutes
+        self._save_or_stop(trainer, late or (self.every_n_steps is not None and steps >= self.every_n_steps))
+
+    def on_train_epoch_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        """Complete the means of a resumed epoch; keep the sums of one that max_steps ends in its middle."""
+        finished = trainer.fit_loop.epoch_loop.batch_progress.is_last_batch
+        self._sums = None if finished else self._here(trainer)["sums"]
+        if finished:
+            log_rest(self._leftover, pl_module)
+
+    def on_train_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        """Save the end."""
+        self._in_epoch = self._sums is not None
+        if trainer.global_step > self._saved_step:
+            self._save(trainer, self._here(trainer) | ({"sums": self._sums} if self._in_epoch else {}))
+
+    # Saving
+
+    def _on_signal(self, number: int, frame: Any) -> None:
+        self.stopping = True
+
+    def _save_or_stop(self, trainer: L.Trainer, save: bool) -> None:
+        """Save, where any process wants it, and end where any process was told to."""
+        stop = self.stopping
+        if trainer.world_size > 1:
+            save = trainer.strategy.reduce_boolean_decision(save or stop, all=False)
+            stop = save and trainer.strategy.reduce_boolean_decision(stop, all=False)
+        if save or stop:
+            self._save(trainer, self._here(trainer))
+        if stop:
+            raise Stopped
+
+    def _save(self, trainer: L.Trainer, here: Position) -> None:
+        if trainer.fast_dev_run:  # type: ignore[attr-defined]
+            return
+        for logger in trainer.loggers:  # what the resumed run will not log again
+            logger.save()
+            if isinstance(logger, TensorBoardLogger) and trainer.is_global_zero:
+                logger.experiment.flush()
+        path = self._folder / "last.ckpt"
+        if self.keep_previous and trainer.is_global_zero and path.is_file():
+            _link(path, self._folder / "previous.ckpt")
+        self._saving = here
+        try:
+            trainer.save_checkpoint(path, weights_only=False)
+        finally:
+            self._saving = None
+        self._saved_step, self._saved_at = here["step"], time.monotonic()
+
+    def on_save_checkpoint(self, trainer: L.Trainer, pl_module: L.LightningModule, checkpoint: dict[str, Any]) -> None:
+        """Add what Lightning leaves out, to every checkpoint of a training run; called on all processes."""
+        if trainer.state.fn != _FIT or self._epoch_start is None:
+            return
+        loops = checkpoint["loops"]["fit_loop"]
+        here: Position = self._saving or self._here(trainer) | {"stepped": None}
+        if self._saving is not None:  # otherwise another callback asked for it, and Lightning puts its counters right
+            put_counters_right(loops, here["batches"], self._in_epoch)
+            checkpoint["epoch"] = loops["epoch_progress"]["current"]["completed"]
+            if not self._in_epoch:
+                loops["state_dict"].pop("combined_loader", None)
+        sums = here["sums"] | {"logged": self._leftover | here["sums"]["logged"]}
+        record = {"generators": here["generators"], "stepped": here["stepped"], "sums": sums}
+        record |= {"epoch_start": self._epoch_start, "loaders": loops["state_dict"].get("combined_loader", [])}
+        checkpoint[KEY] = of_all_processes(trainer, record)
+
+    def _here(self, trainer: L.Trainer) -> Position:
+        return position(trainer, self._metrics, self._tensors)
+
+    def on_exception(self, trainer: L.Trainer, pl_module: L.LightningModule, exception: BaseException) -> None:
+        """Save the state after the last whole step, if what failed has changed nothing since."""
+        safe = self._safe
+        if safe is None or isinstance(exception, Stopped) or trainer.world_size > 1 or safe["step"] <= self._saved_step:
+            return
+        applied = safe["versions"] != [tensor._version for tensor in self._tensors]
+        if applied or loader_of(trainer)._state_dicts():
+            return
+        try:
+            self._save(trainer, safe)
+        except Exception as error:  # what failed first is what the user must read
+            rank_zero_warn(f"No checkpoint of step {safe['step']}: {error}")
+
+
+class _BeforeFetch:
+    """Looks at the run, then does what the profiler wants before a fetch."""
+
+    def __init__(self, look: Callable[[L.Trainer], None], trainer: L.Trainer, profile: Callable[[], None]) -> None:
+        self.look, self.trainer, self.profile = look, trainer, profile
+
+    def __call__(self) -> None:
+        self.look(self.trainer)
+        self.profile()
+
+
+def _link(path: Path, target: Path) -> None:
+    """Give a file a second name, which it keeps when another takes its first; a copy where links are unknown."""
+    temporary = target.with_suffix(".tmp")
+    try:
+        temporary.unlink(missing_ok=True)
+        os.link(path, temporary)
+    except OSError:
+        shutil.copy2(path, temporary)
+    os.replace(temporary, target)

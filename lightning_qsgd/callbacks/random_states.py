@@ -1,0 +1,57 @@
+"""The states of all generators of random numbers in this process, as tensors and plain values."""
+
+import random
+from collections.abc import Iterable
+from typing import Any
+
+import numpy as np
+import torch
+from lightning.pytorch.utilities.combined_loader import CombinedLoader
+from torch import Generator, Tensor
+
+State = dict[str, Any]
+
+
+def get_states(device: torch.device, own: Iterable[Generator] = ()) -> State:
+    """States of Python's, NumPy's and torch's global generators, and of some others.
+
+    Args:
+        device: of the model; on CUDA its generator counts too.
+        own: generators beside the global ones, always in the same order.
+
+    Returns:
+        Tensors, numbers and None only, so that a checkpoint of them loads with ``weights_only=True``.
+    """
+    version, words, gauss = random.getstate()
+    _, keys, position, has_gauss, cached = np.random.get_state()  # noqa: NPY002
+    return {
+        "python": (version, torch.tensor(words), gauss),
+        "numpy": (torch.from_numpy(np.asarray(keys).astype(np.int64)), position, has_gauss, cached),
+        "torch": torch.get_rng_state(),
+        "cuda": torch.cuda.get_rng_state(device) if device.type == "cuda" else None,
+        "own": [generator.get_state() for generator in own],
+    }
+
+
+def set_states(states: State, device: torch.device, own: Iterable[Generator] = ()) -> None:
+    """Continue from what :func:`get_states` returned; a device or generators that were not there stay as they are."""
+    version, words, gauss = states["python"]
+    random.setstate((version, tuple(words.tolist()), gauss))
+    keys, *rest = states["numpy"]
+    np.random.set_state(("MT19937", keys.numpy().astype(np.uint32), *rest))  # noqa: NPY002
+    torch.set_rng_state(states["torch"].cpu())
+    if device.type == "cuda" and isinstance(states["cuda"], Tensor):
+        torch.cuda.set_rng_state(states["cuda"].cpu(), device)
+    for generator, state in zip(own, states["own"], strict=False):
+        generator.set_state(state.cpu())
+
+
+def own_generators(loader: CombinedLoader) -> list[Generator]:
+    """The generators that loaders and samplers have for themselves, each once."""
+    found: dict[int, Generator] = {}
+    for part in loader.flattened:
+        for holder in (part, getattr(part, "sampler", None), getattr(part, "batch_sampler", None)):
+            generator = getattr(holder, "generator", None)
+            if isinstance(generator, Generator):
+                found[id(generator)] = generator
+    return list(found.values())

@@ -1,0 +1,88 @@
+"""Where a training run stands between two optimizer steps, and how to stand there again."""
+
+from collections.abc import Sequence
+from typing import Any
+
+import lightning as L
+import torch
+from lightning.fabric.utilities.data import _set_sampler_epoch
+from torch import Tensor
+from torchmetrics import Metric
+
+from lightning_qsgd.callbacks.random_states import State, get_states, own_generators, set_states
+from lightning_qsgd.callbacks.running_means import get_sums
+
+Position = dict[str, Any]
+
+
+def loader_of(trainer: L.Trainer) -> Any:
+    """The ``CombinedLoader`` of training; None before it is there."""
+    return trainer.fit_loop._combined_loader
+
+
+def fetcher_of(trainer: L.Trainer) -> Any:
+    """What fetches its batches."""
+    return trainer.fit_loop._data_fetcher
+
+
+def generators_of(trainer: L.Trainer) -> State:
+    """States of all generators of this process now."""
+    return get_states(trainer.lightning_module.device, own_generators(loader_of(trainer)))
+
+
+def set_generators(trainer: L.Trainer, states: State) -> None:
+    """Put them back."""
+    set_states(states, trainer.lightning_module.device, own_generators(loader_of(trainer)))
+
+
+def position(trainer: L.Trainer, metrics: dict[str, Metric], tensors: Sequence[Tensor]) -> Position:
+    """Counters, generators and sums of this process now; and versions of ``tensors``, which every change raises."""
+    loop = trainer.fit_loop.epoch_loop
+    return {
+        "step": trainer.global_step,
+        "batches": (loop.batch_progress.current.completed, loop.batch_progress.total.completed),
+        "stepped": loop._batches_that_stepped,
+        "generators": generators_of(trainer),
+        "sums": get_sums(trainer, metrics),
+        "versions": [tensor._version for tensor in tensors],
+    }
+
+
+def put_counters_right(loops: dict[str, Any], batches: tuple[int, int], in_epoch: bool) -> None:
+    """Make Lightning's counters in a checkpoint those that its own resumption understands.
+
+    Args:
+        loops: the state of its fit loop, changed in place.
+        batches: that are done, in this epoch and in all.
+        in_epoch: whether an epoch has begun, and goes on; else the run is between two epochs.
+    """
+    epochs, progress = loops["epoch_progress"], loops["epoch_loop.batch_progress"]
+    progress["is_last_batch"] = False
+    for name, done in zip(("current", "total"), batches, strict=True):
+        progress[name] = dict.fromkeys(progress[name], done if in_epoch or name == "total" else 0)
+        epoch = epochs[name]
+        if not in_epoch:
+            epoch["ready"] = epoch["completed"]
+        elif epoch["completed"] == epoch["started"]:  # stopped by max_steps: Lightning counts the epoch as done
+            epoch |= {"processed": epoch["processed"] - 1, "completed": epoch["completed"] - 1}
+
+
+def rewind_loader(trainer: L.Trainer, epoch_start: State, done: int) -> None:
+    """Start the training loader as at the beginning of its epoch, and drop the batches that are done."""
+    set_generators(trainer, epoch_start)
+    epoch: Any = trainer.fit_loop.epoch_progress.current
+    for loader in loader_of(trainer).flattened:
+        _set_sampler_epoch(loader, epoch.processed)
+    fetcher = iter(fetcher_of(trainer))
+    for _ in range(done):
+        next(fetcher)
+    fetcher.fetched -= done  # Lightning adds them
+
+
+def of_all_processes(trainer: L.Trainer, record: Any) -> list[Any]:
+    """``record`` of each process, in the order of their ranks; called on all."""
+    records: list[Any] = [record]
+    if trainer.world_size > 1:
+        records *= trainer.world_size
+        torch.distributed.all_gather_object(records, record)
+    return records

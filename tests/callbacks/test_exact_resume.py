@@ -1,0 +1,125 @@
+"""Runs that are killed, stopped or fail, resumed: the same as the run that was not, bit for bit."""
+
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+from tests.runs import Killer, assert_equal, differences, folder, output, run
+
+OWN = ["--data.class_path=tests.resumable.OwnData", "--model.class_path=tests.resumable.Noted"]
+
+
+def kill_and_resume(tmp_path, straight, number, options, *killers):
+    root = tmp_path / f"killed{number}"
+    resume: tuple[str, ...] = ()
+    for killer in killers:
+        assert run(root, *options, *resume, prepare=killer) == -killer.how, output(root)
+        if (folder(root) / "checkpoints" / "last.ckpt").is_file():
+            resume = ("--ckpt_path=last",)
+    if not resume:
+        root = tmp_path / f"again{number}"
+    assert run(root, *options, *resume) == 0, output(root)
+    assert_equal(straight, root)
+
+
+EVERY_3 = ["--exact_resume.every_n_steps=3"]
+CASES = {
+    "plain": [*OWN, *EVERY_3],
+    "generator of the loader": [*OWN, *EVERY_3, "--data.kind=generator"],
+    "loader with a state": [*OWN, *EVERY_3, "--data.kind=stateful"],
+    "workers": [*OWN, *EVERY_3, "--data.num_workers=2"],
+    "accumulation": [*OWN, *EVERY_3, "--trainer.accumulate_grad_batches=4"],
+    "validation within epochs": [*OWN, *EVERY_3, "--trainer.val_check_interval=4"],
+    "validation in some epochs": [*OWN, *EVERY_3, "--trainer.check_val_every_n_epoch=2"],
+    "live": [*EVERY_3, "--config=configs/overlay/live.yaml"],
+    "displaced": [*EVERY_3, "--config=configs/overlay/displaced.yaml"],
+}
+
+
+SCHEDULER = "lightning.pytorch.cli.ReduceLROnPlateau"
+CASES |= {
+    "plateau": [*OWN, *EVERY_3, f"--model.scheduler={SCHEDULER}", "--model.scheduler.monitor=val/loss",
+                "--model.scheduler.patience=0", "--model.scheduler.threshold=0.5"],
+    "steps as the limit": [*OWN, *EVERY_3, "--trainer.max_epochs=-1", "--trainer.max_steps=25"],
+    "averaged weights": [*OWN, *EVERY_3, "--config=configs/overlay/ema.yaml"],
+    "quantum attention": [*EVERY_3, "--model.attention=quantum", "--trainer.max_epochs=2"],
+    "mixed precision": [*EVERY_3, "--trainer.precision=bf16-mixed"],
+}  # fmt: skip
+QUICK = ["plain", "accumulation", "live", "displaced", "steps as the limit"]
+
+
+@pytest.mark.parametrize("name", [pytest.param(n, marks=[] if n in QUICK else pytest.mark.slow) for n in CASES])
+def test_killed_twice_and_resumed_is_the_run_that_was_not(tmp_path, name):
+    straight = tmp_path / "straight"
+    assert run(straight, *CASES[name]) == 0, output(straight)
+    kill_and_resume(tmp_path, straight, 0, CASES[name], Killer("forward", 15), Killer("forward", 7))
+
+
+@pytest.fixture(scope="module")
+def straight(tmp_path_factory):
+    root = tmp_path_factory.mktemp("runs") / "straight"
+    assert run(root, *CASES["plain"]) == 0, output(root)
+    return root
+
+
+_numbers = iter(range(1000))
+
+
+@pytest.mark.slow
+@settings(max_examples=20, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(where=st.sampled_from(["forward", "step", "validation", "epoch", "write"]), n=st.integers(1, 30))
+def test_killed_anywhere(tmp_path, straight, where, n):
+    n = n if where in ("forward", "step", "epoch") else 1 + n % (9 if where == "validation" else 12)
+    kill_and_resume(tmp_path, straight, next(_numbers), CASES["plain"], Killer(where, n))
+
+
+def test_a_run_that_max_steps_ended_within_an_epoch_goes_on(tmp_path):
+    straight, longer = tmp_path / "straight", tmp_path / "longer"
+    options = ["--model.class_path=tests.resumable.Noted", "--trainer.max_epochs=-1", "--trainer.max_steps"]
+    assert run(straight, *options, "25") == 0
+    assert run(longer, *options, "14") == 0
+    assert run(longer, *options, "25", "--ckpt_path=last") == 0, output(longer)
+    first, second = (torch.load(folder(r) / "checkpoints/last.ckpt", weights_only=True) for r in (straight, longer))
+    assert differences(first["state_dict"], second["state_dict"]) == []
+    assert differences(first["exact_resume"], second["exact_resume"]) == []
+    assert rows(straight)[-1] == rows(longer)[-1]
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGUSR1])
+@pytest.mark.parametrize(("where", "n"), [("forward", 14), ("validation", 5)])
+def test_a_signal_ends_the_run_with_a_checkpoint(tmp_path, straight, number, where, n):
+    root = tmp_path / "stopped"
+    options = [*OWN, "--trainer.accumulate_grad_batches=1"]
+    assert run(root, *options, prepare=Killer(where, n, number)) == 143
+    last = folder(root) / "checkpoints" / "last.ckpt"
+    step = torch.load(last, weights_only=True)["global_step"]
+    assert step == (14 if where == "forward" else 11)  # nothing of the current step is lost
+    assert f"Stopped in epoch 2; resume with --ckpt_path {last}" in output(root)
+    assert run(root, *options, "--ckpt_path=last") == 0, output(root)
+    assert_equal(straight, root)
+
+
+def fail(where):
+    """Errors of several kinds, in the middle of a step."""
+    from lightning_qsgd.tasks import SequenceClassification
+
+    original, calls = SequenceClassification.training_step, iter(range(1, 100))
+
+    def training_step(self, batch, batch_idx):
+        loss = original(self, batch, batch_idx)
+        if next(calls) == 18:
+            if where == "Ctrl-C":
+                os.kill(os.getpid(), signal.SIGINT)
+            raise RuntimeError("on purpose")
+        return loss
+
+    SequenceClassification.training_step = training_step
+
+
+@pytest.mark.parametrize(("where", "code"), [("error", 2), ("Ctrl-C", 1)])
+def test_an_error_saves_the_step_before(tmp_path, straight, where, code):
+    root = tmp_path / "failed"
+    assert run(root, *OWN, prepare=partial(fail, where)) == code
+    assert torch.load(folder(root) / "checkpoints/last.ckpt", weights_only=True)["global_step"] == 17
+    assert run(root, *OWN, "--ckpt_path=last") == 0, output(root)
+    assert_equal(straight, root)

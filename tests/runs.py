@@ -1,0 +1,99 @@
+"""Runs of the command line in processes that can be killed, and whether two of them are the same."""
+
+import csv
+import os
+import signal
+from multiprocessing import get_context
+from pathlib import Path
+
+import torch
+
+from lightning_qsgd.cli import main
+from lightning_qsgd.optim import SuperpositionalGradientDescent
+from tests.common import SMALL
+
+#: 10 steps in each of 3 epochs.
+RUN = ["fit", "--config=configs/seqcls.yaml", *SMALL, "--data.train_size=320", "--trainer.max_epochs=3"]
+#: What a clock says differs between any two runs; Lightning does not load the score of the last validation.
+NOT_COMPARED = ("seconds", "elapsed", "current_score", "dirpath", "path", "best_k_models")
+
+_context = get_context("forkserver")  # children start from a process that has the imports done, and no threads
+_context.set_forkserver_preload(["lightning_qsgd.cli", "lightning_qsgd.quantum", "tests.resumable"])
+
+
+class Killer:
+    """Kills its process at the n-th call of a method that is called ``where``."""
+
+    def __init__(self, where, n, how=signal.SIGKILL):
+        self.where, self.n, self.how = where, n, how
+
+    def __call__(self):
+        from lightning_qsgd import files
+        from lightning_qsgd.tasks import SequenceClassification
+
+        holder, name = {
+            "forward": (SequenceClassification, "training_step"),
+            "step": (SuperpositionalGradientDescent, "step"),
+            "validation": (SequenceClassification, "validation_step"),
+            "epoch": (SequenceClassification, "on_train_batch_start"),
+            "write": (files.os, "fsync"),
+        }[self.where]
+        original, calls = getattr(holder, name), iter(range(1, 10**6))
+
+        def counting(*arguments, **options):
+            if next(calls) == self.n:
+                os.kill(os.getpid(), self.how)
+            return original(*arguments, **options)
+
+        setattr(holder, name, counting)
+
+
+def _child(root, arguments, prepare):
+    os.chdir(Path(__file__).parents[2])
+    log = os.open(root / "output.txt", os.O_CREAT | os.O_WRONLY | os.O_APPEND)
+    os.dup2(log, 1), os.dup2(log, 2)
+    torch.set_num_threads(1)
+    if prepare is not None:
+        prepare()
+    main([*RUN, f"--trainer.default_root_dir={root}", *arguments])
+
+
+def run(root, *arguments, prepare=None):
+    """Exit code of a run in a process of its own."""
+    root.mkdir(exist_ok=True)
+    process = _context.Process(target=_child, args=(root, arguments, prepare))
+    process.start()
+    process.join(300)
+    return process.exitcode
+
+
+def output(root):
+    return (root / "output.txt").read_text()
+
+
+def folder(root):
+    return root / "seqcls" / "version_0"
+
+
+def differences(a, b, path=""):
+    """Places at which two checkpoints differ."""
+    if any(name in path.rpartition("/")[2] for name in NOT_COMPARED):
+        return []
+    if isinstance(a, torch.Tensor) or isinstance(b, torch.Tensor):
+        return [] if isinstance(b, torch.Tensor) and isinstance(a, torch.Tensor) and torch.equal(a, b) else [path]
+    if isinstance(a, dict) and isinstance(b, dict) and a.keys() == b.keys():
+        return [place for key in a for place in differences(a[key], b[key], f"{path}/{key}")]
+    if isinstance(a, (list, tuple)) and isinstance(b, (list, tuple)) and len(a) == len(b):
+        return [place for i in range(len(a)) for place in differences(a[i], b[i], f"{path}/{i}")]
+    return [] if a == b else [f"{path}: {a} {b}"]
+
+
+def rows(root):
+    with open(folder(root) / "metrics.csv", newline="") as file:
+        return [{k: v for k, v in row.items() if v and "seconds" not in k} for row in csv.DictReader(file)]
+
+
+def assert_equal(straight, resumed):
+    first, second = (torch.load(folder(r) / "checkpoints/last.ckpt", weights_only=True) for r in (straight, resumed))
+    assert differences(first, second) == []
+    assert rows(straight) == rows(resumed)  # training means and validation metrics are in it
