@@ -7,6 +7,7 @@ from multiprocessing import get_context
 from pathlib import Path
 
 import torch
+from lightning_utilities.core.rank_zero import rank_zero_only
 
 from lightning_qsgd.cli import main
 from lightning_qsgd.optim import SuperpositionalGradientDescent
@@ -22,10 +23,10 @@ _context.set_forkserver_preload(["lightning_qsgd.cli", "lightning_qsgd.quantum",
 
 
 class Killer:
-    """Kills its process at the n-th call of a method that is called ``where``."""
+    """Sends its process a signal at the n-th call of a method; all processes of a run, or that of one rank."""
 
-    def __init__(self, where, n, how=signal.SIGKILL):
-        self.where, self.n, self.how = where, n, how
+    def __init__(self, where, n, how=signal.SIGKILL, rank=None):
+        self.where, self.n, self.how, self.rank = where, n, how, rank
 
     def __call__(self):
         from lightning_qsgd import files
@@ -41,7 +42,7 @@ class Killer:
         original, calls = getattr(holder, name), iter(range(1, 10**6))
 
         def counting(*arguments, **options):
-            if next(calls) == self.n:
+            if next(calls) == self.n and self.rank in (None, rank_zero_only.rank):
                 os.kill(os.getpid(), self.how)
             return original(*arguments, **options)
 

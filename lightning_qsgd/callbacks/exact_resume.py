@@ -16,6 +16,7 @@ from lightning.pytorch.loops.fetchers import _PrefetchDataFetcher
 from lightning.pytorch.trainer.states import TrainerFn
 from lightning_utilities.core.rank_zero import rank_zero_warn
 
+from lightning_qsgd.callbacks.random_states import pack, unpack
 from lightning_qsgd.callbacks.resume_state import (
     Position,
     fetcher_of,
@@ -127,12 +128,12 @@ class ExactResume(Checkpoint):
         loop = trainer.fit_loop
         done = loop.epoch_loop.batch_progress.current.processed  # type: ignore[attr-defined]
         if loop.restarting and 0 < done < trainer.num_training_batches:
-            self._in_epoch, self._epoch_start = True, record["epoch_start"]
+            self._in_epoch, self._epoch_start = True, unpack(record["epoch_start"])
             if not record["loaders"]:
-                rewind_loader(trainer, record["epoch_start"], done)
+                rewind_loader(trainer, self._epoch_start, done)
         set_metrics(record["sums"], self._metrics)
         self._leftover, self._stepped = record["sums"]["logged"], record["stepped"]
-        set_generators(trainer, record["generators"])
+        set_generators(trainer, unpack(record["generators"]))
 
     def on_train_epoch_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         """Save between two epochs; note the generators that the loader starts from."""
@@ -229,8 +230,9 @@ class ExactResume(Checkpoint):
             if not self._in_epoch:
                 loops["state_dict"].pop("combined_loader", None)
         sums = here["sums"] | {"logged": self._leftover | here["sums"]["logged"]}
-        record = {"generators": here["generators"], "stepped": here["stepped"], "sums": sums}
-        record |= {"epoch_start": self._epoch_start, "loaders": loops["state_dict"].get("combined_loader", [])}
+        record = {"generators": pack(here["generators"]), "epoch_start": pack(self._epoch_start)}
+        record |= {"stepped": here["stepped"], "sums": sums}
+        record["loaders"] = loops["state_dict"].get("combined_loader", [])
         checkpoint[KEY] = of_all_processes(trainer, record)
 
     def _here(self, trainer: L.Trainer) -> Position:

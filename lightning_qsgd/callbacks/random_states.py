@@ -1,4 +1,4 @@
-"""The states of all generators of random numbers in this process, as tensors and plain values."""
+"""The states of all generators of random numbers in this process."""
 
 import random
 from collections.abc import Iterable
@@ -13,32 +13,41 @@ State = dict[str, Any]
 
 
 def get_states(device: torch.device, own: Iterable[Generator] = ()) -> State:
-    """States of Python's, NumPy's and torch's global generators, and of some others.
+    """States of Python's, NumPy's and torch's global generators, and of some others, as they give them.
 
     Args:
         device: of the model; on CUDA its generator counts too.
         own: generators beside the global ones, always in the same order.
-
-    Returns:
-        Tensors, numbers and None only, so that a checkpoint of them loads with ``weights_only=True``.
     """
-    version, words, gauss = random.getstate()
-    _, keys, position, has_gauss, cached = np.random.get_state()  # noqa: NPY002
     return {
-        "python": (version, torch.tensor(words), gauss),
-        "numpy": (torch.from_numpy(np.asarray(keys).astype(np.int64)), position, has_gauss, cached),
+        "python": random.getstate(),
+        "numpy": np.random.get_state(),  # noqa: NPY002
         "torch": torch.get_rng_state(),
         "cuda": torch.cuda.get_rng_state(device) if device.type == "cuda" else None,
         "own": [generator.get_state() for generator in own],
     }
 
 
+def pack(states: State) -> State:
+    """What :func:`get_states` returned as tensors and plain values, which load with ``weights_only=True``."""
+    version, words, gauss = states["python"]
+    _, keys, *rest = states["numpy"]
+    numpy = (torch.from_numpy(keys.astype(np.int64)), *rest)
+    return states | {"python": (version, torch.tensor(words), gauss), "numpy": numpy}
+
+
+def unpack(packed: State) -> State:
+    """What :func:`pack` was given."""
+    version, words, gauss = packed["python"]
+    keys, *rest = packed["numpy"]
+    numpy = ("MT19937", keys.numpy().astype(np.uint32), *rest)
+    return packed | {"python": (version, tuple(words.tolist()), gauss), "numpy": numpy}
+
+
 def set_states(states: State, device: torch.device, own: Iterable[Generator] = ()) -> None:
     """Continue from what :func:`get_states` returned; a device or generators that were not there stay as they are."""
-    version, words, gauss = states["python"]
-    random.setstate((version, tuple(words.tolist()), gauss))
-    keys, *rest = states["numpy"]
-    np.random.set_state(("MT19937", keys.numpy().astype(np.uint32), *rest))  # noqa: NPY002
+    random.setstate(states["python"])
+    np.random.set_state(states["numpy"])  # noqa: NPY002
     torch.set_rng_state(states["torch"].cpu())
     if device.type == "cuda" and isinstance(states["cuda"], Tensor):
         torch.cuda.set_rng_state(states["cuda"].cpu(), device)

@@ -66,6 +66,11 @@ def put_counters_right(loops: dict[str, Any], batches: tuple[int, int], in_epoch
         elif epoch["completed"] == epoch["started"]:  # stopped by max_steps: Lightning counts the epoch as done
             epoch |= {"processed": epoch["processed"] - 1, "completed": epoch["completed"] - 1}
 
+    optimizer = loops["epoch_loop.automatic_optimization.optim_progress"]["optimizer"]
+    for part in optimizer.values():  # calls that an error broke off were no calls
+        for name, counts in part.items():
+            part[name] = dict.fromkeys(counts, counts["completed"])
+
 
 def rewind_loader(trainer: L.Trainer, epoch_start: State, done: int) -> None:
     """Start the training loader as at the beginning of its epoch, and drop the batches that are done."""
