@@ -14,9 +14,10 @@ import torch
 from lightning.pytorch.loggers import TensorBoardLogger
 from rich.console import Console
 from rich.table import Column, Table
+from torch.multiprocessing.spawn import ProcessExitedException
 
 from lightning_qsgd.calibrate import calibrate
-from lightning_qsgd.callbacks import PredictionWriter, TestReport, TimeToTarget
+from lightning_qsgd.callbacks import PredictionWriter, Stopped, TestReport, TimeToTarget
 from lightning_qsgd.doctor import doctor
 from lightning_qsgd.experiment import ExperimentCLI, find_config, peak_memory
 from lightning_qsgd.files import atomic_write
@@ -36,10 +37,12 @@ class CommandLine(ExperimentCLI):
             trainer = self.trainer
             if self._reserved is not None and trainer.is_global_zero and is_unused(self._reserved):
                 shutil.rmtree(self._reserved, ignore_errors=True)
-            elif subcommand == "fit" and trainer.interrupted:
+            elif subcommand == "fit" and trainer.interrupted and trainer.is_global_zero:
                 last = Path(trainer.default_root_dir) / "checkpoints" / "last.ckpt"
                 way = f"resume with --ckpt_path {last}" if last.is_file() else "no step is saved"
-                print(f"Stopped in epoch {trainer.current_epoch + 1}; {way}", file=sys.stderr)
+                # With ddp_fork and ddp_spawn other processes train, and this one does not know where they were.
+                where = f" in epoch {trainer.current_epoch + 1}" if trainer.global_step else ""
+                print(f"Stopped{where}; {way}", file=sys.stderr)
             raise
 
     def after_fit(self) -> None:
@@ -181,6 +184,8 @@ def main(args: Sequence[str] | None = None) -> None:
         else:
             CommandLine(arguments)
     except Exception as error:
+        if isinstance(error, ProcessExitedException) and error.exit_code == Stopped.CODE:
+            sys.exit(Stopped.CODE)
         if debug:
             raise
         message = shorten(str(error)) if "Does not validate" in str(error) else " ".join(str(error).split())

@@ -21,11 +21,10 @@ from lightning_qsgd.callbacks.resume_state import (
     Position,
     fetcher_of,
     generators_of,
-    loader_of,
     of_all_processes,
     position,
     put_counters_right,
-    rewind_loader,
+    restart_loader,
     set_generators,
 )
 from lightning_qsgd.callbacks.running_means import add_logged, find_metrics, log_rest, set_metrics
@@ -35,19 +34,21 @@ _FIT = TrainerFn.FITTING
 
 
 class Stopped(SystemExit):
-    """A signal asked the process to end, and a checkpoint was saved. Exit code 143, as after SIGTERM."""
+    """A signal asked the process to end, and a checkpoint was saved."""
+
+    CODE = 128 + signal.SIGTERM  # 143, what shells report of a process that SIGTERM ended
 
     def __init__(self) -> None:
-        super().__init__(128 + signal.SIGTERM)
+        super().__init__(self.CODE)
 
 
 class ExactResume(Checkpoint):
     """Writes ``checkpoints/last.ckpt``, and gives every checkpoint what a run needs to go on from it bit for bit.
 
     Lightning restores weights, optimizer, schedulers and counters. This callback adds, for each process: the
-    generators of Python, NumPy, torch and of the loaders; the training loader's place in its epoch (a loader with
-    ``state_dict`` is asked for it; any other is started as it was at the beginning of the epoch, and the batches before
-    the checkpoint are drawn and dropped); and the sums and counts behind means over the epoch: of torchmetrics in the
+    generators of Python, NumPy, torch and of the loaders; the training loader's place in its epoch (it
+    is started as it was at the beginning of the epoch, and the batches before the checkpoint are drawn and dropped, which
+    takes their loading time); and the sums and counts behind means over the epoch: of torchmetrics in the
     module and of ``self.log(..., on_epoch=True)``.
 
     ``last.ckpt`` is written after each epoch and, by time or steps, within one: always between two optimizer steps
@@ -110,9 +111,8 @@ class ExactResume(Checkpoint):
                 "other batches than the run that stopped"
             )
         else:
-            self._record = record = saved[trainer.global_rank]
-            if record["loaders"]:
-                checkpoint["loops"]["fit_loop"]["state_dict"]["combined_loader"] = record["loaders"]
+            self._record = saved[trainer.global_rank]
+            checkpoint["loops"]["fit_loop"]["state_dict"].pop("combined_loader", None)  # of loaders with a state_dict
 
     def on_train_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         """Bring loader, sums and generators to where the checkpoint was."""
@@ -129,8 +129,7 @@ class ExactResume(Checkpoint):
         done = loop.epoch_loop.batch_progress.current.processed  # type: ignore[attr-defined]
         if loop.restarting and 0 < done < trainer.num_training_batches:
             self._in_epoch, self._epoch_start = True, unpack(record["epoch_start"])
-            if not record["loaders"]:
-                rewind_loader(trainer, self._epoch_start, done)
+            restart_loader(trainer, self._epoch_start, done)
         set_metrics(record["sums"], self._metrics)
         self._leftover, self._stepped = record["sums"]["logged"], record["stepped"]
         set_generators(trainer, unpack(record["generators"]))
@@ -227,12 +226,9 @@ class ExactResume(Checkpoint):
         if self._saving is not None:  # otherwise another callback asked for it, and Lightning puts its counters right
             put_counters_right(loops, here["batches"], self._in_epoch)
             checkpoint["epoch"] = loops["epoch_progress"]["current"]["completed"]
-            if not self._in_epoch:
-                loops["state_dict"].pop("combined_loader", None)
         sums = here["sums"] | {"logged": self._leftover | here["sums"]["logged"]}
         record = {"generators": pack(here["generators"]), "epoch_start": pack(self._epoch_start)}
         record |= {"stepped": here["stepped"], "sums": sums}
-        record["loaders"] = loops["state_dict"].get("combined_loader", [])
         checkpoint[KEY] = of_all_processes(trainer, record)
 
     def _here(self, trainer: L.Trainer) -> Position:
@@ -243,9 +239,8 @@ class ExactResume(Checkpoint):
         safe = self._safe
         if safe is None or isinstance(exception, Stopped) or trainer.world_size > 1 or safe["step"] <= self._saved_step:
             return
-        applied = safe["versions"] != [tensor._version for tensor in self._tensors]
-        if applied or loader_of(trainer)._state_dicts():
-            return
+        if safe["versions"] != [tensor._version for tensor in self._tensors]:
+            return  # something of the step was applied
         try:
             self._save(trainer, safe)
         except Exception as error:  # what failed first is what the user must read

@@ -72,12 +72,12 @@ def put_counters_right(loops: dict[str, Any], batches: tuple[int, int], in_epoch
             part[name] = dict.fromkeys(counts, counts["completed"])
 
 
-def rewind_loader(trainer: L.Trainer, epoch_start: State, done: int) -> None:
+def restart_loader(trainer: L.Trainer, epoch_start: State, done: int) -> None:
     """Start the training loader as at the beginning of its epoch, and drop the batches that are done."""
     set_generators(trainer, epoch_start)
     epoch: Any = trainer.fit_loop.epoch_progress.current
     for loader in loader_of(trainer).flattened:
-        _set_sampler_epoch(loader, epoch.processed)
+        _set_sampler_epoch(loader, epoch.processed)  # Lightning does so later
     fetcher = iter(fetcher_of(trainer))
     for _ in range(done):
         next(fetcher)

@@ -54,7 +54,7 @@ TWO = ["--trainer.strategy=ddp_fork", "--trainer.devices=2", "--data.batch_size=
 CASES |= {
     "two processes": [*EVERY_3, *TWO, "--model.class_path=tests.resumable.Noted"],
     "two processes, live": [*EVERY_3, *TWO, "--config=configs/overlay/live.yaml"],
-    "two processes, own loaders": [*OWN, *EVERY_3, *TWO[:2], "--data.kind=stateful"],
+    "two processes, own loaders": [*OWN, *EVERY_3, *TWO[:2], "--data.kind=stateful", "--data.size=84"],
 }
 QUICK = ["plain", "accumulation", "live", "displaced", "steps as the limit"]
 
