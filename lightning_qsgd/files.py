@@ -8,6 +8,8 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import IO, Any, Literal
 
+_INTACT = "an earlier file there is intact"
+
 
 @contextmanager
 def atomic_write(path: str | Path, mode: Literal["w", "wb"] = "w") -> Iterator[IO[Any]]:
@@ -21,9 +23,12 @@ def atomic_write(path: str | Path, mode: Literal["w", "wb"] = "w") -> Iterator[I
         OSError: if the file cannot be written, for example on a full disk; ``path`` is then as it was.
     """
     path = Path(path)
-    path.parent.mkdir(parents=True, exist_ok=True)
     encoding, newline = ("utf-8", "") if mode == "w" else (None, None)
-    handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
+    except OSError as error:
+        raise OSError(error.errno, f"Could not write {path}: {error.strerror or error}; {_INTACT}") from error
     try:
         with open(handle, mode, encoding=encoding, newline=newline) as file:
             yield file
@@ -37,8 +42,7 @@ def atomic_write(path: str | Path, mode: Literal["w", "wb"] = "w") -> Iterator[I
         Path(temporary).unlink(missing_ok=True)
         if error.filename not in (None, temporary):  # of another file, in the caller's block
             raise
-        reason = f"Could not write {path}: {error.strerror or error}; an earlier file there is intact"
-        raise OSError(error.errno, reason) from error
+        raise OSError(error.errno, f"Could not write {path}: {error.strerror or error}; {_INTACT}") from error
     except BaseException:
         Path(temporary).unlink(missing_ok=True)
         raise

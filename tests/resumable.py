@@ -37,10 +37,10 @@ class Noted(SequenceClassification):
 
 
 class Noisy(Dataset):
-    """Rows with random tokens in them, from each global generator."""
+    """Rows with random tokens in them, from each global generator and one of its own."""
 
     def __init__(self, size):
-        self.size = size
+        self.size, self.rng = size, np.random.default_rng(7)
 
     def __len__(self):
         return self.size
@@ -48,7 +48,7 @@ class Noisy(Dataset):
     def __getitem__(self, index):
         tokens = torch.full((8,), index % 60)
         tokens[0], tokens[1] = random.randrange(60), np.random.randint(60)  # noqa: NPY002
-        tokens[2] = torch.randint(60, ())
+        tokens[2], tokens[3] = torch.randint(60, ()), self.rng.integers(60)
         return {"tokens": tokens, "labels": torch.tensor(index % 4)}
 
 

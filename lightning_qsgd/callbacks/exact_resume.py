@@ -45,11 +45,11 @@ class Stopped(SystemExit):
 class ExactResume(Checkpoint):
     """Writes ``checkpoints/last.ckpt``, and gives every checkpoint what a run needs to go on from it bit for bit.
 
-    Lightning restores weights, optimizer, schedulers and counters. This callback adds, for each process: the
-    generators of Python, NumPy, torch and of the loaders; the training loader's place in its epoch (it
-    is started as it was at the beginning of the epoch, and the batches before the checkpoint are drawn and dropped, which
-    takes their loading time); and the sums and counts behind means over the epoch: of torchmetrics in the
-    module and of ``self.log(..., on_epoch=True)``.
+    Lightning restores weights, optimizer, schedulers and counters. This callback adds, for each process: the generators
+    of Python, NumPy and torch, and those that loaders, samplers and datasets have as attributes; the training loader's
+    place in its epoch (it is started as at the beginning of the epoch, and the batches before the checkpoint are drawn
+    and dropped, which takes their loading time); and the sums and counts behind means over the epoch: of torchmetrics
+    in the module and of ``self.log(..., on_epoch=True)``.
 
     ``last.ckpt`` is written after each epoch and, by time or steps, within one: always between two optimizer steps
     (never with half-accumulated gradients), when metrics and logs of the last one are complete. The one before it stays
@@ -209,12 +209,13 @@ class ExactResume(Checkpoint):
                 logger.experiment.flush()
         path = self._folder / "last.ckpt"
         if self.keep_previous and trainer.is_global_zero and path.is_file():
-            _link(path, self._folder / "previous.ckpt")
-        self._saving = here
+            _keep(path, self._folder / "previous.ckpt")
+        self._saving, self._safe = here, None  # where this fails, so would a second attempt
         try:
             trainer.save_checkpoint(path, weights_only=False)
         finally:
             self._saving = None
+        self._safe = here
         self._saved_step, self._saved_at = here["step"], time.monotonic()
 
     def on_save_checkpoint(self, trainer: L.Trainer, pl_module: L.LightningModule, checkpoint: dict[str, Any]) -> None:
@@ -258,12 +259,15 @@ class _BeforeFetch:
         self.profile()
 
 
-def _link(path: Path, target: Path) -> None:
+def _keep(path: Path, target: Path) -> None:
     """Give a file a second name, which it keeps when another takes its first; a copy where links are unknown."""
     temporary = target.with_suffix(".tmp")
     try:
         temporary.unlink(missing_ok=True)
-        os.link(path, temporary)
-    except OSError:
-        shutil.copy2(path, temporary)
-    os.replace(temporary, target)
+        try:
+            os.link(path, temporary)
+        except OSError:
+            shutil.copy2(path, temporary)
+        os.replace(temporary, target)
+    except OSError as error:  # the file itself is there, and a write that fails too will say why
+        rank_zero_warn(f"Could not keep {target}: {error.strerror or error}")

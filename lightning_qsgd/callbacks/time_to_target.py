@@ -72,7 +72,9 @@ class TimeToTarget(L.Callback):
     def state_dict(self) -> dict[str, Any]:
         """What a resumed run continues from."""
         names = ("epochs", "steps", "seconds", "elapsed", "history")
-        return {name: getattr(self, name) for name in names}
+        state = {name: getattr(self, name) for name in names}
+        running = 0.0 if self._started is None else time.perf_counter() - self._started
+        return state | {"elapsed": self.elapsed + running}
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         """Take over what :meth:`state_dict` returned."""
