@@ -14,6 +14,7 @@ from lightning.pytorch.callbacks import ModelCheckpoint
 from lightning.pytorch.cli import LightningArgumentParser, LightningCLI
 from lightning_utilities.core.rank_zero import rank_zero_warn
 
+from lightning_qsgd.advice import refuse_precision
 from lightning_qsgd.callbacks import (
     AttentionMonitor,
     DisplacedForward,
@@ -169,6 +170,7 @@ class ExperimentCLI(LightningCLI):
     def instantiate_trainer(self, **kwargs: Any) -> L.Trainer:
         """Both loggers in one run folder, atomic checkpoints, a prediction file."""
         config = self._get(self.config_init, "trainer")
+        refuse_precision(config.precision, config.accelerator, training=self.subcommand in (None, "fit"))
         path = self._get(self.config, "ckpt_path") if self.subcommand else None
         logs = config.logger in (None, True)
         if path and self.subcommand != "fit":  # what is said of a checkpoint goes beside it; its logs stay
