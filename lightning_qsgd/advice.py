@@ -43,12 +43,13 @@ def is_out_of_memory(error: BaseException) -> bool:
     return isinstance(error, RuntimeError) and any(words in str(error) for words in _OUT_OF_MEMORY)
 
 
-def memory_advice(error: BaseException, config: Mapping[str, Any]) -> str:
+def memory_advice(error: BaseException, config: Mapping[str, Any], training: bool) -> str:
     """One line: what ran out, and which settings save memory, with their present values.
 
     Args:
         error: what was raised.
         config: the whole configuration of the command, as plain values.
+        training: whether weights were trained, or only evaluated.
     """
     said = " ".join(str(error).split())
     for words in _OUT_OF_MEMORY:  # torch puts the place in its sources before, and advice of its own behind
@@ -62,17 +63,15 @@ def memory_advice(error: BaseException, config: Mapping[str, Any]) -> str:
     kernel = (attention.get("init_args") or {}).get("kernel") if isinstance(attention, Mapping) else None
     ways = []
     if "batch_size" in data:
-        window = trainer.get("accumulate_grad_batches", 1)
-        ways.append(
-            f"a smaller batch_size (now {data['batch_size']}) with more trainer.accumulate_grad_batches (now {window})"
-        )
-    if model.get("checkpoint_activations") is False:
+        window = f" with more trainer.accumulate_grad_batches (now {trainer.get('accumulate_grad_batches', 1)})"
+        ways.append(f"a smaller batch_size (now {data['batch_size']}){window if training else ''}")
+    if training and model.get("checkpoint_activations") is False:
         ways.append("model.checkpoint_activations true (now false)")
     if str(trainer.get("precision")) in ("32-true", "32", "64-true", "64", "None"):
         ways.append(f"trainer.precision bf16-mixed or bf16-true (now {trainer.get('precision')})")
     if kernel in ("plain", "compiled"):
         ways.append(f"model.attention.kernel fused (now {kernel})")
-    if optimizer.get("scope") == "all":
+    if training and optimizer.get("scope") == "all":
         ways.append("model.optimizer.init_args.scope first_of_tensor (now all)")
     ways.append("a smaller model")
     return f"Out of memory ({said or type(error).__name__}). What saves memory: {'; '.join(ways)}"

@@ -11,7 +11,6 @@ from pathlib import Path
 from typing import Any
 
 import torch
-import yaml
 from lightning.pytorch.loggers import TensorBoardLogger
 from rich.console import Console
 from rich.table import Column, Table
@@ -47,8 +46,8 @@ class CommandLine(ExperimentCLI):
                 )
                 print(f"Stopped in epoch {trainer.current_epoch + 1}; {done}", file=sys.stderr)
             if is_out_of_memory(error):
-                config = yaml.safe_load(self.parser.dump(self.config))[subcommand]
-                raise MemoryError(memory_advice(error, config)) from error
+                self._dump_config()
+                raise MemoryError(memory_advice(error, self.config_dump, training=subcommand == "fit")) from error
             raise
 
     def after_fit(self) -> None:

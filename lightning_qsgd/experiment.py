@@ -144,7 +144,8 @@ class ExperimentCLI(LightningCLI):
         old, new = (_flat(config) for config in (yaml.safe_load(path.read_text()), self.config_dump))
         learned = {"model.init_args.vocab_size", "model.init_args.num_classes", "model.init_args.class_weights"}
         changed = sorted(k for k in old.keys() | new.keys() if old.get(k) != new.get(k) and k not in learned)
-        changed = [k for k in changed if k.split(".")[0] in ("model", "data", "seed_everything")]
+        told = ("model", "data", "seed_everything")
+        changed = [k for k in changed if k.split(".")[0] in told or k == "trainer.precision"]
         for key in changed:
             if key.endswith("optimizer.class_path"):
                 raise ValueError(

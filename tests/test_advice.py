@@ -81,6 +81,17 @@ def test_each_precision_resumes_bit_for_bit(tmp_path, precision):
     assert all(torch.equal(first[key], second[key]) for key in first)
 
 
+@pytest.mark.parametrize(("first", "then"), [("32-true", "bf16-true"), ("64-true", "32-true")])
+def test_a_run_may_go_on_in_another_precision_and_says_so(tmp_path, first, then):
+    fit(tmp_path, f"--trainer.precision={first}")
+    with pytest.warns(UserWarning, match=f"Resumed with changes: trainer.precision {first} -> {then}"):
+        fit(tmp_path, f"--trainer.precision={then}", "--ckpt_path=last", epochs=2)
+    saved = checkpoint(tmp_path)
+    assert floats(saved["state_dict"]) == {ON_CPU[then]}
+    assert floats([s["exp_avg"] for s in saved["optimizer_states"][0]["state"].values()]) == {ON_CPU[then]}
+    assert np.isfinite(losses(tmp_path)).all()
+
+
 @pytest.mark.parametrize("precision", ON_CPU)
 @pytest.mark.parametrize("model", ["seqcls_quantum_head", "seqcls_quantum_attention"])
 def test_circuits_in_models_run_in_float32_or_float64_in_each_precision(tmp_path, monkeypatch, model, precision):
@@ -158,13 +169,14 @@ def test_advice_names_the_settings_that_are_not_yet_saving():
         "data": {},
     }
     error = torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB. GPU 0 has 1 GiB. If reserved but X")
-    line = memory_advice(error, config)
+    line = memory_advice(error, config, training=True)
     assert "out of memory. Tried to allocate 2.00 GiB. GPU 0 has 1 GiB)" in line
     assert "If reserved" not in line
     assert "kernel fused (now plain)" in line
     assert "scope first_of_tensor (now all)" in line
     assert not any(words in line for words in ("batch_size", "checkpoint_activations", "precision"))
-    assert memory_advice(MemoryError(), {}).startswith("Out of memory (MemoryError).")
+    assert "scope" not in memory_advice(error, config, training=False)
+    assert memory_advice(MemoryError(), {}, training=True).startswith("Out of memory (MemoryError).")
 
 
 def test_what_counts_as_out_of_memory():

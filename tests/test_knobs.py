@@ -1,6 +1,7 @@
 """Settings of how a run is computed: each does something, and none changes what is learned."""
 
 import json
+import os
 
 import pytest
 import torch
@@ -122,6 +123,16 @@ def test_a_model_is_compiled_in_whole_graphs(tmp_path, model):
     assert not any("_orig_mod" in name for name in module.state_dict())
 
 
+@pytest.mark.slow
+@pytest.mark.parametrize("model", MODELS)
+def test_inductor_learns_what_the_uncompiled_model_does(tmp_path, model):
+    torch._dynamo.reset()
+    options = ["--trainer.precision=64-true", "--model.dropout=0"]
+    first = fit(tmp_path / "plain", *options, model=model)
+    second = fit(tmp_path / "compiled", *options, overlay("compile"), model=model)
+    assert_same(first, second, 1e-8)
+
+
 def test_averaged_weights_and_a_compiled_model(tmp_path):
     torch._dynamo.reset()
     compiled = fit(tmp_path / "compiled", overlay("ema"), "--model.compile={backend: eager}")
@@ -241,7 +252,8 @@ def test_the_profiler_of_operations_writes_a_table_and_a_trace(tmp_path):
 
 
 @pytest.mark.parametrize("model", MODELS)
-def test_deterministic_runs_work_with_each_model(tmp_path, model):
+def test_deterministic_runs_work_with_each_model(tmp_path, monkeypatch, model):
+    monkeypatch.setenv("CUBLAS_WORKSPACE_CONFIG", "unset")
     modes = []
 
     def look(*_):
@@ -254,6 +266,7 @@ def test_deterministic_runs_work_with_each_model(tmp_path, model):
         handle.remove()
     assert modes
     assert all(modes)
+    assert os.environ["CUBLAS_WORKSPACE_CONFIG"] == ":4096:8"  # what a GPU needs too
 
 
 @pytest.mark.parametrize(("threads", "expected"), [("2", 2), ("null", 3)])

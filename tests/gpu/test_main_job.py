@@ -55,9 +55,8 @@ def test_a_step_that_the_loss_scaler_skips_advances_nothing(tmp_path, options):
     saved = checkpoint(tmp_path)
     (optimizer,) = saved["optimizer_states"]
     assert saved["global_step"] == 3
-    halvings = math.log2(
-        (2.0**16 if ON_GPU else 2.0**10) / saved["MixedPrecision" if ON_GPU else "Float16OnCpu"]["scale"]
-    )
+    start, plugin = (2.0**16, "MixedPrecision") if ON_GPU else (2.0**10, "Float16OnCpu")
+    halvings = math.log2(start / saved[plugin]["scale"])
     assert halvings >= 1  # the scale of a GPU starts so high that the first step may be skipped too
     assert optimizer["param_groups"][0]["perturbation_state"]["step"] == 3 - halvings
     assert {float(state["step"]) for state in optimizer["state"].values()} == {3 - halvings}
