@@ -6,8 +6,11 @@ from typing import Any
 import torch
 
 _FLOAT16 = {"16-mixed": "16-mixed", "16": "16-mixed", "16-true": "16-true"}
-# What torch, its CPU allocator and the libraries of a GPU say.
-_OUT_OF_MEMORY = ("out of memory", "can't allocate memory", "not enough memory", "CUBLAS_STATUS_ALLOC_FAILED")
+# What torch, its CPU allocator, the operating system and the libraries of a GPU say.
+_OUT_OF_MEMORY = (
+    "out of memory", "can't allocate memory", "not enough memory", "Cannot allocate memory", "bad_alloc",
+    "CUBLAS_STATUS_ALLOC_FAILED",
+)  # fmt: skip
 
 
 def refuse_precision(precision: Any, accelerator: Any, training: bool) -> None:
@@ -37,10 +40,10 @@ def refuse_precision(precision: Any, accelerator: Any, training: bool) -> None:
 
 
 def is_out_of_memory(error: BaseException) -> bool:
-    """Whether an error means that memory ran out: of a GPU, of torch's CPU allocator, or of Python."""
+    """Whether an error means that memory ran out: a GPU's, or this machine's."""
     if isinstance(error, (MemoryError, torch.OutOfMemoryError)):
         return True
-    return isinstance(error, RuntimeError) and any(words in str(error) for words in _OUT_OF_MEMORY)
+    return isinstance(error, (RuntimeError, OSError)) and any(words in str(error) for words in _OUT_OF_MEMORY)
 
 
 def memory_advice(error: BaseException, config: Mapping[str, Any], training: bool) -> str:

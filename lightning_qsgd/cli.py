@@ -15,7 +15,6 @@ from lightning.pytorch.loggers import TensorBoardLogger
 from rich.console import Console
 from rich.table import Column, Table
 
-from lightning_qsgd.advice import is_out_of_memory, memory_advice
 from lightning_qsgd.calibrate import calibrate
 from lightning_qsgd.callbacks import PredictionWriter, TestReport, TimeToTarget
 from lightning_qsgd.doctor import doctor
@@ -33,7 +32,7 @@ class CommandLine(ExperimentCLI):
         """As Lightning's; a failed start leaves no empty run behind, and an interrupted run says how to go on."""
         try:
             super()._run_subcommand(subcommand)
-        except BaseException as error:
+        except BaseException:
             trainer = self.trainer
             if self._reserved is not None and trainer.is_global_zero and is_unused(self._reserved):
                 shutil.rmtree(self._reserved, ignore_errors=True)
@@ -45,9 +44,6 @@ class CommandLine(ExperimentCLI):
                     else "no epoch is done"
                 )
                 print(f"Stopped in epoch {trainer.current_epoch + 1}; {done}", file=sys.stderr)
-            if is_out_of_memory(error):
-                self._dump_config()
-                raise MemoryError(memory_advice(error, self.config_dump, training=subcommand == "fit")) from error
             raise
 
     def after_fit(self) -> None:

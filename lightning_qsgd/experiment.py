@@ -14,7 +14,7 @@ from lightning.pytorch.callbacks import ModelCheckpoint
 from lightning.pytorch.cli import LightningArgumentParser, LightningCLI
 from lightning_utilities.core.rank_zero import rank_zero_warn
 
-from lightning_qsgd.advice import refuse_precision
+from lightning_qsgd.advice import is_out_of_memory, memory_advice, refuse_precision
 from lightning_qsgd.callbacks import (
     AttentionMonitor,
     DisplacedForward,
@@ -196,6 +196,16 @@ class ExperimentCLI(LightningCLI):
         if config.get("enable_checkpointing") is False:
             callbacks = [callback for callback in callbacks if not isinstance(callback, ModelCheckpoint)]
         return super()._instantiate_trainer(config, callbacks)
+
+    def _run_subcommand(self, subcommand: str) -> None:
+        """As Lightning's; where memory runs out, the error says what saves some."""
+        try:
+            super()._run_subcommand(subcommand)
+        except Exception as error:
+            if not is_out_of_memory(error):
+                raise
+            self._dump_config()
+            raise MemoryError(memory_advice(error, self.config_dump, training=subcommand == "fit")) from error
 
 
 def _flat(config: Any, prefix: str = "") -> dict[str, Any]:

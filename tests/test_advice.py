@@ -1,7 +1,8 @@
 """Precisions, through the command line: each one trains, or is refused with the way out; and memory that runs out."""
 
 import csv
-import gc
+import errno
+import os
 
 import numpy as np
 import pytest
@@ -184,10 +185,10 @@ def test_what_counts_as_out_of_memory():
         torch.empty(10**13)
     with pytest.raises(MemoryError) as numpys:
         np.empty(10**16)
-    gc.collect()
     assert is_out_of_memory(torchs.value)
     assert is_out_of_memory(numpys.value)
     assert is_out_of_memory(torch.OutOfMemoryError("CUDA out of memory"))
     assert is_out_of_memory(RuntimeError("CUDA error: CUBLAS_STATUS_ALLOC_FAILED when calling `cublasCreate(handle)`"))
+    assert is_out_of_memory(OSError(errno.ENOMEM, os.strerror(errno.ENOMEM)))
     assert not is_out_of_memory(RuntimeError("shapes differ"))
     assert not is_out_of_memory(ValueError("out of memory"))
