@@ -5,7 +5,7 @@ RUN := .venv/bin/python
 # One thread a process: the models here are small, and two busy processes with two threads each slow each other down.
 export OMP_NUM_THREADS ?= 1
 
-.PHONY: help fit test test-slow bench lint format tensorboard clean
+.PHONY: help fit test test-slow test-gpu bench lint format tensorboard clean
 
 help: ## list the targets
 	@grep -E '^[a-z.-]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*##/\t/' | expand -t 16
@@ -30,6 +30,9 @@ test: .venv/.installed ## the tests, in minutes
 
 test-slow: .venv/.installed ## whole training runs and many processes
 	$(RUN) -m pytest -m "slow and not gpu and not hardware"
+
+test-gpu: .venv/.installed ## on a machine with a CUDA device
+	$(RUN) -m pytest tests/gpu -m gpu
 
 bench: .venv/.bench ## speed, as ratios measured side by side in one run
 	$(RUN) scripts/benchmark.py

@@ -14,6 +14,7 @@ from lightning.pytorch.callbacks import Checkpoint, ModelCheckpoint
 from lightning.pytorch.cli import LightningArgumentParser, LightningCLI
 from lightning_utilities.core.rank_zero import rank_zero_warn
 
+from lightning_qsgd.advice import is_out_of_memory, memory_advice, refuse_precision
 from lightning_qsgd.callbacks import (
     AttentionMonitor,
     DisplacedForward,
@@ -145,7 +146,8 @@ class ExperimentCLI(LightningCLI):
         old, new = (_flat(config) for config in (yaml.safe_load(path.read_text()), self.config_dump))
         learned = {"model.init_args.vocab_size", "model.init_args.num_classes", "model.init_args.class_weights"}
         changed = sorted(k for k in old.keys() | new.keys() if old.get(k) != new.get(k) and k not in learned)
-        changed = [k for k in changed if k.split(".")[0] in ("model", "data", "seed_everything")]
+        told = ("model", "data", "seed_everything")
+        changed = [k for k in changed if k.split(".")[0] in told or k == "trainer.precision"]
         for key in changed:
             if key.endswith("optimizer.class_path"):
                 raise ValueError(
@@ -171,6 +173,7 @@ class ExperimentCLI(LightningCLI):
     def instantiate_trainer(self, **kwargs: Any) -> L.Trainer:
         """Both loggers in one run folder, atomic checkpoints, a prediction file."""
         config = self._get(self.config_init, "trainer")
+        refuse_precision(config.precision, config.accelerator, training=self.subcommand in (None, "fit"))
         path = self._get(self.config, "ckpt_path") if self.subcommand else None
         logs = config.logger in (None, True)
         if path and self.subcommand != "fit":  # what is said of a checkpoint goes beside it; its logs stay
@@ -195,6 +198,16 @@ class ExperimentCLI(LightningCLI):
         if config.get("enable_checkpointing") is False:
             callbacks = [callback for callback in callbacks if not isinstance(callback, Checkpoint)]
         return super()._instantiate_trainer(config, callbacks)
+
+    def _run_subcommand(self, subcommand: str) -> None:
+        """As Lightning's; where memory runs out, the error says what saves some."""
+        try:
+            super()._run_subcommand(subcommand)
+        except Exception as error:
+            if not is_out_of_memory(error):
+                raise
+            self._dump_config()
+            raise MemoryError(memory_advice(error, self.config_dump, training=subcommand == "fit")) from error
 
 
 def _flat(config: Any, prefix: str = "") -> dict[str, Any]:

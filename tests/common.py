@@ -10,3 +10,7 @@ SMALL = [
     "--trainer.accelerator=cpu",
     "--trainer.log_every_n_steps=1",
 ]
+
+#: Options of a model that is built and trained in no time.
+TINY = {"embed_dim": 8, "num_heads": 2, "feedforward_dim": 8, "num_layers": 1, "max_length": 32}
+TINY_ARGUMENTS = [f"--model.{name}={value}" for name, value in TINY.items()]

@@ -1,3 +1,5 @@
+from collections.abc import Iterator
+
 import pytest
 import torch
 from hypothesis import settings
@@ -9,7 +11,9 @@ torch.set_num_threads(1)
 
 
 @pytest.fixture(autouse=True)
-def _seeded(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Each test starts from the same generators, and leaves no global seed behind."""
+def _seeded(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    """Each test starts from the same generators, and leaves no global seed and no deterministic mode behind."""
     torch.manual_seed(0)
     monkeypatch.delenv("PL_GLOBAL_SEED", raising=False)
+    yield
+    torch.use_deterministic_algorithms(False)

@@ -4,6 +4,7 @@ from pathlib import Path
 
 import lightning as L
 import torch
+from lightning.pytorch.plugins.precision import MixedPrecision
 
 
 class SaveRanks(L.Callback):
@@ -31,3 +32,18 @@ class SaveDisplacedWeights(L.Callback):
         if trainer.global_step == 1:
             assert trainer.optimizers[0].displacement.active
             torch.save(pl_module.state_dict(), Path(trainer.log_dir) / f"displaced{trainer.global_rank}.pt")
+
+
+class Float16OnCpu(MixedPrecision):
+    """16-mixed with its GradScaler, where there is no GPU."""
+
+    def __init__(self):
+        super().__init__("16-mixed", "cpu", scaler=torch.amp.GradScaler("cpu", init_scale=2.0**10))
+
+
+class InfiniteGradient(L.Callback):
+    """Makes one gradient infinite in the second batch of the first epoch, as an overflow in float16 does."""
+
+    def on_after_backward(self, trainer, pl_module):
+        if trainer.current_epoch == 0 and trainer.global_step == 1:
+            next(p for p in pl_module.parameters() if p.grad is not None).grad.view(-1)[0] = float("inf")

@@ -13,6 +13,7 @@ LEVELS = {
     "quantum": 0,
     "run_folder": 1,
     "parser": 1,
+    "advice": 1,
     "optim": 1,
     "models": 1,
     "datamodules": 1,

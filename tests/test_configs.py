@@ -14,6 +14,11 @@ STEP = ["--trainer.fast_dev_run=1", "--trainer.accelerator=cpu", "--trainer.enab
 #: What a test must set beyond one step, and why.
 OVERRIDES = {
     "textcls": (["--data.train_file={texts}"], "it has no data of its own"),
+    "compile": (["--model.compile={{backend: aot_eager}}"], "inductor takes half a minute"),
+    "fp16": (
+        ["--trainer.precision=bf16-mixed"],
+        "float16 needs a GPU: tests/gpu/test_main_job.py",
+    ),
     "ddp2": (["--trainer.devices=1", "--trainer.strategy=auto"], "two processes: tests/test_main_job.py"),
 }
 NUMBERS = {"lr": 0.001, "betas": [0.9, 0.999], "eps": 1e-8, "weight_decay": 0.0}

@@ -7,7 +7,9 @@ Shapes: B batch, T tokens, D embed_dim, C classes.
 from collections.abc import Callable, Sequence
 from typing import Literal, get_args
 
+import torch
 from torch import Tensor, nn
+from torch.utils.checkpoint import checkpoint
 
 from lightning_qsgd.models.attention import Attention
 from lightning_qsgd.models.quantum_attention import QuantumAttention
@@ -34,6 +36,9 @@ class TransformerClassifier(nn.Module):
             (B, T, D), such as a ``functools.partial`` of :class:`QuantumAttention`.
         quantum_layers: the blocks that have this attention, 0 to num_layers - 1; the others are classical. Default:
             all.
+        checkpoint_activations: while training, keep only each block's input and compute the rest again in the backward
+            pass: the same gradients bit for bit, memory of one block instead of all, about a third more time. Default:
+            False.
 
     Raises:
         ValueError: for a size below 1, dropout outside of [0, 1), another attention, a block that does not exist, or
@@ -53,8 +58,10 @@ class TransformerClassifier(nn.Module):
         head: Callable[[int, int], nn.Module] = nn.Linear,
         attention: AttentionName | Callable[[int, int, float], nn.Module] = "classical",
         quantum_layers: Sequence[int] | None = None,
+        checkpoint_activations: bool = False,
     ) -> None:
         super().__init__()
+        self.checkpoint_activations = checkpoint_activations
         names = ("vocab_size", "num_classes", "embed_dim", "num_heads", "feedforward_dim", "num_layers", "max_length")
         for name in names:
             if (size := locals()[name]) < 1:
@@ -106,8 +113,9 @@ class TransformerClassifier(nn.Module):
             visible = padding_mask & ~empty
         else:
             visible = None
+        again = self.checkpoint_activations and self.training and torch.is_grad_enabled()
         for block in self.blocks:
-            x = block(x, visible)
+            x = checkpoint(block, x, visible, use_reentrant=False) if again else block(x, visible)
         if padding_mask is None:
             return self.head(x.mean(1))
         keep = (~padding_mask).unsqueeze(-1).to(x.dtype)

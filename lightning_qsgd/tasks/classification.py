@@ -26,6 +26,10 @@ Batch = dict[str, Any]
 _SIZES = (
     "vocab_size", "num_classes", "embed_dim", "num_heads", "feedforward_dim", "num_layers", "dropout", "max_length",
 )  # fmt: skip
+#: Arguments that a checkpoint does not bring.
+_NO_SIZES = (
+    "head", "attention", "quantum_layers", "checkpoint_activations", "compile", "leave_out", "optimizer", "scheduler",
+)  # fmt: skip
 
 
 class SequenceClassification(L.LightningModule):
@@ -46,6 +50,9 @@ class SequenceClassification(L.LightningModule):
         attention: "classical" (default), "quantum", or a class called with (embed_dim, num_heads, dropout), such as
             :class:`lightning_qsgd.models.QuantumAttention` with options of its own.
         quantum_layers: the blocks that have this attention, from 0; the others are classical. Default: all.
+        checkpoint_activations: compute each block again in the backward pass instead of keeping it. Default: False.
+        compile: True: torch.compile the model; a dict: with these arguments of it, such as {backend: aot_eager}. The
+            checkpoint is that of the model uncompiled. Default: False.
         leave_out: what the perturbation leaves alone, some of "norms", "biases", "embeddings" (see
             :func:`lightning_qsgd.optim.perturbed_groups`). Default: nothing.
         optimizer: called with the parameters. Default: :class:`SuperpositionalGradientDescent`.
@@ -72,15 +79,18 @@ class SequenceClassification(L.LightningModule):
         head: Callable[[int, int], nn.Module] = nn.Linear,
         attention: AttentionName | Callable[[int, int, float], nn.Module] = "classical",
         quantum_layers: Sequence[int] | None = None,
+        checkpoint_activations: bool = False,
+        compile: bool | dict[str, Any] = False,
         leave_out: Sequence[Kind] = (),
         optimizer: OptimizerCallable = SuperpositionalGradientDescent,
         scheduler: LRSchedulerCallable | None = None,
     ) -> None:
         super().__init__()
-        self.save_hyperparameters(ignore=["head", "attention", "quantum_layers", "leave_out", "optimizer", "scheduler"])
+        self.save_hyperparameters(ignore=_NO_SIZES)
         self.leave_out = leave_out
         self.attention: Any = attention
         self.quantum_layers = quantum_layers
+        self.checkpoint_activations, self.compile_options = checkpoint_activations, compile
         self.head, self.optimizer, self.scheduler = head, optimizer, scheduler
         self.model: TransformerClassifier | None = None
         self.loss_weight: Tensor | None
@@ -105,7 +115,10 @@ class SequenceClassification(L.LightningModule):
             head=self.head,
             attention=self.attention,
             quantum_layers=self.quantum_layers,
+            checkpoint_activations=self.checkpoint_activations,
         )
+        if self.compile_options is not False:
+            self.model.compile(**({} if self.compile_options is True else self.compile_options))
         classes = self.hparams["num_classes"]
         metrics = MetricCollection(
             {

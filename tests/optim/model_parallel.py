@@ -38,10 +38,10 @@ class Model(L.LightningModule):
         return torch.utils.data.DataLoader(torch.linspace(-1, 1, 192).sin().view(32, 6), batch_size=8)
 
 
-def fit(folder, scope, epochs, strategy="auto", devices=1, ckpt_path=None):
+def fit(folder, scope, epochs, strategy="auto", devices=1, ckpt_path=None, accelerator="cpu"):
     module = Model(scope)
     trainer = L.Trainer(
-        accelerator="cpu",
+        accelerator=accelerator,
         devices=devices,
         strategy=strategy,
         max_epochs=epochs,

@@ -155,13 +155,6 @@ def test_a_subclass_may_have_arguments_of_its_own():
     fit(Own(alpha=0.2, **SMALL))
 
 
-@pytest.mark.parametrize("precision", ["bf16-mixed", "bf16-true", "64-true"])
-def test_precisions_that_run_here(precision):
-    optimizer = partial(SuperpositionalGradientDescent, perturbation=CircuitPerturbation())
-    trainer = fit(SequenceClassification(**SMALL, optimizer=optimizer), precision=precision)
-    assert trainer.callback_metrics["train/loss"].isfinite()
-
-
 def test_a_resumed_run_continues_bit_for_bit(tmp_path):
     def module():
         L.seed_everything(0, verbose=False)
