@@ -16,7 +16,7 @@ from rich.console import Console
 from rich.table import Column, Table
 
 from lightning_qsgd.calibrate import calibrate
-from lightning_qsgd.callbacks import PredictionWriter, TestReport, TimeToTarget
+from lightning_qsgd.callbacks import FiniteSteps, PredictionWriter, TestReport, TimeToTarget
 from lightning_qsgd.doctor import doctor
 from lightning_qsgd.experiment import ExperimentCLI, find_config, peak_memory
 from lightning_qsgd.files import atomic_write
@@ -120,6 +120,7 @@ def summarize(cli: ExperimentCLI) -> dict[str, Any]:
         f"{clock.metric} best": round(best(clock.history), 4) if last else None,
         f"epochs to {clock.target:.2f}": clock.epochs,
         "epochs": trainer.current_epoch,
+        "skipped_steps": next(c.skipped for c in trainer.callbacks if isinstance(c, FiniteSteps)),  # type: ignore[attr-defined]
         "training_seconds": round(clock.elapsed, 1),
         "circuits": circuits,
         "shots": shots,

@@ -17,6 +17,7 @@ from lightning_utilities.core.rank_zero import rank_zero_warn
 from lightning_qsgd.callbacks import (
     AttentionMonitor,
     DisplacedForward,
+    FiniteSteps,
     PerturbationMonitor,
     PredictionWriter,
     TestReport,
@@ -90,6 +91,7 @@ class ExperimentCLI(LightningCLI):
             parser.add_lightning_class_args(ModelCheckpoint, key)
             defaults |= {"auto_insert_metric_name": False, "enable_version_counter": False}
             parser.set_defaults({f"{key}.{name}": value for name, value in defaults.items()})
+        parser.add_lightning_class_args(FiniteSteps, "finite")
         parser.add_lightning_class_args(TimeToTarget, "time_to_target")
         parser.add_lightning_class_args(PerturbationMonitor, "monitor")
         parser.add_lightning_class_args(AttentionMonitor, "attention_monitor")
