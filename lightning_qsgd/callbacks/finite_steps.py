@@ -139,5 +139,6 @@ def _finite(tensors: list[Any]) -> bool:
     """Whether all values are finite, of those that this rank holds; one synchronization."""
     parts = [local(tensor.detach()) for tensor in tensors]
     parts = [part._values() if part.is_sparse else part for part in parts]
-    # The largest magnitude: NaN if there is one; unlike a sum of squares it does not overflow.
-    return bool(get_total_norm([part for part in parts if part.numel()], float("inf")).isfinite())
+    parts = [part for part in parts if part.numel()]
+    # The sum of squares is the cheapest; where it overflows, the largest magnitude decides.
+    return bool(get_total_norm(parts).isfinite()) or bool(get_total_norm(parts, float("inf")).isfinite())

@@ -205,6 +205,10 @@ def test_sparse_gradients_and_those_of_empty_tensors_are_looked_at(tmp_path):
         fit(module, FiniteSteps(), tmp_path)
 
 
+def test_huge_gradients_are_finite(tmp_path):
+    fit(Model([2, 3], 1e30, quantum_weight=0.0), FiniteSteps(), tmp_path)  # the sum of their squares is not
+
+
 @pytest.mark.parametrize(
     "options",
     [{"on_nonfinite": "no"}, {"max_in_a_row": 0}, {"every_n_steps": 0}, {"on_nonfinite": "skip", "every_n_steps": 2}],
