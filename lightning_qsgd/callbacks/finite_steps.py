@@ -3,6 +3,7 @@
 from typing import Any, Literal
 
 import lightning as L
+import torch
 from lightning_utilities.core.rank_zero import rank_zero_warn
 from torch import Tensor
 from torch.nn.utils import get_total_norm
@@ -135,10 +136,13 @@ class FiniteSteps(L.Callback):
         self.skipped, self._in_a_row = state_dict["skipped"], state_dict["in_a_row"]
 
 
+@torch.no_grad()
 def _finite(tensors: list[Any]) -> bool:
     """Whether all values are finite, of those that this rank holds; one synchronization."""
-    parts = [local(tensor.detach()) for tensor in tensors]
-    parts = [part._values() if part.is_sparse else part for part in parts]
-    parts = [part for part in parts if part.numel()]
-    # The sum of squares is the cheapest; where it overflows, the largest magnitude decides.
-    return bool(get_total_norm(parts).isfinite()) or bool(get_total_norm(parts, float("inf")).isfinite())
+    if not tensors:
+        return True
+    sums = [local(tensor).sum() for tensor in tensors]
+    if bool(torch.stack([part.to(sums[0].device) for part in sums]).sum().isfinite()):
+        return True
+    parts = [tensor._values() if tensor.is_sparse else tensor for tensor in map(local, tensors)]  # the sum may overflow
+    return bool(get_total_norm([part for part in parts if part.numel()], float("inf")).isfinite())
