@@ -19,10 +19,11 @@ from lightning_qsgd.calibrate import calibrate
 from lightning_qsgd.callbacks import FiniteSteps, PredictionWriter, TestReport, TimeToTarget
 from lightning_qsgd.doctor import doctor
 from lightning_qsgd.experiment import ExperimentCLI, find_config, peak_memory
+from lightning_qsgd.failures import explain
 from lightning_qsgd.files import atomic_write
 from lightning_qsgd.optim import SuperpositionalGradientDescent
-from lightning_qsgd.parser import shorten
 from lightning_qsgd.run_folder import is_unused
+from lightning_qsgd.scrubbing import scrub
 
 
 class CommandLine(ExperimentCLI):
@@ -125,6 +126,7 @@ def summarize(cli: ExperimentCLI) -> dict[str, Any]:
         "circuits": circuits,
         "shots": shots,
         "circuit_seconds": round(seconds, 2),
+        "fallback_steps": ours.perturbation.fallback_steps if ours else 0,
         "peak_memory_GB": round(peak_memory(), 2),
         "torch_threads": torch.get_num_threads(),
         "best_checkpoint": best_path or None,
@@ -184,11 +186,8 @@ def main(args: Sequence[str] | None = None) -> None:
         else:
             CommandLine(arguments)
     except Exception as error:
+        scrub(error)
         if debug:
             raise
-        message = shorten(str(error)) if "Does not validate" in str(error) else " ".join(str(error).split())
-        message = message or type(error).__name__
-        if "loading state_dict" in message:
-            message = f"The checkpoint belongs to another model: {message}"
-        print(f"(traceback: add --debug)\nerror: {message[:1000]}", file=sys.stderr)
+        print(f"(traceback: add --debug)\nerror: {explain(error)}", file=sys.stderr)
         sys.exit(2)

@@ -6,6 +6,8 @@ from typing import NoReturn
 
 from lightning.pytorch.cli import LightningArgumentParser
 
+from lightning_qsgd.scrubbing import scrubbed
+
 
 class OneLineErrorParser(LightningArgumentParser):
     """A parser whose errors are one line: the key, the value, what was expected."""
@@ -16,8 +18,10 @@ class OneLineErrorParser(LightningArgumentParser):
             super().error(message, ex)
         parser = getattr(ex, "subcommand_parser", None) or self
         if "--debug" in sys.argv:
-            sys.stderr.write(f"{message}\n")
-        sys.stderr.write(f"error: {shorten(message)}; all settings: {parser.prog.replace(' [options]', '')} --help\n")
+            sys.stderr.write(f"{scrubbed(message)}\n")
+        sys.stderr.write(
+            f"error: {scrubbed(shorten(message))}; all settings: {parser.prog.replace(' [options]', '')} --help\n"
+        )
         sys.exit(2)
 
 
