@@ -2,7 +2,8 @@
 
     python scripts/soak.py --fits 200
 
-Each fit is a whole run of the command line on the main job's data: surrogate, both loggers, checkpoints, validation.
+Each fit is a whole run of the command line, of a small model on the main job's data: surrogate, both loggers,
+checkpoints, validation.
 Slopes are those of a line through the numbers after each fit (scipy.stats.linregress), the first ones left out.
 Linux only (/proc). Exits with 1 where a slope is above its limit.
 """
@@ -57,8 +58,10 @@ def soak(fits: int, steps: int, folder: str | Path, arguments: list[str] | None 
         with contextlib.redirect_stdout(io.StringIO()), warnings.catch_warnings():
             warnings.simplefilter("ignore")
             run([
-                "fit", "--config", "configs/seqcls.yaml", f"--trainer.default_root_dir={folder}", "--trainer.max_epochs=2",
-                f"--seed_everything={number}", f"--data.train_size={16 * steps}", "--data.val_size=64",
+                "fit", "--config", "configs/seqcls.yaml", f"--trainer.default_root_dir={folder}",
+                "--model.embed_dim=16", "--model.num_heads=2", "--model.feedforward_dim=32", "--model.num_layers=1",
+                "--trainer.max_epochs=2", f"--seed_everything={number}",
+                f"--data.train_size={16 * steps}", "--data.val_size=64",
                 "--trainer.enable_progress_bar=false", "--trainer.enable_model_summary=false",
                 "--trainer.accelerator=cpu", "--monitor.every_n_steps=10", *(arguments or []),
             ])  # fmt: skip
@@ -69,7 +72,8 @@ def soak(fits: int, steps: int, folder: str | Path, arguments: list[str] | None 
 def slopes(rows: NDArray[np.float64], skip: int) -> list[tuple[float, float]]:
     """Slope per fit and its standard error, for each column, without the first ``skip`` fits."""
     fitted = [linregress(np.arange(skip, len(rows)), column[skip:]) for column in rows.T]
-    return [(float(line.slope), float(line.stderr)) for line in fitted]  # pyright: ignore[reportAttributeAccessIssue]
+    # The error of a constant is NaN.
+    return [(float(line.slope), float(np.nan_to_num(line.stderr))) for line in fitted]  # pyright: ignore[reportAttributeAccessIssue]
 
 
 def too_steep(found: list[tuple[float, float]]) -> list[str]:
