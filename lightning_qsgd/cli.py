@@ -157,6 +157,10 @@ def write_json(path: Path, values: dict[str, Any]) -> None:
         json.dump(values, file, indent=2)
 
 
+def _is_no_advertisement(record: logging.LogRecord) -> bool:
+    return "litlogger" not in str(record.msg)
+
+
 def main(args: Sequence[str] | None = None) -> None:
     """Run a command; ``args`` default to those of the process.
 
@@ -175,7 +179,7 @@ def main(args: Sequence[str] | None = None) -> None:
     # Noise that no user of this package can act on.
     warnings.filterwarnings("ignore", ".*LeafSpec.*")
     warnings.filterwarnings("ignore", ".*does not have many workers.*")
-    logging.getLogger("lightning.pytorch.utilities.rank_zero").addFilter(lambda record: "litlogger" not in record.msg)
+    logging.getLogger("lightning.pytorch.utilities.rank_zero").addFilter(_is_no_advertisement)
     try:
         if arguments[:1] == ["doctor"]:
             if arguments[1:]:

@@ -30,8 +30,8 @@ from scipy.stats import linregress
 from lightning_qsgd.cli import main as run
 
 NAMES = ("resident memory, kB", "threads", "open files", "objects")
-#: Per fit. Memory: 200 fits then take less than a tenth of a GB; objects are those that Python's collector tracks.
-LIMITS = (400.0, 0.01, 0.01, 100.0)
+#: Per fit. Memory: 1000 fits then take less than a tenth of a GB; objects are those that Python's collector tracks.
+LIMITS = (100.0, 0.01, 0.01, 5.0)
 
 
 def measure() -> tuple[float, float, float, float]:
@@ -85,7 +85,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--fits", type=int, default=200)
     parser.add_argument("--steps", type=int, default=50, help="optimizer steps of each fit, in two epochs")
-    parser.add_argument("--skip", type=int, default=10, help="first fits that the lines leave out")
+    parser.add_argument("--skip", type=int, default=20, help="first fits that the lines leave out")
     options = parser.parse_args()
     start = time.perf_counter()
     with tempfile.TemporaryDirectory() as folder:
