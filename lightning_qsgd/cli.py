@@ -17,13 +17,14 @@ from rich.table import Column, Table
 from torch.multiprocessing.spawn import ProcessExitedException
 
 from lightning_qsgd.calibrate import calibrate
-from lightning_qsgd.callbacks import PredictionWriter, Stopped, TestReport, TimeToTarget
+from lightning_qsgd.callbacks import FiniteSteps, PredictionWriter, Stopped, TestReport, TimeToTarget
 from lightning_qsgd.doctor import doctor
 from lightning_qsgd.experiment import ExperimentCLI, find_config, peak_memory
+from lightning_qsgd.failures import explain
 from lightning_qsgd.files import atomic_write
 from lightning_qsgd.optim import SuperpositionalGradientDescent
-from lightning_qsgd.parser import shorten
 from lightning_qsgd.run_folder import is_unused
+from lightning_qsgd.scrubbing import scrub
 
 
 class CommandLine(ExperimentCLI):
@@ -119,10 +120,12 @@ def summarize(cli: ExperimentCLI) -> dict[str, Any]:
         f"{clock.metric} best": round(best(clock.history), 4) if last else None,
         f"epochs to {clock.target:.2f}": clock.epochs,
         "epochs": trainer.current_epoch,
+        "skipped_steps": next(c.skipped for c in trainer.callbacks if isinstance(c, FiniteSteps)),  # type: ignore[attr-defined]
         "training_seconds": round(clock.elapsed, 1),
         "circuits": circuits,
         "shots": shots,
         "circuit_seconds": round(seconds, 2),
+        "fallback_steps": ours.perturbation.fallback_steps if ours else 0,
         "peak_memory_GB": round(peak_memory(), 2),
         "torch_threads": torch.get_num_threads(),
         "best_checkpoint": best_path or None,
@@ -153,6 +156,10 @@ def write_json(path: Path, values: dict[str, Any]) -> None:
         json.dump(values, file, indent=2)
 
 
+def _is_no_advertisement(record: logging.LogRecord) -> bool:
+    return "litlogger" not in str(record.msg)
+
+
 def main(args: Sequence[str] | None = None) -> None:
     """Run a command; ``args`` default to those of the process.
 
@@ -173,7 +180,7 @@ def main(args: Sequence[str] | None = None) -> None:
     warnings.filterwarnings("ignore", ".*does not have many workers.*")
     warnings.filterwarnings("ignore", ".*your dataloader is not resumable.*")  # ExactResume sees to it
     warnings.filterwarnings("ignore", "Checkpoint directory .* exists and is not empty")  # a resumed run's own
-    logging.getLogger("lightning.pytorch.utilities.rank_zero").addFilter(lambda record: "litlogger" not in record.msg)
+    logging.getLogger("lightning.pytorch.utilities.rank_zero").addFilter(_is_no_advertisement)
     try:
         if arguments[:1] == ["doctor"]:
             if arguments[1:]:
@@ -186,11 +193,8 @@ def main(args: Sequence[str] | None = None) -> None:
     except Exception as error:
         if isinstance(error, ProcessExitedException) and error.exit_code == Stopped.CODE:
             sys.exit(Stopped.CODE)
+        scrub(error)
         if debug:
             raise
-        message = shorten(str(error)) if "Does not validate" in str(error) else " ".join(str(error).split())
-        message = message or type(error).__name__
-        if "loading state_dict" in message:
-            message = f"The checkpoint belongs to another model: {message}"
-        print(f"(traceback: add --debug)\nerror: {message[:1000]}", file=sys.stderr)
+        print(f"(traceback: add --debug)\nerror: {explain(error)}", file=sys.stderr)
         sys.exit(2)

@@ -19,12 +19,13 @@ from lightning_qsgd.callbacks import (
     AttentionMonitor,
     DisplacedForward,
     ExactResume,
+    FiniteSteps,
     PerturbationMonitor,
     PredictionWriter,
     TestReport,
     TimeToTarget,
 )
-from lightning_qsgd.parser import OneLineErrorParser
+from lightning_qsgd.parser import OneLineErrorParser, refuse_class_names, refuse_silent_functions
 from lightning_qsgd.run_folder import (
     AtomicCheckpointIO,
     epochs_of,
@@ -92,6 +93,7 @@ class ExperimentCLI(LightningCLI):
         best["enable_version_counter"] = False
         parser.set_defaults({f"checkpoint.{name}": value for name, value in best.items()})
         parser.add_lightning_class_args(ExactResume, "exact_resume")
+        parser.add_lightning_class_args(FiniteSteps, "finite")
         parser.add_lightning_class_args(TimeToTarget, "time_to_target")
         parser.add_lightning_class_args(PerturbationMonitor, "monitor")
         parser.add_lightning_class_args(AttentionMonitor, "attention_monitor")
@@ -100,6 +102,7 @@ class ExperimentCLI(LightningCLI):
     def parse_arguments(self, parser: LightningArgumentParser, args: Any) -> None:
         """Parse ``args``; Lightning's own warns whenever a process was started with arguments of its own."""
         self.config = parser.parse_args(args)
+        refuse_silent_functions(self.config)
 
     # ---- from arguments to trainer, model and data
 
@@ -128,6 +131,8 @@ class ExperimentCLI(LightningCLI):
         arguments = config.model.get("init_args") or {}
         for name, value in checkpoint["hyper_parameters"].items():
             if name in arguments:
+                if arguments[name] != value:
+                    refuse_class_names(value, f"{name} of checkpoint {file}")
                 if arguments[name] not in (None, value):
                     rank_zero_warn(f"The checkpoint's {name}={value!r} replaces {arguments[name]!r}")
                 arguments[name] = value

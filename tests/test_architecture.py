@@ -10,10 +10,12 @@ import lightning_qsgd
 ROOT = Path(lightning_qsgd.__file__).parent
 LEVELS = {
     "files": -1,
+    "scrubbing": -1,
     "quantum": 0,
     "run_folder": 1,
     "parser": 1,
     "advice": 1,
+    "failures": 2,
     "optim": 1,
     "models": 1,
     "datamodules": 1,
@@ -99,7 +101,6 @@ def test_every_module_has_its_test():
         "jobs": "reliable",
         "retries": "reliable",
         "splitting": "reliable",
-        "scrubbing": "hardware",
         "attention": "transformer",
         "score_function": "attention_kernels",
         "fused_attention": "attention_kernels",
@@ -117,6 +118,7 @@ def test_every_module_has_its_test():
         "loading": "synthetic",
         "doctor": "cli",
         "reference": "superpositional",
+        "circuit_series": "circuit_perturbation",
         "distributed": "main_job",
         "prediction_writer": "cli",
         "experiment": "cli",

@@ -4,6 +4,7 @@ from lightning_qsgd.callbacks.attention_monitor import AttentionMonitor as Atten
 from lightning_qsgd.callbacks.displaced_forward import DisplacedForward as DisplacedForward
 from lightning_qsgd.callbacks.exact_resume import ExactResume as ExactResume
 from lightning_qsgd.callbacks.exact_resume import Stopped as Stopped
+from lightning_qsgd.callbacks.finite_steps import FiniteSteps as FiniteSteps
 from lightning_qsgd.callbacks.perturbation_monitor import PerturbationMonitor as PerturbationMonitor
 from lightning_qsgd.callbacks.prediction_writer import PredictionWriter as PredictionWriter
 from lightning_qsgd.callbacks.test_report import TestReport as TestReport

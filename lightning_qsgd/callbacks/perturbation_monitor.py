@@ -18,7 +18,8 @@ class PerturbationMonitor(L.Callback):
     s. Once, at the start: the drawing of the circuit (TensorBoard, text), and surrogate_residual, the root mean square
     distance of the surrogate's outcome probabilities from fresh circuits at 32 random points, beside
     surrogate_residual_expected, what shot noise alone makes of it, and surrogate_clipped_mass, the negative probability
-    of the series; with a calibration the results of its tests, calibration_.... With a displacement its radius.
+    of the series; with a calibration the results of its tests, calibration_.... With a displacement its radius. Once
+    live circuits have failed, fallback_steps: how many steps their series has answered.
 
     Args:
         every_n_steps: optimizer steps between two records, at least 1; 0: never. Default: 50. A record costs a few
@@ -108,7 +109,8 @@ def record(
     s = statistics.pop("s", None)
     if s is not None:
         metrics |= {name: value.item() for name, value in statistics.items()}
-        metrics |= {name: getattr(optimizer.perturbation, name) for name in ("circuits", "shots", "seconds")}
+        counts = ("circuits", "shots", "seconds") + ("fallback_steps",) * (optimizer.perturbation.fallback_steps > 0)
+        metrics |= {name: getattr(optimizer.perturbation, name) for name in counts}
         for part, params in (parts or {}).items():
             own = optimizer.statistics_of(params)
             if own["touched"] > 0:

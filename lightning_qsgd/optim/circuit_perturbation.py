@@ -13,7 +13,9 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from lightning_qsgd.optim.circuit_series import measured_series, residuals
 from lightning_qsgd.optim.distributed import counted_from_rank_0
+from lightning_qsgd.optim.fallback import SeriesFallback, check_finite
 from lightning_qsgd.optim.perturbation import Perturbation, require
 
 if TYPE_CHECKING:
@@ -45,10 +47,13 @@ class CircuitPerturbation(Perturbation):
             when live): removes a constant part, which is a learning-rate factor and no answer to the weights.
         mode: "surrogate" (default): the circuit runs on a grid once, at the start, and its exact trigonometric series
             answers afterwards; "live": one circuit per block in each step.
+        on_failure: of live circuits, once some have run. "stop" (default): the error, before anything of the step is
+            applied; "series": the exact series of the perfect circuit, or that of ``calibration``, answers the step and
+            the next 99, then circuits are tried again. It is warned of, counted, and remembered by checkpoints.
         sampler: where circuits run, a ``BaseSamplerV2``. None (default): ``ExactSampler``.
         max_circuits: most circuits that a live step may ask for. Default: 1024.
         calibration: a file from ``lightning-qsgd calibrate``, whose series answers: no circuit runs. None (default):
-            the sampler runs the grid. Surrogate mode only.
+            the sampler runs the grid. Surrogate mode, or on_failure="series".
         shot_noise: shots of fresh multinomial noise on the series' probabilities in each step, as live circuits have.
             None (default): the series itself, whose noise is frozen. Surrogate mode only.
         shot_noise_seed: of it, at least 0. Default: 0.
@@ -56,6 +61,7 @@ class CircuitPerturbation(Perturbation):
     Attributes:
         joint: whether the series must be of all outcomes, because they are drawn from it (default: with shot_noise);
             set it before ``prepare``.
+        tests: results of the calibration's tests, by name.
 
     In a distributed run, rank 0 alone runs circuits and the others receive its numbers.
 
@@ -80,6 +86,7 @@ class CircuitPerturbation(Perturbation):
         calibration: str | None = None,
         shot_noise: int | None = None,
         shot_noise_seed: int = 0,
+        on_failure: Literal["stop", "series"] = "stop",
     ) -> None:
         super().__init__(num_qubits)
         require("depth", depth, depth >= 1, "at least 1")
@@ -94,7 +101,10 @@ class CircuitPerturbation(Perturbation):
         require("center", center, center in (None, "zero", "odd"), "None, 'zero' or 'odd'")
         require("mode", mode, mode in ("surrogate", "live"), "'surrogate' or 'live'")
         require("max_circuits", max_circuits, max_circuits >= 1, "at least 1")
-        require("calibration", calibration, calibration is None or mode == "surrogate", "null with mode='live'")
+        require("on_failure", on_failure, on_failure in ("stop", "series"), "'stop' or 'series'")
+        require("on_failure", on_failure, on_failure == "stop" or mode == "live", "'stop' unless mode='live'")
+        valid = calibration is None or mode == "surrogate" or on_failure == "series"
+        require("calibration", calibration, valid, "null with mode='live', unless on_failure='series'")
         valid = shot_noise is None or (mode == "surrogate" and shot_noise >= 1)
         require("shot_noise", shot_noise, valid, "at least 1, or null for none; null with mode='live'")
         require("shot_noise_seed", shot_noise_seed, shot_noise_seed >= 0, "at least 0")
@@ -110,7 +120,12 @@ class CircuitPerturbation(Perturbation):
         self._surrogate: FourierSurrogate | LightConeSurrogate | None = None
         self._modulation: FourierSurrogate | None = None  # of s: the full surrogate, projected
         self._offset: Tensor | None = None  # s(0), (1, n)
-        self._tests: dict[str, float] = {}  # of the calibration
+        self.tests: dict[str, float] = {}
+        self.on_failure: Literal["stop", "series"] = on_failure
+        self._fallback: SeriesFallback | None = None
+        if on_failure == "series":
+            shape = (num_qubits, depth, entanglement, rotations, rotation_seed, decode_chain)
+            self._fallback = SeriesFallback(CircuitPerturbation(*shape, calibration=calibration))
 
     def identity(self) -> str:
         """Everything that decides what the circuit answers, but for noise."""
@@ -162,6 +177,8 @@ class CircuitPerturbation(Perturbation):
 
     def prepare(self) -> str | None:
         """Fit the surrogate, and measure s(0) where it is subtracted, unless a checkpoint brought them."""
+        if self._fallback is not None:
+            self._fallback.series.prepare()
         if self.mode == "surrogate" and self._surrogate is None:
             return self._fit()
         if self.center == "zero" and self._offset is None:
@@ -180,23 +197,8 @@ class CircuitPerturbation(Perturbation):
             surrogate_residual_expected, what shots make of it (0 where exact), and surrogate_clipped_mass, the mean
             negative probability of the series. With a calibration no circuit runs: the results of its tests.
         """
-        report: dict[str, str | float] = {"circuit": str(self.ansatz.circuit.draw("text", fold=150))}
-        if self._surrogate is None:
-            return report
-        points = torch.from_numpy(np.random.default_rng(0).uniform(-np.pi, np.pi, (num_points, self.num_qubits)))
-        if self._modulation is not None:  # the series is of all outcomes
-            report["surrogate_clipped_mass"] = float(self._surrogate.clipped_mass(points).mean())  # type: ignore
-        if self.calibration:
-            return report | {f"calibration_{name}": value for name, value in self._tests.items()}
-        fresh = torch.from_numpy(self.measure(points.numpy(), step=None))
-        if self._modulation is None:
-            fresh = (1 + fresh @ self.matrix) / 2
-        noise = self._surrogate.variance(points)
-        if shots := self.network.qnn.shots:
-            noise = noise + fresh * (1 - fresh) / max(shots - 1, 1)
-        report["surrogate_residual"] = float((self._surrogate(points) - fresh).square().mean().sqrt())
-        report["surrogate_residual_expected"] = float(noise.mean().sqrt())
-        return report
+        drawing = {"circuit": str(self.ansatz.circuit.draw("text", fold=150))}
+        return drawing | residuals(self, num_points)
 
     def forward(self, angles: Tensor, *, step: int) -> Tensor:
         """s of this step, (B, n); see the class for its range with center="zero"."""
@@ -225,35 +227,27 @@ class CircuitPerturbation(Perturbation):
                 f"A live step would run {len(angles)} circuits, more than max_circuits={self.max_circuits}; "
                 "use mode='surrogate', scope='first_of_tensor' or 'first_of_model', or raise max_circuits"
             )
-        inputs = angles.cpu().numpy()
-        s = counted_from_rank_0(self, lambda: torch.from_numpy(self.measure(inputs, step)) @ self.matrix)
+        inputs = angles.cpu()
+        check_finite(inputs)
+
+        def run() -> Tensor:
+            return torch.from_numpy(self.measure(inputs.numpy(), step)) @ self.matrix
+
+        if self._fallback is None:
+            return counted_from_rank_0(self, run).to(angles)
+        s = self._fallback.answer(self, run, inputs, step)
+        self.fallback_steps = self._fallback.steps
         return s.to(angles)
 
     def _fit(self) -> str:
         start = time.perf_counter()
-        surrogate, self._tests = counted_from_rank_0(self, self._measure)
+        surrogate, self.tests = counted_from_rank_0(self, lambda: measured_series(self))
         self._set_surrogate(surrogate)
         run = f"{self.circuits:,} circuits, {self.shots:,} shots, {time.perf_counter() - start:.1f} s"
         line = f"Circuit sampled on its grid: {run}; from here on its series answers"
         line = f"Circuit answered by its calibration {self.calibration}" if self.calibration else line
         log.info(line)
         return line
-
-    def _measure(self) -> tuple[FourierSurrogate | LightConeSurrogate, dict[str, float]]:
-        from lightning_qsgd.quantum import Calibration, FourierSurrogate, modulation_observables
-        from lightning_qsgd.quantum.light_cone import fit_smallest
-
-        if self.calibration:
-            calibration = Calibration.load(self.calibration)
-            calibration.check(self.ansatz, self.weights, self.calibration)
-            for warning in calibration.warnings():
-                log.warning(f"Calibration {self.calibration}: {warning}")
-            return calibration.surrogate, calibration.results()
-        with self.network.counting_for(self):
-            if self.joint:
-                return FourierSurrogate.fit(self.network, self.weights), {}
-            names = modulation_observables(self.num_qubits, self.decode_chain)
-            return fit_smallest(self.network, self.weights, names), {}
 
     def _set_surrogate(self, surrogate: FourierSurrogate | LightConeSurrogate) -> None:
         from lightning_qsgd.quantum import FourierSurrogate
@@ -283,11 +277,15 @@ class CircuitPerturbation(Perturbation):
         if self._surrogate is not None:
             state["calibration"] = self.calibration or "none"
             state |= {f"surrogate.{name}": value for name, value in self._surrogate.state_dict().items()}
+        state |= {} if self._fallback is None else self._fallback.state_dict()
         return state if self._offset is None else state | {"offset": self._offset}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Take over what :meth:`state_dict` returned; the optimizer has compared the two identities before."""
         super().load_state_dict(state)
+        if self._fallback is not None:
+            self._fallback.load_state_dict(state)
+            self.fallback_steps = self._fallback.steps
         self._offset = state.get("offset") if self.center == "zero" else None
         prefix = "surrogate."
         surrogate = {name.removeprefix(prefix): value for name, value in state.items() if name.startswith(prefix)}

@@ -89,6 +89,7 @@ class MeasuredDisplacement:
             circuit = CircuitPerturbation(num_qubits=4, depth=1, entanglement="none", rotations="zero")
         if circuit is not None:
             require("circuit.center", circuit.center, circuit.center is None, "null: bias decides about the mean")
+            require("circuit.on_failure", circuit.on_failure, circuit.on_failure == "stop", "'stop'")
             circuit.joint |= circuit.entanglement != "none"
         self.radius, self.relative, self.copies = radius, relative, copies
         self.source: Source = source

@@ -35,6 +35,7 @@ class Perturbation(ABC):
         layout: set by the optimizer before each call: for each tensor, in slot order, (number of the parameter, number
             of its coordinates, number of pad slots after them). Pad slots have angle 0 and their s is dropped.
         circuits, shots, seconds: circuits and shots run so far, and wall-clock seconds in them. 0 where classical.
+        fallback_steps: steps that something else answered because circuits failed.
     """
 
     def __init__(self, num_qubits: int = 4) -> None:
@@ -42,6 +43,7 @@ class Perturbation(ABC):
         self.num_qubits = num_qubits
         self.layout: Sequence[tuple[int, int, int]] = ()
         self.circuits, self.shots, self.seconds = 0, 0, 0.0
+        self.fallback_steps = 0
 
     @property
     def blockwise(self) -> bool:
@@ -56,7 +58,7 @@ class Perturbation(ABC):
     def identity(self) -> str:
         """What a checkpoint must agree on to be continued. Default: the class and its plain public attributes."""
         plain = {k: v for k, v in vars(self).items() if isinstance(v, (int, float, str, bool)) and k[0] != "_"}
-        settings = sorted(plain.keys() - {"circuits", "shots", "seconds"})
+        settings = sorted(plain.keys() - {"circuits", "shots", "seconds", "fallback_steps"})
         return f"{type(self).__name__}({', '.join(f'{name}={plain[name]}' for name in settings)})"
 
     def prepare(self) -> str | None:
@@ -191,6 +193,7 @@ class ControlPerturbation(Perturbation):
             self.reference.shots,
             self.reference.seconds,
         )
+        self.fallback_steps = self.reference.fallback_steps
         return values
 
     def _real_slots(self) -> Tensor:  # indices of the slots that are coordinates, not padding

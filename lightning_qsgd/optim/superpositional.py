@@ -77,8 +77,9 @@ class SuperpositionalGradientDescent(SavedState):
             would show the perturbation scaled gradients), and tensors that are not contiguous take the plain loop.
         capturable, differentiable: refused; only there to say so.
 
-    Legal (target, scale, coupling): see ``LEGAL_COMBINATIONS``. A step with lr = 0 perturbs nothing, asks no circuit
-    and advances no counter. The perturbation's state travels in ``state_dict()["param_groups"][0]``.
+    Legal (target, scale, coupling): see ``LEGAL_COMBINATIONS``. A step with lr = 0, or without any gradient, perturbs
+    nothing, asks no circuit and advances no counter. The perturbation's state travels in
+    ``state_dict()["param_groups"][0]``.
 
     Parameters may be DTensors (FSDP2): the step is that of the whole tensors. Memory beside AdamW's: of the order of
     the touched coordinates; with scope="all" that of a chunk of 2**18 coordinates on a CPU, 2**24 elsewhere, unless the
@@ -126,7 +127,7 @@ class SuperpositionalGradientDescent(SavedState):
         self.scope: Scope = scope
         self.displacement = displacement
         self._schedule = quantum_weight if callable(quantum_weight) else None
-        self._step = 0  # optimizer steps with lr > 0 so far
+        self._step = 0  # optimizer steps with lr > 0 and gradients so far
         self._warned = False
         self.record_statistics = False
         self.statistics: dict[str, Tensor] | None = None
@@ -192,7 +193,7 @@ class SuperpositionalGradientDescent(SavedState):
         else:
             for group in self.param_groups:
                 self._adam_step(group)
-        self._step += any(float(group["lr"]) != 0 for group in self.param_groups)
+        self._step += any(float(group["lr"]) != 0 and _has_gradients(group) for group in self.param_groups)
         return loss
 
     def _adam_step(self, group: dict[str, Any]) -> Lists:
@@ -250,6 +251,10 @@ class SuperpositionalGradientDescent(SavedState):
             self._warned = True
             warn_if_constant(s, next(group for group in self.param_groups if participates(group)))
         return s
+
+
+def _has_gradients(group: dict[str, Any]) -> bool:
+    return any(p.grad is not None for p in group["params"])
 
 
 @torch.compiler.disable(reason="a perturbation is any Python, and may run circuits")

@@ -23,7 +23,7 @@ from lightning_qsgd.quantum.jobs_file import JobsFile
 from lightning_qsgd.quantum.noise import missing_runtime
 from lightning_qsgd.quantum.reliable import ReliableSampler
 from lightning_qsgd.quantum.samplers import SamplerJob
-from lightning_qsgd.quantum.scrubbing import scrub
+from lightning_qsgd.scrubbing import scrub
 
 log = logging.getLogger(__name__)
 

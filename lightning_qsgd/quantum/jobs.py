@@ -14,6 +14,7 @@ from qiskit.primitives.containers.sampler_pub import SamplerPub
 from qiskit.providers import JobStatus
 
 from lightning_qsgd.quantum.splitting import Piece
+from lightning_qsgd.scrubbing import scrubbed
 
 log = logging.getLogger(__name__)
 
@@ -105,5 +106,5 @@ def try_to_cancel(job: Any) -> None:
 
 
 def describe(error: BaseException) -> str:
-    """Type and text of an error."""
-    return f"{type(error).__name__}: {error}"
+    """Type and text of an error, without secrets."""
+    return scrubbed(f"{type(error).__name__}: {error}")

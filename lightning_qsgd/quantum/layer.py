@@ -16,6 +16,7 @@ from lightning_qsgd.quantum.circuits import Ansatz
 from lightning_qsgd.quantum.fingerprint import of_ansatz
 from lightning_qsgd.quantum.network import QuantumNetwork
 from lightning_qsgd.quantum.observables import expectation_matrix
+from lightning_qsgd.quantum.samplers import with_noise_position
 from lightning_qsgd.quantum.simulator import CircuitSimulator
 
 Output = Literal["probabilities", "expectations"]
@@ -39,18 +40,29 @@ class CircuitModule(nn.Module):
         self._circuit_id = int(digest[:15], 16)  # 60 bits
 
     def get_extra_state(self) -> Tensor:
-        """The fingerprint: no buffer, because averaged weights have averaged buffers."""
-        return torch.tensor(self._circuit_id)
+        """The fingerprint; and, (3,) int64 then, the place of the sampler's noise, where it has one.
+
+        No buffer, because averaged weights have averaged buffers.
+        """
+        sampler = self._seeded_sampler
+        return torch.tensor(self._circuit_id if sampler is None else [self._circuit_id, *sampler.noise_position])
 
     def set_extra_state(self, state: Tensor) -> None:
-        """Nothing to set: it was compared."""
+        """Go on where the sampler's noise was, if both sides have such a place; the fingerprint was compared."""
+        if state.numel() == 3 and (sampler := self._seeded_sampler) is not None:
+            _, step, call = state.tolist()
+            sampler.noise_position = (step, call)
+
+    @property
+    def _seeded_sampler(self) -> Any:
+        return None if isinstance(self.engine, CircuitSimulator) else with_noise_position(self.engine.sampler)
 
     def _load_from_state_dict(self, state_dict: dict[str, Any], prefix: str, *args: Any) -> None:  # type: ignore
         before = state_dict.pop(f"{prefix}circuit_id", None)  # as it was saved by earlier versions
         if before is not None:
             state_dict[f"{prefix}_extra_state"] = before
         saved = state_dict.get(f"{prefix}_extra_state")
-        if saved is not None and int(saved) != self._circuit_id:
+        if saved is not None and int(saved.flatten()[0]) != self._circuit_id:
             args[-1].append(
                 f"{prefix[:-1] or type(self).__name__}: the weights belong to another circuit, readout or phi than "
                 f"this one's: {self.extra_repr()}"
@@ -92,8 +104,9 @@ class QuantumLayer(CircuitModule):
 
     Circuits run in float32, or in float64 if inputs or weights are, outside of autocast; the output has the dtype of
     the inputs. The state_dict holds the weights and a fingerprint of the circuit, which must agree when it is loaded:
-    engines can be swapped, circuits of the same size cannot. Shot noise follows the sampler's own sequence of calls: a
-    run resumed from a checkpoint draws other shots.
+    engines can be swapped, circuits of the same size cannot. Shot noise follows the sampler's own sequence of calls,
+    whose place is in the state_dict too (of samplers with a ``noise_position``, as :class:`AerSampler`): a resumed run
+    draws the shots that the uninterrupted one would.
 
     Attributes:
         weights: (W,) radians; (0,) where the ansatz has none.

@@ -4,27 +4,16 @@ from __future__ import annotations
 
 import random
 import sys
-from collections.abc import Iterator
 from datetime import UTC, datetime
 from email.utils import parsedate_to_datetime
 from typing import Any
+
+from lightning_qsgd.scrubbing import chain
 
 # Time-out, too early, too many requests, server trouble; from 520 on: the same, as the proxy before the server says it.
 PASSING_STATUS = frozenset({408, 425, 429, 500, 502, 503, 504, 520, 521, 522, 523, 524})
 LONGEST_DELAY = 60.0  # seconds, of our own
 LONGEST_RETRY_AFTER = 3600.0  # seconds, at the server's wish
-
-
-def chain(error: BaseException) -> Iterator[BaseException]:
-    """The error and all that led to it, ``raise ... from None`` included (clients hide the response that way)."""
-    seen: set[int] = set()
-    waiting: list[BaseException | None] = [error]
-    while waiting:
-        link = waiting.pop()
-        if link is not None and id(link) not in seen:
-            seen.add(id(link))
-            yield link
-            waiting += [link.__context__, link.__cause__]
 
 
 def is_passing(error: BaseException) -> bool:

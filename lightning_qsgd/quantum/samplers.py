@@ -90,6 +90,15 @@ class AerSampler(BaseSamplerV2):
         """Start the noise of training step ``step`` (at least 0; -1: before training); calls in it count from 0."""
         self._step, self._call = step + 1, 0  # 0 stands for calls outside of any step
 
+    @property
+    def noise_position(self) -> tuple[int, int]:
+        """Where the sequence of noise is: (training step + 1 or 0, call in it). Set it to go on from there."""
+        return self._step, self._call
+
+    @noise_position.setter
+    def noise_position(self, value: tuple[int, int]) -> None:
+        self._step, self._call = value
+
     def run(self, pubs: Iterable[SamplerPubLike], *, shots: int | None = None) -> SamplerJob:
         """Run circuits with fresh noise; see ``BaseSamplerV2.run``."""
         from qiskit_aer.primitives import SamplerV2
@@ -146,6 +155,13 @@ def backend_of(sampler: BaseSamplerV2) -> Any:
     """The backend that circuits must be transpiled for, or None where the sampler runs any circuit."""
     backend = getattr(sampler, "backend", None)  # a property in Qiskit and here, a method in qiskit-ibm-runtime
     return backend() if callable(backend) else backend
+
+
+def with_noise_position(sampler: Any) -> Any:
+    """The sampler, or the one it wraps, whose noise has a place to go on from (``noise_position``); None without."""
+    while sampler is not None and not hasattr(sampler, "noise_position"):
+        sampler = getattr(sampler, "sampler", None)
+    return sampler
 
 
 def calibration_date(sampler: BaseSamplerV2) -> str | None:

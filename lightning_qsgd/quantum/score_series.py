@@ -52,7 +52,8 @@ class ScoreSeries(CircuitModule):
     Angles are uniform in [-pi, pi), from a fork of torch's generator: a model with other layers behind this one gets
     the same initial values for them with any source. Angles that change nothing are left out: the last layer's Rz,
     except for amplitudes, and with 2 entangled qubits and probabilities (the parity) two more. A resumed run
-    measures anew.
+    measures anew, from where the sampler's noise was: exactly what the uninterrupted one would measure, unless the
+    angles are fixed or refresh_every is above 1.
 
     Attributes:
         weights: (H or 1, W) radians, for source "circuit"; ``coefficients`` (H or 1, those that a circuit can have)

@@ -14,6 +14,7 @@ from lightning_qsgd.quantum import (
     CircuitSimulator,
     QuantumLayer,
     QuantumNetwork,
+    ReliableSampler,
     layered_circuit,
     superposition_circuit,
 )
@@ -210,3 +211,39 @@ def test_states_of_earlier_versions_load_and_are_compared():
     saved["0.circuit_id"] = saved["0.circuit_id"] + 1
     with pytest.raises(RuntimeError, match="the weights belong to another circuit"):
         model.load_state_dict(saved)
+
+
+def trained(layer, steps):
+    inputs, optimizer = torch.linspace(-1, 1, 6).reshape(2, 3), torch.optim.Adam([layer.weights], lr=0.1)
+    for _ in range(steps):
+        optimizer.zero_grad()
+        layer(inputs).square().sum().backward()
+        optimizer.step()
+    return layer(inputs).detach(), layer.weights.detach()
+
+
+@pytest.mark.parametrize("wrap", [lambda sampler: sampler, ReliableSampler], ids=["plain", "wrapped"])
+def test_a_resumed_layer_draws_the_shots_that_the_uninterrupted_one_would(wrap):
+    def layer():
+        torch.manual_seed(1)
+        return QuantumLayer(ANSATZ, "expectations", QuantumNetwork(ANSATZ, wrap(AerSampler(shots=20))))
+
+    first = layer()
+    trained(first, 2)
+    state = copy.deepcopy(first.state_dict())
+    resumed = layer()
+    resumed.load_state_dict(state)
+    for ours, theirs in zip(trained(resumed, 2), trained(first, 2)):
+        assert torch.equal(ours, theirs)
+
+
+def test_states_with_and_without_a_place_of_the_noise_load_in_each_other():
+    exact = QuantumLayer(ANSATZ, "expectations")
+    sampled = QuantumLayer(ANSATZ, "expectations", QuantumNetwork(ANSATZ, AerSampler(shots=20)))
+    trained(sampled, 1)
+    place = sampled.engine.sampler.noise_position
+    sampled.load_state_dict(exact.state_dict())
+    assert sampled.engine.sampler.noise_position == place
+    exact.load_state_dict(sampled.state_dict())
+    assert exact.state_dict()["_extra_state"].ndim == 0
+    assert torch.equal(exact.weights, sampled.weights)

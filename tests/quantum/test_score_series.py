@@ -267,3 +267,24 @@ def test_shared_circuits_are_counted_once():
 def test_random_series_differ_between_heads():
     coefficients = ScoreSeries(2, source="random")()
     assert not torch.allclose(coefficients[0], coefficients[1])
+
+
+def test_a_resumed_series_measures_what_the_uninterrupted_one_would():
+    def make():
+        torch.manual_seed(2)
+        return ScoreSeries(2, 2, 1, sampler=AerSampler(shots=30))
+
+    def train(series, steps):
+        optimizer = torch.optim.SGD(series.parameters(), lr=0.1)
+        for _ in range(steps):
+            optimizer.zero_grad()
+            series().square().sum().backward()
+            optimizer.step()
+        return series.weights.detach().clone()
+
+    first = make()
+    train(first, 2)
+    state = {name: value.clone() for name, value in first.state_dict().items()}
+    resumed = make()
+    resumed.load_state_dict(state)
+    assert torch.equal(train(resumed, 2), train(first, 2))

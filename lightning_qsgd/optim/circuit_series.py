@@ -1,0 +1,65 @@
+"""The series of a circuit: where it comes from, and how far it is from fresh circuits."""
+
+from __future__ import annotations
+
+import logging
+from typing import TYPE_CHECKING
+
+import numpy as np
+import torch
+
+if TYPE_CHECKING:
+    from lightning_qsgd.optim.circuit_perturbation import CircuitPerturbation
+    from lightning_qsgd.quantum import FourierSurrogate, LightConeSurrogate
+
+log = logging.getLogger("lightning_qsgd")
+
+
+def measured_series(circuit: CircuitPerturbation) -> tuple[FourierSurrogate | LightConeSurrogate, dict[str, float]]:
+    """The circuit's series, from its calibration or from its sampler on the grid; and the calibration's tests.
+
+    Raises:
+        FileNotFoundError, ValueError: if there is no such calibration, or it does not fit; if there is no series.
+    """
+    from lightning_qsgd.quantum import Calibration, FourierSurrogate, modulation_observables
+    from lightning_qsgd.quantum.light_cone import fit_smallest
+
+    if circuit.calibration:
+        calibration = Calibration.load(circuit.calibration)
+        calibration.check(circuit.ansatz, circuit.weights, circuit.calibration)
+        for warning in calibration.warnings():
+            log.warning(f"Calibration {circuit.calibration}: {warning}")
+        return calibration.surrogate, calibration.results()
+    with circuit.network.counting_for(circuit):
+        if circuit.joint:
+            return FourierSurrogate.fit(circuit.network, circuit.weights), {}
+        names = modulation_observables(circuit.num_qubits, circuit.decode_chain)
+        return fit_smallest(circuit.network, circuit.weights, names), {}
+
+
+def residuals(circuit: CircuitPerturbation, num_points: int) -> dict[str, float]:
+    """See ``CircuitPerturbation.report``; empty before the series is fitted.
+
+    Args:
+        circuit: whose series; with a calibration no circuit runs.
+        num_points: random points to look at, and circuits to run.
+    """
+    from lightning_qsgd.quantum import FourierSurrogate
+
+    surrogate, found = circuit.surrogate, {}
+    if surrogate is None:
+        return {}
+    points = torch.from_numpy(np.random.default_rng(0).uniform(-np.pi, np.pi, (num_points, circuit.num_qubits)))
+    if whole := isinstance(surrogate, FourierSurrogate):  # the series is of all outcomes
+        found["surrogate_clipped_mass"] = float(surrogate.clipped_mass(points).mean())
+    if circuit.calibration:
+        return found | {f"calibration_{name}": value for name, value in circuit.tests.items()}
+    fresh = torch.from_numpy(circuit.measure(points.numpy(), step=None))
+    if not whole:
+        fresh = (1 + fresh @ circuit.matrix) / 2
+    noise = surrogate.variance(points)
+    if shots := circuit.network.qnn.shots:
+        noise = noise + fresh * (1 - fresh) / max(shots - 1, 1)
+    found["surrogate_residual"] = float((surrogate(points) - fresh).square().mean().sqrt())
+    found["surrogate_residual_expected"] = float(noise.mean().sqrt())
+    return found
