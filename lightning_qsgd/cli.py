@@ -8,21 +8,19 @@ import sys
 import warnings
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
 
-import torch
 from lightning.pytorch.loggers import TensorBoardLogger
 from rich.console import Console
 from rich.table import Column, Table
 from torch.multiprocessing.spawn import ProcessExitedException
 
 from lightning_qsgd.calibrate import calibrate
-from lightning_qsgd.callbacks import FiniteSteps, PredictionWriter, Stopped, TestReport, TimeToTarget
+from lightning_qsgd.callbacks import PredictionWriter, Stopped, TestReport
+from lightning_qsgd.callbacks.run_summary import SUMMARY, count_circuits
 from lightning_qsgd.doctor import doctor
-from lightning_qsgd.experiment import ExperimentCLI, find_config, peak_memory
+from lightning_qsgd.experiment import ExperimentCLI, find_config
 from lightning_qsgd.failures import explain
-from lightning_qsgd.files import atomic_write
-from lightning_qsgd.optim import SuperpositionalGradientDescent
+from lightning_qsgd.files import write_json
 from lightning_qsgd.run_folder import is_unused
 from lightning_qsgd.scrubbing import scrub
 
@@ -47,11 +45,11 @@ class CommandLine(ExperimentCLI):
             raise
 
     def after_fit(self) -> None:
-        """Print and save the summary of a finished run."""
-        if (folder := self._folder_to_write()) is None:
+        """Print the summary, which a process that trained has written."""
+        folder = Path(self.trainer.default_root_dir)
+        if self.trainer.fast_dev_run or not self.trainer.is_global_zero:  # type: ignore[attr-defined]
             return
-        summary = {**summarize(self), "run_folder": str(folder)}
-        write_json(folder / "summary.json", summary)
+        summary = json.loads((folder / SUMMARY).read_text())
         table = Table("", Column(overflow="fold"), title="Summary", show_header=False, title_justify="left")
         for name, value in summary.items():
             table.add_row(name.replace("_", " "), "-" if value is None else str(value))
@@ -103,57 +101,6 @@ def tensorboard() -> str:
     """The command, with its path where the shell does not know it."""
     beside = Path(sys.executable).parent / "tensorboard"
     return "tensorboard" if shutil.which("tensorboard") or not beside.is_file() else os.path.relpath(beside)
-
-
-def summarize(cli: ExperimentCLI) -> dict[str, Any]:
-    """Plain numbers of a finished run: accuracy, cost, circuits, places."""
-    trainer = cli.trainer
-    clock = next(c for c in trainer.callbacks if isinstance(c, TimeToTarget))  # type: ignore[attr-defined]
-    best = max if clock.mode == "max" else min
-    ours = next((o for o in trainer.optimizers if isinstance(o, SuperpositionalGradientDescent)), None)
-    best_path = cli._get(cli.config_init, "checkpoint").best_model_path
-    circuits, shots, seconds = count_circuits(cli.model, ours)
-    last = clock.history[-3:]  # at a constant learning rate single epochs jump by points
-    return {
-        f"{clock.metric} final": round(clock.history[-1], 4) if last else None,
-        f"{clock.metric} mean of last {len(last)}": round(sum(last) / len(last), 4) if last else None,
-        f"{clock.metric} best": round(best(clock.history), 4) if last else None,
-        f"epochs to {clock.target:.2f}": clock.epochs,
-        "epochs": trainer.current_epoch,
-        "skipped_steps": next(c.skipped for c in trainer.callbacks if isinstance(c, FiniteSteps)),  # type: ignore[attr-defined]
-        "training_seconds": round(clock.elapsed, 1),
-        "circuits": circuits,
-        "shots": shots,
-        "circuit_seconds": round(seconds, 2),
-        "fallback_steps": ours.perturbation.fallback_steps if ours else 0,
-        "peak_memory_GB": round(peak_memory(), 2),
-        "torch_threads": torch.get_num_threads(),
-        "best_checkpoint": best_path or None,
-    }
-
-
-def count_circuits(
-    model: torch.nn.Module, optimizer: SuperpositionalGradientDescent | None = None
-) -> tuple[int, int, float]:
-    """Circuits, shots and seconds in them, of the optimizer and of each network behind a model's layers."""
-    counting: list[Any] = []
-    if optimizer is not None:
-        circuit = None if optimizer.displacement is None else optimizer.displacement.circuit
-        counting += [optimizer.perturbation] + ([] if circuit in (None, optimizer.perturbation) else [circuit])
-    if "lightning_qsgd.quantum" in sys.modules:  # a classical run never pays for qiskit
-        from lightning_qsgd.quantum import QuantumNetwork
-        from lightning_qsgd.quantum.layer import CircuitModule
-
-        engines = {id(m.engine): m.engine for m in model.modules() if isinstance(m, CircuitModule)}
-        counting += [engine for engine in engines.values() if isinstance(engine, QuantumNetwork)]
-    circuits, shots, seconds = ([getattr(part, name) for part in counting] for name in ("circuits", "shots", "seconds"))
-    return sum(circuits), sum(shots), float(sum(seconds))
-
-
-def write_json(path: Path, values: dict[str, Any]) -> None:
-    """Write ``values`` as JSON, completely or not at all."""
-    with atomic_write(path) as file:
-        json.dump(values, file, indent=2)
 
 
 def _is_no_advertisement(record: logging.LogRecord) -> bool:

@@ -1,7 +1,5 @@
 """One experiment: its settings, its run folder, and what it is built from. Level 3."""
 
-import resource
-import sys
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -22,6 +20,7 @@ from lightning_qsgd.callbacks import (
     FiniteSteps,
     PerturbationMonitor,
     PredictionWriter,
+    RunSummary,
     TestReport,
     TimeToTarget,
 )
@@ -196,7 +195,7 @@ class ExperimentCLI(LightningCLI):
         plugins = plugins if isinstance(plugins, list) else [plugins]
         own = any(isinstance(plugin, CheckpointIO) for plugin in plugins)
         kwargs["plugins"] = plugins if own else [*plugins, AtomicCheckpointIO()]
-        self.trainer_defaults["callbacks"] = [TestReport(), DisplacedForward()]
+        self.trainer_defaults["callbacks"] = [TestReport(), DisplacedForward(), RunSummary()]
         return super().instantiate_trainer(**kwargs)
 
     def _instantiate_trainer(self, config: dict[str, Any], callbacks: list[L.Callback]) -> L.Trainer:
@@ -258,9 +257,3 @@ def find_config(path: str | Path) -> str:
         if not path.is_file() and path.parts[:1] == ("configs",) and shipped.is_file():
             return str(shipped)
     return str(path)
-
-
-def peak_memory() -> float:
-    """Peak resident memory of this process so far, in GB (1e9 bytes)."""
-    unit = 1 if sys.platform == "darwin" else 1024
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit / 1e9

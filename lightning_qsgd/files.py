@@ -1,6 +1,7 @@
 """Files that appear complete or not at all. Below all levels: imports nothing of this package."""
 
 import errno
+import json
 import os
 import tempfile
 from collections.abc import Iterator
@@ -46,6 +47,12 @@ def atomic_write(path: str | Path, mode: Literal["w", "wb"] = "w") -> Iterator[I
     except BaseException:
         Path(temporary).unlink(missing_ok=True)
         raise
+
+
+def write_json(path: Path, values: dict[str, Any]) -> None:
+    """Write ``values`` as JSON, completely or not at all; see :func:`atomic_write`."""
+    with atomic_write(path) as file:
+        json.dump(values, file, indent=2)
 
 
 def check_writable(path: str | Path) -> None:

@@ -108,6 +108,7 @@ def test_every_module_has_its_test():
         "score_spectrum": "score_series",
         "attention_figures": "attention_monitor",
         "sampled_attention": "attention_monitor",
+        "run_summary": "cli",
         "random_states": "exact_resume",
         "running_means": "exact_resume",
         "resume_state": "exact_resume",

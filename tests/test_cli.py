@@ -33,7 +33,7 @@ def trained(tmp_path_factory):
 def test_fit_fills_one_run_folder(trained):
     names = {path.name for path in trained.iterdir()}
     assert {"checkpoints", "config.yaml", "metrics.csv", "summary.json", "hparams.yaml"} <= names
-    assert {path.name for path in (trained / "checkpoints").iterdir()} == {"best.ckpt", "last.ckpt"}
+    assert {path.name for path in (trained / "checkpoints").iterdir()} == {"best.ckpt", "last.ckpt", "previous.ckpt"}
     assert [path.name for path in trained.parent.iterdir()] == ["version_0"]
     summary = json.loads((trained / "summary.json").read_text())
     assert summary["epochs"] == 2
@@ -61,7 +61,7 @@ def test_summary_is_printed_with_the_way_to_tensorboard(tmp_path, capsys):
 def test_checkpoints_hold_plain_values_and_the_circuits_series(trained):
     checkpoint = torch.load(trained / "checkpoints" / "last.ckpt", weights_only=True)
     assert checkpoint["hyper_parameters"]["vocab_size"] == 64
-    assert checkpoint["epoch"] == 1  # the last epoch, best or not
+    assert checkpoint["epoch"] == 2  # epochs done, the best or not
     state = checkpoint["optimizer_states"][0]["param_groups"][0]["perturbation_state"]
     assert state["surrogate.coefficients"].shape == (5, 5, 5, 5, 16)
     assert (state["step"], state["circuits"], state["surrogate.shots"]) == (6, 625 + 32, 1024)

@@ -1,0 +1,81 @@
+"""RunSummary: the numbers of a finished run in one file."""
+
+import resource
+import sys
+from pathlib import Path
+from typing import Any
+
+import lightning as L
+import torch
+from lightning.pytorch.callbacks import ModelCheckpoint
+
+from lightning_qsgd.callbacks.finite_steps import FiniteSteps
+from lightning_qsgd.callbacks.time_to_target import TimeToTarget
+from lightning_qsgd.files import write_json
+from lightning_qsgd.optim import SuperpositionalGradientDescent
+
+SUMMARY = "summary.json"
+
+
+class RunSummary(L.Callback):
+    """Writes ``summary.json`` into the run folder at the end of fit, from the process that trained as rank 0.
+
+    Needs :class:`TimeToTarget` and :class:`FiniteSteps` among the callbacks, as every run of the commands has them.
+    """
+
+    def on_fit_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        """Write it."""
+        if trainer.is_global_zero and not trainer.fast_dev_run:  # type: ignore[attr-defined]
+            write_json(Path(trainer.default_root_dir) / SUMMARY, summarize(trainer, pl_module))
+
+
+def summarize(trainer: L.Trainer, module: L.LightningModule) -> dict[str, Any]:
+    """Plain numbers of a finished run: accuracy, cost, circuits, places."""
+    callbacks: list[L.Callback] = trainer.callbacks  # type: ignore[attr-defined]
+    clock = next(c for c in callbacks if isinstance(c, TimeToTarget))
+    best = max if clock.mode == "max" else min
+    ours = next((o for o in trainer.optimizers if isinstance(o, SuperpositionalGradientDescent)), None)
+    best_path = next((c.best_model_path for c in callbacks if isinstance(c, ModelCheckpoint)), None)
+    circuits, shots, seconds = count_circuits(module, ours)
+    last = clock.history[-3:]  # at a constant learning rate single epochs jump by points
+    return {
+        f"{clock.metric} final": round(clock.history[-1], 4) if last else None,
+        f"{clock.metric} mean of last {len(last)}": round(sum(last) / len(last), 4) if last else None,
+        f"{clock.metric} best": round(best(clock.history), 4) if last else None,
+        f"epochs to {clock.target:.2f}": clock.epochs,
+        "epochs": trainer.current_epoch,
+        "skipped_steps": next(c.skipped for c in callbacks if isinstance(c, FiniteSteps)),
+        "training_seconds": round(clock.elapsed, 1),
+        "circuits": circuits,
+        "shots": shots,
+        "circuit_seconds": round(seconds, 2),
+        "fallback_steps": ours.perturbation.fallback_steps if ours else 0,
+        "peak_memory_GB": round(peak_memory(), 2),
+        "torch_threads": torch.get_num_threads(),
+        "best_checkpoint": best_path or None,
+        "run_folder": str(trainer.default_root_dir),
+    }
+
+
+def count_circuits(
+    model: torch.nn.Module, optimizer: SuperpositionalGradientDescent | None = None
+) -> tuple[int, int, float]:
+    """Circuits, shots and seconds in them, of the optimizer and of each network behind a model's layers."""
+    counting: list[Any] = []
+    if optimizer is not None:
+        circuit = None if optimizer.displacement is None else optimizer.displacement.circuit
+        counting += [optimizer.perturbation] + ([] if circuit in (None, optimizer.perturbation) else [circuit])
+    if "lightning_qsgd.quantum" in sys.modules:  # a classical run never pays for qiskit
+        from lightning_qsgd.quantum import QuantumNetwork
+        from lightning_qsgd.quantum.layer import CircuitModule
+
+        engines = {id(m.engine): m.engine for m in model.modules() if isinstance(m, CircuitModule)}
+        counting += [engine for engine in engines.values() if isinstance(engine, QuantumNetwork)]
+    circuits, shots, seconds = ([getattr(part, name) for part in counting] for name in ("circuits", "shots", "seconds"))
+    return sum(circuits), sum(shots), float(sum(seconds))
+
+
+def peak_memory() -> float:
+    """Peak resident memory of this process so far, in GB (1e9 bytes)."""
+    unit = 1 if sys.platform == "darwin" else 1024
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit / 1e9
