@@ -37,8 +37,8 @@ class TransformerClassifier(nn.Module):
         quantum_layers: the blocks that have this attention, 0 to num_layers - 1; the others are classical. Default:
             all.
         checkpoint_activations: while training, keep only each block's input and compute the rest again in the backward
-            pass: the same gradients bit for bit, memory of one block instead of all, about a third more time. Default:
-            False.
+            pass: the same gradients bit for bit, memory of one block instead of all, a third to two thirds more time.
+            Default: False.
 
     Raises:
         ValueError: for a size below 1, dropout outside of [0, 1), another attention, a block that does not exist, or

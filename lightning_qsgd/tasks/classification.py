@@ -51,8 +51,8 @@ class SequenceClassification(L.LightningModule):
             :class:`lightning_qsgd.models.QuantumAttention` with options of its own.
         quantum_layers: the blocks that have this attention, from 0; the others are classical. Default: all.
         checkpoint_activations: compute each block again in the backward pass instead of keeping it. Default: False.
-        compile: True: torch.compile the model; a dict: with these arguments of it, such as {backend: aot_eager}. The
-            checkpoint is that of the model uncompiled. Default: False.
+        compile: True: torch.compile the model (each block, with checkpoint_activations); a dict: with these arguments
+            of it, such as {backend: aot_eager}. The checkpoint file is that of the model uncompiled. Default: False.
         leave_out: what the perturbation leaves alone, some of "norms", "biases", "embeddings" (see
             :func:`lightning_qsgd.optim.perturbed_groups`). Default: nothing.
         optimizer: called with the parameters. Default: :class:`SuperpositionalGradientDescent`.
@@ -118,7 +118,10 @@ class SequenceClassification(L.LightningModule):
             checkpoint_activations=self.checkpoint_activations,
         )
         if self.compile_options is not False:
-            self.model.compile(**({} if self.compile_options is True else self.compile_options))
+            options = {} if self.compile_options is True else self.compile_options
+            # Checkpointing within a graph draws other dropout masks the second time, where the backend is "eager".
+            for part in self.model.blocks if self.checkpoint_activations else [self.model]:
+                part.compile(**options)
         classes = self.hparams["num_classes"]
         metrics = MetricCollection(
             {
