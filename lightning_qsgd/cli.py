@@ -14,6 +14,7 @@ import torch
 from lightning.pytorch.loggers import TensorBoardLogger
 from rich.console import Console
 from rich.table import Column, Table
+from torch.multiprocessing.spawn import ProcessRaisedException
 
 from lightning_qsgd.calibrate import calibrate
 from lightning_qsgd.callbacks import PredictionWriter, TestReport, TimeToTarget
@@ -186,6 +187,8 @@ def main(args: Sequence[str] | None = None) -> None:
         if debug:
             raise
         message = shorten(str(error)) if "Does not validate" in str(error) else " ".join(str(error).split())
+        if isinstance(error, ProcessRaisedException):  # its text is the traceback of a process that was spawned
+            message = str(error).strip().splitlines()[-1].partition(": ")[2]
         message = message or type(error).__name__
         if "loading state_dict" in message:
             message = f"The checkpoint belongs to another model: {message}"

@@ -17,6 +17,7 @@ from lightning_utilities.core.rank_zero import rank_zero_warn
 from lightning_qsgd.callbacks import (
     AttentionMonitor,
     DisplacedForward,
+    DistributedChecks,
     PerturbationMonitor,
     PredictionWriter,
     TestReport,
@@ -118,7 +119,12 @@ class ExperimentCLI(LightningCLI):
             if command not in (None, "fit"):
                 raise ValueError(f"{command} needs a trained model: add --ckpt_path best, last, or a file")
             return
+        if path == "auto" and command != "fit":
+            raise ValueError(f"Invalid ckpt_path: 'auto' is for fit; {command} takes last, best, or a file")
         file = find_checkpoint(path, Path(config.trainer.default_root_dir), config.experiment)
+        if file is None:
+            config.ckpt_path = None
+            return
         checkpoint = read_checkpoint(file)
         config.ckpt_path = str(file)
         self._checkpoint = {"epoch": checkpoint["epoch"] + 1, "step": checkpoint["global_step"]}
@@ -131,7 +137,11 @@ class ExperimentCLI(LightningCLI):
         if command == "fit":
             epochs = config.trainer.max_epochs
             if epochs not in (None, -1) and checkpoint["epoch"] + 1 >= epochs:
-                raise ValueError(f"The run of {file} has finished its {epochs} epochs; raise --trainer.max_epochs")
+                message = f"The run of {file} has finished its {epochs} epochs; raise --trainer.max_epochs"
+                if path == "auto":  # the same command again: nothing is left to do
+                    print(message)
+                    sys.exit(0)
+                raise ValueError(message)
             self._resume_step = checkpoint["global_step"]
             self._compare_configs(folder_of(file) / "config.yaml")
 
@@ -187,6 +197,8 @@ class ExperimentCLI(LightningCLI):
         own = any(isinstance(plugin, CheckpointIO) for plugin in plugins)
         kwargs["plugins"] = plugins if own else [*plugins, AtomicCheckpointIO()]
         self.trainer_defaults["callbacks"] = [TestReport(), DisplacedForward()]
+        if "default_root_dir" in kwargs:
+            self.trainer_defaults["callbacks"].append(DistributedChecks(kwargs["default_root_dir"], path))
         return super().instantiate_trainer(**kwargs)
 
     def _instantiate_trainer(self, config: dict[str, Any], callbacks: list[L.Callback]) -> L.Trainer:

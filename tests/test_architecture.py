@@ -10,6 +10,7 @@ import lightning_qsgd
 ROOT = Path(lightning_qsgd.__file__).parent
 LEVELS = {
     "files": -1,
+    "distributed": -1,
     "quantum": 0,
     "run_folder": 1,
     "parser": 1,
@@ -110,11 +111,8 @@ def test_every_module_has_its_test():
         "adam": "superpositional",
         "modulation": "superpositional",
         "saved_state": "superpositional_state",
-        "loading": "synthetic",
         "doctor": "cli",
         "reference": "superpositional",
-        "distributed": "main_job",
-        "prediction_writer": "cli",
         "experiment": "cli",
         "parser": "errors",
     }

@@ -14,7 +14,8 @@ STEP = ["--trainer.fast_dev_run=1", "--trainer.accelerator=cpu", "--trainer.enab
 #: What a test must set beyond one step, and why.
 OVERRIDES = {
     "textcls": (["--data.train_file={texts}"], "it has no data of its own"),
-    "ddp2": (["--trainer.devices=1", "--trainer.strategy=auto"], "two processes: tests/test_main_job.py"),
+    "ddp2": (["--trainer.devices=1", "--trainer.strategy=auto"], "two processes: tests/test_devices.py"),
+    "fsdp": (["--trainer.devices=1", "--trainer.strategy=auto"], "two processes: tests/test_devices.py"),
 }
 NUMBERS = {"lr": 0.001, "betas": [0.9, 0.999], "eps": 1e-8, "weight_decay": 0.0}
 

@@ -2,6 +2,7 @@
 
 from lightning_qsgd.callbacks.attention_monitor import AttentionMonitor as AttentionMonitor
 from lightning_qsgd.callbacks.displaced_forward import DisplacedForward as DisplacedForward
+from lightning_qsgd.callbacks.distributed_checks import DistributedChecks as DistributedChecks
 from lightning_qsgd.callbacks.perturbation_monitor import PerturbationMonitor as PerturbationMonitor
 from lightning_qsgd.callbacks.prediction_writer import PredictionWriter as PredictionWriter
 from lightning_qsgd.callbacks.test_report import TestReport as TestReport

@@ -13,7 +13,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from lightning_qsgd.optim.distributed import counted_from_rank_0
+from lightning_qsgd.distributed import counted_from_rank_0
 from lightning_qsgd.optim.perturbation import Perturbation, require
 
 if TYPE_CHECKING:
