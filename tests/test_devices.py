@@ -32,7 +32,7 @@ def overlay(name):
 
 
 def command(root, *arguments):
-    return [*CONFIG, *arguments, *SMALL, f"--trainer.default_root_dir={root}"]
+    return [*CONFIG, *SMALL, f"--trainer.default_root_dir={root}", *arguments]
 
 
 def run(subcommand, root, *arguments):
@@ -92,7 +92,7 @@ def test_two_processes_of_half_a_batch_are_one_of_a_whole(tmp_path, name, precis
 
 @pytest.mark.parametrize("name", ["ddp2", "fsdp"])
 def test_two_processes_test_predict_and_resume_as_one(tmp_path, name):
-    run("fit", tmp_path, "--data.train_size=96")
+    run("fit", tmp_path, "--data.train_size=96", *(overlay(name) if name == "fsdp" else []))
     folder = tmp_path / "seqcls" / "version_0"
     answers = []
     for options in ([], overlay(name)):
@@ -109,6 +109,10 @@ def test_two_processes_test_predict_and_resume_as_one(tmp_path, name):
     run("fit", tmp_path, "--data.train_size=96", "--ckpt_path=last", "--trainer.max_epochs=3")  # and back
     assert [step for step, _ in logged(folder, "train/loss")] == list(range(9))
     assert json.loads((folder / "summary.json").read_text())["circuits"] == 657
+    if name == "fsdp":
+        with pytest.raises(subprocess.CalledProcessError) as refused:
+            run("fit", tmp_path, *overlay(name), "--ckpt_path=last", "--trainer.max_epochs=4")
+        assert "cannot take over the perturbation of" in refused.value.stderr.splitlines()[-1]
 
 
 def free_port():
@@ -188,6 +192,18 @@ def test_a_requeued_slurm_job_goes_on_where_it_was(tmp_path, slurm):
     finished = slurm_job(tmp_path, slurm, f"--trainer.max_epochs={epochs}")
     assert f"has finished its {epochs} epochs" in finished.communicate(timeout=100)[0]
     assert finished.returncode == 0
+
+
+def test_two_tasks_of_slurm_make_one_run(tmp_path, slurm):
+    task = 'SLURM_PROCID={0} SLURM_LOCALID={0} "$@" & pids+=($!)'
+    each = "\n".join(task.format(rank) for rank in (0, 1))
+    fake(tmp_path / "tools", "srun", f'shift; pids=()\n{each}\nwait "${{pids[0]}}" && wait "${{pids[1]}}"')
+    two = slurm | {"SLURM_NTASKS": "2", "SLURM_NTASKS_PER_NODE": "2"}
+    job = slurm_job(tmp_path, two, "--data.batch_size=16", "--trainer.callbacks=tests.ranks.SaveRanks")
+    output = job.communicate(timeout=300)[0]
+    assert job.returncode == 0, output
+    assert [path.name for path in (tmp_path / "job_4711").iterdir()] == ["version_0"]
+    assert_ranks_agree(tmp_path / "job_4711" / "version_0")
 
 
 def test_a_slurm_job_that_fails_is_not_requeued(tmp_path, slurm):
