@@ -18,6 +18,7 @@ from torch.multiprocessing.spawn import ProcessRaisedException
 
 from lightning_qsgd.calibrate import calibrate
 from lightning_qsgd.callbacks import PredictionWriter, TestReport, TimeToTarget
+from lightning_qsgd.distributed import leave
 from lightning_qsgd.doctor import doctor
 from lightning_qsgd.experiment import ExperimentCLI, find_config, peak_memory
 from lightning_qsgd.files import atomic_write
@@ -183,6 +184,7 @@ def main(args: Sequence[str] | None = None) -> None:
             calibrate(arguments[1:])
         else:
             CommandLine(arguments)
+            leave()
     except Exception as error:
         if debug:
             raise

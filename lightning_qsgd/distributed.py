@@ -70,3 +70,12 @@ def on_all_ranks(value: T) -> list[T]:
     found: list[Any] = [None] * ranks()
     torch.distributed.all_gather_object(found, value)
     return found
+
+
+def leave() -> None:
+    """End this process's part in a distributed run, once it has nothing more to ask of the others.
+
+    Lightning does so for NCCL only; a process that ends beside gloo's threads is aborted now and then.
+    """
+    if torch.distributed.is_available() and torch.distributed.is_initialized():
+        torch.distributed.destroy_process_group()

@@ -146,8 +146,8 @@ class ExperimentCLI(LightningCLI):
             sharded = "ModelParallelStrategy" in str(config.trainer.strategy)
             if sharded and any("packed" not in group.get("perturbation_state", ["packed"]) for group in saved):
                 raise ValueError(  # torch fits the saved state to what sharded optimizers have, and would drop it
-                    f"Invalid trainer.strategy: ModelParallelStrategy cannot take over the perturbation of {file}, of a "
-                    "run without it; resume with that run's strategy"
+                    f"Invalid trainer.strategy: ModelParallelStrategy cannot take over the perturbation of {file}, of "
+                    "a run without it; resume with that run's strategy"
                 )
             self._resume_step = checkpoint["global_step"]
             self._compare_configs(folder_of(file) / "config.yaml")

@@ -1,6 +1,7 @@
 import pytest
+import torch
 
-from lightning_qsgd.distributed import counted_from_rank_0, from_rank_0, on_all_ranks, rank, ranks
+from lightning_qsgd.distributed import counted_from_rank_0, from_rank_0, leave, on_all_ranks, rank, ranks
 from tests.ranks import on_two_ranks
 
 
@@ -34,3 +35,10 @@ def test_a_process_alone_answers_itself():
     assert (on_all_ranks("x"), rank(), ranks()) == (["x"], 0, 1)
     with pytest.raises(ZeroDivisionError):
         from_rank_0(lambda: 1 / 0)
+
+
+def test_who_has_left_is_alone(tmp_path):
+    leave()  # without a run: nothing
+    torch.distributed.init_process_group("gloo", init_method=f"file://{tmp_path}/store", rank=0, world_size=1)
+    leave()
+    assert not torch.distributed.is_initialized()
