@@ -17,6 +17,7 @@ from torch.multiprocessing.spawn import ProcessExitedException
 from lightning_qsgd.calibrate import calibrate
 from lightning_qsgd.callbacks import PredictionWriter, Stopped, TestReport
 from lightning_qsgd.callbacks.run_summary import SUMMARY, count_circuits
+from lightning_qsgd.distributed import leave
 from lightning_qsgd.doctor import doctor
 from lightning_qsgd.experiment import ExperimentCLI, find_config
 from lightning_qsgd.failures import explain
@@ -137,6 +138,7 @@ def main(args: Sequence[str] | None = None) -> None:
             calibrate(arguments[1:])
         else:
             CommandLine(arguments)
+            leave()
     except Exception as error:
         if isinstance(error, ProcessExitedException) and error.exit_code == Stopped.CODE:
             sys.exit(Stopped.CODE)

@@ -1,5 +1,6 @@
 """One experiment: its settings, its run folder, and what it is built from. Level 3."""
 
+import sys
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -16,6 +17,7 @@ from lightning_qsgd.advice import is_out_of_memory, memory_advice, refuse_precis
 from lightning_qsgd.callbacks import (
     AttentionMonitor,
     DisplacedForward,
+    DistributedChecks,
     ExactResume,
     FiniteSteps,
     PerturbationMonitor,
@@ -122,7 +124,12 @@ class ExperimentCLI(LightningCLI):
             if command not in (None, "fit"):
                 raise ValueError(f"{command} needs a trained model: add --ckpt_path best, last, or a file")
             return
+        if path == "auto" and command != "fit":
+            raise ValueError(f"Invalid ckpt_path: 'auto' is for fit; {command} takes last, best, or a file")
         file = find_checkpoint(path, Path(config.trainer.default_root_dir), config.experiment)
+        if file is None:
+            config.ckpt_path = None
+            return
         checkpoint = read_checkpoint(file)
         config.ckpt_path = str(file)
         begun, complete = epochs_of(checkpoint)
@@ -138,7 +145,18 @@ class ExperimentCLI(LightningCLI):
         if command == "fit":
             epochs = config.trainer.max_epochs
             if epochs not in (None, -1) and begun >= epochs and complete:
-                raise ValueError(f"The run of {file} has finished its {epochs} epochs; raise --trainer.max_epochs")
+                message = f"The run of {file} has finished its {epochs} epochs; raise --trainer.max_epochs"
+                if path == "auto":  # the same command again: nothing is left to do
+                    print(message)
+                    sys.exit(0)
+                raise ValueError(message)
+            saved = [group for state in checkpoint["optimizer_states"] for group in state["param_groups"]]
+            sharded = "ModelParallelStrategy" in str(config.trainer.strategy)
+            if sharded and any("packed" not in group.get("perturbation_state", ["packed"]) for group in saved):
+                raise ValueError(  # torch fits the saved state to what sharded optimizers have, and would drop it
+                    f"Invalid trainer.strategy: ModelParallelStrategy cannot take over the perturbation of {file}, of "
+                    "a run without it; resume with that run's strategy"
+                )
             self._resume_step = checkpoint["global_step"]
             self._compare_configs(folder_of(file) / "config.yaml")
 
@@ -196,6 +214,8 @@ class ExperimentCLI(LightningCLI):
         own = any(isinstance(plugin, CheckpointIO) for plugin in plugins)
         kwargs["plugins"] = plugins if own else [*plugins, AtomicCheckpointIO()]
         self.trainer_defaults["callbacks"] = [TestReport(), DisplacedForward(), RunSummary()]
+        if "default_root_dir" in kwargs:
+            self.trainer_defaults["callbacks"].append(DistributedChecks(kwargs["default_root_dir"], path))
         return super().instantiate_trainer(**kwargs)
 
     def _instantiate_trainer(self, config: dict[str, Any], callbacks: list[L.Callback]) -> L.Trainer:

@@ -2,6 +2,8 @@
 
 import re
 
+from torch.multiprocessing.spawn import ProcessRaisedException
+
 from lightning_qsgd.parser import shorten
 
 _DEAD_WORKER = re.compile(r"DataLoader worker \(pid.*(exited unexpectedly|killed by signal)")
@@ -15,6 +17,8 @@ def explain(error: BaseException) -> str:
     for themselves.
     """
     text = str(error)
+    if isinstance(error, ProcessRaisedException):  # its text is the traceback of a process that was spawned
+        text = _last_error(text).partition(": ")[2]
     if dead := _DEAD_WORKER.search(text):
         how = " ".join(text[dead.start() :].split(". ")[0].split()).rstrip(".")
         return (

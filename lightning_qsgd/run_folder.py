@@ -2,6 +2,7 @@
 
 import csv
 import errno
+import os
 import re
 from pathlib import Path
 from typing import Any
@@ -24,9 +25,9 @@ def next_version(folder: Path) -> int:
 def reserve(runs: Path) -> Path:
     """Make and return the next ``runs/version_N``: two runs that start together get one each.
 
-    Ranks above 0 of a distributed run only name the newest one: what they log goes nowhere.
+    Other processes of a distributed run only name the newest one, until they can ask rank 0.
     """
-    if getattr(rank_zero_only, "rank", 0) > 0:
+    if getattr(rank_zero_only, "rank", 0) > 0 or os.environ.get("NODE_RANK", "0") != "0":
         return runs / f"version_{max(next_version(runs) - 1, 0)}"
     runs.mkdir(parents=True, exist_ok=True)
     while True:
@@ -42,24 +43,34 @@ def is_unused(folder: Path) -> bool:
     return not (folder / "checkpoints").exists() and not (folder / "metrics.csv").exists()
 
 
-def find_checkpoint(path: str, root: Path, experiment: str) -> Path:
-    """The file that ``--ckpt_path`` means.
+def find_checkpoint(path: str, root: Path, experiment: str) -> Path | None:
+    """The file that ``--ckpt_path`` means; None: start anew.
 
     Args:
         path: a file, or "last", "previous" (the one before last) or "best": that of the experiment's newest run that
-            has one.
+            has one; "auto": the last one, or None where there is none.
         root: folder of all runs.
         experiment: name of the experiment.
 
     Raises:
         FileNotFoundError: if there is none; the message names those there are.
+        IsADirectoryError: for a sharded checkpoint.
     """
-    if path in ("last", "previous", "best"):
+    if path in ("auto", "last", "previous", "best"):
+        name = "last.ckpt" if path == "auto" else f"{path}.ckpt"
         for _, folder in sorted(_versions(root / experiment), reverse=True):
-            if (file := folder / "checkpoints" / f"{path}.ckpt").is_file():
+            if (file := folder / "checkpoints" / name).is_file():
                 return file
+        if path == "auto":
+            return None
         raise FileNotFoundError(
             f"No {path} checkpoint: no run in {root / experiment} has one; start without --ckpt_path"
+        )
+    if Path(path).is_dir():
+        raise IsADirectoryError(
+            f"Checkpoint {path} is a folder with one file for each process; train with the strategy's "
+            "save_distributed_checkpoint: false, or make one file of it: python -m "
+            "lightning.pytorch.utilities.consolidate_checkpoint"
         )
     if not Path(path).is_file():
         found = ", ".join(map(str, sorted(root.glob("*/version_*/checkpoints/*.ckpt"))))

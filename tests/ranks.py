@@ -1,5 +1,6 @@
 """Callbacks for tests of the command line."""
 
+import os
 from pathlib import Path
 
 import lightning as L
@@ -47,3 +48,21 @@ class InfiniteGradient(L.Callback):
     def on_after_backward(self, trainer, pl_module):
         if trainer.current_epoch == 0 and trainer.global_step == 1:
             next(p for p in pl_module.parameters() if p.grad is not None).grad.view(-1)[0] = float("inf")
+
+
+def on_two_ranks(function, folder, *arguments, start="fork"):
+    """What ``function(*arguments)`` returns on each of two gloo ranks.
+
+    They are forked from this process, which takes no time. Circuits on Aer hang there, if this process has run some:
+    functions that run them need start="spawn", and must be found by name.
+    """
+    torch.multiprocessing.start_processes(_run, (function, folder, arguments), 2, start_method=start)
+    return [torch.load(Path(folder) / f"result{rank}.pt") for rank in (0, 1)]
+
+
+def _run(rank, function, folder, arguments):
+    os.environ["LOCAL_RANK"] = str(rank)  # what Lightning asks for, should the function make a Trainer
+    torch.set_num_threads(1)
+    torch.distributed.init_process_group("gloo", init_method=f"file://{folder}/store", rank=rank, world_size=2)
+    torch.save(function(*arguments), Path(folder) / f"result{rank}.pt")
+    torch.distributed.destroy_process_group()

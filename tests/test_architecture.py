@@ -11,6 +11,7 @@ ROOT = Path(lightning_qsgd.__file__).parent
 LEVELS = {
     "files": -1,
     "scrubbing": -1,
+    "distributed": -1,
     "quantum": 0,
     "run_folder": 1,
     "parser": 1,
@@ -116,12 +117,9 @@ def test_every_module_has_its_test():
         "adam": "superpositional",
         "modulation": "superpositional",
         "saved_state": "superpositional_state",
-        "loading": "synthetic",
         "doctor": "cli",
         "reference": "superpositional",
         "circuit_series": "circuit_perturbation",
-        "distributed": "main_job",
-        "prediction_writer": "cli",
         "experiment": "cli",
         "parser": "errors",
     }

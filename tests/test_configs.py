@@ -19,7 +19,8 @@ OVERRIDES = {
         ["--trainer.precision=bf16-mixed"],
         "float16 needs a GPU: tests/gpu/test_main_job.py",
     ),
-    "ddp2": (["--trainer.devices=1", "--trainer.strategy=auto"], "two processes: tests/test_main_job.py"),
+    "ddp2": (["--trainer.devices=1", "--trainer.strategy=auto"], "two processes: tests/test_devices.py"),
+    "fsdp": (["--trainer.devices=1", "--trainer.strategy=auto"], "two processes: tests/test_devices.py"),
 }
 NUMBERS = {"lr": 0.001, "betas": [0.9, 0.999], "eps": 1e-8, "weight_decay": 0.0}
 

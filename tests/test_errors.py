@@ -14,6 +14,7 @@ SMALL = [
     "--data.train_size=64", "--data.val_size=64", "--data.test_size=64", "--trainer.max_epochs=1",
     "--trainer.enable_progress_bar=false", "--trainer.enable_model_summary=false", "--trainer.accelerator=cpu",
 ]  # fmt: skip
+TWO = ["--trainer.devices=2", "--trainer.strategy=ddp_fork"]
 OPTIMIZER = "--model.optimizer.init_args"
 
 
@@ -54,6 +55,8 @@ def fails(capsys, *arguments):
         (["--config=nowhere.yaml"], ["nowhere.yaml"]),
         (["--ckpt_path=last", "--experiment=none"], ["No last checkpoint: no run in", "none has one"]),
         (["--ckpt_path=nowhere.ckpt"], ["Checkpoint nowhere.ckpt not found"]),
+        (["--trainer.strategy=fsdp"], ["`fsdp` requires a GPU accelerator, but received `accelerator='cpu'`"]),
+        (["--data.val_size=1", *TWO], ["error: Invalid trainer.devices: 2 processes for 1 examples"]),
     ],
 )
 def test_wrong_arguments(capsys, tmp_path, arguments, words):
@@ -121,6 +124,7 @@ def test_wrong_checkpoints(capsys, tmp_path, monkeypatch):
     checkpoint["state_dict"] = {"layer.weight": torch.ones(1)}
     torch.save(checkpoint, "other.ckpt")
     assert "The checkpoint belongs to another model" in test("other.ckpt")
+    assert "'auto' is for fit; test takes last, best, or a file" in test("auto")
     assert "test needs a trained model: add --ckpt_path" in fails(capsys, "test", "--config", config)
     sine = f"{OPTIMIZER}.perturbation=lightning_qsgd.optim.SinePerturbation"
     resume = ["--ckpt_path=last", *SMALL, "--trainer.max_epochs=2"]

@@ -32,11 +32,11 @@ def test_the_main_job_reaches_its_accuracy_within_its_memory(tmp_path):
 
 @pytest.mark.slow
 @pytest.mark.parametrize("mode", ["surrogate", "live"])
-@pytest.mark.parametrize("strategy", ["ddp2 overlay", "ddp_spawn"])
+@pytest.mark.parametrize("strategy", ["ddp2 overlay", "ddp_spawn", "ddp_fork"])
 def test_two_ranks_stay_identical_and_run_each_circuit_once(tmp_path, strategy, mode):
-    spawn = ["--trainer.devices=2", "--trainer.strategy=ddp_spawn"]
-    devices = spawn if strategy == "ddp_spawn" else ["--config", "configs/overlay/ddp2.yaml"]
-    steps = 2 if strategy == "ddp_spawn" else 3  # 48 sequences a rank in batches of 32, or 16
+    by_hand = ["--trainer.devices=2", f"--trainer.strategy={strategy}"]
+    devices = ["--config", "configs/overlay/ddp2.yaml"] if strategy == "ddp2 overlay" else by_hand
+    steps = 3 if strategy == "ddp2 overlay" else 2  # 48 sequences a rank in batches of 32, or 16
     run(
         "fit", "--config", "configs/seqcls.yaml", "--trainer.default_root_dir", str(tmp_path),
         *devices, "--trainer.accelerator=cpu", "--trainer.max_epochs=1",

@@ -7,6 +7,7 @@ import time
 
 import pytest
 import torch
+from lightning.fabric.utilities.rank_zero import rank_zero_only
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 from lightning_qsgd.cli import main
@@ -99,7 +100,34 @@ def test_last_and_best_are_those_of_the_newest_run_that_has_them(tmp_path):
         (tmp_path / "x" / f"version_{version}" / "checkpoints" / "last.ckpt").touch()
     assert reserve(tmp_path / "x").name == "version_11"  # started, without a checkpoint yet
     assert find_checkpoint("last", tmp_path, "x").parts[-3] == "version_10"
+    assert find_checkpoint("auto", tmp_path, "x") == find_checkpoint("last", tmp_path, "x")
+    assert find_checkpoint("auto", tmp_path, "y") is None
+    with pytest.raises(IsADirectoryError, match="one file for each process; train with the strategy's save_dist"):
+        find_checkpoint(str(tmp_path), tmp_path, "x")
     with pytest.raises(FileNotFoundError, match="No best checkpoint"):
         find_checkpoint("best", tmp_path, "x")
     with pytest.raises(FileNotFoundError, match=r"there are: .*version_10/checkpoints/last.ckpt"):
         find_checkpoint(str(tmp_path / "no.ckpt"), tmp_path, "x")
+
+
+def test_auto_starts_goes_on_and_has_finished(tmp_path, capsys):
+    for epochs in (1, 2):
+        fit(tmp_path, "--ckpt_path=auto", f"--trainer.max_epochs={epochs}")
+    folder = tmp_path / "seqcls" / "version_0"
+    assert [int(row["step"]) for row in rows(folder) if row["train/loss"]] == list(range(6))
+    with pytest.raises(SystemExit, match="0"):
+        fit(tmp_path, "--ckpt_path=auto", "--trainer.max_epochs=2")
+    assert "has finished its 2 epochs" in capsys.readouterr().out
+    assert [path.name for path in (tmp_path / "seqcls").iterdir()] == ["version_0"]
+
+
+def test_other_processes_name_the_newest_folder_and_make_none(tmp_path, monkeypatch):
+    (tmp_path / "version_4").mkdir()
+    with monkeypatch.context() as patched:
+        patched.setattr(rank_zero_only, "rank", 1)
+        assert reserve(tmp_path).name == "version_4"
+    with monkeypatch.context() as patched:
+        patched.setenv("NODE_RANK", "1")  # Lightning's own start on several machines sets nothing else
+        assert reserve(tmp_path).name == "version_4"
+        patched.setenv("NODE_RANK", "0")
+        assert reserve(tmp_path).name == "version_5"

@@ -2,6 +2,7 @@
 
 from lightning_qsgd.callbacks.attention_monitor import AttentionMonitor as AttentionMonitor
 from lightning_qsgd.callbacks.displaced_forward import DisplacedForward as DisplacedForward
+from lightning_qsgd.callbacks.distributed_checks import DistributedChecks as DistributedChecks
 from lightning_qsgd.callbacks.exact_resume import ExactResume as ExactResume
 from lightning_qsgd.callbacks.exact_resume import Stopped as Stopped
 from lightning_qsgd.callbacks.finite_steps import FiniteSteps as FiniteSteps

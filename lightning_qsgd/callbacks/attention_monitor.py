@@ -183,7 +183,7 @@ class AttentionMonitor(L.Callback):
         """Log the distance between both."""
         if self._tested is not None and self._tested.batches:
             for name, value in self._tested.finish().items():
-                pl_module.log(f"test/{name}", value, rank_zero_only=True)
+                pl_module.log(f"test/{name}", value, sync_dist=True)  # the same on all ranks
 
     def teardown(self, trainer: L.Trainer, pl_module: L.LightningModule, stage: str) -> None:
         """Print the table, below Lightning's own."""

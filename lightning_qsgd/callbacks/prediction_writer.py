@@ -9,6 +9,7 @@ import lightning as L
 from lightning.pytorch.callbacks import BasePredictionWriter
 from torch import Tensor
 
+from lightning_qsgd.distributed import on_all_ranks
 from lightning_qsgd.files import atomic_write
 
 
@@ -16,15 +17,15 @@ class PredictionWriter(BasePredictionWriter):
     """Writes ``predictions.csv`` at the end of predict: id, text (where batches hold ``text``), label, probability.
 
     Takes class probabilities (B, C) from ``predict_step``. Ids are the batches' ``id``, or else the rows' numbers from
-    0; labels are named by the data module's ``labels``, or else numbered. The file appears complete or not at all; in a
-    distributed run there is one per rank.
+    0; labels are named by the data module's ``labels``, or else numbered. Rows stand in the order of the data. The file
+    appears complete or not at all; in a distributed run rank 0 writes it, with the rows of all ranks.
 
     Args:
         filename: within the run folder; None: write nothing. Default: "predictions.csv".
         all_classes: add the probability of each class, one column per label. Default: False.
 
     Attributes:
-        path: the file, once written.
+        path: the file, once written; None on ranks above 0.
     """
 
     def __init__(self, filename: str | None = "predictions.csv", all_classes: bool = False) -> None:
@@ -32,7 +33,7 @@ class PredictionWriter(BasePredictionWriter):
         self.filename, self.all_classes = filename, all_classes
         self.path: Path | None = None
         self._header: list[str] = []
-        self._rows: list[list[Any]] = []
+        self._rows: list[tuple[tuple[int, int], list[Any]]] = []  # place in the data: loader and number; columns
 
     def on_predict_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         """Begin anew."""
@@ -65,10 +66,12 @@ class PredictionWriter(BasePredictionWriter):
         probabilities = prediction.float().cpu()
         best, label = probabilities.max(-1)
         for i, (p, k) in enumerate(zip(best.tolist(), label.tolist(), strict=True)):
-            row = [batch["id"][i] if "id" in batch else batch_indices[i] if batch_indices else len(self._rows)]
+            number = batch_indices[i] if batch_indices else len(self._rows)
+            row = [batch["id"][i] if "id" in batch else number]
             row += [batch["text"][i]] if "text" in batch else []
             row += [names[k] if names else k, f"{p:.6f}"]
-            self._rows.append(row + ([f"{x:.6f}" for x in probabilities[i].tolist()] if self.all_classes else []))
+            row += [f"{x:.6f}" for x in probabilities[i].tolist()] if self.all_classes else []
+            self._rows.append(((dataloader_idx, number), row))
         header = ["id", *(["text"] if "text" in batch else []), "label", "probability"]
         every = names or range(probabilities.shape[1])
         self._header = header + ([f"p({name})" for name in every] if self.all_classes else [])
@@ -78,11 +81,11 @@ class PredictionWriter(BasePredictionWriter):
         folder = trainer.log_dir  # asks all ranks
         if self.filename is None:
             return
-        folder, name = Path(folder or "."), Path(self.filename)
-        if trainer.world_size > 1:
-            name = name.with_stem(f"{name.stem}-rank{trainer.global_rank}")
-        self.path = folder / name
+        rows = [row for part in on_all_ranks(self._rows) for row in part]
+        if not trainer.is_global_zero:
+            return
+        self.path = Path(folder or ".") / self.filename
         with atomic_write(self.path, "w") as file:
             writer = csv.writer(file)
             writer.writerow(self._header)
-            writer.writerows(self._rows)
+            writer.writerows(row for _, row in sorted(rows, key=lambda row: row[0]))

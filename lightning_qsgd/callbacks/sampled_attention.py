@@ -13,6 +13,7 @@ from rich.table import Column, Table
 from torch import Tensor, nn
 from torchmetrics.classification import MulticlassAccuracy
 
+from lightning_qsgd.distributed import on_all_ranks
 from lightning_qsgd.models import QuantumAttention
 
 
@@ -37,6 +38,7 @@ class SampledAttention:
         own = [layer.series for layer in self.layers.values()]
         self._alone = not any(_sampler(part) and all(part is not series for series in own) for part in module.modules())
         self._accuracy: dict[str, MulticlassAccuracy] = {}
+        self._failure = ""
 
     def compare(self, module: L.LightningModule, batch: dict[str, Any], logits: Tensor) -> None:
         """Count a batch's logits (B, C), and those of the same model with exact circuits."""
@@ -48,8 +50,8 @@ class SampledAttention:
             if not isinstance(exact, Tensor) or exact.shape != logits.shape:
                 raise TypeError("it returned something else than test_step")
         except Exception as error:  # whatever another signature makes of a batch
-            rank_zero_warn(f"No test/accuracy_simulated: {type(module).__name__}.forward(batch) failed: {error}")
-            self._alone, self._accuracy = False, {}
+            self._failure = f"{type(module).__name__}.forward(batch) failed: {error}"
+            self._alone = False
             return
         for name, answer in (("sampler", logits), ("simulated", exact)):
             if name not in self._accuracy:
@@ -57,7 +59,12 @@ class SampledAttention:
             self._accuracy[name].update(answer, batch["labels"])
 
     def finish(self) -> dict[str, float]:
-        """What is logged; to be called on all ranks."""
+        """What is logged; to be called on all ranks. The accuracies are left out if any rank failed to compare."""
+        failures = [failure for failure in on_all_ranks(self._failure) if failure]
+        if failures:
+            rank_zero_warn(f"No test/accuracy_simulated: {failures[0]}")
+        if failures or not all(on_all_ranks(bool(self._accuracy))):
+            self._accuracy = {}  # computing one asks all ranks
         accuracy = {name: metric.compute().item() for name, metric in self._accuracy.items()}
         errors = {name: layer.series.error() for name, layer in self.layers.items()}
         with simulated(self.layers.values()):

@@ -17,6 +17,7 @@ from torchmetrics.classification import (
     MulticlassRecall,
 )
 
+from lightning_qsgd.distributed import on_all_ranks
 from lightning_qsgd.files import atomic_write
 
 
@@ -70,10 +71,10 @@ class TestReport(L.Callback):
 
     def on_test_epoch_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         """Log the calibration error and write figure and table."""
-        if self._metrics is None:
+        if not all(on_all_ranks(self._metrics is not None)) or self._metrics is None:
             return
         values = self._metrics.compute()  # asks all ranks
-        pl_module.log("test/calibration_error", values["calibration"], rank_zero_only=True)
+        pl_module.log("test/calibration_error", values["calibration"], sync_dist=True)  # the same on all ranks
         folder = trainer.log_dir  # asks all ranks
         if folder is None or not trainer.is_global_zero:
             return

@@ -1,4 +1,5 @@
 """Level 1: data modules. They import nothing else of this package."""
 
+from lightning_qsgd.datamodules.loading import evaluation_loader as evaluation_loader
 from lightning_qsgd.datamodules.synthetic import SyntheticSequences as SyntheticSequences
 from lightning_qsgd.datamodules.text import TextClassification as TextClassification

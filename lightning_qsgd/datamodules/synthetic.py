@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
-from lightning_qsgd.datamodules.loading import check_at_least, train_loader, with_workers
+from lightning_qsgd.datamodules.loading import check_at_least, evaluation_loader, train_loader
 
 Kind = Literal["majority", "order"]
 Arrays = tuple[NDArray[np.int64], NDArray[np.int64]]
@@ -100,8 +100,7 @@ class SyntheticSequences(L.LightningDataModule):
     def _in_order(self, split: Literal["val", "test"]) -> DataLoader:
         # No gradients are kept, so larger batches cost no memory.
         dataset = _Sequences(*self.arrays(split))
-        options = with_workers({"num_workers": self.num_workers}, self.trainer)
-        return DataLoader(dataset, batch_size=8 * self.batch_size, **options)
+        return evaluation_loader(dataset, 8 * self.batch_size, self.trainer, num_workers=self.num_workers)
 
 
 class _Sequences(Dataset[dict[str, Tensor]]):

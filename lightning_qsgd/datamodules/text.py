@@ -18,7 +18,7 @@ import torch
 from torch.nn.utils.rnn import pad_sequence
 from torch.utils.data import DataLoader
 
-from lightning_qsgd.datamodules.loading import check_at_least, train_loader, with_workers
+from lightning_qsgd.datamodules.loading import check_at_least, evaluation_loader, train_loader
 
 Split = list["Example"]
 
@@ -231,7 +231,7 @@ class TextClassification(L.LightningDataModule):
 
     def _in_order(self, split: str) -> DataLoader:
         dataset: Any = self._dataset(split)
-        return DataLoader(dataset, batch_size=4 * self.batch_size, **with_workers(self._options(), self.trainer))
+        return evaluation_loader(dataset, 4 * self.batch_size, self.trainer, **self._options())
 
     def _options(self) -> dict[str, Any]:
         return {"collate_fn": partial(_collate, len(self.vocabulary) + 1), "num_workers": self.num_workers}

@@ -13,8 +13,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from lightning_qsgd.distributed import counted_from_rank_0
 from lightning_qsgd.optim.circuit_series import measured_series, residuals
-from lightning_qsgd.optim.distributed import counted_from_rank_0
 from lightning_qsgd.optim.fallback import SeriesFallback, check_finite
 from lightning_qsgd.optim.perturbation import Perturbation, require
 

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor
 
-from lightning_qsgd.optim.distributed import counted_from_rank_0
+from lightning_qsgd.distributed import counted_from_rank_0
 from lightning_qsgd.scrubbing import scrubbed
 
 if TYPE_CHECKING:

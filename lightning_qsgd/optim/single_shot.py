@@ -9,8 +9,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from lightning_qsgd.distributed import counted_from_rank_0
 from lightning_qsgd.optim.circuit_perturbation import CircuitPerturbation
-from lightning_qsgd.optim.distributed import counted_from_rank_0
 
 
 def single_shot(

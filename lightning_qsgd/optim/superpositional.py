@@ -13,6 +13,7 @@ import torch
 from torch import Tensor
 from torch.optim.optimizer import ParamsT
 
+from lightning_qsgd.distributed import rank
 from lightning_qsgd.optim.adam import Lists, adam_step
 from lightning_qsgd.optim.blocks import Piece, chunks
 from lightning_qsgd.optim.displacement import MeasuredDisplacement
@@ -249,6 +250,8 @@ class SuperpositionalGradientDescent(SavedState):
         s = ask(self.perturbation, question, self._step)
         if not self._warned:
             self._warned = True
+            if rank() > 0:  # of weights that are spread over ranks it may hold too few to judge by
+                return s
             warn_if_constant(s, next(group for group in self.param_groups if participates(group)))
         return s
 

@@ -14,6 +14,7 @@ from qiskit.primitives import BasePrimitiveJob, BaseSamplerV2
 from qiskit.primitives.containers import PrimitiveResult, SamplerPubLike, SamplerPubResult
 from qiskit_machine_learning.primitives import QMLSampler
 
+from lightning_qsgd.distributed import rank
 from lightning_qsgd.quantum.noise import check_noise, fake_backend, noise_model
 
 if TYPE_CHECKING:
@@ -103,8 +104,9 @@ class AerSampler(BaseSamplerV2):
         """Run circuits with fresh noise; see ``BaseSamplerV2.run``."""
         from qiskit_aer.primitives import SamplerV2
 
+        key = (self.seed, self._step, self._call, *([rank()] if rank() else []))
         # 31 bits, and never 0, which some primitives take for "no seed".
-        seed = int(np.random.SeedSequence((self.seed, self._step, self._call)).generate_state(1)[0] >> 1) or 1
+        seed = int(np.random.SeedSequence(key).generate_state(1)[0] >> 1) or 1
         self._call += 1
         sampler = SamplerV2.from_backend(self.backend, default_shots=self.shots, seed=seed)
         return sampler.run(pubs, shots=shots)

@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any, Literal, get_args
 import torch
 from torch import Tensor, nn
 
+from lightning_qsgd.distributed import counted_from_rank_0
 from lightning_qsgd.quantum.circuits import Ansatz, Entanglement, has_parameters
 from lightning_qsgd.quantum.layer import CircuitModule
 from lightning_qsgd.quantum.network import QuantumNetwork
@@ -53,7 +54,9 @@ class ScoreSeries(CircuitModule):
     the same initial values for them with any source. Angles that change nothing are left out: the last layer's Rz,
     except for amplitudes, and with 2 entangled qubits and probabilities (the parity) two more. A resumed run
     measures anew, from where the sampler's noise was: exactly what the uninterrupted one would measure, unless the
-    angles are fixed or refresh_every is above 1.
+    angles are fixed or refresh_every is above 1. In a distributed run, rank 0 alone runs circuits and the others, which
+    wait in ``forward``, receive its numbers: the angles are the same on all ranks, so a forward pass on one rank alone
+    must be ``exact``.
 
     Attributes:
         weights: (H or 1, W) radians, for source "circuit"; ``coefficients`` (H or 1, those that a circuit can have)
@@ -194,19 +197,25 @@ class ScoreSeries(CircuitModule):
         angles = weights.cpu().double()[:, None].expand(-1, self.nodes, -1).flatten(0, 1)
         return torch.cat([x.repeat(len(weights))[:, None], angles], 1).numpy(), read
 
+    def _network(self) -> QuantumNetwork:
+        assert isinstance(self.engine, QuantumNetwork)
+        return self.engine
+
     @torch.inference_mode(False)  # what is kept must serve autograd later
     def _run(self, weights: Tensor) -> Tensor:  # (H, M)
-        assert isinstance(self.engine, QuantumNetwork)
-        rows, read = self._rows(weights)
-        values = torch.from_numpy(self.engine.probabilities(rows)) @ read
+        engine, (rows, read) = self._network(), self._rows(weights)
+        values = torch.from_numpy(counted_from_rank_0(engine, lambda: engine.probabilities(rows))) @ read
         return values.view(len(weights), -1).to(weights.dtype).to(weights.device)
 
     @torch.inference_mode(False)
     def _jacobian(self, weights: Tensor) -> Tensor:  # (H, M, W)
-        assert isinstance(self.engine, QuantumNetwork)
-        rows, read = self._rows(weights)
-        by_inputs = torch.from_numpy(self.engine.jacobian(rows, of="inputs")[0])  # (H M, 2**n, 1 + W)
-        by_angles = torch.einsum("row,o->rw", by_inputs[..., 1:], read)
+        engine, (rows, read) = self._network(), self._rows(weights)
+
+        def jacobian() -> Tensor:  # what travels between ranks is small
+            by_inputs = torch.from_numpy(engine.jacobian(rows, of="inputs")[0])  # (H M, 2**n, 1 + W)
+            return torch.einsum("row,o->rw", by_inputs[..., 1:], read)
+
+        by_angles = counted_from_rank_0(engine, jacobian)
         return by_angles.view(len(weights), self.nodes, -1).to(weights.dtype).to(weights.device)
 
     @torch.no_grad()

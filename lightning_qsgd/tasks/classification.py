@@ -13,8 +13,9 @@ import numpy as np
 import torch
 from lightning.pytorch.cli import LRSchedulerCallable, OptimizerCallable, ReduceLROnPlateau
 from torch import Tensor, nn
+from torch.distributed.device_mesh import DeviceMesh
 from torch.nn import functional as F
-from torchmetrics import MetricCollection
+from torchmetrics import MeanMetric, Metric, MetricCollection
 from torchmetrics.classification import MulticlassAccuracy, MulticlassF1Score
 
 from lightning_qsgd.models import TransformerClassifier
@@ -122,6 +123,8 @@ class SequenceClassification(L.LightningModule):
             # Checkpointing within a graph draws other dropout masks the second time, where the backend is "eager".
             for part in self.model.blocks if self.checkpoint_activations else [self.model]:
                 part.compile(**options)
+        if self.device_mesh is not None:
+            _shard(self.model, self.device_mesh)
         classes = self.hparams["num_classes"]
         metrics = MetricCollection(
             {
@@ -130,6 +133,9 @@ class SequenceClassification(L.LightningModule):
             }
         )
         self.val_metrics, self.test_metrics = metrics.clone(prefix="val/"), metrics.clone(prefix="test/")
+        # Means over examples; self.log's own, over ranks, rounds their average number of examples down. NaN stays NaN
+        # (and "disable" ignores weights: torchmetrics 1.9).
+        self.val_loss, self.test_loss = MeanMetric("disable"), MeanMetric("disable")
 
     def _class_weights(self, datamodule: Any) -> list[float] | None:
         weights, classes = self.hparams["class_weights"], self.hparams["num_classes"]
@@ -170,21 +176,23 @@ class SequenceClassification(L.LightningModule):
 
     def validation_step(self, batch: Batch, batch_idx: int) -> None:
         """Loss and metrics of one validation batch."""
-        self._evaluate(batch, "val", self.val_metrics)
+        self._evaluate(batch, "val", self.val_metrics, self.val_loss)
 
     def test_step(self, batch: Batch, batch_idx: int) -> Tensor:
         """Loss and metrics of one test batch; returns its logits (B, C)."""
-        return self._evaluate(batch, "test", self.test_metrics)
+        return self._evaluate(batch, "test", self.test_metrics, self.test_loss)
 
     def predict_step(self, batch: Batch, batch_idx: int) -> Tensor:
         """(B, C) class probabilities."""
         return self(batch).softmax(-1)
 
-    def _evaluate(self, batch: Batch, stage: str, metrics: MetricCollection) -> Tensor:
+    def _evaluate(self, batch: Batch, stage: str, metrics: MetricCollection, loss: Metric) -> Tensor:
         logits = self(batch)
         metrics.update(logits, batch["labels"])
-        loss = F.cross_entropy(logits, batch["labels"])
-        self.log(f"{stage}/loss", loss, batch_size=len(logits), sync_dist=True)
+        if not loss.update_called:  # bf16-true casts it, and an earlier command left it a tensor of inference mode
+            loss.set_dtype(torch.promote_types(logits.dtype, torch.float32)).reset()
+        loss.update(F.cross_entropy(logits.to(loss.dtype), batch["labels"], reduction="none"))
+        self.log(f"{stage}/loss", loss)
         self.log_dict(metrics, prog_bar=True)
         return logits
 
@@ -203,3 +211,16 @@ class SequenceClassification(L.LightningModule):
         if isinstance(scheduler, ReduceLROnPlateau):
             config = {"scheduler": scheduler, "interval": "epoch", "monitor": scheduler.monitor}
         return {"optimizer": optimizer, "lr_scheduler": config}
+
+
+def _shard(model: TransformerClassifier, mesh: DeviceMesh) -> None:
+    """Spread the weights over the processes of ModelParallelStrategy, block by block (FSDP2)."""
+    from torch.distributed.fsdp import fully_shard
+
+    if mesh["tensor_parallel"].size() > 1:
+        raise ValueError(
+            f"Invalid tensor_parallel_size: {mesh['tensor_parallel'].size()}; it must be 1 (this model is not split "
+            "within tensors), with data_parallel_size the number of all processes"
+        )
+    for part in (*model.blocks, model):
+        fully_shard(part, mesh=mesh["data_parallel"])

@@ -1,6 +1,7 @@
 import csv
 import json
 import sys
+import warnings
 
 import lightning as L
 import numpy as np
@@ -16,6 +17,7 @@ from lightning_qsgd.cli import main
 from lightning_qsgd.models import QuantumAttention
 from lightning_qsgd.quantum import AerSampler, ExactSampler
 from tests.common import SMALL
+from tests.ranks import on_two_ranks
 
 CONFIG = "configs/seqcls_quantum_attention.yaml"
 MEANS = {"phi_spread", "score_spread", "phi_share", "entropy", "entropy_without", "moved", "gain", "scale"}
@@ -252,6 +254,32 @@ def test_a_forward_of_another_signature_loses_the_accuracy_only():
     assert trainer.callback_metrics["test/series_error"] < 1e-5
     assert "test/accuracy_simulated" not in trainer.callback_metrics
     assert not model.attention.series.exact
+
+
+class FailsOnRank1(Tiny):
+    def forward(self, batch):
+        if self.attention.series.exact and self.trainer.global_rank == 1:
+            raise ValueError("only here")
+        return super().forward(batch)
+
+
+def outcome_on_a_rank():
+    trainer = trainer_with(AttentionMonitor(), devices=2, strategy="ddp_fork")
+    trainer.strategy._launcher = None  # the ranks are here already
+    model = FailsOnRank1(sampler=ExactSampler())
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always")
+        metrics = trainer.test(model, Rows(), verbose=False)[0]
+    return metrics, model.attention.series.circuits, [text for w in caught if "only here" in (text := str(w.message))]
+
+
+def test_a_comparison_that_fails_on_one_rank_leaves_no_rank_waiting(tmp_path):
+    (first, circuits, warned), (second, _, silent) = on_two_ranks(outcome_on_a_rank, tmp_path)
+    assert first == second
+    assert "test/accuracy_simulated" not in first
+    assert first["test/series_error"] < 1e-5
+    assert circuits == 7  # one head of 3 qubits at depth 1
+    assert ("FailsOnRank1.forward(batch) failed: only here" in warned[0], silent) == (True, [])
 
 
 def test_a_model_without_circuits_never_asks_for_qiskit(tmp_path, monkeypatch):

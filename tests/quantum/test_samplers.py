@@ -4,6 +4,7 @@ import sys
 
 import numpy as np
 import pytest
+import torch
 from jsonargparse import ArgumentParser
 from qiskit import QuantumCircuit
 from qiskit.circuit import ParameterVector
@@ -13,6 +14,7 @@ from qiskit_ibm_runtime.fake_provider import FakeKolkataV2, FakeManilaV2
 
 from lightning_qsgd.quantum import AerSampler, Ansatz, FakeBackendSampler, QuantumNetwork, superposition_circuit
 from lightning_qsgd.quantum.noise import depolarizing_noise, readout_noise, thermal_noise
+from tests.ranks import on_two_ranks
 
 ANSATZ = superposition_circuit(4, 2)
 RNG = np.random.default_rng(0)
@@ -173,3 +175,15 @@ def test_without_the_runtime_the_extra_is_named(monkeypatch):
     for sampler in (FakeBackendSampler(), AerSampler(noise="FakeManilaV2")):
         with pytest.raises(ModuleNotFoundError, match=r"pip install 'lightning-qsgd\[hardware\]'"):
             _ = sampler.backend
+
+
+def sampled_rows():
+    layer = QuantumNetwork(superposition_circuit(2, 1), AerSampler(shots=64, seed=3))
+    return torch.from_numpy(layer.probabilities(np.full((3, 2), 0.4), np.full(layer.ansatz.num_weights, 0.2)))
+
+
+@pytest.mark.slow
+def test_ranks_draw_noise_of_their_own_and_rank_0_that_of_a_single_process(tmp_path):
+    first, second = on_two_ranks(sampled_rows, tmp_path, start="spawn")
+    assert torch.equal(first, sampled_rows())
+    assert not torch.equal(first, second)

@@ -8,6 +8,7 @@ from torch import nn
 
 from lightning_qsgd.quantum import AerSampler, ExactSampler, ScoreSeries, score_circuit
 from lightning_qsgd.quantum.fourier import basis
+from tests.ranks import on_two_ranks
 
 READOUTS = ("probability", "expectation", "amplitude")
 SIZES = [(4, 2), (3, 1), (3, 3), (2, 2), (1, 1)]
@@ -288,3 +289,43 @@ def test_a_resumed_series_measures_what_the_uninterrupted_one_would():
     resumed = make()
     resumed.load_state_dict(state)
     assert torch.equal(train(resumed, 2), train(first, 2))
+
+
+class CountingSampler(ExactSampler):
+    jobs = 0
+
+    def run(self, pubs, *, shots=None):
+        self.jobs += 1
+        return super().run(pubs, shots=shots)
+
+
+class FailingSampler(ExactSampler):
+    def run(self, pubs, *, shots=None):
+        raise RuntimeError("the device is gone")
+
+
+def train_on_sampler(sampler):
+    torch.manual_seed(0)
+    series = ScoreSeries(2, 2, 1, sampler=sampler)
+    try:
+        series().square().sum().backward()
+        with torch.no_grad():
+            evaluated = series()
+    except RuntimeError as error:
+        return str(error)
+    return evaluated, series.weights.grad, series.circuits, sampler.jobs
+
+
+def test_rank_0_alone_runs_circuits(tmp_path):
+    first, second = on_two_ranks(train_on_sampler, tmp_path, CountingSampler())
+    alone = train_on_sampler(CountingSampler())
+    for a, b, c in zip(first[:3], second[:3], alone[:3], strict=True):
+        torch.testing.assert_close(b, a, atol=0, rtol=0)
+        torch.testing.assert_close(c, a, atol=0, rtol=0)
+    assert (first[3], second[3], alone[3]) == (3, 0, 3)
+
+
+def test_a_failure_on_rank_0_leaves_no_rank_waiting(tmp_path):
+    first, second = on_two_ranks(train_on_sampler, tmp_path, FailingSampler())
+    assert "the device is gone" in first
+    assert second == first
