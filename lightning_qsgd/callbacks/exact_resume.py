@@ -21,13 +21,13 @@ from lightning_qsgd.callbacks.resume_state import (
     Position,
     fetcher_of,
     generators_of,
-    of_all_processes,
     position,
     put_counters_right,
     restart_loader,
     set_generators,
 )
 from lightning_qsgd.callbacks.running_means import add_logged, find_metrics, log_rest, set_metrics
+from lightning_qsgd.distributed import on_all_ranks
 
 KEY = "exact_resume"  # of its part of a checkpoint
 _FIT = TrainerFn.FITTING
@@ -230,7 +230,7 @@ class ExactResume(Checkpoint):
         sums = here["sums"] | {"logged": self._leftover | here["sums"]["logged"]}
         record = {"generators": pack(here["generators"]), "epoch_start": pack(self._epoch_start)}
         record |= {"stepped": here["stepped"], "sums": sums}
-        checkpoint[KEY] = of_all_processes(trainer, record)
+        checkpoint[KEY] = on_all_ranks(record)
 
     def _here(self, trainer: L.Trainer) -> Position:
         return position(trainer, self._metrics, self._tensors)

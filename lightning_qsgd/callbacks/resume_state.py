@@ -4,7 +4,6 @@ from collections.abc import Sequence
 from typing import Any
 
 import lightning as L
-import torch
 from lightning.fabric.utilities.data import _set_sampler_epoch
 from torch import Tensor
 from torchmetrics import Metric
@@ -82,12 +81,3 @@ def restart_loader(trainer: L.Trainer, epoch_start: State, done: int) -> None:
     for _ in range(done):
         next(fetcher)
     fetcher.fetched -= done  # Lightning adds them
-
-
-def of_all_processes(trainer: L.Trainer, record: Any) -> list[Any]:
-    """``record`` of each process, in the order of their ranks; called on all."""
-    records: list[Any] = [record]
-    if trainer.world_size > 1:
-        records *= trainer.world_size
-        torch.distributed.all_gather_object(records, record)
-    return records

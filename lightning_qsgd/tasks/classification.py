@@ -34,7 +34,7 @@ _NO_SIZES = (
 
 
 class SequenceClassification(L.LightningModule):
-    """Cross-entropy on class labels; logs loss, accuracy and macro F1.
+    """Cross-entropy on class labels; logs losses (in training of each step, and the epoch's mean), accuracy, macro F1.
 
     Takes any data module whose batches are dicts of ``tokens`` (B, T) int64, optionally ``padding_mask`` (B, T) bool
     (True at padding), and ``labels`` (B,) int64 (not needed at predict).
@@ -172,6 +172,8 @@ class SequenceClassification(L.LightningModule):
         """Loss of one batch."""
         loss = F.cross_entropy(self(batch), batch["labels"], self.loss_weight)
         self.log("train/loss", loss, on_step=True, on_epoch=False, prog_bar=True)
+        size = len(batch["labels"])  # the same on all ranks
+        self.log("train/loss_epoch", loss, on_step=False, on_epoch=True, batch_size=size, sync_dist=True)
         return loss
 
     def validation_step(self, batch: Batch, batch_idx: int) -> None:
