@@ -14,7 +14,7 @@ from contextlib import nullcontext
 from dataclasses import dataclass
 from importlib.metadata import version
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, ClassVar, Literal
 
 import lightning as L
 import numpy as np
@@ -25,8 +25,10 @@ from rich.table import Table
 from scipy.stats import bootstrap
 from torch.nn import functional as F
 
+from lightning_qsgd.callbacks import ExactResume, FiniteSteps
 from lightning_qsgd.callbacks.perturbation_monitor import record
 from lightning_qsgd.datamodules import SyntheticSequences
+from lightning_qsgd.experiment import build
 from lightning_qsgd.models import TransformerClassifier
 from lightning_qsgd.optim import (
     CircuitPerturbation,
@@ -115,6 +117,49 @@ def monitor_share(rounds: int) -> Ratio:
     return ratio(seconds[:, 1] - seconds[:, 0], np.full(rounds, 50 * plain))
 
 
+def callback_shares(epochs: int) -> dict[str, Ratio]:
+    """What the callbacks that guard each step take of it, in Lightning's loop; without writing checkpoints."""
+    hooks = (
+        "on_train_batch_start",
+        "on_before_backward",
+        "on_before_optimizer_step",
+        "on_train_batch_end",
+        "_on_fetch",
+    )
+    with tempfile.TemporaryDirectory() as folder:
+        options = ["logger=false", "enable_progress_bar=false", "enable_model_summary=false", "limit_val_batches=0"]
+        options += ["accelerator=cpu", f"max_epochs={epochs}", f"default_root_dir={folder}"]
+        run = build(["configs/seqcls.yaml"], [f"--trainer.{option}" for option in options])
+        guards = {type(c).__name__: c for c in run.trainer.callbacks if isinstance(c, ExactResume | FiniteSteps)}  # type: ignore[attr-defined]
+        spent = {name: [0.0] for name in guards}  # of each step
+
+        def timed(name: str, hook: Callable[..., None]) -> Callable[..., None]:
+            def call(*arguments: Any) -> None:
+                start = time.perf_counter()
+                hook(*arguments)
+                spent[name][-1] += time.perf_counter() - start
+
+            return call
+
+        class Clock(L.Callback):
+            ends: ClassVar[list[float]] = []
+
+            def on_train_batch_start(self, trainer: Any, pl_module: Any, batch: Any, batch_idx: int) -> None:
+                self.ends.append(time.perf_counter())
+                for seconds in spent.values():
+                    seconds.append(0.0)
+
+        for name, guard in guards.items():
+            for hook in hooks:
+                if hasattr(guard, hook):
+                    setattr(guard, hook, timed(name, getattr(guard, hook)))
+        run.trainer.callbacks.append(Clock())  # type: ignore[attr-defined]
+        run.trainer.fit(run.module, datamodule=run.data)
+    steps = np.diff(Clock.ends)
+    whole = np.full(len(steps), np.median(steps))
+    return {name: ratio(np.array(seconds[1:-1]), whole) for name, seconds in spent.items()}
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--rounds", type=int, default=1000, help="rounds (live mode: a fifth). Default: 1000")
@@ -163,6 +208,9 @@ def main() -> None:
     share = monitor_share(200)
     text = f"{share.median:.2%} [{share.low:.2%}, {share.high:.2%}]"
     console.print(f"PerturbationMonitor, every 50 steps: {text} of the steps' time (goal: at most 2 %)")
+    for name, share in callback_shares(8).items():
+        text = f"{share.median:.2%} [{share.low:.2%}, {share.high:.2%}]"
+        console.print(f"{name}: {text} of a step in Lightning (goal: at most 2 %)")
     packages = ", ".join(f"{p} {version(p)}" for p in ("torch", "qiskit", "qiskit-aer", "qiskit-machine-learning"))
     console.print(f"{rounds} rounds; {packages}; Python {platform.python_version()}; {platform.machine()}")
 

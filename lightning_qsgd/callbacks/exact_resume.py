@@ -19,14 +19,12 @@ from lightning_utilities.core.rank_zero import rank_zero_warn
 from lightning_qsgd.callbacks.random_states import pack, unpack
 from lightning_qsgd.callbacks.resume_state import (
     Position,
+    Watched,
     fetcher_of,
-    generators_of,
-    position,
     put_counters_right,
     restart_loader,
-    set_generators,
 )
-from lightning_qsgd.callbacks.running_means import add_logged, find_metrics, log_rest, set_metrics
+from lightning_qsgd.callbacks.running_means import add_logged, log_rest, set_metrics
 from lightning_qsgd.distributed import on_all_ranks
 
 KEY = "exact_resume"  # of its part of a checkpoint
@@ -117,8 +115,7 @@ class ExactResume(Checkpoint):
     def on_train_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         """Bring loader, sums and generators to where the checkpoint was."""
         self._saved_step, self._saved_at = trainer.global_step, time.monotonic()
-        self._metrics = find_metrics(pl_module)
-        self._tensors = [*pl_module.parameters(), *pl_module.buffers()]
+        self._watched = Watched.of(trainer, pl_module)
         if threading.current_thread() is threading.main_thread():
             for number in (signal.SIGTERM, signal.SIGUSR1):  # at the end Lightning puts back what was there before
                 signal.signal(number, self._on_signal)
@@ -129,21 +126,23 @@ class ExactResume(Checkpoint):
         done = loop.epoch_loop.batch_progress.current.processed  # type: ignore[attr-defined]
         if loop.restarting and 0 < done < trainer.num_training_batches:
             self._in_epoch, self._epoch_start = True, unpack(record["epoch_start"])
-            restart_loader(trainer, self._epoch_start, done)
-        set_metrics(record["sums"], self._metrics)
+            self._watched.set_generators(self._epoch_start)
+            restart_loader(trainer, done)
+        set_metrics(record["sums"], self._watched.metrics)
         self._leftover, self._stepped = record["sums"]["logged"], record["stepped"]
-        set_generators(trainer, unpack(record["generators"]))
+        self._watched.set_generators(unpack(record["generators"]))
 
     def on_train_epoch_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         """Save between two epochs; note the generators that the loader starts from."""
         if self._in_epoch:
             self._in_epoch = False
             self._save_or_stop(trainer, save=True)
-        self._epoch_start = generators_of(trainer)
+        self._watched = Watched.of(trainer, pl_module)  # there may be another loader
+        self._epoch_start = self._watched.generators()
         loop = trainer.fit_loop
         if trainer.current_epoch == 0 or loop.is_resuming or loop.restarting:
             iter(fetcher_of(trainer))  # this process's first; Lightning started it before, and will start all others
-        self._in_epoch, self._safe = True, self._here(trainer)
+        self._in_epoch, self._safe = True, self._watched.position(trainer)
 
     def on_train_batch_start(
         self, trainer: L.Trainer, pl_module: L.LightningModule, batch: Any, batch_idx: int
@@ -166,7 +165,7 @@ class ExactResume(Checkpoint):
     def _on_fetch(self, trainer: L.Trainer) -> None:
         if self._safe is not None and trainer.global_step == self._safe["step"]:
             return  # in the middle of accumulated gradients
-        self._safe = self._here(trainer)
+        self._safe = self._watched.position(trainer)
         minutes, steps = (time.monotonic() - self._saved_at) / 60, trainer.global_step - self._saved_step
         late = self.every_minutes is not None and minutes >= self.every_minutes
         self._save_or_stop(trainer, late or (self.every_n_steps is not None and steps >= self.every_n_steps))
@@ -174,7 +173,7 @@ class ExactResume(Checkpoint):
     def on_train_epoch_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         """Complete the means of a resumed epoch; keep the sums of one that max_steps ends in its middle."""
         finished = trainer.fit_loop.epoch_loop.batch_progress.is_last_batch
-        self._sums = None if finished else self._here(trainer)["sums"]
+        self._sums = None if finished else self._watched.position(trainer)["sums"]
         if finished:
             log_rest(self._leftover, pl_module)
 
@@ -182,7 +181,7 @@ class ExactResume(Checkpoint):
         """Save the end."""
         self._in_epoch = self._sums is not None
         if trainer.global_step > self._saved_step:
-            self._save(trainer, self._here(trainer) | ({"sums": self._sums} if self._in_epoch else {}))
+            self._save(trainer, self._watched.position(trainer) | ({"sums": self._sums} if self._in_epoch else {}))
 
     # Saving
 
@@ -196,7 +195,7 @@ class ExactResume(Checkpoint):
             save = trainer.strategy.reduce_boolean_decision(save or stop, all=False)
             stop = save and trainer.strategy.reduce_boolean_decision(stop, all=False)
         if save or stop:
-            self._save(trainer, self._here(trainer))
+            self._save(trainer, self._watched.position(trainer))
         if stop:
             raise Stopped
 
@@ -223,7 +222,7 @@ class ExactResume(Checkpoint):
         if trainer.state.fn != _FIT or self._epoch_start is None:
             return
         loops = checkpoint["loops"]["fit_loop"]
-        here: Position = self._saving or self._here(trainer) | {"stepped": None}
+        here: Position = self._saving or self._watched.position(trainer) | {"stepped": None}
         if self._saving is not None:  # otherwise another callback asked for it, and Lightning puts its counters right
             put_counters_right(loops, here["batches"], self._in_epoch)
             checkpoint["epoch"] = loops["epoch_progress"]["current"]["completed"]
@@ -232,15 +231,12 @@ class ExactResume(Checkpoint):
         record |= {"stepped": here["stepped"], "sums": sums}
         checkpoint[KEY] = on_all_ranks(record)
 
-    def _here(self, trainer: L.Trainer) -> Position:
-        return position(trainer, self._metrics, self._tensors)
-
     def on_exception(self, trainer: L.Trainer, pl_module: L.LightningModule, exception: BaseException) -> None:
         """Save the state after the last whole step, if what failed has changed nothing since."""
         safe = self._safe
         if safe is None or isinstance(exception, Stopped) or trainer.world_size > 1 or safe["step"] <= self._saved_step:
             return
-        if safe["versions"] != [tensor._version for tensor in self._tensors]:
+        if safe["versions"] != self._watched.versions():
             return  # something of the step was applied
         try:
             self._save(trainer, safe)

@@ -1,15 +1,15 @@
 """Where a training run stands between two optimizer steps, and how to stand there again."""
 
-from collections.abc import Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
 import lightning as L
+import torch
 from lightning.fabric.utilities.data import _set_sampler_epoch
 from torch import Tensor
 from torchmetrics import Metric
 
-from lightning_qsgd.callbacks.random_states import State, get_states, own_generators, set_states
-from lightning_qsgd.callbacks.running_means import get_sums
+from lightning_qsgd.callbacks.random_states import OwnGenerator, State, get_states, own_generators, set_states
+from lightning_qsgd.callbacks.running_means import find_metrics, get_sums
 
 Position = dict[str, Any]
 
@@ -24,27 +24,50 @@ def fetcher_of(trainer: L.Trainer) -> Any:
     return trainer.fit_loop._data_fetcher
 
 
-def generators_of(trainer: L.Trainer) -> State:
-    """States of all generators of this process now."""
-    return get_states(trainer.lightning_module.device, own_generators(loader_of(trainer)))
+class Watched(NamedTuple):
+    """What a process's position consists of, beside the global generators and Lightning's counters.
 
+    Attributes:
+        metrics: torchmetrics of the module, by their place.
+        tensors: weights and buffers.
+        own: generators of the training loader.
+        device: of the module.
+    """
 
-def set_generators(trainer: L.Trainer, states: State) -> None:
-    """Put them back."""
-    set_states(states, trainer.lightning_module.device, own_generators(loader_of(trainer)))
+    metrics: dict[str, Metric]
+    tensors: list[Tensor]
+    own: list[OwnGenerator]
+    device: torch.device
 
+    @classmethod
+    def of(cls, trainer: L.Trainer, module: L.LightningModule) -> "Watched":
+        """Those of a run, once its training loader is there."""
+        tensors = [*module.parameters(), *module.buffers()]
+        return cls(find_metrics(module), tensors, own_generators(loader_of(trainer)), module.device)
 
-def position(trainer: L.Trainer, metrics: dict[str, Metric], tensors: Sequence[Tensor]) -> Position:
-    """Counters, generators and sums of this process now; and versions of ``tensors``, which every change raises."""
-    loop = trainer.fit_loop.epoch_loop
-    return {
-        "step": trainer.global_step,
-        "batches": (loop.batch_progress.current.completed, loop.batch_progress.total.completed),
-        "stepped": loop._batches_that_stepped,
-        "generators": generators_of(trainer),
-        "sums": get_sums(trainer, metrics),
-        "versions": [tensor._version for tensor in tensors],
-    }
+    def generators(self) -> State:
+        """States of all generators now."""
+        return get_states(self.device, self.own)
+
+    def set_generators(self, states: State) -> None:
+        """Put them back."""
+        set_states(states, self.device, self.own)
+
+    def versions(self) -> list[int]:
+        """Numbers that every change of a tensor raises."""
+        return [tensor._version for tensor in self.tensors]
+
+    def position(self, trainer: L.Trainer) -> Position:
+        """Counters, generators, sums and versions of this process now."""
+        loop = trainer.fit_loop.epoch_loop
+        return {
+            "step": trainer.global_step,
+            "batches": (loop.batch_progress.current.completed, loop.batch_progress.total.completed),
+            "stepped": loop._batches_that_stepped,
+            "generators": self.generators(),
+            "sums": get_sums(trainer, self.metrics),
+            "versions": self.versions(),
+        }
 
 
 def put_counters_right(loops: dict[str, Any], batches: tuple[int, int], in_epoch: bool) -> None:
@@ -71,9 +94,8 @@ def put_counters_right(loops: dict[str, Any], batches: tuple[int, int], in_epoch
             part[name] = dict.fromkeys(counts, counts["completed"])
 
 
-def restart_loader(trainer: L.Trainer, epoch_start: State, done: int) -> None:
-    """Start the training loader as at the beginning of its epoch, and drop the batches that are done."""
-    set_generators(trainer, epoch_start)
+def restart_loader(trainer: L.Trainer, done: int) -> None:
+    """Start the training loader anew in its epoch, and drop the batches that are done."""
     epoch: Any = trainer.fit_loop.epoch_progress.current
     for loader in loader_of(trainer).flattened:
         _set_sampler_epoch(loader, epoch.processed)  # Lightning does so later
