@@ -5,7 +5,7 @@ import random
 import lightning as L
 import numpy as np
 import torch
-from torch.utils.data import DataLoader, Dataset, RandomSampler
+from torch.utils.data import DataLoader, Dataset, IterableDataset, RandomSampler
 from torchdata.stateful_dataloader import StatefulDataLoader
 from torchmetrics import MeanMetric
 
@@ -52,8 +52,18 @@ class Noisy(Dataset):
         return {"tokens": tokens, "labels": torch.tensor(index % 4)}
 
 
+class Stream(IterableDataset):
+    """Noisy rows without a known number."""
+
+    def __init__(self, size):
+        self.rows = Noisy(size)
+
+    def __iter__(self):
+        return (self.rows[random.randrange(100)] for _ in range(len(self.rows)))
+
+
 class OwnData(L.LightningDataModule):
-    """A plain shuffling DataLoader, one with a generator of its own, or one that knows its place."""
+    """A shuffling DataLoader: plain, with a generator of its own, that knows its place, or without a length."""
 
     num_classes, vocab_size = 4, 64
 
@@ -62,6 +72,8 @@ class OwnData(L.LightningDataModule):
         self.kind, self.size, self.num_workers = kind, size, num_workers
 
     def train_dataloader(self):
+        if self.kind == "stream":
+            return DataLoader(Stream(self.size), batch_size=4)
         data = Noisy(self.size)
         if self.kind == "stateful":
             return StatefulDataLoader(data, batch_size=4, shuffle=True, num_workers=self.num_workers)
@@ -70,5 +82,4 @@ class OwnData(L.LightningDataModule):
         return DataLoader(data, batch_size=4, sampler=sampler, num_workers=self.num_workers, generator=generator)
 
     def val_dataloader(self):
-        torch.manual_seed(3)  # as a user might do
         return DataLoader([{"tokens": torch.arange(8) + i, "labels": torch.tensor(i % 4)} for i in range(12)], 4)

@@ -22,7 +22,6 @@ from lightning_qsgd.callbacks.resume_state import (
     Watched,
     fetcher_of,
     put_counters_right,
-    restart_loader,
 )
 from lightning_qsgd.callbacks.running_means import add_logged, log_rest, set_metrics
 from lightning_qsgd.distributed import on_all_ranks
@@ -84,6 +83,7 @@ class ExactResume(Checkpoint):
         self._leftover: dict[str, Any] = {}  # logged sums of a resumed epoch that this process has not logged yet
         self._stepped: int | None = None  # Lightning's number of logged steps, to be put right
         self._epoch_start: dict[str, Any] | None = None  # generators, before the loader was started
+        self._last_fetch = self._epoch_start  # generators, from which a loader without a length fetched its next batch
         self._in_epoch = False
         self._safe: Position | None = None  # where the run is after its last optimizer step
         self._sums: dict[str, Any] | None = None  # of an epoch that ends in its middle, before they are reset
@@ -126,8 +126,8 @@ class ExactResume(Checkpoint):
         done = loop.epoch_loop.batch_progress.current.processed  # type: ignore[attr-defined]
         if loop.restarting and 0 < done < trainer.num_training_batches:
             self._in_epoch, self._epoch_start = True, unpack(record["epoch_start"])
-            self._watched.set_generators(self._epoch_start)
-            restart_loader(trainer, done)
+            self._last_fetch = unpack(record["last_fetch"])
+            self._watched.restart_loader(trainer, done, self._epoch_start, self._last_fetch)
         set_metrics(record["sums"], self._watched.metrics)
         self._leftover, self._stepped = record["sums"]["logged"], record["stepped"]
         self._watched.set_generators(unpack(record["generators"]))
@@ -136,13 +136,14 @@ class ExactResume(Checkpoint):
         """Save between two epochs; note the generators that the loader starts from."""
         if self._in_epoch:
             self._in_epoch = False
-            self._save_or_stop(trainer, save=True)
+            self._save_or_stop(trainer, self._here(trainer), save=True)
         self._watched = Watched.of(trainer, pl_module)  # there may be another loader
         self._epoch_start = self._watched.generators()
         loop = trainer.fit_loop
         if trainer.current_epoch == 0 or loop.is_resuming or loop.restarting:
             iter(fetcher_of(trainer))  # this process's first; Lightning started it before, and will start all others
-        self._in_epoch, self._safe = True, self._watched.position(trainer)
+        self._last_fetch = self._epoch_start
+        self._in_epoch, self._safe = True, self._here(trainer)
 
     def on_train_batch_start(
         self, trainer: L.Trainer, pl_module: L.LightningModule, batch: Any, batch_idx: int
@@ -163,17 +164,21 @@ class ExactResume(Checkpoint):
             add_logged(self._leftover, trainer)
 
     def _on_fetch(self, trainer: L.Trainer) -> None:
+        before = self._last_fetch
+        if fetcher_of(trainer).length is None:
+            self._last_fetch = self._watched.generators()
         if self._safe is not None and trainer.global_step == self._safe["step"]:
             return  # in the middle of accumulated gradients
-        self._safe = self._watched.position(trainer)
+        self._safe = self._here(trainer) | {"last_fetch": before}
         minutes, steps = (time.monotonic() - self._saved_at) / 60, trainer.global_step - self._saved_step
         late = self.every_minutes is not None and minutes >= self.every_minutes
-        self._save_or_stop(trainer, late or (self.every_n_steps is not None and steps >= self.every_n_steps))
+        late = late or (self.every_n_steps is not None and steps >= self.every_n_steps)
+        self._save_or_stop(trainer, self._safe, late)
 
     def on_train_epoch_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         """Complete the means of a resumed epoch; keep the sums of one that max_steps ends in its middle."""
         finished = trainer.fit_loop.epoch_loop.batch_progress.is_last_batch
-        self._sums = None if finished else self._watched.position(trainer)["sums"]
+        self._sums = None if finished else self._here(trainer)["sums"]
         if finished:
             log_rest(self._leftover, pl_module)
 
@@ -181,21 +186,24 @@ class ExactResume(Checkpoint):
         """Save the end."""
         self._in_epoch = self._sums is not None
         if trainer.global_step > self._saved_step:
-            self._save(trainer, self._watched.position(trainer) | ({"sums": self._sums} if self._in_epoch else {}))
+            self._save(trainer, self._here(trainer) | ({"sums": self._sums} if self._in_epoch else {}))
 
     # Saving
 
     def _on_signal(self, number: int, frame: Any) -> None:
         self.stopping = True
 
-    def _save_or_stop(self, trainer: L.Trainer, save: bool) -> None:
+    def _here(self, trainer: L.Trainer) -> Position:
+        return self._watched.position(trainer) | {"last_fetch": self._last_fetch}
+
+    def _save_or_stop(self, trainer: L.Trainer, here: Position, save: bool) -> None:
         """Save, where any process wants it, and end where any process was told to."""
         stop = self.stopping
         if trainer.world_size > 1:
             save = trainer.strategy.reduce_boolean_decision(save or stop, all=False)
             stop = save and trainer.strategy.reduce_boolean_decision(stop, all=False)
         if save or stop:
-            self._save(trainer, self._watched.position(trainer))
+            self._save(trainer, here)
         if stop:
             raise Stopped
 
@@ -222,13 +230,17 @@ class ExactResume(Checkpoint):
         if trainer.state.fn != _FIT or self._epoch_start is None:
             return
         loops = checkpoint["loops"]["fit_loop"]
-        here: Position = self._saving or self._watched.position(trainer) | {"stepped": None}
+        here: Position = self._saving or self._here(trainer) | {"stepped": None}
         if self._saving is not None:  # otherwise another callback asked for it, and Lightning puts its counters right
             put_counters_right(loops, here["batches"], self._in_epoch)
             checkpoint["epoch"] = loops["epoch_progress"]["current"]["completed"]
         sums = here["sums"] | {"logged": self._leftover | here["sums"]["logged"]}
         record = {"generators": pack(here["generators"]), "epoch_start": pack(self._epoch_start)}
-        record |= {"stepped": here["stepped"], "sums": sums}
+        record |= {
+            "last_fetch": pack(here["last_fetch"] or self._epoch_start),
+            "stepped": here["stepped"],
+            "sums": sums,
+        }
         checkpoint[KEY] = on_all_ranks(record)
 
     def on_exception(self, trainer: L.Trainer, pl_module: L.LightningModule, exception: BaseException) -> None:

@@ -69,6 +69,26 @@ class Watched(NamedTuple):
             "versions": self.versions(),
         }
 
+    def restart_loader(self, trainer: L.Trainer, done: int, epoch_start: State, last_fetch: State) -> None:
+        """Start the training loader as at the beginning of its epoch, and drop the batches that are done.
+
+        Args:
+            trainer: the run's.
+            done: number of these batches, at least 1.
+            epoch_start: generators at the beginning.
+            last_fetch: generators from which a loader without a length, which is one batch ahead, fetched that one.
+        """
+        self.set_generators(epoch_start)
+        epoch: Any = trainer.fit_loop.epoch_progress.current
+        for loader in loader_of(trainer).flattened:
+            _set_sampler_epoch(loader, epoch.processed)  # Lightning does so later
+        fetcher = iter(fetcher_of(trainer))
+        for i in range(done):
+            if i == done - 1 and fetcher.length is None:
+                self.set_generators(last_fetch)
+            next(fetcher)
+        fetcher.fetched -= done  # Lightning adds them
+
 
 def put_counters_right(loops: dict[str, Any], batches: tuple[int, int], in_epoch: bool) -> None:
     """Make Lightning's counters in a checkpoint those that its own resumption understands.
@@ -92,14 +112,3 @@ def put_counters_right(loops: dict[str, Any], batches: tuple[int, int], in_epoch
     for part in optimizer.values():  # calls that an error broke off were no calls
         for name, counts in part.items():
             part[name] = dict.fromkeys(counts, counts["completed"])
-
-
-def restart_loader(trainer: L.Trainer, done: int) -> None:
-    """Start the training loader anew in its epoch, and drop the batches that are done."""
-    epoch: Any = trainer.fit_loop.epoch_progress.current
-    for loader in loader_of(trainer).flattened:
-        _set_sampler_epoch(loader, epoch.processed)  # Lightning does so later
-    fetcher = iter(fetcher_of(trainer))
-    for _ in range(done):
-        next(fetcher)
-    fetcher.fetched -= done  # Lightning adds them

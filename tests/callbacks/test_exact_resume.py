@@ -32,6 +32,7 @@ CASES = {
     "plain": [*OWN, *EVERY_3],
     "generator of the loader": [*OWN, *EVERY_3, "--data.kind=generator"],
     "loader with a state": [*OWN, *EVERY_3, "--data.kind=stateful"],
+    "loader without a length": [*OWN, *EVERY_3, "--data.kind=stream"],
     "workers": [*OWN, *EVERY_3, "--data.num_workers=2"],
     "accumulation": [*OWN, *EVERY_3, "--trainer.accumulate_grad_batches=4"],
     "validation within epochs": [*OWN, *EVERY_3, "--trainer.val_check_interval=4"],
@@ -48,6 +49,8 @@ CASES |= {
     "steps as the limit": [*OWN, *EVERY_3, "--trainer.max_epochs=-1", "--trainer.max_steps=25"],
     "averaged weights": [*OWN, *EVERY_3, "--config=configs/overlay/ema.yaml"],
     "quantum attention": [*EVERY_3, "--model.attention=quantum", "--trainer.max_epochs=2"],
+    "part of each epoch": [*OWN, *EVERY_3, "--trainer.limit_train_batches=0.7"],
+    "loader made anew": [*OWN, *EVERY_3, "--trainer.reload_dataloaders_every_n_epochs=1"],
     "mixed precision": [*EVERY_3, "--trainer.precision=bf16-mixed"],
 }  # fmt: skip
 TWO = ["--trainer.strategy=ddp_fork", "--trainer.devices=2", "--data.batch_size=16"]
