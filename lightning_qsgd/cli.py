@@ -4,12 +4,15 @@ import json
 import logging
 import os
 import shutil
+import signal
 import sys
 import warnings
 from collections.abc import Sequence
 from pathlib import Path
 
 from lightning.pytorch.loggers import TensorBoardLogger
+from lightning.pytorch.strategies.launchers import _MultiProcessingLauncher
+from lightning.pytorch.utilities.exceptions import SIGTERMException
 from rich.console import Console
 from rich.table import Column, Table
 from torch.multiprocessing.spawn import ProcessExitedException
@@ -31,6 +34,9 @@ class CommandLine(ExperimentCLI):
 
     def _run_subcommand(self, subcommand: str) -> None:
         """As Lightning's; a failed start leaves no empty run behind, and an interrupted run says how to go on."""
+        if isinstance(launcher := self.trainer.strategy.launcher, _MultiProcessingLauncher):
+            for number in (signal.SIGTERM, signal.SIGUSR1):  # this process only waits for those that train
+                signal.signal(number, lambda number, frame: launcher.kill(number))
         try:
             super()._run_subcommand(subcommand)
         except BaseException:
@@ -139,6 +145,8 @@ def main(args: Sequence[str] | None = None) -> None:
         else:
             CommandLine(arguments)
             leave()
+    except SIGTERMException:  # before the first step; Lightning would end with 0, as if all were done
+        sys.exit(Stopped.CODE)
     except Exception as error:
         if isinstance(error, ProcessExitedException) and error.exit_code == Stopped.CODE:
             sys.exit(Stopped.CODE)

@@ -143,12 +143,18 @@ class ExperimentCLI(LightningCLI):
                     rank_zero_warn(f"The checkpoint's {name}={value!r} replaces {arguments[name]!r}")
                 arguments[name] = value
         if command == "fit":
-            epochs = config.trainer.max_epochs
+            epochs, steps = config.trainer.max_epochs, config.trainer.max_steps
+            message = None
             if epochs not in (None, -1) and begun >= epochs and complete:
                 message = f"The run of {file} has finished its {epochs} epochs; raise --trainer.max_epochs"
-                if path == "auto":  # the same command again: nothing is left to do
-                    print(message)
-                    sys.exit(0)
+            elif steps != -1 and checkpoint["global_step"] >= steps:
+                message = f"The run of {file} has finished its {steps} steps; raise --trainer.max_steps"
+            elif path == "auto" and checkpoint.get("stopped_early"):
+                message = f"The run of {file} was stopped early by a callback; --ckpt_path last trains on"
+            if message and path == "auto":  # the same command again: nothing is left to do
+                print(message)
+                sys.exit(0)
+            if message:
                 raise ValueError(message)
             saved = [group for state in checkpoint["optimizer_states"] for group in state["param_groups"]]
             sharded = "ModelParallelStrategy" in str(config.trainer.strategy)
@@ -157,7 +163,8 @@ class ExperimentCLI(LightningCLI):
                     f"Invalid trainer.strategy: ModelParallelStrategy cannot take over the perturbation of {file}, of "
                     "a run without it; resume with that run's strategy"
                 )
-            self._resume_step = checkpoint["global_step"]
+            stepped = checkpoint.get("exact_resume", [{}])[0].get("stepped")  # what loggers count
+            self._resume_step = checkpoint["global_step"] if stepped is None else stepped
             self._compare_configs(folder_of(file) / "config.yaml")
 
     def _compare_configs(self, path: Path) -> None:

@@ -4,6 +4,7 @@ import csv
 import errno
 import os
 import re
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +14,7 @@ from lightning.fabric.utilities.rank_zero import rank_zero_only
 from lightning.pytorch.loggers import CSVLogger, Logger, TensorBoardLogger
 from lightning.pytorch.loggers.csv_logs import ExperimentWriter
 from lightning.pytorch.plugins.io import TorchCheckpointIO
+from lightning_utilities.core.rank_zero import rank_zero_warn
 
 from lightning_qsgd.files import atomic_write
 
@@ -123,6 +125,20 @@ class AtomicCheckpointIO(TorchCheckpointIO):
     def load_checkpoint(self, path: str | Path, map_location: Any = "cpu", weights_only: bool | None = True) -> Any:
         """Load tensors and plain values; code in the file does not run."""
         return super().load_checkpoint(path, map_location, weights_only=True)
+
+
+def keep(path: Path, target: Path) -> None:
+    """Give a file a second name, which it keeps when another takes its first; a copy where links are unknown."""
+    temporary = target.with_suffix(".tmp")
+    try:
+        temporary.unlink(missing_ok=True)
+        try:
+            os.link(path, temporary)
+        except OSError:
+            shutil.copy2(path, temporary)
+        os.replace(temporary, target)
+    except OSError as error:  # the file itself is there, and a write that fails too will say why
+        rank_zero_warn(f"Could not keep {target}: {error.strerror or error}")
 
 
 def folder_of(checkpoint: Path) -> Path:

@@ -5,7 +5,7 @@ import re
 from collections.abc import Iterable, Iterator
 from typing import Any
 
-_NAMES = re.compile(r"(?i)(token|secret|passw|credential|api_?key|access_?key|private_?key)")
+_NAMES = re.compile(r"(?i)(token|secret|passw|credential|(^|_)(key|pat|auth|pwd)$)|apikey$")
 
 
 def chain(error: BaseException) -> Iterator[BaseException]:

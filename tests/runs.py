@@ -3,7 +3,7 @@
 import csv
 import os
 import signal
-from multiprocessing import get_context
+from multiprocessing import get_context, set_start_method
 from pathlib import Path
 
 import torch
@@ -54,6 +54,7 @@ def _child(root, arguments, prepare):
     log = os.open(root / "output.txt", os.O_CREAT | os.O_WRONLY | os.O_APPEND)
     os.dup2(log, 1), os.dup2(log, 2)
     torch.set_num_threads(1)
+    set_start_method("fork", force=True)  # of loaders' processes, which then notice that this one is gone
     if prepare is not None:
         prepare()
     main([*RUN, f"--trainer.default_root_dir={root}", *arguments])

@@ -1,7 +1,5 @@
 """ExactResume: a run that is killed goes on as if it had never stopped."""
 
-import os
-import shutil
 import signal
 import threading
 import time
@@ -10,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import lightning as L
-from lightning.pytorch.callbacks import Checkpoint, ModelCheckpoint
+from lightning.pytorch.callbacks import Checkpoint
 from lightning.pytorch.loggers import TensorBoardLogger
 from lightning.pytorch.loops.fetchers import _PrefetchDataFetcher
 from lightning.pytorch.trainer.states import TrainerFn
@@ -21,10 +19,12 @@ from lightning_qsgd.callbacks.resume_state import (
     Position,
     Watched,
     fetcher_of,
+    may_start_again,
     put_counters_right,
 )
 from lightning_qsgd.callbacks.running_means import add_logged, log_rest, set_metrics
 from lightning_qsgd.distributed import on_all_ranks
+from lightning_qsgd.run_folder import keep
 
 KEY = "exact_resume"  # of its part of a checkpoint
 _FIT = TrainerFn.FITTING
@@ -40,7 +40,7 @@ class Stopped(SystemExit):
 
 
 class ExactResume(Checkpoint):
-    """Writes ``checkpoints/last.ckpt``, and gives every checkpoint what a run needs to go on from it bit for bit.
+    """Writes ``checkpoints/last.ckpt``, from which a run goes on bit for bit.
 
     Lightning restores weights, optimizer, schedulers and counters. This callback adds, for each process: the generators
     of Python, NumPy and torch, and those that loaders, samplers and datasets have as attributes; the training loader's
@@ -55,7 +55,10 @@ class ExactResume(Checkpoint):
     the state before the step that failed, if nothing of that step was applied and there is one process.
 
     Exact means: same code, machine type, libraries, number of processes, batch size. Not exact: random transforms
-    inside of workers that outlive an epoch (``persistent_workers``).
+    inside of workers that outlive an epoch (``persistent_workers``); what the workers or ``__iter__`` of an
+    ``IterableDataset`` draw in the first epoch; generators in other objects, such as transforms; loaders that are made
+    anew within a run. Checkpoints of other callbacks hold the same, but those saved within a step lack what comes after
+    them in it. With ``training_step(dataloader_iter)`` there are checkpoints between epochs only.
 
     Args:
         every_minutes: time between checkpoints within an epoch, above 0; None: none by time. Default: 5.
@@ -87,15 +90,18 @@ class ExactResume(Checkpoint):
         self._in_epoch = False
         self._safe: Position | None = None  # where the run is after its last optimizer step
         self._sums: dict[str, Any] | None = None  # of an epoch that ends in its middle, before they are reset
+        self._before_validation: Position | None = None
         self._saving: Position | None = None
 
     def setup(self, trainer: L.Trainer, pl_module: L.LightningModule, stage: str) -> None:
-        """Begin anew; the folder of the checkpoints is that of ``ModelCheckpoint``, or the run's own."""
+        """Begin anew; remove what a killed process had begun to write."""
         if stage == "fit":
             self.stopping = False
             self._begin()
-            best = (c.dirpath for c in trainer.checkpoint_callbacks if isinstance(c, ModelCheckpoint) and c.dirpath)
-            self._folder = Path(next(best, Path(trainer.default_root_dir) / "checkpoints"))
+            self._path = Path(trainer.default_root_dir) / "checkpoints" / "last.ckpt"
+            self._whole = str(trainer.ckpt_path) == str(self._path)  # it was read, so it may be kept
+            for begun in self._path.parent.glob(".*.ckpt.*") if trainer.is_global_zero else ():
+                begun.unlink(missing_ok=True)
 
     def on_load_checkpoint(self, trainer: L.Trainer, pl_module: L.LightningModule, checkpoint: dict[str, Any]) -> None:
         """Take this process's part out of a checkpoint."""
@@ -125,11 +131,11 @@ class ExactResume(Checkpoint):
         loop = trainer.fit_loop
         done = loop.epoch_loop.batch_progress.current.processed  # type: ignore[attr-defined]
         if loop.restarting and 0 < done < trainer.num_training_batches:
-            self._in_epoch, self._epoch_start = True, unpack(record["epoch_start"])
-            self._last_fetch = unpack(record["last_fetch"])
-            self._watched.restart_loader(trainer, done, self._epoch_start, self._last_fetch)
-        set_metrics(record["sums"], self._watched.metrics)
-        self._leftover, self._stepped = record["sums"]["logged"], record["stepped"]
+            epoch_start, self._last_fetch = unpack(record["epoch_start"]), unpack(record["last_fetch"])
+            self._watched.restart_loader(trainer, done, epoch_start, self._last_fetch)
+            set_metrics(record["sums"], self._watched.metrics)
+            self._in_epoch, self._epoch_start, self._leftover = True, epoch_start, record["sums"]["logged"]
+        self._stepped = record["stepped"]
         self._watched.set_generators(unpack(record["generators"]))
 
     def on_train_epoch_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
@@ -139,8 +145,7 @@ class ExactResume(Checkpoint):
             self._save_or_stop(trainer, self._here(trainer), save=True)
         self._watched = Watched.of(trainer, pl_module)  # there may be another loader
         self._epoch_start = self._watched.generators()
-        loop = trainer.fit_loop
-        if trainer.current_epoch == 0 or loop.is_resuming or loop.restarting:
+        if may_start_again(trainer):
             iter(fetcher_of(trainer))  # this process's first; Lightning started it before, and will start all others
         self._last_fetch = self._epoch_start
         self._in_epoch, self._safe = True, self._here(trainer)
@@ -175,11 +180,16 @@ class ExactResume(Checkpoint):
         late = late or (self.every_n_steps is not None and steps >= self.every_n_steps)
         self._save_or_stop(trainer, self._safe, late)
 
+    def on_validation_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        """Note the sums of training, for checkpoints that are asked for when those of validation have come to them."""
+        self._before_validation = self._here(trainer) if self._in_epoch else None
+
     def on_train_epoch_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         """Complete the means of a resumed epoch; keep the sums of one that max_steps ends in its middle."""
         finished = trainer.fit_loop.epoch_loop.batch_progress.is_last_batch
         self._sums = None if finished else self._here(trainer)["sums"]
         if finished:
+            add_logged(self._leftover, trainer)
             log_rest(self._leftover, pl_module)
 
     def on_train_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
@@ -194,6 +204,7 @@ class ExactResume(Checkpoint):
         self.stopping = True
 
     def _here(self, trainer: L.Trainer) -> Position:
+        add_logged(self._leftover, trainer)
         return self._watched.position(trainer) | {"last_fetch": self._last_fetch}
 
     def _save_or_stop(self, trainer: L.Trainer, here: Position, save: bool) -> None:
@@ -214,15 +225,14 @@ class ExactResume(Checkpoint):
             logger.save()
             if isinstance(logger, TensorBoardLogger) and trainer.is_global_zero:
                 logger.experiment.flush()
-        path = self._folder / "last.ckpt"
-        if self.keep_previous and trainer.is_global_zero and path.is_file():
-            _keep(path, self._folder / "previous.ckpt")
+        if self.keep_previous and self._whole and trainer.is_global_zero and self._path.is_file():
+            keep(self._path, self._path.with_name("previous.ckpt"))
         self._saving, self._safe = here, None  # where this fails, so would a second attempt
         try:
-            trainer.save_checkpoint(path, weights_only=False)
+            trainer.save_checkpoint(self._path, weights_only=False)
         finally:
             self._saving = None
-        self._safe = here
+        self._safe, self._whole = here, True
         self._saved_step, self._saved_at = here["step"], time.monotonic()
 
     def on_save_checkpoint(self, trainer: L.Trainer, pl_module: L.LightningModule, checkpoint: dict[str, Any]) -> None:
@@ -230,8 +240,8 @@ class ExactResume(Checkpoint):
         if trainer.state.fn != _FIT or self._epoch_start is None:
             return
         loops = checkpoint["loops"]["fit_loop"]
-        here: Position = self._saving or self._here(trainer) | {"stepped": None}
-        if self._saving is not None:  # otherwise another callback asked for it, and Lightning puts its counters right
+        here, own = self._position_to_save(trainer)
+        if own:
             put_counters_right(loops, here["batches"], self._in_epoch)
             checkpoint["epoch"] = loops["epoch_progress"]["current"]["completed"]
         sums = here["sums"] | {"logged": self._leftover | here["sums"]["logged"]}
@@ -242,6 +252,19 @@ class ExactResume(Checkpoint):
             "sums": sums,
         }
         checkpoint[KEY] = on_all_ranks(record)
+        checkpoint["stopped_early"] = trainer.should_stop and not self._in_epoch and not trainer.interrupted
+
+    def _position_to_save(self, trainer: L.Trainer) -> tuple[Position, bool]:
+        """The position that a checkpoint is of, and whether Lightning's counters are to be put right for it."""
+        if self._saving is not None:
+            return self._saving, True
+        within = trainer.training and trainer.fit_loop._should_accumulate()  # accumulated gradients are not saved
+        if within and self._safe is not None and self._safe["versions"] == self._watched.versions():
+            return self._safe, True
+        here = self._here(trainer) | {"stepped": None}
+        if trainer.validating and self._before_validation is not None:
+            here["sums"] = self._before_validation["sums"]
+        return here, False
 
     def on_exception(self, trainer: L.Trainer, pl_module: L.LightningModule, exception: BaseException) -> None:
         """Save the state after the last whole step, if what failed has changed nothing since."""
@@ -265,17 +288,3 @@ class _BeforeFetch:
     def __call__(self) -> None:
         self.look(self.trainer)
         self.profile()
-
-
-def _keep(path: Path, target: Path) -> None:
-    """Give a file a second name, which it keeps when another takes its first; a copy where links are unknown."""
-    temporary = target.with_suffix(".tmp")
-    try:
-        temporary.unlink(missing_ok=True)
-        try:
-            os.link(path, temporary)
-        except OSError:
-            shutil.copy2(path, temporary)
-        os.replace(temporary, target)
-    except OSError as error:  # the file itself is there, and a write that fails too will say why
-        rank_zero_warn(f"Could not keep {target}: {error.strerror or error}")

@@ -106,9 +106,9 @@ class FiniteSteps(L.Callback):
 
     def on_save_checkpoint(self, trainer: L.Trainer, pl_module: L.LightningModule, checkpoint: dict[str, Any]) -> None:
         """Refuse weights that are not finite. Buffers may hold infinities, such as those of masks."""
-        if _finite([*pl_module.parameters()]):
+        if trainer.strategy.reduce_boolean_decision(_finite([*pl_module.parameters()])):
             return
-        name = next(name for name, p in pl_module.named_parameters() if not _finite([p]))
+        name = next((name for name, p in pl_module.named_parameters() if not _finite([p])), "of another rank")
         raise FloatingPointError(
             f"The weights {name} are not finite in epoch {trainer.current_epoch + 1} (step {trainer.global_step}): "
             "they are not saved, and the last checkpoint is as it was. Resume from it with a lower learning rate or "

@@ -11,7 +11,8 @@ from torch import Tensor
 from torch.utils.data import DataLoader, Dataset, Sampler
 
 State = dict[str, Any]
-OwnGenerator = torch.Generator | np.random.Generator
+OwnGenerator = torch.Generator | np.random.Generator | np.random.RandomState | random.Random
+_DTYPE = "numpy dtype"
 
 
 def get_states(device: torch.device, own: Iterable[OwnGenerator] = ()) -> State:
@@ -30,20 +31,22 @@ def get_states(device: torch.device, own: Iterable[OwnGenerator] = ()) -> State:
     }
 
 
-def pack(states: State) -> State:
-    """What :func:`get_states` returned as tensors and plain values, which load with ``weights_only=True``."""
-    version, words, gauss = states["python"]
-    _, keys, *rest = states["numpy"]
-    numpy = (torch.from_numpy(keys.astype(np.int64)), *rest)
-    return states | {"python": (version, torch.tensor(words), gauss), "numpy": numpy}
+def pack(states: Any) -> Any:
+    """What :func:`get_states` returned without arrays of NumPy: it loads with ``weights_only=True``."""
+    if isinstance(states, np.ndarray):
+        return {_DTYPE: str(states.dtype), "bytes": torch.from_numpy(np.frombuffer(states.tobytes(), np.uint8).copy())}
+    if isinstance(states, dict):
+        return {name: pack(value) for name, value in states.items()}
+    return type(states)(map(pack, states)) if isinstance(states, list | tuple) else states
 
 
-def unpack(packed: State) -> State:
+def unpack(packed: Any) -> Any:
     """What :func:`pack` was given."""
-    version, words, gauss = packed["python"]
-    keys, *rest = packed["numpy"]
-    numpy = ("MT19937", keys.numpy().astype(np.uint32), *rest)
-    return packed | {"python": (version, tuple(words.tolist()), gauss), "numpy": numpy}
+    if isinstance(packed, dict):
+        if _DTYPE in packed:
+            return np.frombuffer(packed["bytes"].numpy().tobytes(), packed[_DTYPE])
+        return {name: unpack(value) for name, value in packed.items()}
+    return type(packed)(map(unpack, packed)) if isinstance(packed, list | tuple) else packed
 
 
 def set_states(states: State, device: torch.device, own: Iterable[OwnGenerator] = ()) -> None:
@@ -58,32 +61,41 @@ def set_states(states: State, device: torch.device, own: Iterable[OwnGenerator] 
 
 
 def own_generators(loader: CombinedLoader) -> list[OwnGenerator]:
-    """The generators that loaders, samplers and datasets have as attributes, each once, always in the same order."""
+    """The generators that loaders, samplers and datasets have as attributes, each once, always in the same order.
+
+    Also those in their lists, tuples and dicts of at most 100 elements; not those of other objects, such as transforms.
+    """
     found: dict[int, OwnGenerator] = {}
     seen: set[int] = set()
 
     def walk(part: Any) -> None:
-        if id(part) in seen:
-            return
-        seen.add(id(part))
-        for value in vars(part).values():
-            if isinstance(value, OwnGenerator):
-                found[id(value)] = value
-            elif isinstance(value, DataLoader | Sampler | Dataset):
+        if isinstance(part, OwnGenerator):
+            found[id(part)] = part
+        elif isinstance(part, DataLoader | Sampler | Dataset) and id(part) not in seen:
+            seen.add(id(part))
+            for value in list(vars(part).values()):
+                walk(value)
+        elif isinstance(part, list | tuple | dict) and len(part) <= 100:
+            for value in part.values() if isinstance(part, dict) else part:
                 walk(value)
 
     for part in loader.flattened:
-        if isinstance(part, DataLoader):
-            walk(part)
+        walk(part)
     return list(found.values())
 
 
 def _get(generator: OwnGenerator) -> Any:
-    return generator.get_state() if isinstance(generator, torch.Generator) else generator.bit_generator.state
+    if isinstance(generator, random.Random):
+        return generator.getstate()
+    if isinstance(generator, np.random.Generator):
+        return generator.bit_generator.state
+    return generator.get_state()
 
 
 def _set(generator: OwnGenerator, state: Any) -> None:
-    if isinstance(generator, torch.Generator):
-        generator.set_state(state.cpu())
-    else:
+    if isinstance(generator, random.Random):
+        generator.setstate(state)
+    elif isinstance(generator, np.random.Generator):
         generator.bit_generator.state = state
+    else:
+        generator.set_state(state)

@@ -6,6 +6,8 @@ import lightning as L
 import torch
 from lightning.fabric.utilities.data import _set_sampler_epoch
 from torch import Tensor
+from torch.nn import Module
+from torch.utils.data import IterableDataset
 from torchmetrics import Metric
 
 from lightning_qsgd.callbacks.random_states import OwnGenerator, State, get_states, own_generators, set_states
@@ -24,6 +26,16 @@ def fetcher_of(trainer: L.Trainer) -> Any:
     return trainer.fit_loop._data_fetcher
 
 
+def may_start_again(trainer: L.Trainer) -> bool:
+    """Whether the loader has to be started again: Lightning did so before the generators of this epoch were known.
+
+    That is so in a process's first epoch. A stream is left alone in a new run: its first batch is gone.
+    """
+    loop = trainer.fit_loop
+    stream = any(isinstance(getattr(part, "dataset", None), IterableDataset) for part in loader_of(trainer).flattened)
+    return loop.is_resuming or loop.restarting or (trainer.current_epoch == 0 and not stream)
+
+
 class Watched(NamedTuple):
     """What a process's position consists of, beside the global generators and Lightning's counters.
 
@@ -31,19 +43,22 @@ class Watched(NamedTuple):
         metrics: torchmetrics of the module, by their place.
         tensors: weights and buffers.
         own: generators of the training loader.
+        counting: modules whose own state moves with each call, such as circuits on a sampler.
         device: of the module.
     """
 
     metrics: dict[str, Metric]
     tensors: list[Tensor]
     own: list[OwnGenerator]
+    counting: list[Module]
     device: torch.device
 
     @classmethod
     def of(cls, trainer: L.Trainer, module: L.LightningModule) -> "Watched":
         """Those of a run, once its training loader is there."""
         tensors = [*module.parameters(), *module.buffers()]
-        return cls(find_metrics(module), tensors, own_generators(loader_of(trainer)), module.device)
+        counting = [part for part in module.modules() if type(part).get_extra_state is not Module.get_extra_state]
+        return cls(find_metrics(module), tensors, own_generators(loader_of(trainer)), counting, module.device)
 
     def generators(self) -> State:
         """States of all generators now."""
@@ -53,9 +68,9 @@ class Watched(NamedTuple):
         """Put them back."""
         set_states(states, self.device, self.own)
 
-    def versions(self) -> list[int]:
-        """Numbers that every change of a tensor raises."""
-        return [tensor._version for tensor in self.tensors]
+    def versions(self) -> list[Any]:
+        """What every change of a tensor, and every call of a module that counts, changes."""
+        return [*(tensor._version for tensor in self.tensors), *(str(part.get_extra_state()) for part in self.counting)]
 
     def position(self, trainer: L.Trainer) -> Position:
         """Counters, generators, sums and versions of this process now."""

@@ -28,8 +28,9 @@ def get_sums(trainer: L.Trainer, metrics: dict[str, Metric]) -> Sums:
         logged[key] = {
             "value": _copy(result.value),
             "count": _copy(getattr(result, "cumulated_batch_size", None)),
+            "reduce": next((name for name in ("sum", "max", "min") if getattr(meta, f"is_{name}_reduction")), "mean"),
             "name": f"{meta.name}_epoch" if meta.on_step else meta.name,
-            "options": {"prog_bar": meta.prog_bar, "logger": meta.logger},
+            "options": {"prog_bar": meta.prog_bar, "logger": meta.logger, "sync_dist": meta.sync.should},
         }
     return {"metrics": updated, "logged": logged}
 
@@ -63,7 +64,7 @@ def log_rest(logged: dict[str, Any], module: L.LightningModule) -> None:
     """Log at the end of a resumed epoch what was logged in it before the checkpoint only; of this process."""
     for saved in logged.values():
         value = saved["value"] if saved["count"] is None else saved["value"] / saved["count"]
-        module.log(saved["name"], value, **saved["options"])
+        module.log(saved["name"], value, reduce_fx=saved["reduce"], **saved["options"])
     logged.clear()
 
 
@@ -83,7 +84,7 @@ def _epoch_results(trainer: L.Trainer) -> dict[str, Any]:
 def _copy(value: Any) -> Any:
     if isinstance(value, Tensor):
         return value.detach().clone()
-    return [_copy(part) for part in value] if isinstance(value, list) else value
+    return list(value) if isinstance(value, list) else value  # what is in a list is appended, never changed
 
 
 def _to(value: Any, device: torch.device) -> Any:

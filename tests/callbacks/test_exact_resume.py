@@ -1,14 +1,19 @@
 """Runs that are killed, stopped or fail, resumed: the same as the run that was not, bit for bit."""
 
 import os
+import random
 import signal
+import threading
+import time
 from functools import partial
 
+import numpy as np
 import pytest
 import torch
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
+from lightning_qsgd.callbacks.random_states import get_states, pack, set_states, unpack
 from tests.runs import Killer, assert_equal, differences, folder, output, rows, run
 
 OWN = ["--data.class_path=tests.resumable.OwnData", "--model.class_path=tests.resumable.Noted"]
@@ -124,6 +129,7 @@ def fail(where):
         if next(calls) == 18:
             if where == "Ctrl-C":
                 os.kill(os.getpid(), signal.SIGINT)
+                time.sleep(10)
             raise RuntimeError("on purpose")
         return loss
 
@@ -146,3 +152,78 @@ def test_two_processes_stop_together_when_one_is_told_to(tmp_path):
     assert run(root, *CASES["two processes"], prepare=Killer("forward", 14, signal.SIGTERM, rank=1)) == 143
     assert run(root, *CASES["two processes"], "--ckpt_path=last") == 0, output(root)
     assert_equal(straight, root)
+
+
+@pytest.mark.slow
+def test_the_process_that_waits_for_others_passes_the_signal_on(tmp_path):
+    root = tmp_path / "stopped"
+    code = run(root, *CASES["two processes"], "--trainer.max_epochs=500", prepare=partial(signal_when_saved, root))
+    assert code == 143
+    before = torch.load(folder(root) / "checkpoints/last.ckpt", weights_only=True)["global_step"]
+    time.sleep(3)
+    assert torch.load(folder(root) / "checkpoints/last.ckpt", weights_only=True)["global_step"] == before
+
+
+def signal_when_saved(root):
+    """Send SIGTERM to this process, and to no child, once there is a checkpoint."""
+    process = os.getpid()
+
+    def watch():
+        while not (folder(root) / "checkpoints/last.ckpt").is_file():
+            time.sleep(0.1)
+        os.kill(process, signal.SIGTERM)
+
+    threading.Thread(target=watch, daemon=True).start()
+
+
+@pytest.mark.parametrize("interval", [(), ("--trainer.val_check_interval=4",)])
+def test_the_best_checkpoint_resumes_with_the_right_means(tmp_path, interval):
+    straight, root = tmp_path / "straight", tmp_path / "best"
+    assert run(straight, *OWN, *interval) == 0
+    assert run(root, *OWN, *interval, "--trainer.max_epochs=1", "--checkpoint.monitor=null") == 0
+    assert run(root, *OWN, *interval, "--ckpt_path=best", "--checkpoint.monitor=null") == 0, output(root)
+    checkpoints = [torch.load(folder(r) / "checkpoints/last.ckpt", weights_only=True) for r in (straight, root)]
+    assert differences(*(c["state_dict"] for c in checkpoints)) == []
+    assert rows(straight)[-6:] == rows(root)[-6:]
+
+
+def test_a_damaged_checkpoint_does_not_replace_the_one_before(tmp_path):
+    straight, root = tmp_path / "straight", tmp_path / "damaged"
+    assert run(straight, *EVERY_3) == 0
+    assert run(root, *EVERY_3, "--trainer.max_epochs=1") == 0
+    last = folder(root) / "checkpoints/last.ckpt"
+    last.write_bytes(last.read_bytes()[:1000])
+    assert run(root, *EVERY_3, "--ckpt_path=previous", prepare=Killer("write", 2)) == -signal.SIGKILL
+    assert run(root, *EVERY_3, "--ckpt_path=previous") == 0, output(root)
+    assert_equal(straight, root)
+    assert not [path for path in last.parent.iterdir() if path.name.startswith(".")]
+
+
+def test_auto_does_not_train_on_after_early_stopping(tmp_path):
+    stopping = ["--trainer.callbacks+=EarlyStopping", "--trainer.callbacks.monitor=val/loss"]
+    stopping += ["--trainer.callbacks.stopping_threshold=100", "--ckpt_path=auto"]
+    assert run(tmp_path / "run", *stopping) == 0, output(tmp_path / "run")
+    assert run(tmp_path / "run", *stopping) == 0
+    assert "was stopped early by a callback; --ckpt_path last trains on" in output(tmp_path / "run")
+
+
+@pytest.mark.parametrize(
+    "generator",
+    [random.Random(3), np.random.RandomState(3), torch.Generator().manual_seed(3)]
+    + [
+        np.random.Generator(kind(3)) for kind in (np.random.PCG64, np.random.MT19937, np.random.Philox, np.random.SFC64)
+    ],
+    ids=lambda generator: type(getattr(generator, "bit_generator", generator)).__name__,
+)
+def test_generators_of_every_kind_are_saved_as_plain_values(tmp_path, generator):
+    def draw():
+        if isinstance(generator, torch.Generator):
+            return torch.rand((), generator=generator).item()
+        return generator.normal(0, 1) if hasattr(generator, "normal") else generator.gauss(0, 1)
+
+    draw()
+    cpu = torch.device("cpu")
+    torch.save(pack(get_states(cpu, [generator])), tmp_path / "states.pt")
+    expected = [draw(), random.random(), np.random.rand()]  # noqa: NPY002
+    set_states(unpack(torch.load(tmp_path / "states.pt", weights_only=True)), cpu, [generator])
+    assert [draw(), random.random(), np.random.rand()] == expected  # noqa: NPY002
