@@ -227,3 +227,23 @@ def test_generators_of_every_kind_are_saved_as_plain_values(tmp_path, generator)
     expected = [draw(), random.random(), np.random.rand()]  # noqa: NPY002
     set_states(unpack(torch.load(tmp_path / "states.pt", weights_only=True)), cpu, [generator])
     assert [draw(), random.random(), np.random.rand()] == expected  # noqa: NPY002
+
+
+def test_a_checkpoint_without_states_resumes_with_a_warning(tmp_path):
+    root = tmp_path / "older"
+    assert run(root, "--trainer.max_epochs=1") == 0
+    last = folder(root) / "checkpoints/last.ckpt"
+    checkpoint = torch.load(last, weights_only=True)
+    del checkpoint["exact_resume"], checkpoint["stopped_early"]
+    torch.save(checkpoint, last)
+    assert run(root, "--ckpt_path=last") == 0, output(root)
+    assert "The checkpoint holds no states of generators: the resumed run will not be exact" in output(root)
+    assert torch.load(last, weights_only=True)["global_step"] == 30
+
+
+@pytest.mark.slow
+def test_another_number_of_processes_goes_on_with_a_warning(tmp_path):
+    root = tmp_path / "fewer"
+    assert run(root, *CASES["two processes"], prepare=Killer("forward", 15)) != 0
+    assert run(root, *CASES["two processes"][:1], CASES["two processes"][-1], "--ckpt_path=last") == 0, output(root)
+    assert "The checkpoint is of 2 processes, this run has 1" in output(root)
