@@ -54,6 +54,7 @@ def _child(root, arguments, prepare):
     log = os.open(root / "output.txt", os.O_CREAT | os.O_WRONLY | os.O_APPEND)
     os.dup2(log, 1), os.dup2(log, 2)
     torch.set_num_threads(1)
+    signal.signal(signal.SIGINT, signal.default_int_handler)  # shells ignore it for background jobs
     set_start_method("fork", force=True)  # of loaders' processes, which then notice that this one is gone
     if prepare is not None:
         prepare()

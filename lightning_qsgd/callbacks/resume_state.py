@@ -43,7 +43,7 @@ class Watched(NamedTuple):
         metrics: torchmetrics of the module, by their place.
         tensors: weights and buffers.
         own: generators of the training loader.
-        counting: modules whose own state moves with each call, such as circuits on a sampler.
+        counting: modules whose extra state, a tensor, moves with each call: circuits on a sampler.
         device: of the module.
     """
 
@@ -57,7 +57,8 @@ class Watched(NamedTuple):
     def of(cls, trainer: L.Trainer, module: L.LightningModule) -> "Watched":
         """Those of a run, once its training loader is there."""
         tensors = [*module.parameters(), *module.buffers()]
-        counting = [part for part in module.modules() if type(part).get_extra_state is not Module.get_extra_state]
+        extra = (part for part in module.modules() if type(part).get_extra_state is not Module.get_extra_state)
+        counting = [part for part in extra if isinstance(part.get_extra_state(), Tensor)]
         return cls(find_metrics(module), tensors, own_generators(loader_of(trainer)), counting, module.device)
 
     def generators(self) -> State:
@@ -70,7 +71,10 @@ class Watched(NamedTuple):
 
     def versions(self) -> list[Any]:
         """What every change of a tensor, and every call of a module that counts, changes."""
-        return [*(tensor._version for tensor in self.tensors), *(str(part.get_extra_state()) for part in self.counting)]
+        return [
+            *(tensor._version for tensor in self.tensors),
+            *(part.get_extra_state().tolist() for part in self.counting),
+        ]
 
     def position(self, trainer: L.Trainer) -> Position:
         """Counters, generators, sums and versions of this process now."""

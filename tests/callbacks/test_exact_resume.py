@@ -136,6 +136,15 @@ def fail(where):
     SequenceClassification.training_step = training_step
 
 
+def test_an_error_after_sampled_circuits_saves_nothing_that_is_not_exact(tmp_path):
+    root = tmp_path / "failed"
+    head = ["--config=configs/seqcls_quantum_head.yaml", "--model.head.sampler=lightning_qsgd.quantum.AerSampler"]
+    few = ["--data.train_size=72", "--data.batch_size=4", "--trainer.max_epochs=1", "--exact_resume.every_n_steps=4"]
+    assert run(root, *head, *few, "--trainer.limit_val_batches=0", prepare=partial(fail, "error")) == 2, output(root)
+    last = next(root.glob("*/version_0/checkpoints/last.ckpt"))
+    assert torch.load(last, weights_only=True)["global_step"] == 16  # the noise has moved on since step 17
+
+
 @pytest.mark.parametrize(("where", "code"), [("error", 2), ("Ctrl-C", 1)])
 def test_an_error_saves_the_step_before(tmp_path, straight, where, code):
     root = tmp_path / "failed"
