@@ -1,4 +1,8 @@
-"""Settings that several tests of the command line share."""
+"""What several tests of the command line share."""
+
+import pytest
+
+from lightning_qsgd.cli import main
 
 #: A main job of three batches, in silence.
 SMALL = [
@@ -14,3 +18,13 @@ SMALL = [
 #: Options of a model that is built and trained in no time.
 TINY = {"embed_dim": 8, "num_heads": 2, "feedforward_dim": 8, "num_layers": 1, "max_length": 32}
 TINY_ARGUMENTS = [f"--model.{name}={value}" for name, value in TINY.items()]
+
+
+def fails(capsys, *arguments):
+    """The last line of a command that ends with an error."""
+    with pytest.raises(SystemExit) as caught:
+        main(list(arguments))
+    assert caught.value.code == 2
+    last = capsys.readouterr().err.splitlines()[-1]
+    assert last.startswith("error: ")
+    return last

@@ -8,6 +8,7 @@ import torch
 
 from lightning_qsgd.cli import main
 from lightning_qsgd.datamodules import TextClassification
+from tests.common import fails
 
 CONFIG = "configs/seqcls.yaml"
 SMALL = [
@@ -16,15 +17,6 @@ SMALL = [
 ]  # fmt: skip
 TWO = ["--trainer.devices=2", "--trainer.strategy=ddp_fork"]
 OPTIMIZER = "--model.optimizer.init_args"
-
-
-def fails(capsys, *arguments):
-    with pytest.raises(SystemExit) as caught:
-        main(list(arguments))
-    assert caught.value.code == 2
-    last = capsys.readouterr().err.splitlines()[-1]
-    assert last.startswith("error: ")
-    return last
 
 
 @pytest.mark.parametrize(

@@ -12,7 +12,7 @@ import pytest
 import torch
 
 from lightning_qsgd.cli import main
-from tests.common import SMALL
+from tests.common import SMALL, fails
 from tests.traps import Hostile
 
 CONFIG = "--config=configs/seqcls.yaml"
@@ -25,15 +25,6 @@ DISPLACEMENT = f"{OPTIMIZER}.displacement"
 def mark(tmp_path, monkeypatch):
     monkeypatch.setenv("MARK", str(tmp_path / "mark"))
     return tmp_path / "mark"
-
-
-def fails(capsys, *arguments):
-    with pytest.raises(SystemExit) as caught:
-        main(list(arguments))
-    assert caught.value.code == 2
-    last = capsys.readouterr().err.splitlines()[-1]
-    assert last.startswith("error: ")
-    return last
 
 
 # ---- class paths

@@ -1,7 +1,6 @@
 """The optimizer and its displacement on a GPU: the CPU's numbers, by every kernel."""
 
 import copy
-import functools
 
 import pytest
 import torch
@@ -10,29 +9,24 @@ from lightning_qsgd.optim import (
     CircuitPerturbation,
     ControlPerturbation,
     MeasuredDisplacement,
-    SinePerturbation,
     SuperpositionalGradientDescent,
 )
 from lightning_qsgd.optim.reference import ReferenceSuperpositionalGradientDescent
 from lightning_qsgd.optim.superpositional import LEGAL_COMBINATIONS
 from tests.gpu.common import DEVICE, GPU
-from tests.optim.common import SCOPES, make_params, set_gradients
+from tests.optim.common import (
+    COMMON_PERTURBATIONS,
+    SCOPES,
+    fitted,
+    make_params,
+    set_gradients,
+    train_with_a_grad_scaler,
+)
 
 pytestmark = GPU
 
 
-@functools.cache
-def fitted():
-    circuit = CircuitPerturbation()
-    circuit.prepare()
-    return circuit
-
-
-PERTURBATIONS = {
-    "sine": SinePerturbation,
-    "circuit": lambda: copy.deepcopy(fitted()),
-    "live": lambda: CircuitPerturbation(mode="live"),
-    "shuffled": lambda: ControlPerturbation("shuffled"),
+PERTURBATIONS = COMMON_PERTURBATIONS | {
     "matched": lambda: ControlPerturbation("matched", copy.deepcopy(fitted())),
 }
 
@@ -107,24 +101,7 @@ def test_half_precision_follows_double_within_its_rounding(scope, fused, dtype):
 @pytest.mark.parametrize("fused", [None, True])
 @pytest.mark.parametrize("scope", SCOPES)
 def test_a_grad_scaler_shows_true_gradients_and_skips_steps(scope, fused):
-    scaler = torch.amp.GradScaler(DEVICE, init_scale=2.0**12)
-    scaled, plain = ([p.detach().to(DEVICE).requires_grad_() for p in make_params(torch.float32)] for _ in range(2))
-    ours = SuperpositionalGradientDescent(scaled, fused=fused, scope=scope, lr=0.01)
-    reference = SuperpositionalGradientDescent(plain, fused=fused, scope=scope, lr=0.01)
-    for step in range(4):
-        source = make_params(torch.float32)
-        set_gradients(source, step)
-        for p, q, like in zip(scaled, plain, source):
-            q.grad = like.grad.to(DEVICE)
-            p.grad = scaler.scale(q.grad)
-        if step == 2:  # an overflow
-            scaled[0].grad[0, 0] = float("inf")
-        else:
-            reference.step()
-        scaler.step(ours)
-        scaler.update()
-    assert_equal(scaled, plain, 1e-6)
-    assert ours.state_dict()["param_groups"][0]["perturbation_state"]["step"] == 3
+    train_with_a_grad_scaler(DEVICE, fused=fused, scope=scope)
 
 
 @pytest.mark.parametrize("source", ["circuit", "sign", "gaussian"])

@@ -1,10 +1,17 @@
 """Parameters and gradients for tests of optimizers."""
 
+import copy
+import functools
 import io
 
 import torch
 
-from lightning_qsgd.optim import SuperpositionalGradientDescent
+from lightning_qsgd.optim import (
+    CircuitPerturbation,
+    ControlPerturbation,
+    SinePerturbation,
+    SuperpositionalGradientDescent,
+)
 
 SCOPES = ["first_of_tensor", "first_of_model", "all"]
 SHAPES = [(3, 5), (7,), (), (0,), (2, 2, 2), (1,)]
@@ -50,3 +57,40 @@ def through_a_file(value):
     torch.save(value, file)
     file.seek(0)
     return torch.load(file, weights_only=True)
+
+
+@functools.cache
+def fitted():
+    circuit = CircuitPerturbation()
+    circuit.prepare()
+    return circuit
+
+
+COMMON_PERTURBATIONS = {
+    "sine": SinePerturbation,
+    "circuit": lambda: copy.deepcopy(fitted()),
+    "live": lambda: CircuitPerturbation(mode="live"),
+    "shuffled": lambda: ControlPerturbation("shuffled"),
+}
+
+
+def train_with_a_grad_scaler(device, **options):
+    """Four steps under a GradScaler, the third of which overflows, beside three of true gradients without one."""
+    scaler = torch.amp.GradScaler(device, init_scale=2.0**12)
+    scaled, plain = ([p.detach().to(device).requires_grad_() for p in make_params(torch.float32)] for _ in range(2))
+    ours = SuperpositionalGradientDescent(scaled, lr=0.01, **options)
+    reference = SuperpositionalGradientDescent(plain, lr=0.01, **options)
+    for step in range(4):
+        source = make_params(torch.float32)
+        set_gradients(source, step)
+        for p, q, like in zip(scaled, plain, source):
+            q.grad = like.grad.to(device)
+            p.grad = scaler.scale(q.grad)
+        if step == 2:  # an overflow
+            scaled[0].grad[0, 0] = float("inf")
+        else:
+            reference.step()
+        scaler.step(ours)
+        scaler.update()
+    assert_equal(scaled, plain, 1e-6)
+    assert ours.state_dict()["param_groups"][0]["perturbation_state"]["step"] == 3

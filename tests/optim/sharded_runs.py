@@ -1,7 +1,6 @@
 """What tests/optim/test_sharding.py runs in processes of its own, one per rank."""
 
 import copy
-import functools
 
 import torch
 from torch import nn
@@ -13,27 +12,16 @@ from torch.distributed.tensor import Shard, distribute_tensor
 from lightning_qsgd.optim import (
     CircuitPerturbation,
     ControlPerturbation,
-    SinePerturbation,
     SuperpositionalGradientDescent,
 )
 from lightning_qsgd.optim.superpositional import LEGAL_COMBINATIONS
+from tests.optim.common import COMMON_PERTURBATIONS, fitted
 
 #: Blocks of 4 that straddle two ranks, and all three: 5 x 3 and 3 x 1.
 SHAPES = [(5, 3), (7,), (3, 1), (2, 2, 3), (1,), (9, 4)]
 
 
-@functools.cache
-def fitted():
-    circuit = CircuitPerturbation()
-    circuit.prepare()
-    return circuit
-
-
-PERTURBATIONS = {
-    "sine": SinePerturbation,
-    "circuit": lambda: copy.deepcopy(fitted()),
-    "live": lambda: CircuitPerturbation(mode="live"),
-    "shuffled": lambda: ControlPerturbation("shuffled"),
+PERTURBATIONS = COMMON_PERTURBATIONS | {
     "frozen": lambda: ControlPerturbation("frozen", copy.deepcopy(fitted())),
 }
 SCOPES = ["first_of_tensor", "first_of_model", "all"]

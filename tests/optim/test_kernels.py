@@ -14,7 +14,7 @@ from lightning_qsgd.optim import (
     SuperpositionalGradientDescent,
 )
 from lightning_qsgd.optim.superpositional import LEGAL_COMBINATIONS
-from tests.optim.common import SCOPES, assert_equal, make_params, run, set_gradients
+from tests.optim.common import SCOPES, assert_equal, make_params, run, train_with_a_grad_scaler
 
 
 class InOneCall(SinePerturbation):
@@ -64,23 +64,7 @@ def test_fused_is_right_where_torchs_own_is_not(scope, weight):
 @pytest.mark.parametrize("fused", [None, True])
 @pytest.mark.parametrize("scope", SCOPES)
 def test_a_grad_scaler_shows_true_gradients_and_skips_steps(scope, fused):
-    scaled, plain = make_params(torch.float32), make_params(torch.float32)
-    scaler = torch.amp.GradScaler("cpu", init_scale=2.0**12)
-    ours = SuperpositionalGradientDescent(scaled, fused=fused, scope=scope, lr=0.01)
-    reference = SuperpositionalGradientDescent(plain, fused=fused, scope=scope, lr=0.01)
-    for step in range(4):
-        set_gradients(plain, step)
-        set_gradients(scaled, step)
-        for p in scaled:
-            p.grad = scaler.scale(p.grad)
-        if step == 2:  # an overflow
-            scaled[0].grad[0, 0] = float("inf")
-        else:
-            reference.step()
-        scaler.step(ours)
-        scaler.update()
-    assert_equal(scaled, plain, 1e-6)
-    assert ours.state_dict()["param_groups"][0]["perturbation_state"]["step"] == 3
+    train_with_a_grad_scaler("cpu", fused=fused, scope=scope)
 
 
 @pytest.mark.parametrize("name", ["capturable", "differentiable"])
