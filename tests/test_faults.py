@@ -93,3 +93,28 @@ def test_a_truncated_checkpoint_is_named_and_the_one_before_takes_over(tmp_path,
     assert "--ckpt_path previous" in message
     assert run(root, *OPTIONS, "--ckpt_path=previous") == 0, output(root)
     assert_equal(straight, root)
+
+
+def lose_the_backend():
+    """From the tenth job on the sampler of live circuits raises."""
+    from lightning_qsgd.quantum import AerSampler
+
+    original, jobs = AerSampler.run, iter(range(1, 1000))
+
+    def run(self, *arguments, **options):
+        if next(jobs) >= 10:
+            raise ConnectionError("the device is gone")
+        return original(self, *arguments, **options)
+
+    AerSampler.run = run
+
+
+def test_a_live_run_that_loses_its_backend_stops_with_a_checkpoint_of_the_step_before(tmp_path):
+    straight, root = tmp_path / "straight", tmp_path / "lost"
+    live = ["--config=configs/overlay/live.yaml", "--trainer.max_epochs=2"]
+    assert run(straight, *live) == 0, output(straight)
+    assert run(root, *live, prepare=lose_the_backend) == 2
+    assert "the device is gone" in output(root).splitlines()[-1]
+    assert torch.load(folder(root) / "checkpoints/last.ckpt", weights_only=True)["global_step"] == 9
+    assert run(root, *live, "--ckpt_path=last") == 0, output(root)
+    assert_equal(straight, root)

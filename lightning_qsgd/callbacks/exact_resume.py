@@ -242,7 +242,7 @@ class ExactResume(Checkpoint):
         loops = checkpoint["loops"]["fit_loop"]
         here, own = self._position_to_save(trainer)
         if own:
-            put_counters_right(loops, here["batches"], self._in_epoch)
+            put_counters_right(loops, here, self._in_epoch)
             checkpoint["epoch"] = loops["epoch_progress"]["current"]["completed"]
         sums = here["sums"] | {"logged": self._leftover | here["sums"]["logged"]}
         record = {"generators": pack(here["generators"]), "epoch_start": pack(self._epoch_start)}

@@ -79,8 +79,10 @@ class Watched(NamedTuple):
     def position(self, trainer: L.Trainer) -> Position:
         """Counters, generators, sums and versions of this process now."""
         loop = trainer.fit_loop.epoch_loop
+        zeroed = loop.automatic_optimization.optim_progress.optimizer.zero_grad
         return {
             "step": trainer.global_step,
+            "zeroed": (zeroed.current.completed, zeroed.total.completed),
             "batches": (loop.batch_progress.current.completed, loop.batch_progress.total.completed),
             "stepped": loop._batches_that_stepped,
             "generators": self.generators(),
@@ -109,17 +111,17 @@ class Watched(NamedTuple):
         fetcher.fetched -= done  # Lightning adds them
 
 
-def put_counters_right(loops: dict[str, Any], batches: tuple[int, int], in_epoch: bool) -> None:
+def put_counters_right(loops: dict[str, Any], here: Position, in_epoch: bool) -> None:
     """Make Lightning's counters in a checkpoint those that its own resumption understands.
 
     Args:
         loops: the state of its fit loop, changed in place.
-        batches: that are done, in this epoch and in all.
+        here: of the checkpoint.
         in_epoch: whether an epoch has begun, and goes on; else the run is between two epochs.
     """
     epochs, progress = loops["epoch_progress"], loops["epoch_loop.batch_progress"]
     progress["is_last_batch"] = False
-    for name, done in zip(("current", "total"), batches, strict=True):
+    for name, done in zip(("current", "total"), here["batches"], strict=True):
         progress[name] = dict.fromkeys(progress[name], done if in_epoch or name == "total" else 0)
         epoch = epochs[name]
         if not in_epoch:
@@ -127,7 +129,9 @@ def put_counters_right(loops: dict[str, Any], batches: tuple[int, int], in_epoch
         elif epoch["completed"] == epoch["started"]:  # stopped by max_steps: Lightning counts the epoch as done
             epoch |= {"processed": epoch["processed"] - 1, "completed": epoch["completed"] - 1}
 
-    optimizer = loops["epoch_loop.automatic_optimization.optim_progress"]["optimizer"]
-    for part in optimizer.values():  # calls that an error broke off were no calls
-        for name, counts in part.items():
-            part[name] = dict.fromkeys(counts, counts["completed"])
+    optimizer = loops["epoch_loop.automatic_optimization.optim_progress"][
+        "optimizer"
+    ]  # calls of a step that failed too
+    for name, zeroed in zip(("current", "total"), here["zeroed"], strict=True):
+        optimizer["step"][name] = dict.fromkeys(optimizer["step"][name], optimizer["step"][name]["completed"])
+        optimizer["zero_grad"][name] = dict.fromkeys(optimizer["zero_grad"][name], zeroed)
