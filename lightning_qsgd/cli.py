@@ -19,6 +19,7 @@ from torch.multiprocessing.spawn import ProcessExitedException
 
 from lightning_qsgd.calibrate import calibrate
 from lightning_qsgd.callbacks import PredictionWriter, Stopped, TestReport
+from lightning_qsgd.callbacks.exact_resume import SIGNALS
 from lightning_qsgd.callbacks.run_summary import SUMMARY, count_circuits
 from lightning_qsgd.distributed import leave
 from lightning_qsgd.doctor import doctor
@@ -35,7 +36,7 @@ class CommandLine(ExperimentCLI):
     def _run_subcommand(self, subcommand: str) -> None:
         """As Lightning's; a failed start leaves no empty run behind, and an interrupted run says how to go on."""
         if isinstance(launcher := self.trainer.strategy.launcher, _MultiProcessingLauncher):
-            for number in (signal.SIGTERM, signal.SIGUSR1):  # this process only waits for those that train
+            for number in SIGNALS:  # this process only waits for those that train
                 signal.signal(number, lambda number, frame: launcher.kill(number))
         try:
             super()._run_subcommand(subcommand)

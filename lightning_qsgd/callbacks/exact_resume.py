@@ -27,6 +27,7 @@ from lightning_qsgd.distributed import on_all_ranks
 from lightning_qsgd.run_folder import keep
 
 KEY = "exact_resume"  # of its part of a checkpoint
+SIGNALS = (signal.SIGTERM, signal.SIGUSR1)  # that clusters send before they take a machine away
 _FIT = TrainerFn.FITTING
 
 
@@ -86,11 +87,13 @@ class ExactResume(Checkpoint):
         self._leftover: dict[str, Any] = {}  # logged sums of a resumed epoch that this process has not logged yet
         self._stepped: int | None = None  # Lightning's number of logged steps, to be put right
         self._epoch_start: dict[str, Any] | None = None  # generators, before the loader was started
-        self._last_fetch = self._epoch_start  # generators, from which a loader without a length fetched its next batch
+        self._last_fetch: dict[str, Any] | None = (
+            None  # generators, from which a loader without a length fetched its next batch
+        )
         self._in_epoch = False
         self._safe: Position | None = None  # where the run is after its last optimizer step
         self._sums: dict[str, Any] | None = None  # of an epoch that ends in its middle, before they are reset
-        self._before_validation: Position | None = None
+        self._before_validation: dict[str, Any] | None = None  # sums
         self._saving: Position | None = None
 
     def setup(self, trainer: L.Trainer, pl_module: L.LightningModule, stage: str) -> None:
@@ -123,7 +126,7 @@ class ExactResume(Checkpoint):
         self._saved_step, self._saved_at = trainer.global_step, time.monotonic()
         self._watched = Watched.of(trainer, pl_module)
         if threading.current_thread() is threading.main_thread():
-            for number in (signal.SIGTERM, signal.SIGUSR1):  # at the end Lightning puts back what was there before
+            for number in SIGNALS:  # at the end Lightning puts back what was there before
                 signal.signal(number, self._on_signal)
         if (record := self._record) is None:
             return
@@ -131,10 +134,11 @@ class ExactResume(Checkpoint):
         loop = trainer.fit_loop
         done = loop.epoch_loop.batch_progress.current.processed  # type: ignore[attr-defined]
         if loop.restarting and 0 < done < trainer.num_training_batches:
-            epoch_start, self._last_fetch = unpack(record["epoch_start"]), unpack(record["last_fetch"])
-            self._watched.restart_loader(trainer, done, epoch_start, self._last_fetch)
+            epoch_start, last_fetch = unpack(record["epoch_start"]), unpack(record["last_fetch"])
+            self._watched.restart_loader(trainer, done, epoch_start, last_fetch)
             set_metrics(record["sums"], self._watched.metrics)
-            self._in_epoch, self._epoch_start, self._leftover = True, epoch_start, record["sums"]["logged"]
+            self._in_epoch, self._epoch_start, self._last_fetch = True, epoch_start, last_fetch
+            self._leftover = record["sums"]["logged"]
         self._stepped = record["stepped"]
         self._watched.set_generators(unpack(record["generators"]))
 
@@ -182,7 +186,7 @@ class ExactResume(Checkpoint):
 
     def on_validation_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         """Note the sums of training, for checkpoints that are asked for when those of validation have come to them."""
-        self._before_validation = self._here(trainer) if self._in_epoch else None
+        self._before_validation = self._here(trainer)["sums"] if self._in_epoch else None
 
     def on_train_epoch_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         """Complete the means of a resumed epoch; keep the sums of one that max_steps ends in its middle."""
@@ -246,11 +250,7 @@ class ExactResume(Checkpoint):
             checkpoint["epoch"] = loops["epoch_progress"]["current"]["completed"]
         sums = here["sums"] | {"logged": self._leftover | here["sums"]["logged"]}
         record = {"generators": pack(here["generators"]), "epoch_start": pack(self._epoch_start)}
-        record |= {
-            "last_fetch": pack(here["last_fetch"] or self._epoch_start),
-            "stepped": here["stepped"],
-            "sums": sums,
-        }
+        record |= {"last_fetch": pack(here["last_fetch"]), "stepped": here["stepped"], "sums": sums}
         checkpoint[KEY] = on_all_ranks(record)
         checkpoint["stopped_early"] = trainer.should_stop and not self._in_epoch and not trainer.interrupted
 
@@ -263,7 +263,7 @@ class ExactResume(Checkpoint):
             return self._safe, True
         here = self._here(trainer) | {"stepped": None}
         if trainer.validating and self._before_validation is not None:
-            here["sums"] = self._before_validation["sums"]
+            here["sums"] = self._before_validation
         return here, False
 
     def on_exception(self, trainer: L.Trainer, pl_module: L.LightningModule, exception: BaseException) -> None:
