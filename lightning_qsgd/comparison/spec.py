@@ -1,0 +1,247 @@
+"""What a comparison is: base, arms, seeds, tuning, metric, contrasts; read from YAML."""
+
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any, Literal
+
+from lightning_qsgd.experiment import find_config
+from lightning_qsgd.parser import OneLineErrorParser
+
+Level = Literal["full", "shared", "data"]
+Twin = Literal["frozen", "constant", "scalar", "shuffled", "matched", "sign", "uniform"]
+
+
+@dataclass
+class Arm:
+    """One way of training.
+
+    Args:
+        overlays: YAML files over the base. Default: none.
+        set: settings over those, nested as in a configuration. Default: none.
+        twins: classical twins to add as arms of their own, named ``<arm>/<twin>``: the same with the perturbation
+            inside of a :class:`lightning_qsgd.optim.ControlPerturbation`. Default: none.
+        space: values of settings that only this arm has, tuned from the same budget; by dotted key. Default: none.
+        tuned_as: another arm, whose tuned settings it takes; a twin takes its arm's. Default: None, it is tuned itself.
+    """
+
+    overlays: list[str] = field(default_factory=list)
+    set: dict[str, Any] = field(default_factory=dict)
+    twins: list[Twin] = field(default_factory=list)
+    space: dict[str, list[Any]] = field(default_factory=dict)
+    tuned_as: str | None = None
+
+
+@dataclass
+class Contrast:
+    """A difference that is judged: ``arm`` minus ``against``, over paired seeds.
+
+    Args:
+        arm, against: names of arms.
+        level: what both must share, checked by hashes. "full" (default): names and initial values of all parameters,
+            the batches and their order, the seed of each step; "shared": initial values of the parameters that both
+            have, batches, seeds; "data": batches.
+    """
+
+    arm: str
+    against: str
+    level: Level = "full"
+
+    @property
+    def name(self) -> str:
+        """``arm - against``."""
+        return f"{self.arm} - {self.against}"
+
+
+@dataclass
+class Seeds:
+    """Seeds, disjoint; each run's own goes into all of ``keys``.
+
+    Args:
+        evaluation: of the runs that are judged. Default: 1 to 10.
+        tuning: of the runs that choose settings and the target. Default: 101 to 103.
+        keys: settings that take the seed; those that a base does not have are left out, but for ``seed_everything``.
+            Default: seed_everything and data.init_args.seed.
+    """
+
+    evaluation: list[int] = field(default_factory=lambda: list(range(1, 11)))
+    tuning: list[int] = field(default_factory=lambda: [101, 102, 103])
+    keys: list[str] = field(default_factory=lambda: ["seed_everything", "data.init_args.seed"])
+
+
+@dataclass
+class Metric:
+    """The primary metric: the mean of a run's last evaluations.
+
+    Args:
+        margin: smallest difference that matters, above 0, in the metric's unit.
+        name: as logged at validation. Default: "val/accuracy".
+        mode: "max" (default): more is better; "min".
+        last: evaluations at the end that are averaged, at least 1. Default: 3.
+        unit: "%" (default): printed times 100, differences in percentage points; "": printed as it is.
+    """
+
+    margin: float
+    name: str = "val/accuracy"
+    mode: Literal["max", "min"] = "max"
+    last: int = 3
+    unit: Literal["%", ""] = "%"
+
+
+@dataclass
+class Tuning:
+    """The budget of each arm that is tuned.
+
+    Args:
+        trials: settings to try per arm, each on all tuning seeds; 0 (default): no tuning.
+        space: values of the settings that all arms share, by dotted key. The grid comes first; what is left of the
+            budget goes beyond the edge that the best value lies on, or between it and neighbours that differ by more
+            than the margin. Default: none.
+    """
+
+    trials: int = 0
+    space: dict[str, list[Any]] = field(default_factory=dict)
+
+
+@dataclass
+class Comparison:
+    """A whole comparison; see ``configs/compare/``.
+
+    Args:
+        name: of its folder, ``<root>/<name>``.
+        base: configuration files, later ones over earlier ones.
+        metric: the primary metric, with direction and margin.
+        arms: by name, as "adamw"; "/" is for twins.
+        baseline: the arm that sets the target, and that others are shown against.
+        set: settings over the base. Default: none.
+        evaluation: settings over those in runs of the evaluation seeds only, such as the held-out data of a fixed data
+            set. Default: none.
+        contrasts: what is judged. Default: none.
+        gatekeeper: name of the contrast that is judged first, as "a - b"; the others are exploratory unless it shows a
+            difference. Default: None.
+        claims: arm and what it must all beat to be called a circuit-specific effect. Default: none.
+        dose: settings whose values order arms for the dose-response plot: arms by name of the series. Default: none.
+        targets: values of the metric to reach, beside the baseline's own on the tuning seeds. Default: 0.9.
+        seeds: evaluation and tuning seeds.
+        tuning: budget and shared settings.
+        root: folder of all comparisons. Default: logs/compare.
+
+    Raises:
+        ValueError: for an unknown arm, seeds in both phases, a margin that is not positive, and the like.
+    """
+
+    name: str
+    base: list[str]
+    metric: Metric
+    arms: dict[str, Arm]
+    baseline: str
+    set: dict[str, Any] = field(default_factory=dict)
+    evaluation: dict[str, Any] = field(default_factory=dict)
+    contrasts: list[Contrast] = field(default_factory=list)
+    gatekeeper: str | None = None
+    claims: dict[str, list[str]] = field(default_factory=dict)
+    dose: dict[str, list[str]] = field(default_factory=dict)
+    targets: list[float] = field(default_factory=lambda: [0.9])
+    seeds: Seeds = field(default_factory=Seeds)
+    tuning: Tuning = field(default_factory=Tuning)
+    root: str = "logs/compare"
+
+    def __post_init__(self) -> None:
+        names = self.all_arms()
+        for arm in self.arms:
+            _require("arms", arm, arm and not set(arm) & set("/\\ \t") and arm[0] != ".", "names without / and spaces")
+        tuned_as = [arm.tuned_as for arm in self.arms.values() if arm.tuned_as is not None]
+        compared = [name for contrast in self.contrasts for name in (contrast.arm, contrast.against)]
+        claimed = [name for arm, others in self.claims.items() for name in (arm, *others)]
+        doses = [name for series in self.dose.values() for name in series]
+        for key, used in (
+            ("baseline", [self.baseline]),
+            ("tuned_as", tuned_as),
+            ("contrasts", compared),
+            ("claims", claimed),
+            ("dose", doses),
+        ):
+            for name in used:
+                _require(key, name, name in names, f"an arm: {', '.join(names)}")
+        contrasts = [contrast.name for contrast in self.contrasts]
+        repeated = sorted({name for name in contrasts if contrasts.count(name) > 1})
+        _require("contrasts", repeated, not repeated, "without repetition")
+        for name in self.arms:
+            _require("tuned_as", self.arms[name].tuned_as, self.tuned_like(name), "an arm that is tuned itself")
+        if self.gatekeeper is not None:
+            _require("gatekeeper", self.gatekeeper, self.gatekeeper in contrasts, f"one of {', '.join(contrasts)}")
+        both = sorted(set(self.seeds.evaluation) & set(self.seeds.tuning))
+        _require("seeds", both, not both, "disjoint: tuning seeds are not evaluated")
+        for phase, seeds in (("evaluation", self.seeds.evaluation), ("tuning", self.seeds.tuning)):
+            _require(f"seeds.{phase}", seeds, len(set(seeds)) == len(seeds) > 0, "at least one, each once")
+            _require(f"seeds.{phase}", seeds, min(seeds) >= 0, "at least 0")
+        _require("metric.margin", self.metric.margin, self.metric.margin > 0, "above 0")
+        _require("metric.last", self.metric.last, self.metric.last >= 1, "at least 1")
+        _require("tuning.trials", self.tuning.trials, self.tuning.trials >= 0, "at least 0")
+        spaces = [self.tuning.space, *(arm.space for arm in self.arms.values())]
+        empty = [key for space in spaces for key, values in space.items() if not values]
+        _require("space", empty, not empty, "lists of values")
+
+    def all_arms(self) -> list[str]:
+        """Names of the arms and of their twins."""
+        return [name for arm, spec in self.arms.items() for name in (arm, *(f"{arm}/{twin}" for twin in spec.twins))]
+
+    def tuned_like(self, name: str) -> str | None:
+        """The arm whose trials decide the settings of ``name``; None where that is not tuned itself."""
+        arm = name.partition("/")[0]
+        other = self.arms[arm].tuned_as
+        if other is None:
+            return arm
+        parent = other.partition("/")[0]
+        return parent if self.arms[parent].tuned_as is None else None
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain values."""
+        return asdict(self)
+
+    @property
+    def folder(self) -> Path:
+        """Where its runs and results are."""
+        return Path(self.root) / self.name
+
+
+def add_arguments(parser: OneLineErrorParser) -> None:
+    """Add ``--config`` and one argument for each setting of :class:`Comparison`."""
+    parser.add_argument("-c", "--config", action="config", help="YAML; later ones over earlier ones")
+    parser.add_class_arguments(Comparison, None)
+
+
+def read_spec(config: Sequence[str | Path], overrides: Sequence[str] = ()) -> Comparison:
+    """Read a comparison from files.
+
+    Args:
+        config: YAML files, later ones over earlier ones.
+        overrides: further arguments, such as "--seeds.evaluation=[1,2,3]".
+
+    Raises:
+        ValueError: if it is invalid.
+    """
+    parser = OneLineErrorParser(prog="lightning-qsgd compare", exit_on_error=False)
+    add_arguments(parser)
+    arguments = [part for path in config for part in ("--config", find_config(path))]
+    return to_comparison(parser.parse_args([*arguments, *overrides]).as_dict())
+
+
+def to_comparison(values: dict[str, Any]) -> Comparison:
+    """A comparison from plain values, as :meth:`Comparison.to_dict` gives them.
+
+    Raises:
+        ValueError: if they are invalid.
+    """
+    names = Comparison.__dataclass_fields__
+    values = {name: value for name, value in values.items() if name in names}
+    kinds: dict[str, type] = {"metric": Metric, "seeds": Seeds, "tuning": Tuning}
+    values |= {name: kind(**dict(values[name])) for name, kind in kinds.items()}
+    values["arms"] = {name: Arm(**dict(arm)) for name, arm in values["arms"].items()}
+    values["contrasts"] = [Contrast(**dict(contrast)) for contrast in values["contrasts"]]
+    return Comparison(**values)
+
+
+def _require(name: str, value: Any, valid: Any, rule: str) -> None:
+    if not valid:
+        raise ValueError(f"Invalid {name}: {value!r}; it must be {rule}")
