@@ -211,7 +211,7 @@ class ExperimentCLI(LightningCLI):
         elif not config.fast_dev_run:
             resumed = path is not None and Path(path).parent.name == "checkpoints"
             runs = Path(config.default_root_dir) / self._get(self.config, "experiment")
-            folder = folder_of(Path(path)) if path and resumed else reserve(runs)
+            folder = folder_of(Path(path)) if path and resumed else self._new_folder(runs)
             self._reserved = None if resumed else folder
             kwargs["default_root_dir"] = folder
             if logs:
@@ -224,6 +224,9 @@ class ExperimentCLI(LightningCLI):
         if "default_root_dir" in kwargs:
             self.trainer_defaults["callbacks"].append(DistributedChecks(kwargs["default_root_dir"], path))
         return super().instantiate_trainer(**kwargs)
+
+    def _new_folder(self, runs: Path) -> Path:
+        return reserve(runs)
 
     def _instantiate_trainer(self, config: dict[str, Any], callbacks: list[L.Callback]) -> L.Trainer:
         if config.get("enable_checkpointing") is False:

@@ -39,7 +39,7 @@ class Run:
             tensors), and those that were unregistered, without_gradient, unmoved, unobservable (names).
         hashes: parameters (digest of all initial values, a key of ``Results.parameter_sets``), batches and seeds (one
             digest of all steps so far for each epoch), validation (of the validation batches).
-        host: name of the machine's kind; threads; started (ISO 8601).
+        host: its processor, cores, memory; commit; started (ISO 8601).
     """
 
     arm: str

@@ -11,6 +11,9 @@ from lightning_qsgd.parser import OneLineErrorParser
 Level = Literal["full", "shared", "data"]
 Twin = Literal["frozen", "constant", "scalar", "shuffled", "matched", "sign", "uniform"]
 
+_OPTIMIZER = "model.init_args.optimizer.init_args"
+SHORT = {"optimizer": _OPTIMIZER, "perturbation": f"{_OPTIMIZER}.perturbation.init_args"}
+
 
 @dataclass
 class Arm:
@@ -18,7 +21,7 @@ class Arm:
 
     Args:
         overlays: YAML files over the base. Default: none.
-        set: settings over those, nested as in a configuration. Default: none.
+        set: settings over those, nested as in a configuration or by dotted key. Default: none.
         twins: classical twins to add as arms of their own, named ``<arm>/<twin>``: the same with the perturbation
             inside of a :class:`lightning_qsgd.optim.ControlPerturbation`. Default: none.
         space: values of settings that only this arm has, tuned from the same budget; by dotted key. Default: none.
@@ -124,6 +127,8 @@ class Comparison:
         targets: values of the metric to reach, beside the baseline's own on the tuning seeds. Default: 0.9.
         seeds: evaluation and tuning seeds.
         tuning: budget and shared settings.
+        short: names for long beginnings of keys, usable in ``set``, ``space`` and ``evaluation``: with
+            "optimizer.lr" the learning rate is meant. Default: optimizer and perturbation.
         root: folder of all comparisons. Default: logs/compare.
 
     Raises:
@@ -144,6 +149,7 @@ class Comparison:
     targets: list[float] = field(default_factory=lambda: [0.9])
     seeds: Seeds = field(default_factory=Seeds)
     tuning: Tuning = field(default_factory=Tuning)
+    short: dict[str, str] = field(default_factory=lambda: dict(SHORT))
     root: str = "logs/compare"
 
     def __post_init__(self) -> None:
@@ -194,6 +200,11 @@ class Comparison:
             return arm
         parent = other.partition("/")[0]
         return parent if self.arms[parent].tuned_as is None else None
+
+    def full(self, key: str) -> str:
+        """A dotted key with its beginning written out."""
+        first, dot, rest = key.partition(".")
+        return f"{self.short.get(first, first)}{dot}{rest}"
 
     def to_dict(self) -> dict[str, Any]:
         """Plain values."""

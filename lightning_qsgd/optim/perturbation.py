@@ -111,7 +111,7 @@ class SinePerturbation(Perturbation):
         return angles.sin()
 
 
-Control = Literal["sign", "uniform", "matched", "shuffled", "frozen", "constant"]
+Control = Literal["sign", "uniform", "matched", "shuffled", "frozen", "constant", "scalar"]
 
 
 class ControlPerturbation(Perturbation):
@@ -125,14 +125,16 @@ class ControlPerturbation(Perturbation):
             - "matched": the reference's magnitudes with random signs;
             - "shuffled": the reference's values, dealt to random coordinates in each step;
             - "frozen": the reference at the first perturbed step, per coordinate: a table of learning-rate factors;
-            - "constant": the reference's mean per tensor at the first perturbed step.
+            - "constant": the reference's mean per tensor at the first perturbed step;
+            - "scalar": its mean over all touched coordinates at that step. With scale="adam" and scope="all" that is
+              AdamW with the learning rate lr * (1 + quantum_weight * mean).
         reference: the perturbation to imitate; None: :class:`SinePerturbation`. "sign" and "uniform" take from it only
-            the number of qubits. A circuit is run as often as its twin needs it (once for frozen and constant).
+            the number of qubits. A circuit is run as often as its twin needs it (once for frozen, constant and scalar).
         seed: of the random kinds, at least 0. Default: 0.
 
     Raises:
         ValueError: for an unknown kind or a negative seed.
-        RuntimeError: ("frozen", "constant") if the touched coordinates are no longer those of the first step.
+        RuntimeError: ("frozen", "constant", "scalar") if the touched coordinates are no longer those of the first step.
     """
 
     def __init__(self, kind: Control, reference: Perturbation | None = None, seed: int = 0) -> None:
@@ -156,10 +158,9 @@ class ControlPerturbation(Perturbation):
 
     def forward(self, angles: Tensor, *, step: int) -> Tensor:
         """The control's modulation, (B, n)."""
-        if self.kind in ("frozen", "constant"):
+        if self.kind in ("frozen", "constant", "scalar"):
             if self._table is None:
-                table = self._ask_reference(angles, step)
-                self._table = table if self.kind == "frozen" else self._mean_per_tensor(table)
+                self._table = self._reduced(self._ask_reference(angles, step))
                 self._table_layout = list(self.layout)
             if self._table_layout != list(self.layout):
                 changed = sorted(set(self._table_layout) ^ set(self.layout))
@@ -201,7 +202,11 @@ class ControlPerturbation(Perturbation):
         real = torch.tensor([True, False]).repeat(len(self.layout))
         return real.repeat_interleave(lengths).nonzero()[:, 0]
 
-    def _mean_per_tensor(self, values: Tensor) -> Tensor:
+    def _reduced(self, values: Tensor) -> Tensor:
+        if self.kind == "frozen":
+            return values
+        if self.kind == "scalar":
+            return values.flatten()[self._real_slots().to(values.device)].mean().expand_as(values).clone()
         parts = values.flatten().split([length for _, *run in self.layout for length in run])
         pairs = zip(parts[::2], parts[1::2], strict=True)
         return torch.cat([torch.cat([real.mean().expand_as(real), pad]) for real, pad in pairs]).view_as(values)

@@ -1,0 +1,189 @@
+"""From arms and seeds to complete configurations, one for each run."""
+
+import copy
+import hashlib
+import json
+import tempfile
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from lightning_qsgd.comparison.results import Phase
+from lightning_qsgd.comparison.spec import Comparison
+from lightning_qsgd.experiment import find_config, parse
+
+Config = dict[str, Any]
+PERTURBATION = "model.init_args.optimizer.init_args.perturbation"
+
+
+@dataclass(frozen=True)
+class Plan:
+    """One run that is to be there.
+
+    Attributes:
+        arm, seed, phase: which one.
+        values: tuned settings by dotted key.
+        config: its whole configuration.
+        folder: where it is, ``<comparison>/runs/<arm>/<hash of the configuration without seeds>/seed_<seed>``.
+    """
+
+    arm: str
+    seed: int
+    phase: Phase
+    values: dict[str, Any]
+    config: Config
+    folder: Path
+
+
+class Arms:
+    """The configurations of all arms of a comparison, parsed once.
+
+    Args:
+        comparison: the specification.
+
+    Raises:
+        FileNotFoundError: for a file that is not there.
+        SystemExit: if the parser refuses an arm's configuration (it prints which setting, and why).
+        ValueError: if a twin's arm has no perturbation, or an arm wants several processes for a run.
+    """
+
+    def __init__(self, comparison: Comparison) -> None:
+        self.comparison = comparison
+        self._configs: dict[tuple[str, Phase], Config] = {}
+        for name, arm in comparison.arms.items():
+            plain = self._parse(name, {})
+            phases: dict[Phase, Config] = {"tuning": plain, "evaluation": plain}
+            if comparison.evaluation:
+                phases["evaluation"] = self._parse(name, comparison.evaluation)
+            for phase, config in phases.items():
+                self._configs[name, phase] = config
+                for twin in arm.twins:
+                    self._configs[f"{name}/{twin}", phase] = _twin_of(config, name, twin)
+
+    def _parse(self, name: str, last: dict[str, Any]) -> Config:
+        arm = self.comparison.arms[name]
+        files = [find_config(path) for path in (*self.comparison.base, *arm.overlays)]
+        for file in files:
+            if not Path(file).is_file():
+                raise FileNotFoundError(f"No configuration {file}, which arm {name} names")
+        base = len(self.comparison.base)
+        layers: list[str | Config] = [*files[:base], self.comparison.set, *files[base:], arm.set, last]
+        with tempfile.TemporaryDirectory() as folder:
+            arguments: list[str] = []
+            for number, layer in enumerate(layers):
+                path = layer if isinstance(layer, str) else str(Path(folder) / f"{name}_{number}.yaml")
+                if not isinstance(layer, str):
+                    full = {self.comparison.full(key): value for key, value in layer.items()}
+                    Path(path).write_text(yaml.safe_dump(nested(full)))
+                arguments += ["--config", path] if layer else []
+            config = parse(arguments)
+        processes = config["trainer"]["devices"], config["trainer"]["num_nodes"]
+        if processes not in [("auto", 1), (1, 1), ("1", 1)]:
+            raise ValueError(
+                f"Invalid trainer.devices, trainer.num_nodes of arm {name}: {processes}; a compared run is one process: "
+                "set devices: 1 and num_nodes: 1"
+            )
+        return config
+
+    def default(self, name: str, keys: list[str]) -> dict[str, Any]:
+        """What an arm's own configuration says of some settings."""
+        return {key: get(self._configs[name, "tuning"], self.comparison.full(key), name) for key in keys}
+
+    def plan(self, name: str, seed: int, phase: Phase, values: dict[str, Any]) -> Plan:
+        """The run of an arm with one seed and tuned settings.
+
+        Raises:
+            ValueError: if the arm has no such setting.
+        """
+        config = copy.deepcopy(self._configs[name, phase])
+        for key, value in values.items():
+            key = self.comparison.full(key)
+            put(config, key if "/" not in name else _inside(key), value, name)
+        text = json.dumps(_without(config, self.comparison.seeds.keys), sort_keys=True)
+        for key in self.comparison.seeds.keys:
+            if key == "seed_everything" or has(config, key):
+                put(config, key, seed, name)
+        digest = hashlib.sha256(text.encode()).hexdigest()[:8]
+        # Runs find their folder by themselves; these two would only say where the first one of several was.
+        config["experiment"], config["trainer"]["default_root_dir"] = name.replace("/", "_"), "logs"
+        folder = self.comparison.folder / "runs" / name / digest / f"seed_{seed}"
+        return Plan(name, seed, phase, values, config, folder)
+
+
+def _twin_of(config: Config, name: str, kind: str) -> Config:
+    config = copy.deepcopy(config)
+    if not has(config, PERTURBATION):
+        raise ValueError(f"Invalid twins of arm {name}: {kind!r}; its configuration has no perturbation to imitate")
+    reference = get(config, PERTURBATION, name)
+    put(
+        config,
+        PERTURBATION,
+        {"class_path": "lightning_qsgd.optim.ControlPerturbation", "init_args": {"kind": kind, "reference": reference}},
+        name,
+    )
+    return config
+
+
+def _inside(key: str) -> str:
+    """Where a twin has what its arm has in its perturbation."""
+    return key.replace(f"{PERTURBATION}.", f"{PERTURBATION}.init_args.reference.", 1)
+
+
+def nested(settings: Config) -> Config:
+    """Settings with dotted keys, as a configuration has them; nested ones stay."""
+    result: Config = {}
+    for key, value in settings.items():
+        place = result
+        *path, last = str(key).split(".")
+        for part in path:
+            place = place.setdefault(part, {})
+        value = nested(value) if isinstance(value, dict) else value
+        place[last] = place[last] | value if isinstance(place.get(last), dict) and isinstance(value, dict) else value
+    return result
+
+
+def has(config: Config, key: str) -> bool:
+    """Whether a configuration has a setting, by dotted key."""
+    place: Any = config
+    for part in key.split("."):
+        if not isinstance(place, dict) or part not in place:
+            return False
+        place = place[part]
+    return True
+
+
+def get(config: Config, key: str, arm: str) -> Any:
+    """A setting by dotted key.
+
+    Raises:
+        ValueError: if there is none.
+    """
+    if not has(config, key):
+        raise ValueError(f"Invalid space: {key!r}; arm {arm} has no such setting (--print_config of fit lists them)")
+    place: Any = config
+    for part in key.split("."):
+        place = place[part]
+    return place
+
+
+def put(config: Config, key: str, value: Any, arm: str) -> None:
+    """Change a setting by dotted key.
+
+    Raises:
+        ValueError: if there is none.
+    """
+    get(config, key, arm)
+    *path, last = key.split(".")
+    for part in path:
+        config = config[part]
+    config[last] = value
+
+
+def _without(config: Config, keys: list[str]) -> Config:
+    config = copy.deepcopy(config)
+    for key in keys:
+        if has(config, key):
+            put(config, key, None, "")
+    return config

@@ -1,0 +1,200 @@
+"""RunRecorder: what a comparison keeps of a run."""
+
+import hashlib
+import math
+import time
+from collections.abc import Mapping
+from typing import Any
+
+import lightning as L
+import torch
+from lightning.pytorch.loggers import Logger
+from torch import Tensor
+
+from lightning_qsgd.comparison.quantum_parameters import QuantumParameters
+
+DECAY = 0.99  # of the averaged weights, a step
+
+
+class RunRecorder(L.Callback):
+    """Learning curve, costs, hashes, averaged weights and live checks of one run; a resumed run continues them.
+
+    Attributes:
+        curve, hashes: as in :class:`lightning_qsgd.comparison.results.Run`.
+        parameter_digests: digest of each parameter's initial value, by name.
+        seconds, evaluation_seconds: of training and of evaluation so far.
+        steps, examples: optimizer steps and training examples so far.
+        live: by name, the values of what PerturbationMonitor logged.
+        quantum: checks of the quantum parameters.
+        averaged: exponentially averaged weights, in the order of the module's parameters.
+    """
+
+    def __init__(self) -> None:
+        self.rows: list[dict[str, float | None]] = []
+        self.hashes: dict[str, Any] = {"batches": [], "seeds": []}
+        self.parameter_digests: dict[str, str] = {}
+        self.seconds, self.evaluation_seconds = 0.0, 0.0
+        self.steps, self.examples = 0, 0
+        self.live: dict[str, list[float]] = {}
+        self.quantum = QuantumParameters()
+        self.averaged: list[Tensor] = []
+        self._batches, self._seeds, self._validation = b"", b"", hashlib.sha256()
+        self._began: float | None = None
+
+    @property
+    def curve(self) -> dict[str, list[float | None]]:
+        """Columns; None where a row lacks a value, or it was not finite."""
+        names = dict.fromkeys(name for row in self.rows for name in row)
+        return {name: [row.get(name) for row in self.rows] for name in names}
+
+    def on_train_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        """Take the initial values."""
+        if not self.parameter_digests:
+            self.parameter_digests = {
+                name: digest(p.detach().cpu().contiguous().view(torch.uint8).numpy().tobytes() if p.numel() else b"")
+                for name, p in pl_module.named_parameters()
+            }
+            self.averaged = [p.detach().clone() for p in pl_module.parameters()]
+        self.quantum.begin(pl_module, trainer.optimizers)
+
+    def on_train_epoch_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        """Start the clock."""
+        self._began = time.perf_counter()
+
+    def on_train_batch_start(
+        self, trainer: L.Trainer, pl_module: L.LightningModule, batch: Any, batch_idx: int
+    ) -> None:
+        """Hash the batch; look at the generator before the module seeds it, if it does."""
+        self._batches = hashlib.sha256(self._batches + _bytes(batch)).digest()
+        self._seed_before = torch.initial_seed()
+        self._state_before = torch.get_rng_state().numpy().tobytes()
+        self.examples += _length(batch)
+
+    def on_before_backward(self, trainer: L.Trainer, pl_module: L.LightningModule, loss: Tensor) -> None:
+        """Hash the step's seed; where the step is not seeded by itself, the generator's state."""
+        seed = torch.initial_seed()
+        own = str(seed).encode() if seed != self._seed_before else self._state_before
+        self._seeds = hashlib.sha256(self._seeds + own).digest()
+
+    def on_before_optimizer_step(self, trainer: L.Trainer, pl_module: L.LightningModule, optimizer: Any) -> None:
+        """Look at the gradients of quantum parameters."""
+        self.quantum.look()
+
+    def on_train_batch_end(
+        self, trainer: L.Trainer, pl_module: L.LightningModule, outputs: Any, batch: Any, batch_idx: int
+    ) -> None:
+        """Average the weights after a step."""
+        if trainer.global_step > self.steps:
+            self.steps = trainer.global_step
+            with torch.no_grad():
+                torch._foreach_lerp_(self.averaged, [p.detach() for p in pl_module.parameters()], 1 - DECAY)
+
+    def on_validation_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        """Stop the clock of training."""
+        self._stop()
+        self._validation_began = time.perf_counter()
+
+    def on_validation_batch_start(
+        self, trainer: L.Trainer, pl_module: L.LightningModule, batch: Any, batch_idx: int, dataloader_idx: int = 0
+    ) -> None:
+        """Hash the validation data, the first time."""
+        if not trainer.sanity_checking and not self.rows and trainer.state.fn == "fit":
+            self._validation.update(_bytes(batch))
+
+    def on_validation_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        """Add a row to the curve."""
+        if trainer.sanity_checking or trainer.state.fn != "fit":
+            return
+        self.evaluation_seconds += time.perf_counter() - self._validation_began
+        if not self.rows:
+            self.hashes["validation"] = self._validation.hexdigest()[:16]
+        metrics = {k: float(v) for k, v in trainer.callback_metrics.items() if not k.startswith("train/")}
+        row = {"epoch": trainer.current_epoch + 1, "step": self.steps, "examples": self.examples}
+        row |= {"seconds": round(self.seconds, 3)} | metrics
+        self.rows.append({k: float(f"{v:.6g}") if math.isfinite(v) else None for k, v in row.items()})
+        self._began = time.perf_counter()
+
+    def on_train_epoch_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        """Close the epoch: its training loss, and the hashes of all steps so far."""
+        self._stop()
+        loss = trainer.callback_metrics.get("train/loss_epoch")
+        if self.rows and loss is not None and math.isfinite(loss):
+            self.rows[-1]["train/loss_epoch"] = float(f"{float(loss):.6g}")
+        self.hashes["batches"].append(self._batches.hex()[:16])
+        self.hashes["seeds"].append(self._seeds.hex()[:16])
+
+    def on_train_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        """See what quantum parameters did."""
+        self.quantum.finish()
+
+    def _stop(self) -> None:
+        if self._began is not None:
+            self.seconds += time.perf_counter() - self._began
+            self._began = None
+
+    def state_dict(self) -> dict[str, Any]:
+        """What a resumed run continues from."""
+        running = 0.0 if self._began is None else time.perf_counter() - self._began
+        names = ("rows", "hashes", "parameter_digests", "evaluation_seconds", "steps", "examples", "live", "averaged")
+        state = {name: getattr(self, name) for name in names}
+        digests = {"batches": self._batches.hex(), "seeds": self._seeds.hex()}
+        return state | {"seconds": self.seconds + running, "digests": digests, "quantum": self.quantum.state_dict()}
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        """Take over what :meth:`state_dict` returned."""
+        state = dict(state_dict)
+        digests = state.pop("digests")
+        self._batches, self._seeds = (bytes.fromhex(digests[name]) for name in ("batches", "seeds"))
+        self.quantum.load_state_dict(state.pop("quantum"))
+        for name, value in state.items():
+            setattr(self, name, value)
+
+
+class LiveLogger(Logger):
+    """Keeps what is logged as ``quantum/...`` in a recorder."""
+
+    def __init__(self, recorder: RunRecorder) -> None:
+        super().__init__()
+        self.recorder = recorder
+
+    @property
+    def name(self) -> str:
+        """No folder."""
+        return ""
+
+    @property
+    def version(self) -> str:
+        """No folder."""
+        return ""
+
+    def log_hyperparams(self, params: Any, *args: Any, **kwargs: Any) -> None:
+        """Nothing to do."""
+
+    def log_metrics(self, metrics: Mapping[str, float], step: int | None = None) -> None:
+        """Keep the statistics of the perturbation."""
+        for name, value in metrics.items():
+            kind, _, name = name.partition("/")
+            if kind == "quantum" and "/" not in name:
+                self.recorder.live.setdefault(name, []).append(float(value))
+
+
+def digest(data: bytes) -> str:
+    """16 hexadecimal digits of SHA-256."""
+    return hashlib.sha256(data).hexdigest()[:16]
+
+
+def _tensors(batch: Any) -> list[Tensor]:
+    if isinstance(batch, Tensor):
+        return [batch]
+    parts = batch.values() if isinstance(batch, Mapping) else batch if isinstance(batch, list | tuple) else ()
+    return [tensor for part in parts for tensor in _tensors(part)]
+
+
+def _bytes(batch: Any) -> bytes:
+    return b"".join(
+        t.detach().cpu().contiguous().view(torch.uint8).numpy().tobytes() for t in _tensors(batch) if t.dim()
+    )
+
+
+def _length(batch: Any) -> int:
+    return next((len(tensor) for tensor in _tensors(batch) if tensor.dim()), 0)

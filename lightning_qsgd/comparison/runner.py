@@ -1,0 +1,240 @@
+"""Trains what a comparison lacks, many runs at a time, and gathers what came out."""
+
+import contextlib
+import os
+import time
+from collections.abc import Callable, Iterator, Sequence
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+import joblib
+import numpy as np
+
+from lightning_qsgd.comparison.arms import Arms, Plan
+from lightning_qsgd.comparison.pairing import check_levels
+from lightning_qsgd.comparison.provenance import provenance
+from lightning_qsgd.comparison.results import Results, Run
+from lightning_qsgd.comparison.spec import Comparison
+from lightning_qsgd.comparison.tuning import Point, best, on_edge, propose
+from lightning_qsgd.comparison.worker import RESULT, execute
+
+Watch = Callable[[Results, int, int], None]
+SAVE_SECONDS = 20.0  # between two writes of results.json
+
+
+class Runner:
+    """All runs of a comparison, in order: tuning in rounds, then evaluation with arms interleaved.
+
+    Args:
+        comparison: the specification.
+        workers: processes on this machine, at least 1. Default: 2.
+        scheduler: address of a Dask scheduler, as "tcp://127.0.0.1:8786", whose workers train instead; they must see
+            the same folders. Default: None.
+        retry: train failed runs again. Default: False, they stay as they are.
+        watch: called with the results so far, the runs that are done and those that are known to be needed.
+
+    Attributes:
+        results: what is there.
+
+    Raises:
+        ValueError: for fewer workers than 1.
+    """
+
+    def __init__(
+        self,
+        comparison: Comparison,
+        workers: int = 2,
+        scheduler: str | None = None,
+        retry: bool = False,
+        watch: Watch | None = None,
+    ) -> None:
+        if workers < 1:
+            raise ValueError(f"Invalid workers: {workers}; it must be at least 1")
+        self.comparison, self.workers, self.scheduler, self.watch = comparison, workers, scheduler, watch
+        self.arms = Arms(comparison)
+        self.results = Results(comparison, provenance() | {"complete": False})
+        self._done: dict[Path, Run] = {}
+        self._retry, self._saved, self._needed = retry, 0.0, 0
+
+    def run(self) -> Results:
+        """Train everything that is missing.
+
+        Raises:
+            ValueError: if a contrast's runs are not paired as it declares; the runs are kept.
+        """
+        self.comparison.folder.mkdir(parents=True, exist_ok=True)
+        with self._parallel() as parallel:
+            while plans := self.tuning_round():
+                self._execute(parallel, plans)
+            self._freeze_targets()
+            self._execute(parallel, self.evaluation())
+        self.results.provenance["complete"] = True
+        self._save()
+        check_levels(self.results)
+        return self.results
+
+    # ---- which runs
+
+    def tuning_round(self) -> list[Plan]:
+        """Runs that tuning lacks now, given those that are there; none: it is over."""
+        plans = [plan for arm in self.tuned_arms() for plan in self._next_trials(arm)]
+        if not self.comparison.tuning.trials:  # the target is the baseline's own
+            plans = [self._trial(self.comparison.baseline, {}, seed) for seed in self.comparison.seeds.tuning]
+        plans = sorted(plans, key=lambda plan: plan.seed)
+        return [plan for plan in plans if not self._known(plan)]
+
+    def tuned_arms(self) -> list[str]:
+        """Arms with trials of their own."""
+        arms = self.comparison.arms
+        return [name for name, arm in arms.items() if arm.tuned_as is None] if self.comparison.tuning.trials else []
+
+    def evaluation(self) -> list[Plan]:
+        """All runs of the evaluation seeds: seed by seed, the arms in another order each time."""
+        names = self.comparison.all_arms()
+        plans = []
+        for k, seed in enumerate(self.comparison.seeds.evaluation):
+            order = np.random.default_rng(k).permutation(len(names))
+            plans += [self.arms.plan(names[i], seed, "evaluation", self.values(names[i])) for i in order]
+        return plans
+
+    def values(self, name: str) -> dict[str, Any]:
+        """The tuned settings of an arm, or of the arm that it follows."""
+        if not self.comparison.tuning.trials:
+            return {}
+        own = self.comparison.tuned_like(name)
+        assert own is not None
+        scores = self._scores(own)
+        values = dict(zip(self._space(own), best(scores), strict=True)) if scores else {}
+        arm = self.comparison.arms[name.partition("/")[0]]
+        return (
+            values if arm.tuned_as is None else {k: v for k, v in values.items() if k in self.comparison.tuning.space}
+        )
+
+    def _space(self, arm: str) -> dict[str, list[Any]]:
+        return self.comparison.tuning.space | self.comparison.arms[arm].space
+
+    def _trial(self, arm: str, values: dict[str, Any], seed: int) -> Plan:
+        return self.arms.plan(arm, seed, "tuning", values)
+
+    def _next_trials(self, arm: str) -> list[Plan]:
+        space, tuning = self._space(arm), self.comparison.tuning
+        points = propose(space, self._scores(arm), tuning.trials, self.comparison.metric.margin) if space else [()]
+        values = [dict(zip(space, point, strict=True)) for point in points]
+        return [self._trial(arm, value, seed) for seed in self.comparison.seeds.tuning for value in values]
+
+    def _scores(self, arm: str) -> dict[Point, float]:
+        """Mean score of each complete trial; higher is better."""
+        sign = 1.0 if self.comparison.metric.mode == "max" else -1.0
+        names, found = list(self._space(arm)), {}
+        for run in self.results.runs:
+            if run.arm == arm and run.phase == "tuning" and list(run.values) == names:
+                score = sign * self.results.value(run) if run.status == "finished" else -np.inf
+                found.setdefault(tuple(run.values.values()), []).append(score)
+        seeds = len(self.comparison.seeds.tuning)
+        complete = {point: float(np.mean(scores)) for point, scores in found.items() if len(scores) == seeds}
+        return dict(sorted(complete.items(), key=lambda trial: str(trial[0])))  # whatever finished first
+
+    # ---- training them
+
+    def _known(self, plan: Plan) -> bool:
+        """Take over a run that is there."""
+        if plan.folder in self._done:
+            return True
+        if not (plan.folder / RESULT).is_file():
+            return False
+        result = execute(*self._arguments(plan))
+        if result["run"]["status"] == "failed" and self._retry:
+            (plan.folder / RESULT).unlink()
+            return False
+        self._take(plan, result)
+        return True
+
+    def _execute(self, parallel: joblib.Parallel, plans: Sequence[Plan]) -> None:
+        missing = [plan for plan in plans if not self._known(plan)]
+        self._needed = len(self._done) + len(missing)
+        self._tell()
+        self._save()
+        tasks = (joblib.delayed(_numbered)(i, *self._arguments(plan)) for i, plan in enumerate(missing))
+        for number, result in parallel(tasks):  # type: ignore[misc]
+            self._take(missing[number], result)
+            self._tell()
+            if time.monotonic() - self._saved > SAVE_SECONDS:
+                self._save()
+        self._save()
+
+    def _arguments(self, plan: Plan) -> tuple[str, dict[str, Any], dict[str, Any], str]:
+        run = {"arm": plan.arm, "seed": plan.seed, "phase": plan.phase, "values": plan.values}
+        return str(plan.folder.absolute()), run, plan.config, str(Path.cwd())
+
+    def _take(self, plan: Plan, result: dict[str, Any]) -> None:
+        run = Run(**result["run"])
+        self._done[plan.folder] = run
+        self.results.parameter_sets.setdefault(run.hashes["parameters"], result["parameter_digests"])
+        self.results.runs.append(run)
+
+    def _freeze_targets(self) -> None:
+        """The target that tuning seeds give, and what was tuned."""
+        baseline = self.comparison.baseline
+        values = self.values(baseline)
+        runs = [run for run in self.results.runs if (run.arm, run.phase) == (baseline, "tuning")]
+        chosen = [self.results.value(run) for run in runs if run.values == values]
+        self.results.targets = {f"{target:g}": target for target in self.comparison.targets}
+        if np.isfinite(chosen).any():
+            self.results.targets["tuned baseline"] = round(float(np.nanmedian(chosen)), 6)
+        for name in self.comparison.all_arms():
+            own: dict[str, Any] = {"values": self.values(name)}
+            own["default"] = self.arms.default(name, list(own["values"])) if "/" not in name else own["values"]
+            if name in self.tuned_arms():
+                scores = self._scores(name)
+                own["trials"] = [
+                    {"values": list(point), "score": abs(score) if np.isfinite(score) else None}
+                    for point, score in scores.items()
+                ]
+                own["edge"] = on_edge(self._space(name), scores)
+            self.results.arms[name] = own
+
+    @contextlib.contextmanager
+    def _parallel(self) -> Iterator[joblib.Parallel]:
+        os.environ.setdefault("OMP_NUM_THREADS", "1")  # workers inherit it
+        if self.scheduler is None:
+            with joblib.Parallel(self.workers, backend="loky", return_as="generator_unordered") as parallel:
+                yield parallel
+            return
+        try:
+            from distributed import Client
+        except ImportError as error:
+            raise ImportError("A Dask scheduler needs: pip install 'lightning-qsgd[compare]'") from error
+        try:
+            client = Client(self.scheduler, timeout="20s", set_as_default=False)
+        except OSError as error:
+            raise ConnectionError(
+                f"No Dask scheduler at {self.scheduler} ({error}); start one with: dask scheduler"
+            ) from error
+        with (
+            client,
+            joblib.parallel_config(backend="dask", client=client),
+            joblib.Parallel(return_as="generator_unordered") as parallel,
+        ):
+            yield parallel
+
+    def _save(self) -> None:
+        began = [run.host["started"] for run in self.results.runs]
+        commits = dict.fromkeys(run.host["commit"] for run in self.results.runs if run.host["commit"])
+        self.results.provenance |= {"started": min(began, default=_now()), "updated": _now()}
+        self.results.provenance |= {"commit": ", ".join(commits) or None} if commits else {}
+        self.results.runs.sort(key=lambda run: (run.phase == "evaluation", run.arm, run.seed))
+        self.results.save(self.comparison.folder)
+        self._saved = time.monotonic()
+
+    def _tell(self) -> None:
+        if self.watch is not None:
+            self.watch(self.results, len(self._done), self._needed)
+
+
+def _numbered(number: int, *arguments: Any) -> tuple[int, dict[str, Any]]:
+    return number, execute(*arguments)
+
+
+def _now() -> str:
+    return datetime.now(UTC).isoformat(timespec="seconds")

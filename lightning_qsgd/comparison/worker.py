@@ -1,0 +1,191 @@
+"""One run of a comparison, in whatever process it was sent to."""
+
+import contextlib
+import fcntl
+import gc
+import json
+import logging
+import math
+import os
+import shutil
+import sys
+import time
+import traceback
+from collections.abc import Iterator
+from dataclasses import asdict
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+import lightning as L
+import torch
+import yaml
+
+from lightning_qsgd.callbacks import Stopped
+from lightning_qsgd.callbacks.run_summary import count_circuits
+from lightning_qsgd.comparison.provenance import commit, machine
+from lightning_qsgd.comparison.recorder import LiveLogger, RunRecorder, digest
+from lightning_qsgd.comparison.results import Run, mean
+from lightning_qsgd.experiment import ExperimentCLI
+from lightning_qsgd.failures import explain
+from lightning_qsgd.files import atomic_write, write_json
+from lightning_qsgd.optim import SuperpositionalGradientDescent
+from lightning_qsgd.scrubbing import scrubbed
+
+RESULT = "result.json"
+
+
+class CompareCLI(ExperimentCLI):
+    """Trains in a given folder, with a recorder.
+
+    Args:
+        recorder: it.
+        folder: the run folder.
+        arguments: of the command line.
+    """
+
+    def __init__(self, recorder: RunRecorder, folder: Path, arguments: list[str]) -> None:
+        self.recorder, self._folder = recorder, folder
+        super().__init__(arguments)
+
+    def _new_folder(self, runs: Path) -> Path:
+        return self._folder
+
+    def instantiate_trainer(self, **kwargs: Any) -> L.Trainer:
+        """Add the recorder."""
+        trainer = super().instantiate_trainer(**kwargs)
+        trainer.callbacks.insert(0, self.recorder)  # type: ignore[attr-defined]
+        trainer.loggers = [*trainer.loggers, LiveLogger(self.recorder)]
+        return trainer
+
+
+def execute(folder: str, run: dict[str, Any], config: dict[str, Any], place: str, test: bool = False) -> dict[str, Any]:
+    """Train one run and write ``result.json`` into its folder; return its contents.
+
+    A run that is finished is not repeated, one that was killed goes on from its last checkpoint, and one that another
+    process is training is waited for. Checkpoints are removed at the end.
+
+    Args:
+        folder: the run folder, absolute.
+        run: arm, seed, phase, values.
+        config: the complete configuration.
+        place: the folder that relative paths in it are relative to.
+        test: evaluate the final weights on the test data.
+
+    Returns:
+        ``run``: a :class:`Run` as plain values; ``parameter_digests``.
+    """
+    target = Path(folder)
+    target.mkdir(parents=True, exist_ok=True)
+    with _alone(target):
+        if (target / RESULT).is_file():
+            return json.loads((target / RESULT).read_text())
+        os.environ["OMP_NUM_THREADS"] = "1"
+        os.chdir(place)
+        if "" not in sys.path:
+            sys.path.insert(0, "")
+        with atomic_write(target / "run.yaml") as file:
+            yaml.safe_dump(config, file, sort_keys=False)
+        with (target / "output.log").open("a") as log, contextlib.redirect_stdout(log), contextlib.redirect_stderr(log):
+            result = _train(target, Run(**run, status="failed"), test)
+        write_json(target / RESULT, result)
+        if result["run"]["status"] != "failed":
+            shutil.rmtree(target / "checkpoints", ignore_errors=True)
+        return result
+
+
+def _train(folder: Path, run: Run, test: bool) -> dict[str, Any]:
+    recorder, began = RunRecorder(), time.perf_counter()
+    run.host = machine() | {"commit": commit(), "started": datetime.now(UTC).isoformat(timespec="seconds")}
+    last = folder / "checkpoints" / "last.ckpt"
+    arguments = ["fit", "--config", str(folder / "run.yaml"), "--trainer.enable_progress_bar=false"]
+    arguments += ["--trainer.enable_model_summary=false", "--trainer.default_root_dir", str(folder.parent)]
+    _reset_peak_memory()
+    cli: CompareCLI | None = None
+    try:
+        with _quiet():
+            cli = CompareCLI(recorder, folder, arguments + (["--ckpt_path", str(last)] if last.is_file() else []))
+            run.status = "finished"
+            run.averaged = _averaged(cli, recorder)
+            if test:
+                (metrics,) = cli.trainer.test(cli.model, cli.datamodule, verbose=False)
+                run.test = {name: float(f"{value:.6g}") for name, value in metrics.items()}
+    except (KeyboardInterrupt, Stopped):
+        raise
+    except (Exception, SystemExit) as error:
+        run.status = "diverged" if isinstance(error, FloatingPointError) else "failed"
+        run.error = scrubbed(f"{type(error).__name__}: {explain(error)}")
+        traceback.print_exc()
+    finally:
+        gc.collect()
+    run.curve, run.hashes = recorder.curve, recorder.hashes
+    run.hashes["parameters"] = digest(json.dumps(recorder.parameter_digests, sort_keys=True).encode())
+    statistics = {name: mean(values) for name, values in recorder.live.items()}
+    counted = ("circuits", "shots", "seconds", "surrogate_residual", "surrogate_residual_expected")
+    run.live = {name: value for name, value in statistics.items() if name not in counted}
+    run.live |= recorder.quantum.summary()
+    run.cost = {"seconds": round(recorder.seconds, 3), "evaluation_seconds": round(recorder.evaluation_seconds, 3)}
+    run.cost |= {"whole_seconds": round(time.perf_counter() - began, 3)}
+    run.cost |= {"steps": recorder.steps, "examples": recorder.examples, "peak_memory": _peak_memory()}
+    run.cost |= _circuits(cli)
+    return {"run": asdict(run), "parameter_digests": recorder.parameter_digests}
+
+
+def _averaged(cli: CompareCLI, recorder: RunRecorder) -> dict[str, float]:
+    """Validation metrics with averaged weights; the module's own are put back."""
+    params = [*cli.model.parameters()]
+    own = [p.detach().clone() for p in params]
+    with torch.no_grad():
+        for p, value in zip(params, recorder.averaged, strict=True):
+            p.copy_(value)
+        (metrics,) = cli.trainer.validate(cli.model, cli.datamodule, verbose=False)
+        for p, value in zip(params, own, strict=True):
+            p.copy_(value)
+    return {name: float(f"{value:.6g}") for name, value in metrics.items() if math.isfinite(value)}
+
+
+def _circuits(cli: CompareCLI | None) -> dict[str, float | None]:
+    if cli is None:
+        return {"circuits": 0, "shots": 0, "circuit_seconds": 0.0}
+    optimizers = cli.trainer.optimizers
+    ours = next((o for o in optimizers if isinstance(o, SuperpositionalGradientDescent)), None)
+    circuits, shots, seconds = count_circuits(cli.model, ours)
+    return {"circuits": circuits, "shots": shots, "circuit_seconds": round(seconds, 3)}
+
+
+@contextlib.contextmanager
+def _alone(folder: Path) -> Iterator[None]:
+    """One process at a time in a run folder, also when a killed comparison left workers behind."""
+    with (folder / ".lock").open("w") as file:
+        fcntl.flock(file, fcntl.LOCK_EX)
+        yield
+
+
+@contextlib.contextmanager
+def _quiet() -> Iterator[None]:
+    """Lightning's messages only where they warn, as one run says all of them hundreds of times."""
+    loggers = [logging.getLogger(name) for name in ("lightning.pytorch", "lightning.fabric", "lightning")]
+    levels = [logger.level for logger in loggers]
+    for logger in loggers:
+        logger.setLevel(logging.WARNING)
+    try:
+        yield
+    finally:
+        for logger, level in zip(loggers, levels, strict=True):
+            logger.setLevel(level)
+
+
+def _reset_peak_memory() -> None:
+    """Let the system count this process's peak from here on (Linux)."""
+    gc.collect()
+    with contextlib.suppress(OSError):
+        Path("/proc/self/clear_refs").write_text("5")
+
+
+def _peak_memory() -> int | None:
+    """Bytes of memory that this process had at most since the reset (Linux); None where that is not known."""
+    try:
+        lines = Path("/proc/self/status").read_text().splitlines()
+    except OSError:
+        return None
+    return next((int(line.split()[1]) * 1024 for line in lines if line.startswith("VmHWM:")), None)
