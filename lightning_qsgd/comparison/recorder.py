@@ -50,10 +50,7 @@ class RunRecorder(L.Callback):
     def on_train_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         """Take the initial values."""
         if not self.parameter_digests:
-            self.parameter_digests = {
-                name: digest(p.detach().cpu().contiguous().view(torch.uint8).numpy().tobytes() if p.numel() else b"")
-                for name, p in pl_module.named_parameters()
-            }
+            self.parameter_digests = {name: digest(raw(p)) for name, p in pl_module.named_parameters()}
             self.averaged = [p.detach().clone() for p in pl_module.parameters()]
         self.quantum.begin(pl_module, trainer.optimizers)
 
@@ -87,7 +84,8 @@ class RunRecorder(L.Callback):
         if trainer.global_step > self.steps:
             self.steps = trainer.global_step
             with torch.no_grad():
-                torch._foreach_lerp_(self.averaged, [p.detach() for p in pl_module.parameters()], 1 - DECAY)
+                weights = [p.detach() for p in pl_module.parameters()]
+                torch._foreach_lerp_(self.averaged, weights, 1 - DECAY)  # type: ignore[attr-defined]
 
     def on_validation_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         """Stop the clock of training."""
@@ -190,10 +188,13 @@ def _tensors(batch: Any) -> list[Tensor]:
     return [tensor for part in parts for tensor in _tensors(part)]
 
 
+def raw(tensor: Tensor) -> bytes:
+    """The bytes of a tensor's values."""
+    return tensor.detach().cpu().contiguous().flatten().view(torch.uint8).numpy().tobytes()
+
+
 def _bytes(batch: Any) -> bytes:
-    return b"".join(
-        t.detach().cpu().contiguous().view(torch.uint8).numpy().tobytes() for t in _tensors(batch) if t.dim()
-    )
+    return b"".join(raw(tensor) for tensor in _tensors(batch))
 
 
 def _length(batch: Any) -> int:
