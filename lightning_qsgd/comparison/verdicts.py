@@ -89,7 +89,7 @@ def judge(
         unit: behind these numbers, such as "points".
 
     Raises:
-        ValueError: for no contrasts, an unknown gatekeeper, a margin that is not positive, or what `paired` refuses.
+        ValueError: for no contrasts, an unknown gatekeeper, a margin or alpha out of range, or what `paired` refuses.
     """
     if not pairs:
         raise ValueError("Invalid pairs: none; name at least one contrast")
@@ -97,6 +97,8 @@ def judge(
         raise ValueError(f"Invalid gatekeeper: {gatekeeper!r}; it must be one of {', '.join(pairs)}")
     if not margin > 0:
         raise ValueError(f"Invalid margin: {margin}; it must be positive")
+    if not 0 < alpha < 0.5:
+        raise ValueError(f"Invalid alpha: {alpha}; it must be between 0 and 0.5")
     family = [name for name in pairs if name != gatekeeper]
     sizes = {name: 1 if name == gatekeeper else len(family) for name in pairs}
     results = {name: paired(a, b, margin, alpha / sizes[name]) for name, (a, b) in pairs.items()}

@@ -82,6 +82,7 @@ def test_gatekeeper_without_difference_makes_the_others_exploratory():
     assert found["b"].sentence.endswith("Exploratory: the gatekeeper gate shows no clear difference.")
     assert not found["gate"].exploratory
     assert not judge({**pairs, "gate": contrast(-HALF - 0.01)}, 0.5, "gate")["b"].exploratory
+    assert judge({**pairs, "gate": (SPREAD, SPREAD)}, 0.5, "gate")["b"].exploratory
 
 
 def test_exploratory_gatekeeper_opens_nothing():
@@ -144,6 +145,7 @@ def test_sentences():
         (({"a": ([1], [2])}, 0.1, "b"), "Invalid gatekeeper: 'b'; it must be one of a"),
         (({"a": ([1], [2])}, 0), "Invalid margin: 0; it must be positive"),
         (({"a": ([1], [2])}, np.nan), "Invalid margin: nan"),
+        (({"a": ([1], [2]), "b": ([1], [2])}, 0.1, None, 0.6), "Invalid alpha: 0.6"),
         (({"a": ([1], [2, 3])}, 0.1), "Invalid b: 2 values for the 1 of a"),
     ],
 )
