@@ -1,0 +1,181 @@
+"""Verdicts on contrasts of arms, with control of false ones over a whole report. Level 4, numpy and scipy only."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Literal
+
+from numpy.typing import ArrayLike
+
+from lightning_qsgd.comparison.statistics import Paired, holm, paired, seeds_needed, smallest_p
+
+Verdict = Literal[
+    "better", "better by less than the margin", "equivalent", "worse", "worse by less than the margin", "inconclusive"
+]
+
+
+@dataclass(frozen=True)
+class Judgement:
+    """One contrast's verdict.
+
+    Attributes:
+        name: of the contrast.
+        paired: its statistics; all intervals at this contrast's share of alpha.
+        p_holm: sign-flip p, adjusted by Holm over the contrasts other than the gatekeeper; the gatekeeper's own is as
+            it is.
+        verdict: see `judge`.
+        exploratory: whether the verdict is no more than a hint.
+        why_exploratory: the reasons, or "".
+        sentence: all of it for a reader.
+    """
+
+    name: str
+    paired: Paired
+    p_holm: float
+    verdict: Verdict
+    exploratory: bool
+    why_exploratory: str
+    sentence: str
+
+
+@dataclass(frozen=True)
+class Claim:
+    """Whether an arm beats each of several others.
+
+    Attributes:
+        holds: whether it does.
+        paired: the statistics against each other arm, with margin 0 (so that p_equivalence says nothing).
+        fails: the others that it does not clearly beat.
+        exploratory: whether some comparison has fewer than 6 pairs.
+        sentence: all of it for a reader.
+    """
+
+    holds: bool
+    paired: dict[str, Paired]
+    fails: tuple[str, ...]
+    exploratory: bool
+    sentence: str
+
+
+def judge(
+    pairs: Mapping[str, tuple[ArrayLike, ArrayLike]],
+    margin: float,
+    gatekeeper: str | None = None,
+    alpha: float = 0.05,
+    *,
+    scale: float = 1.0,
+    unit: str = "",
+) -> dict[str, Judgement]:
+    """Judge the contrasts of one report together.
+
+    The gatekeeper is tested first, at alpha. The m others share alpha equally (Bonferroni: valid however the contrasts
+    depend on each other, for instance through an arm that all share), and are exploratory unless the gatekeeper's
+    interval excludes 0. Without a gatekeeper all contrasts share alpha. So at most alpha of all reports contain a false
+    difference among verdicts that are not exploratory. The same holds for false statements that a difference lies
+    within the margin, once for the gatekeeper and once for all others. All this is true of differences that are about
+    normal, or symmetric, as those of two arms with one distribution are, but not of skewed ones: with 17 contrasts, 10
+    pairs and differences that follow an exponential distribution, 38 % of reports contain a false one.
+
+    Verdict: "better" where the interval at this level lies above 0, "by less than the margin" where also the TOST
+    interval lies below the margin; "worse" in mirror image; else "equivalent" where the TOST interval lies inside of
+    (-margin, margin); else "inconclusive". Also exploratory: too few pairs for an exact sign-flip test with Holm
+    (`seeds_needed`).
+
+    Args:
+        pairs: (a, b) for each contrast A - B, as `paired` takes them; higher is better. Numbers of pairs may differ.
+        margin: difference below which two arms count as equivalent, above 0, in the metric's unit.
+        gatekeeper: name of the contrast that is tested first, or None.
+        alpha: share of reports that may contain a false difference, in (0, 0.5).
+        scale: factor for the numbers in sentences, such as 100 for percentage points.
+        unit: behind these numbers, such as "points".
+
+    Raises:
+        ValueError: for no contrasts, an unknown gatekeeper, a margin or alpha out of range, or what `paired` refuses.
+    """
+    if not pairs:
+        raise ValueError("Invalid pairs: none; name at least one contrast")
+    if gatekeeper is not None and gatekeeper not in pairs:
+        raise ValueError(f"Invalid gatekeeper: {gatekeeper!r}; it must be one of {', '.join(pairs)}")
+    if not margin > 0:
+        raise ValueError(f"Invalid margin: {margin}; it must be positive")
+    if not 0 < alpha < 0.5:
+        raise ValueError(f"Invalid alpha: {alpha}; it must be between 0 and 0.5")
+    family = [name for name in pairs if name != gatekeeper]
+    sizes = {name: 1 if name == gatekeeper else len(family) for name in pairs}
+    results = {name: paired(a, b, margin, alpha / sizes[name]) for name, (a, b) in pairs.items()}
+    p = {name: result.p_sign_flip for name, result in results.items()}
+    p |= dict(zip(family, holm([p[name] for name in family]).tolist(), strict=True))
+    reasons = {name: _too_few(results[name].n, sizes[name], alpha) for name in pairs}
+    if gatekeeper is not None:
+        closed = reasons[gatekeeper] or (results[gatekeeper].low <= 0 <= results[gatekeeper].high)
+        for name in family if closed else ():
+            because = "is exploratory itself" if reasons[gatekeeper] else "shows no clear difference"
+            reasons[name].append(f"the gatekeeper {gatekeeper} {because}")
+
+    def judgement(name: str) -> Judgement:
+        verdict, why = _verdict(results[name], margin), "; ".join(reasons[name])
+        sentence = f"{name}: {_explain(results[name], verdict, margin, p[name], scale, unit)}"
+        sentence += f" Exploratory: {why}." if why else ""
+        return Judgement(name, results[name], p[name], verdict, bool(why), why, sentence)
+
+    return {name: judgement(name) for name in pairs}
+
+
+def claim(pairs: Mapping[str, tuple[ArrayLike, ArrayLike]], alpha: float = 0.05) -> Claim:
+    """Test whether one arm beats every other: the intersection-union test of a circuit-specific effect.
+
+    The two-sided interval at 1 - alpha must lie above 0 against each of the others. Since all must, no correction is
+    needed: the claim is false in at most alpha / 2 of all cases (Berger 1982).
+
+    Args:
+        pairs: (a, b) for each other arm: the circuit's values and that arm's, as `paired` takes them.
+        alpha: two-sided level of each comparison, in (0, 0.5).
+
+    Raises:
+        ValueError: for no other arms, or what `paired` refuses.
+    """
+    if not pairs:
+        raise ValueError("Invalid pairs: none; a claim needs at least one other arm")
+    results = {name: paired(a, b, 0.0, alpha) for name, (a, b) in pairs.items()}
+    fails = tuple(name for name, result in results.items() if not result.low > 0)
+    reasons = _too_few(min(result.n for result in results.values()), 1, alpha)
+    effect = f"no circuit-specific effect shown: not clearly better than {', '.join(fails)}"
+    sentence = effect if fails else f"circuit-specific effect: better than each of {', '.join(pairs)}"
+    return Claim(not fails, results, fails, bool(reasons), "; exploratory: ".join([sentence, *reasons]))
+
+
+def _verdict(result: Paired, margin: float) -> Verdict:
+    if result.low > 0:
+        return "better by less than the margin" if result.tost_high < margin else "better"
+    if result.high < 0:
+        return "worse by less than the margin" if result.tost_low > -margin else "worse"
+    return "equivalent" if -margin < result.tost_low and result.tost_high < margin else "inconclusive"
+
+
+def _too_few(n: int, contrasts: int, alpha: float) -> list[str]:
+    if n >= (needed := seeds_needed(contrasts, alpha)):
+        return []
+    return [f"{n} pairs where {needed} are needed; the smallest p within reach is {smallest_p(n, contrasts):.2g}"]
+
+
+def _explain(result: Paired, verdict: Verdict, margin: float, p: float, scale: float, unit: str) -> str:
+    if result.n < 2:
+        return f"inconclusive. {result.n} pairs of runs tell nothing about the spread."
+
+    def number(x: float) -> str:
+        return f"{x * scale:.3g} {unit}".rstrip()
+
+    def interval(low: float, high: float, level: float) -> str:
+        return f"{100 * level:.3g} % interval {low * scale:.3g} to {number(high)}"
+
+    ends = interval(result.low, result.high, 1 - result.alpha)
+    evidence = f"({ends}, {result.n} pairs, sign-flip p {p:.2g})"
+    if verdict == "equivalent":
+        ends = interval(result.tost_low, result.tost_high, 1 - 2 * result.alpha)
+        inside = f"the {ends} lies within a margin of {number(margin)}"
+        return f"equivalent. The mean difference is {number(result.mean)}, and {inside} ({result.n} pairs)."
+    if verdict == "inconclusive":
+        seen = f"A true difference of {number(result.detectable)} would have been found with probability 0.8"
+        return f"inconclusive. The mean difference is {number(result.mean)} {evidence}. {seen}."
+    direction = verdict.split()[0]
+    less = "" if verdict == direction else f", by less than the margin of {number(margin)}"
+    return f"{direction} by {number(abs(result.mean))} {evidence}{less}."
