@@ -40,6 +40,7 @@ class RunRecorder(L.Callback):
         self.averaged: list[Tensor] = []
         self._batches, self._seeds, self._validation = b"", b"", hashlib.sha256()
         self._began: float | None = None
+        self._state_before: bytes | None = None
 
     @property
     def curve(self) -> dict[str, list[float | None]]:
@@ -68,10 +69,11 @@ class RunRecorder(L.Callback):
         self.examples += _length(batch)
 
     def on_before_backward(self, trainer: L.Trainer, pl_module: L.LightningModule, loss: Tensor) -> None:
-        """Hash the step's seed; where the step is not seeded by itself, the generator's state."""
-        seed = torch.initial_seed()
-        own = str(seed).encode() if seed != self._seed_before else self._state_before
-        self._seeds = hashlib.sha256(self._seeds + own).digest()
+        """Hash the batch's seed; where it is not seeded by itself, the generator's state. Once: SAM comes twice."""
+        if self._state_before is not None:
+            seed = torch.initial_seed()
+            own = str(seed).encode() if seed != self._seed_before else self._state_before
+            self._seeds, self._state_before = hashlib.sha256(self._seeds + own).digest(), None
 
     def on_before_optimizer_step(self, trainer: L.Trainer, pl_module: L.LightningModule, optimizer: Any) -> None:
         """Look at the gradients of quantum parameters."""
