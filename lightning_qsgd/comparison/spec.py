@@ -8,6 +8,7 @@ from typing import Any, Literal
 from lightning_qsgd.experiment import find_config
 from lightning_qsgd.parser import OneLineErrorParser
 
+Settings = dict  # of plain values; the parser would fill in dict[str, Any] where it finds a class_path
 Level = Literal["full", "shared", "data"]
 Twin = Literal["frozen", "constant", "scalar", "shuffled", "matched", "sign", "uniform"]
 
@@ -29,9 +30,9 @@ class Arm:
     """
 
     overlays: list[str] = field(default_factory=list)
-    set: dict[str, Any] = field(default_factory=dict)
+    set: Settings = field(default_factory=dict)
     twins: list[Twin] = field(default_factory=list)
-    space: dict[str, list[Any]] = field(default_factory=dict)
+    space: dict[str, list] = field(default_factory=dict)
     tuned_as: str | None = None
 
 
@@ -103,7 +104,7 @@ class Tuning:
     """
 
     trials: int = 0
-    space: dict[str, list[Any]] = field(default_factory=dict)
+    space: dict[str, list] = field(default_factory=dict)
 
 
 @dataclass
@@ -140,8 +141,8 @@ class Comparison:
     metric: Metric
     arms: dict[str, Arm]
     baseline: str
-    set: dict[str, Any] = field(default_factory=dict)
-    evaluation: dict[str, Any] = field(default_factory=dict)
+    set: Settings = field(default_factory=dict)
+    evaluation: Settings = field(default_factory=dict)
     contrasts: list[Contrast] = field(default_factory=list)
     gatekeeper: str | None = None
     claims: dict[str, list[str]] = field(default_factory=dict)

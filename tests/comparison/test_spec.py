@@ -62,3 +62,9 @@ def test_arguments_override_the_file(tmp_path):
 def test_what_is_invalid_is_named(tmp_path, changes, message):
     with pytest.raises(ValueError, match=message):
         read(tmp_path, **changes)
+
+
+def test_settings_stay_as_they_are_written(tmp_path):
+    settings = {"model.init_args.scheduler": {"class_path": "torch.optim.lr_scheduler.StepLR", "init_args": {}}}
+    comparison = read(tmp_path, set=settings, arms=VALID["arms"] | {"a": {"set": settings}})
+    assert comparison.set == comparison.arms["a"].set == settings
