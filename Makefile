@@ -5,7 +5,11 @@ RUN := .venv/bin/python
 # One thread a process: the models here are small, and two busy processes with two threads each slow each other down.
 export OMP_NUM_THREADS ?= 1
 
-.PHONY: help fit test test-slow test-gpu bench lint format tensorboard clean
+PAPER := logs/compare$(if $(QUICK),/quick)
+FEW := --root $(PAPER) --seeds.evaluation "[301, 302, 303]"
+QUICKLY := $(if $(QUICK),$(FEW))
+
+.PHONY: help fit paper test test-slow test-gpu bench lint format tensorboard clean
 
 help: ## list the targets
 	@grep -E '^[a-z.-]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*##/\t/' | expand -t 16
@@ -24,6 +28,11 @@ help: ## list the targets
 
 fit: .venv/.installed ## the main job on the embedded default data
 	$(RUN) -m lightning_qsgd fit --config configs/seqcls.yaml
+
+paper: .venv/.installed ## the paper's experiment with controls, and its report: 2 hours on 2 cores; QUICK=1: 3 seeds, exploratory
+	$(RUN) -m lightning_qsgd compare --config configs/compare/seqcls.yaml $(QUICKLY)
+	$(RUN) -m lightning_qsgd compare --config configs/compare/seqcls.yaml --config configs/compare/seqcls_cosine.yaml $(QUICKLY)
+	$(RUN) -m lightning_qsgd report $(PAPER)/seqcls $(PAPER)/seqcls_cosine --output $(PAPER)/paper
 
 test: .venv/.installed ## the tests, in minutes
 	$(RUN) -m pytest -m "not slow and not gpu and not hardware"
