@@ -82,8 +82,8 @@ class Arms:
         processes = config["trainer"]["devices"], config["trainer"]["num_nodes"]
         if processes not in [("auto", 1), (1, 1), ("1", 1)]:
             raise ValueError(
-                f"Invalid trainer.devices, trainer.num_nodes of arm {name}: {processes}; a compared run is one "
-                "process: set devices: 1 and num_nodes: 1"
+                f"Invalid trainer.devices, trainer.num_nodes of arm {name}: {processes}; a compared run is one process: "
+                "set devices: 1 and num_nodes: 1"
             )
         return config
 
