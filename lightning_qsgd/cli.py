@@ -21,6 +21,7 @@ from lightning_qsgd.calibrate import calibrate
 from lightning_qsgd.callbacks import PredictionWriter, Stopped, TestReport
 from lightning_qsgd.callbacks.exact_resume import SIGNALS
 from lightning_qsgd.callbacks.run_summary import SUMMARY, count_circuits
+from lightning_qsgd.comparison.command import compare
 from lightning_qsgd.distributed import leave
 from lightning_qsgd.doctor import doctor
 from lightning_qsgd.experiment import ExperimentCLI, find_config
@@ -143,6 +144,8 @@ def main(args: Sequence[str] | None = None) -> None:
             doctor()
         elif arguments[:1] == ["calibrate"]:
             calibrate(arguments[1:])
+        elif arguments[:1] == ["compare"]:
+            compare(arguments[1:])
         else:
             CommandLine(arguments)
             leave()

@@ -276,6 +276,9 @@ def parse(arguments: Sequence[str]) -> dict[str, Any]:
 
 
 class _ParseOnly(ExperimentCLI):
+    def _set_seed(self) -> None:
+        """Leave the generators alone."""
+
     def instantiate_classes(self) -> None:
         """Leave it at the arguments."""
 

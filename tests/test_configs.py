@@ -6,10 +6,16 @@ import pytest
 import yaml
 
 from lightning_qsgd.cli import main
+from lightning_qsgd.comparison import read_spec
+from lightning_qsgd.comparison.arms import Arms
+from lightning_qsgd.comparison.statistics import seeds_needed
 
 ROOT = Path(__file__).parents[1]
 CONFIGS = sorted((ROOT / "configs").glob("*.yaml"))
 OVERLAYS = sorted((ROOT / "configs" / "overlay").glob("*.yaml"))
+COMPARISONS = sorted((ROOT / "configs" / "compare").glob("*.yaml"))
+#: Comparisons that go over another one.
+STACKED = {"seqcls_cosine": "seqcls"}
 STEP = ["--trainer.fast_dev_run=1", "--trainer.accelerator=cpu", "--trainer.enable_progress_bar=false"]
 #: What a test must set beyond one step, and why.
 OVERRIDES = {
@@ -60,3 +66,16 @@ def test_each_overlay_is_short_runs_a_step_and_keeps_the_numbers(overlay, texts,
 
 def test_the_table_of_overrides_names_only_what_exists():
     assert set(OVERRIDES) <= {path.stem for path in CONFIGS + OVERLAYS}
+
+
+@pytest.mark.parametrize("config", COMPARISONS, ids=lambda p: p.stem)
+def test_each_arm_of_each_comparison_has_a_configuration(config):
+    below = [config.with_stem(STACKED[config.stem])] if config.stem in STACKED else []
+    comparison = read_spec([*below, config])
+    arms = Arms(comparison)
+    plans = [arms.plan(name, seed, "evaluation", {}) for name in comparison.all_arms() for seed in (1, 2)]
+    assert len({plan.folder for plan in plans}) == len(plans) == len({str(plan.config) for plan in plans})
+    assert comparison.gatekeeper is not None
+    others = len(comparison.contrasts) - 1
+    exploratory = config.stem == "banking77"  # and says so
+    assert (len(comparison.seeds.evaluation) >= seeds_needed(others)) != exploratory

@@ -26,7 +26,8 @@ class Plan:
         arm, seed, phase: which one.
         values: tuned settings by dotted key.
         config: its whole configuration.
-        folder: where it is, ``<comparison>/runs/<arm>/<hash of the configuration without seeds>/seed_<seed>``.
+        digest: hash of the configuration without its seeds.
+        folder: where it is, ``<comparison>/runs/<arm>/<digest>/seed_<seed>``.
     """
 
     arm: str
@@ -34,7 +35,13 @@ class Plan:
     phase: Phase
     values: dict[str, Any]
     config: Config
+    digest: str
     folder: Path
+
+    @property
+    def key(self) -> tuple[str, int, str, str]:
+        """What makes it the same run."""
+        return self.arm, self.seed, self.phase, self.digest
 
 
 class Arms:
@@ -82,8 +89,8 @@ class Arms:
         processes = config["trainer"]["devices"], config["trainer"]["num_nodes"]
         if processes not in [("auto", 1), (1, 1), ("1", 1)]:
             raise ValueError(
-                f"Invalid trainer.devices, trainer.num_nodes of arm {name}: {processes}; a compared run is one process: "
-                "set devices: 1 and num_nodes: 1"
+                f"Invalid trainer.devices, trainer.num_nodes of arm {name}: {processes}; a compared run is one "
+                "process: set devices: 1 and num_nodes: 1"
             )
         return config
 
@@ -109,7 +116,7 @@ class Arms:
         # Runs find their folder by themselves; these two would only say where the first one of several was.
         config["experiment"], config["trainer"]["default_root_dir"] = name.replace("/", "_"), "logs"
         folder = self.comparison.folder / "runs" / name / digest / f"seed_{seed}"
-        return Plan(name, seed, phase, values, config, folder)
+        return Plan(name, seed, phase, values, config, digest, folder)
 
 
 def _twin_of(config: Config, name: str, kind: str) -> Config:

@@ -40,6 +40,7 @@ class RunRecorder(L.Callback):
         self.averaged: list[Tensor] = []
         self._batches, self._seeds, self._validation = b"", b"", hashlib.sha256()
         self._began: float | None = None
+        self._state_before: bytes | None = None
 
     @property
     def curve(self) -> dict[str, list[float | None]]:
@@ -50,10 +51,7 @@ class RunRecorder(L.Callback):
     def on_train_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         """Take the initial values."""
         if not self.parameter_digests:
-            self.parameter_digests = {
-                name: digest(p.detach().cpu().contiguous().view(torch.uint8).numpy().tobytes() if p.numel() else b"")
-                for name, p in pl_module.named_parameters()
-            }
+            self.parameter_digests = {name: digest(raw(p)) for name, p in pl_module.named_parameters()}
             self.averaged = [p.detach().clone() for p in pl_module.parameters()]
         self.quantum.begin(pl_module, trainer.optimizers)
 
@@ -71,10 +69,11 @@ class RunRecorder(L.Callback):
         self.examples += _length(batch)
 
     def on_before_backward(self, trainer: L.Trainer, pl_module: L.LightningModule, loss: Tensor) -> None:
-        """Hash the step's seed; where the step is not seeded by itself, the generator's state."""
-        seed = torch.initial_seed()
-        own = str(seed).encode() if seed != self._seed_before else self._state_before
-        self._seeds = hashlib.sha256(self._seeds + own).digest()
+        """Hash the batch's seed; where it is not seeded by itself, the generator's state. Once: SAM comes twice."""
+        if self._state_before is not None:
+            seed = torch.initial_seed()
+            own = str(seed).encode() if seed != self._seed_before else self._state_before
+            self._seeds, self._state_before = hashlib.sha256(self._seeds + own).digest(), None
 
     def on_before_optimizer_step(self, trainer: L.Trainer, pl_module: L.LightningModule, optimizer: Any) -> None:
         """Look at the gradients of quantum parameters."""
@@ -87,7 +86,8 @@ class RunRecorder(L.Callback):
         if trainer.global_step > self.steps:
             self.steps = trainer.global_step
             with torch.no_grad():
-                torch._foreach_lerp_(self.averaged, [p.detach() for p in pl_module.parameters()], 1 - DECAY)
+                weights = [p.detach() for p in pl_module.parameters()]
+                torch._foreach_lerp_(self.averaged, weights, 1 - DECAY)  # type: ignore[attr-defined]
 
     def on_validation_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         """Stop the clock of training."""
@@ -190,10 +190,13 @@ def _tensors(batch: Any) -> list[Tensor]:
     return [tensor for part in parts for tensor in _tensors(part)]
 
 
+def raw(tensor: Tensor) -> bytes:
+    """The bytes of a tensor's values."""
+    return tensor.detach().cpu().contiguous().flatten().view(torch.uint8).numpy().tobytes()
+
+
 def _bytes(batch: Any) -> bytes:
-    return b"".join(
-        t.detach().cpu().contiguous().view(torch.uint8).numpy().tobytes() for t in _tensors(batch) if t.dim()
-    )
+    return b"".join(raw(tensor) for tensor in _tensors(batch))
 
 
 def _length(batch: Any) -> int:

@@ -26,6 +26,7 @@ class Run:
         arm, seed: which one.
         phase: "tuning" or "evaluation".
         status: "finished"; "diverged": loss or gradients were not finite; "failed": any other error.
+        config: hash of its configuration without seeds.
         error: one line, where it did not finish.
         values: tuned settings, by dotted key; those of the base are not repeated.
         curve: columns of equal length, one row for each evaluation: epoch, step, examples, seconds (of training
@@ -46,6 +47,7 @@ class Run:
     seed: int
     phase: Phase
     status: Literal["finished", "diverged", "failed"]
+    config: str = ""
     error: str | None = None
     values: dict[str, Any] = field(default_factory=dict)
     curve: dict[str, list[float | None]] = field(default_factory=dict)

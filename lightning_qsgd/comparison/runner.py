@@ -1,9 +1,11 @@
 """Trains what a comparison lacks, many runs at a time, and gathers what came out."""
 
 import contextlib
+import json
 import os
 import time
 from collections.abc import Callable, Iterator, Sequence
+from dataclasses import asdict
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -14,7 +16,7 @@ import numpy as np
 from lightning_qsgd.comparison.arms import Arms, Plan
 from lightning_qsgd.comparison.pairing import check_levels
 from lightning_qsgd.comparison.provenance import provenance
-from lightning_qsgd.comparison.results import Results, Run
+from lightning_qsgd.comparison.results import FILE, Results, Run
 from lightning_qsgd.comparison.spec import Comparison
 from lightning_qsgd.comparison.tuning import Point, best, on_edge, propose
 from lightning_qsgd.comparison.worker import RESULT, execute
@@ -54,8 +56,13 @@ class Runner:
         self.comparison, self.workers, self.scheduler, self.watch = comparison, workers, scheduler, watch
         self.arms = Arms(comparison)
         self.results = Results(comparison, provenance() | {"complete": False})
-        self._done: dict[Path, Run] = {}
+        self._done: set[tuple[str, int, str, str]] = set()
         self._retry, self._saved, self._needed = retry, 0.0, 0
+        self._before: dict[tuple[str, int, str, str], Run] = {}
+        if (comparison.folder / FILE).is_file():
+            before = Results.load(comparison.folder)
+            self.results.parameter_sets = before.parameter_sets
+            self._before = {(run.arm, run.seed, run.phase, run.config): run for run in before.runs}
 
     def run(self) -> Results:
         """Train everything that is missing.
@@ -78,11 +85,18 @@ class Runner:
 
     def tuning_round(self) -> list[Plan]:
         """Runs that tuning lacks now, given those that are there; none: it is over."""
-        plans = [plan for arm in self.tuned_arms() for plan in self._next_trials(arm)]
-        if not self.comparison.tuning.trials:  # the target is the baseline's own
-            plans = [self._trial(self.comparison.baseline, {}, seed) for seed in self.comparison.seeds.tuning]
-        plans = sorted(plans, key=lambda plan: plan.seed)
-        return [plan for plan in plans if not self._known(plan)]
+        while plans := self._proposed():
+            if missing := [plan for plan in plans if not self._known(plan)]:
+                return sorted(missing, key=lambda plan: plan.seed)
+            if not self.comparison.tuning.trials:
+                break
+        return []
+
+    def _proposed(self) -> list[Plan]:
+        if self.comparison.tuning.trials:
+            return [plan for arm in self.tuned_arms() for plan in self._next_trials(arm)]
+        baseline = self.comparison.baseline  # whose runs only set the target
+        return [self.arms.plan(baseline, seed, "tuning", {}) for seed in self.comparison.seeds.tuning]
 
     def tuned_arms(self) -> list[str]:
         """Arms with trials of their own."""
@@ -114,14 +128,12 @@ class Runner:
     def _space(self, arm: str) -> dict[str, list[Any]]:
         return self.comparison.tuning.space | self.comparison.arms[arm].space
 
-    def _trial(self, arm: str, values: dict[str, Any], seed: int) -> Plan:
-        return self.arms.plan(arm, seed, "tuning", values)
-
     def _next_trials(self, arm: str) -> list[Plan]:
         space, tuning = self._space(arm), self.comparison.tuning
-        points = propose(space, self._scores(arm), tuning.trials, self.comparison.metric.margin) if space else [()]
+        points = propose(space, self._scores(arm), tuning.trials, self.comparison.metric.margin)
         values = [dict(zip(space, point, strict=True)) for point in points]
-        return [self._trial(arm, value, seed) for seed in self.comparison.seeds.tuning for value in values]
+        seeds = self.comparison.seeds.tuning
+        return [self.arms.plan(arm, seed, "tuning", value) for seed in seeds for value in values]
 
     def _scores(self, arm: str) -> dict[Point, float]:
         """Mean score of each complete trial; higher is better."""
@@ -138,14 +150,15 @@ class Runner:
     # ---- training them
 
     def _known(self, plan: Plan) -> bool:
-        """Take over a run that is there."""
-        if plan.folder in self._done:
+        """Take over a run that is there: in its folder, or in the results alone."""
+        if plan.key in self._done:
             return True
-        if not (plan.folder / RESULT).is_file():
+        path, before = plan.folder / RESULT, self._before.get(plan.key)
+        result = json.loads(path.read_text()) if path.is_file() else {"run": asdict(before)} if before else None
+        if result is None:
             return False
-        result = execute(*self._arguments(plan))
         if result["run"]["status"] == "failed" and self._retry:
-            (plan.folder / RESULT).unlink()
+            path.unlink(missing_ok=True)
             return False
         self._take(plan, result)
         return True
@@ -168,9 +181,10 @@ class Runner:
         return str(plan.folder.absolute()), run, plan.config, str(Path.cwd())
 
     def _take(self, plan: Plan, result: dict[str, Any]) -> None:
-        run = Run(**result["run"])
-        self._done[plan.folder] = run
-        self.results.parameter_sets.setdefault(run.hashes["parameters"], result["parameter_digests"])
+        run = Run(**result["run"] | {"config": plan.digest})
+        self._done.add(plan.key)
+        if digests := result.get("parameter_digests"):
+            self.results.parameter_sets.setdefault(run.hashes["parameters"], digests)
         self.results.runs.append(run)
 
     def _freeze_targets(self) -> None:
@@ -206,7 +220,7 @@ class Runner:
         except ImportError as error:
             raise ImportError("A Dask scheduler needs: pip install 'lightning-qsgd[compare]'") from error
         try:
-            client = Client(self.scheduler, timeout="20s", set_as_default=False)
+            client = Client(self.scheduler, timeout="10s", set_as_default=False)
         except OSError as error:
             raise ConnectionError(
                 f"No Dask scheduler at {self.scheduler} ({error}); start one with: dask scheduler"
@@ -219,11 +233,11 @@ class Runner:
             yield parallel
 
     def _save(self) -> None:
-        began = [run.host["started"] for run in self.results.runs]
-        commits = dict.fromkeys(run.host["commit"] for run in self.results.runs if run.host["commit"])
+        began = [run.host["started"] for run in self.results.runs if run.host]
+        commits = dict.fromkeys(filter(None, (run.host.get("commit") for run in self.results.runs)))
         self.results.provenance |= {"started": min(began, default=_now()), "updated": _now()}
         self.results.provenance |= {"commit": ", ".join(commits) or None} if commits else {}
-        self.results.runs.sort(key=lambda run: (run.phase == "evaluation", run.arm, run.seed))
+        self.results.runs.sort(key=lambda run: (run.phase == "evaluation", run.arm, run.seed, run.config))
         self.results.save(self.comparison.folder)
         self._saved = time.monotonic()
 

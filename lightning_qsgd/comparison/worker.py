@@ -103,7 +103,7 @@ def _train(folder: Path, run: Run, test: bool) -> dict[str, Any]:
     _reset_peak_memory()
     cli: CompareCLI | None = None
     try:
-        with _quiet():
+        with quiet():
             cli = CompareCLI(recorder, folder, arguments + (["--ckpt_path", str(last)] if last.is_file() else []))
             run.status = "finished"
             run.averaged = _averaged(cli, recorder)
@@ -162,7 +162,7 @@ def _alone(folder: Path) -> Iterator[None]:
 
 
 @contextlib.contextmanager
-def _quiet() -> Iterator[None]:
+def quiet() -> Iterator[None]:
     """Lightning's messages only where they warn, as one run says all of them hundreds of times."""
     loggers = [logging.getLogger(name) for name in ("lightning.pytorch", "lightning.fabric", "lightning")]
     levels = [logger.level for logger in loggers]

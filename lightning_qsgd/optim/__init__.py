@@ -11,4 +11,5 @@ from lightning_qsgd.optim.schedules import CosineSchedule as CosineSchedule
 from lightning_qsgd.optim.schedules import ExponentialSchedule as ExponentialSchedule
 from lightning_qsgd.optim.schedules import LinearSchedule as LinearSchedule
 from lightning_qsgd.optim.schedules import WarmupSchedule as WarmupSchedule
+from lightning_qsgd.optim.sharpness_aware import SharpnessAware as SharpnessAware
 from lightning_qsgd.optim.superpositional import SuperpositionalGradientDescent as SuperpositionalGradientDescent

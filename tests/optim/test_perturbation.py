@@ -253,6 +253,14 @@ def test_frozen_and_constant_are_tables_of_step_0():
         ask(frozen, random_angles(2), 3, [(0, 3, 1), (2, 4, 0)])  # as many, but others
 
 
+def test_scalar_is_one_number_of_step_0():
+    layout, angles = [(0, 3, 1), (1, 4, 0)], random_angles(2)
+    scalar = ControlPerturbation("scalar")
+    expected = torch.cat([angles[0, :3], angles[1]]).sin().mean()
+    torch.testing.assert_close(ask(scalar, angles, 0, layout), expected.expand(2, 4))
+    torch.testing.assert_close(ask(scalar, random_angles(2), 1, layout), expected.expand(2, 4))
+
+
 def test_shuffled_leaves_padding_alone():
     layout = [(0, 1, 3), (1, 2, 2)]
     angles = torch.zeros(2, 4, dtype=torch.float64)

@@ -1,4 +1,5 @@
 import itertools
+import math
 import warnings
 
 import pytest
@@ -53,7 +54,7 @@ def test_quantum_weight_0_is_adamw_bit_for_bit(options, foreach, dtype):
     weight_decay=st.sampled_from([0.0, 0.3]),
     num_qubits=st.sampled_from([1, 2, 4, 9, 40]),
     missing=st.sampled_from([(), (0,), (1, 2)]),
-    kind=st.sampled_from(["sine", "shuffled", "matched", "constant", "frozen"]),
+    kind=st.sampled_from(["sine", "shuffled", "matched", "constant", "frozen", "scalar"]),
 )
 def test_equal_to_the_reference(combination, num_qubits, kind, missing, **options):
     target, scale, coupling = combination
@@ -66,6 +67,14 @@ def test_equal_to_the_reference(combination, num_qubits, kind, missing, **option
     ours = run(SuperpositionalGradientDescent, missing=missing, perturbation=perturbation(), **options)
     reference = run(ReferenceSuperpositionalGradientDescent, missing=missing, perturbation=perturbation(), **options)
     assert_equal(ours, reference, 1e-12)
+
+
+def test_the_scalar_twin_is_adamw_at_another_learning_rate():
+    twin = ControlPerturbation("scalar", SinePerturbation())
+    ours = run(SuperpositionalGradientDescent, perturbation=twin, scope="all", scale="adam", lr=0.05)
+    mean = torch.cat([p.detach().flatten() for p in make_params()]).mul(math.pi).sin().mean().item()
+    assert abs(mean) > 0.01
+    assert_equal(ours, run(torch.optim.AdamW, lr=0.05 * (1 + 0.5 * mean), weight_decay=0.0), 1e-12)
 
 
 @given(

@@ -1,0 +1,179 @@
+"""The command ``compare``."""
+
+import sys
+import time
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from rich.console import Console
+from rich.live import Live
+from rich.table import Table
+
+from lightning_qsgd.comparison.estimate import Estimate, estimate
+from lightning_qsgd.comparison.results import Results
+from lightning_qsgd.comparison.runner import Runner
+from lightning_qsgd.comparison.spec import add_arguments, to_comparison
+from lightning_qsgd.parser import OneLineErrorParser
+
+
+def compare(arguments: Sequence[str]) -> None:
+    """Run a comparison, or say what it would run.
+
+    Args:
+        arguments: of the command line; ``--help`` lists them.
+
+    Raises:
+        ValueError: for an invalid specification, or runs that are not paired as declared.
+    """
+    options = _parser().parse_args(list(arguments)).as_dict()
+    comparison = to_comparison(options)
+    display = Display(Console(), comparison.folder)
+    runner = Runner(comparison, options["workers"], options["scheduler"], options["retry_failed"], display)
+    if options["dry_run"]:
+        display.show_plan(runner, estimate(runner))
+        return
+    with display:
+        try:
+            results = runner.run()
+        except KeyboardInterrupt:
+            print(f"Stopped; the same command goes on. Results so far: {comparison.folder}", file=sys.stderr)
+            raise
+    display.finish(results)
+
+
+def _parser() -> OneLineErrorParser:
+    parser = OneLineErrorParser(
+        prog="lightning-qsgd compare",
+        description="Train all arms of a comparison with all seeds. Stopped at any time, the same command goes on; "
+        "finished runs are not repeated.",
+    )
+    parser.add_argument("--dry_run", "--dry-run", action="store_true", help="list the runs, with time and circuits")
+    parser.add_argument("--workers", type=int, default=2, help="processes on this machine, one thread each. Default: 2")
+    parser.add_argument(
+        "--scheduler",
+        type=str | None,
+        default=None,
+        help="address of a Dask scheduler, as tcp://127.0.0.1:8786, whose workers train instead",
+    )
+    parser.add_argument(
+        "--retry_failed", "--retry-failed", action="store_true", help="train failed runs again (diverged ones stay)"
+    )
+    add_arguments(parser)
+    return parser
+
+
+class Display:
+    """What a comparison says while it runs: a table on a terminal, a line for each run elsewhere.
+
+    Args:
+        console: where.
+        folder: the comparison's.
+    """
+
+    def __init__(self, console: Console, folder: Path) -> None:
+        self.console, self.folder = console, folder
+        self._live = Live(console=console, auto_refresh=False) if console.is_terminal else None
+        self._began = time.monotonic()
+        self._first: int | None = None
+
+    def __enter__(self) -> "Display":
+        if self._live:
+            self._live.start()
+        return self
+
+    def __exit__(self, *error: Any) -> None:
+        if self._live:
+            self._live.stop()
+
+    def __call__(self, results: Results, done: int, needed: int) -> None:
+        """Show where it is."""
+        self._first = done if self._first is None else self._first
+        trained = done - self._first
+        left = (time.monotonic() - self._began) * (needed - done) / trained if trained else None
+        progress = f"{done} of {needed} runs" + (f", {duration(left)} left" if left is not None else "")
+        if self._live:
+            self._live.update(self.table(results, progress), refresh=True)
+        elif trained:
+            run = results.runs[-1]
+            result = format_value(results, results.value(run)) if run.status == "finished" else run.error or run.status
+            self.console.print(f"{progress}: {run.arm}, {run.phase} seed {run.seed}: {result}", highlight=False)
+
+    def table(self, results: Results, progress: str) -> Table:
+        """One line for each arm."""
+        metric, seeds = results.comparison.metric, results.comparison.seeds
+        table = Table(title=f"{results.comparison.name}: {progress}", title_justify="left")
+        mean = f"{metric.name}, mean of last {metric.last}"
+        for column in ("arm", "tuning", "evaluation", mean, "minus baseline", "s a run", "diverged", "failed"):
+            table.add_column(column, justify="left" if column == "arm" else "right")
+        for arm in results.comparison.all_arms():
+            runs = results.of(arm)
+            values = [value for run in runs.values() if not np.isnan(value := results.value(run))]
+            a, b, _ = results.pairs(arm, results.comparison.baseline)
+            sign = 1 if metric.mode == "max" else -1
+            counts = results.counts(arm)
+            seconds = [cost for run in runs.values() if (cost := run.cost.get("seconds"))]
+            trials = sum(run.arm == arm and run.phase == "tuning" for run in results.runs)
+            table.add_row(
+                arm,
+                str(trials or ""),
+                f"{len(runs)}/{len(seeds.evaluation)}",
+                format_value(results, float(np.mean(values))) if values else "",
+                format_value(results, float(sign * np.mean(a - b)), signed=True) if len(a) else "",
+                f"{np.median(seconds):.1f}" if seconds else "",
+                str(counts["diverged"] or ""),
+                str(counts["failed"] or ""),
+            )
+        return table
+
+    def finish(self, results: Results) -> None:
+        """The last table, and what to do next."""
+        if not self._live:
+            self.console.print(self.table(results, f"{len(results.runs)} runs"))
+        failed = [run for run in results.runs if run.status == "failed"]
+        for run in failed[:3]:
+            self.console.print(f"failed: {run.arm}, seed {run.seed}: {run.error}", highlight=False, soft_wrap=True)
+        if failed:
+            self.console.print(f"{len(failed)} runs failed (output.log in their folders); again: --retry_failed")
+        self.console.print(f"Report: lightning-qsgd report {self.folder}", highlight=False, soft_wrap=True)
+
+    def show_plan(self, runner: Runner, estimates: dict[str, Estimate]) -> None:
+        """The runs of each arm, with their time and circuits."""
+        comparison = runner.comparison
+        table = Table(title=f"{comparison.name}: what would run", title_justify="left")
+        for column in ("arm", "tuning runs", "evaluation runs", "s a run", "circuits a run", "shots a run"):
+            table.add_column(column, justify="left" if column == "arm" else "right")
+        tuned, total, circuits = set(runner.tuned_arms()), 0.0, 0
+        for arm in comparison.all_arms():
+            one = estimates[arm]
+            tuning = comparison.tuning.trials * len(comparison.seeds.tuning) if arm in tuned else 0
+            if not tuned and arm == comparison.baseline:
+                tuning = len(comparison.seeds.tuning)
+            runs = tuning + len(comparison.seeds.evaluation)
+            total, circuits = total + runs * one.seconds, circuits + runs * one.circuits
+            numbers = (str(tuning or ""), str(len(comparison.seeds.evaluation)), f"{one.seconds:.0f}")
+            table.add_row(arm, *numbers, f"{one.circuits:,}", f"{one.shots:,}")
+        self.console.print(table)
+        workers = f"{runner.workers} workers" if runner.scheduler is None else "one worker of the scheduler"
+        share = total / (runner.workers if runner.scheduler is None else 1)
+        self.console.print(
+            f"About {duration(share)} with {workers}, {circuits:,} circuits in all (measured on the first steps of "
+            f"each arm; tuning may stop early). Folder: {self.folder}",
+            highlight=False,
+            soft_wrap=True,
+        )
+
+
+def format_value(results: Results, value: float, signed: bool = False) -> str:
+    """A value of the metric with its unit; of a difference with its sign."""
+    percent = results.comparison.metric.unit == "%"
+    unit = (" pp" if signed else " %") if percent else ""
+    return f"{100 * value if percent else value:{'+' if signed else ''}.{2 if percent else 4}f}{unit}"
+
+
+def duration(seconds: float) -> str:
+    """Seconds in words: "40 s", "12 min", "3.4 h"."""
+    if seconds < 90:
+        return f"{seconds:.0f} s"
+    return f"{seconds / 60:.0f} min" if seconds < 5400 else f"{seconds / 3600:.1f} h"

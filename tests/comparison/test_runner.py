@@ -1,0 +1,89 @@
+"""Comparisons that are run for real, with small models: interrupted, repeated, spread, and read back."""
+
+import math
+
+import pytest
+
+from lightning_qsgd.comparison.results import Results
+from lightning_qsgd.comparison.runner import Runner
+from lightning_qsgd.comparison.spec import Arm, Comparison, Contrast, Metric, Seeds, Tuning
+
+SMALL = {
+    "trainer": {"max_epochs": 2},
+    "model.init_args": {"embed_dim": 8, "num_heads": 2, "feedforward_dim": 8, "num_layers": 1},
+    "data.init_args": {"train_size": 64, "val_size": 40},
+    "perturbation.sampler.class_path": "lightning_qsgd.quantum.ExactSampler",
+}
+ARMS = {
+    "adamw": Arm(["configs/overlay/adamw.yaml"]),
+    "lambda-0": Arm(set={"optimizer.quantum_weight": 0.0}, tuned_as="adamw"),
+    "zero": Arm(set={"optimizer.scale": "adam", "optimizer.scope": "all", "perturbation.rotations": "zero"}),
+}
+
+
+def comparison(tmp_path, **settings):
+    settings = {"arms": ARMS, "seeds": Seeds([1, 2], [11]), "metric": Metric(margin=0.05), "set": SMALL} | settings
+    return Comparison(name="t", base=["configs/seqcls.yaml"], baseline="adamw", root=str(tmp_path), **settings)
+
+
+def test_a_comparison_with_tuning_twins_and_contrasts(tmp_path):
+    lr = {"optimizer.lr": [0.001, 0.003]}
+    arms = ARMS | {"zero": Arm(set=ARMS["zero"].set, twins=["scalar"], space={"optimizer.quantum_weight": [0.5]})}
+    contrasts = [Contrast("zero", "adamw"), Contrast("lambda-0", "adamw"), Contrast("zero", "zero/scalar")]
+    spec = comparison(tmp_path, arms=arms, tuning=Tuning(3, lr), contrasts=contrasts)
+    seen = []
+    results = Runner(spec, watch=lambda results, done, needed: seen.append((done, needed))).run()
+    assert seen[-1] == (len(results.runs), len(results.runs))
+    assert {run.status for run in results.runs} == {"finished"}
+    assert Results.load(spec.folder) == results
+    assert results.provenance["complete"]
+    assert set(results.targets) == {"0.9", "tuned baseline"}
+    assert all(set(results.of(arm)) == {1, 2} for arm in spec.all_arms())
+    assert results.arms["zero/scalar"]["values"] == results.arms["zero"]["values"]
+    assert results.arms["lambda-0"]["values"] == results.arms["adamw"]["values"]
+    assert list(results.arms["zero"]["values"]) == ["optimizer.lr", "optimizer.quantum_weight"]
+    a, b, _ = results.pairs("lambda-0", "adamw")
+    assert (a == b).all(), "with quantum_weight 0 it is AdamW bit for bit"
+    assert results.of("lambda-0")[1].curve["val/loss"] == results.of("adamw")[1].curve["val/loss"]
+    run = results.of("zero")[1]
+    assert run.curve["step"] == [2, 4]
+    assert run.curve["examples"] == [64, 128]
+    assert run.live["norm_ratio"] > 0.1
+    assert run.cost["circuits"] > 600
+    assert 0 <= run.averaged["val/accuracy"] <= 1
+    again = Runner(spec)
+    assert not again.tuning_round()
+    assert again.run().runs == results.runs
+
+
+def test_a_diverged_run_counts_and_a_failed_one_is_repeated_on_request(tmp_path):
+    wild = {"optimizer.lr": 1e30, "optimizer.eps": 1e-30}
+    arms = {"adamw": ARMS["adamw"], "wild": Arm(ARMS["adamw"].overlays, wild)}
+    arms["broken"] = Arm(set={"optimizer.perturbation.init_args.calibration": "nowhere.npz"})
+    spec = comparison(tmp_path, arms=arms, seeds=Seeds([1], [11]))
+    results = Runner(spec).run()
+    assert results.counts("wild") == {"finished": 0, "diverged": 1, "failed": 0}
+    assert results.value(results.of("wild")[1]) == results.worst()
+    failed = results.of("broken")[1]
+    assert failed.status == "failed"
+    assert "nowhere.npz" in failed.error
+    assert math.isnan(results.value(failed))
+    begun = failed.host["started"], results.of("wild")[1].host["started"]
+    assert Runner(spec).run().of("broken")[1].host["started"] == begun[0]
+    (tmp_path / "t" / "runs" / "broken").rename(tmp_path / "elsewhere")  # results.json alone knows it
+    again = Runner(spec, retry=True).run()
+    assert again.of("broken")[1].host["started"] > begun[0]
+    assert again.of("wild")[1].host["started"] == begun[1]
+
+
+def test_runs_that_are_not_paired_as_declared_are_refused_but_kept(tmp_path):
+    arms = {"adamw": ARMS["adamw"], "half": Arm(ARMS["adamw"].overlays, {"data.init_args.batch_size": 16})}
+    spec = comparison(tmp_path, arms=arms, seeds=Seeds([1], [11]), contrasts=[Contrast("half", "adamw", "data")])
+    with pytest.raises(ValueError, match="Invalid level of half - adamw: 'data'; its runs share nothing"):
+        Runner(spec).run()
+    assert len(Results.load(spec.folder).runs) == 3
+
+
+def test_workers_are_counted():
+    with pytest.raises(ValueError, match="Invalid workers: 0"):
+        Runner(comparison("nowhere"), workers=0)
