@@ -1,0 +1,259 @@
+"""Everything that a report shows of one comparison, computed once."""
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any, Literal, get_args
+
+import numpy as np
+
+from lightning_qsgd.comparison.pairing import level_of_contrast
+from lightning_qsgd.comparison.profiles import Hits, summarize_times, time_to_target
+from lightning_qsgd.comparison.results import Results, Run, mean
+from lightning_qsgd.comparison.spec import Contrast, Level
+from lightning_qsgd.comparison.statistics import Paired, paired
+from lightning_qsgd.comparison.verdicts import Claim, Judgement, claim, judge
+
+Summary = Literal["last", "final", "best", "averaged"]
+Axis = Literal["epoch", "step", "seconds"]
+SUMMARIES: tuple[Summary, ...] = get_args(Summary)
+AXES: tuple[Axis, ...] = get_args(Axis)
+CHECKS = ("unregistered", "without_gradient", "unmoved")
+NEGLIGIBLE = 0.01  # of Adam's step
+
+
+@dataclass(frozen=True)
+class ArmAnalysis:
+    """One arm's evaluation runs.
+
+    Attributes:
+        name: of the arm.
+        runs: by seed.
+        counts: runs by status.
+        values: by summary, and "test": one number for each run that has it, in the metric's unit; diverged runs count
+            as the worst value seen, but have no test value.
+        times: of each target and axis, the time until each finished or diverged run reached it; infinite for a miss.
+        hits: of each target, epochs summarized; None where no run was evaluated.
+        seconds_ratio: median over seeds of training seconds over the baseline's, finished runs only; None without.
+        cost: medians over finished runs, by name as in ``Run.cost``.
+        live: means over runs of the live statistics that are numbers.
+        checks: names of quantum parameters, by what is wrong with them in any run.
+        difference: from the baseline, positive is better.
+    """
+
+    name: str
+    runs: dict[int, Run]
+    counts: dict[str, int]
+    values: dict[str, list[float]]
+    times: dict[str, dict[Axis, list[float]]]
+    hits: dict[str, Hits | None]
+    seconds_ratio: float | None
+    cost: dict[str, float]
+    live: dict[str, float]
+    checks: dict[str, list[str]]
+    difference: Paired
+
+    @property
+    def is_twin(self) -> bool:
+        """Whether it is a classical twin of another arm."""
+        return "/" in self.name
+
+
+@dataclass(frozen=True)
+class ContrastAnalysis:
+    """One declared contrast.
+
+    Attributes:
+        contrast: as declared.
+        judgement: its statistics and verdict.
+        seeds: of its pairs, in the order of ``judgement.paired.differences``.
+        level: at which its runs are paired; None for none, and where there are no pairs.
+        why: what the next stronger level lacks.
+    """
+
+    contrast: Contrast
+    judgement: Judgement
+    seeds: list[int]
+    level: Level | None
+    why: str
+
+
+@dataclass(frozen=True)
+class Analysis:
+    """One comparison, ready to be shown.
+
+    Attributes:
+        results: what it is about.
+        arms: by name, in the specification's order.
+        contrasts: in the specification's order.
+        claims: by arm.
+        horizon: longest run on each axis.
+        expected: evaluation runs that the specification asks for.
+        so_far: whether some of all runs are still missing.
+    """
+
+    results: Results
+    arms: dict[str, ArmAnalysis]
+    contrasts: list[ContrastAnalysis]
+    claims: dict[str, Claim]
+    horizon: dict[Axis, float]
+    expected: int
+    so_far: bool
+
+    @property
+    def name(self) -> str:
+        """Of the comparison."""
+        return self.results.comparison.name
+
+    @property
+    def baseline(self) -> str:
+        """Name of the baseline's arm."""
+        return self.results.comparison.baseline
+
+    def runs(self) -> list[Run]:
+        """All evaluation runs."""
+        return [run for arm in self.arms.values() for run in arm.runs.values()]
+
+    def count(self, status: str) -> int:
+        """Evaluation runs of a status."""
+        return sum(arm.counts[status] for arm in self.arms.values())
+
+    def drawn(self) -> list[str]:
+        """Arms with a curve."""
+        return [name for name, arm in self.arms.items() if any(run.curve for run in arm.runs.values())]
+
+    def families(self) -> dict[str, list[str]]:
+        """For each arm with twins or a claim: its twins, and what else the claim compares it with; without baseline."""
+        spec, drawn = self.results.comparison, self.drawn()
+        families = {}
+        for name in spec.arms:
+            others = [f"{name}/{twin}" for twin in spec.arms[name].twins] + spec.claims.get(name, [])
+            members = [
+                other for other in dict.fromkeys(others) if other in drawn and other not in (name, spec.baseline)
+            ]
+            if name in drawn and members:
+                families[name] = members
+        return families
+
+    def groups(self, most: int = 5) -> dict[str, list[str]]:
+        """Arms outside of families: by series of doses, then by the specification's order, ``most`` at a time."""
+        spec = self.results.comparison
+        left = [name for name in self.drawn() if "/" not in name and name not in (spec.baseline, *self.families())]
+        groups = {}
+        for series, arms in spec.dose.items():
+            members = [name for name in arms if name in left]
+            if members:
+                groups[series] = members
+                left = [name for name in left if name not in members]
+        parts = math.ceil(len(left) / most)
+        for number, chunk in enumerate(np.array_split(left, parts) if parts else (), 1):
+            title = "arms" if not groups and parts == 1 else "other arms"
+            groups[f"{title} ({number} of {parts})" if parts > 1 else title] = [str(name) for name in chunk]
+        if not groups and not self.families() and spec.baseline in self.drawn():
+            groups[spec.baseline] = []
+        return groups
+
+
+def analyse(results: Results) -> Analysis:
+    """Compute what a report shows."""
+    spec = results.comparison
+    names = spec.all_arms()
+    evaluated = [run for name in names for run in results.of(name).values()]
+    horizon: dict[Axis, float] = {
+        axis: max([x for run in evaluated for x in _axis(run, axis)], default=0.0) for axis in AXES
+    }
+    claimed = [arm for arm, others in spec.claims.items() if others]
+    return Analysis(
+        results,
+        {name: _arm(results, name, horizon) for name in names},
+        _contrasts(results),
+        {arm: claim({other: results.pairs(arm, other)[:2] for other in spec.claims[arm]}) for arm in claimed},
+        horizon,
+        len(names) * len(spec.seeds.evaluation),
+        not results.provenance.get("complete", True) or not evaluated,
+    )  # fmt: skip
+
+
+def scale(results: Results) -> tuple[float, str]:
+    """Factor and unit of printed differences: percentage points, or the metric's own unit."""
+    return (100.0, "points") if results.comparison.metric.unit == "%" else (1.0, "")
+
+
+def finite(values: Sequence[float | None]) -> list[float]:
+    """The numbers among values."""
+    return [value for value in values if value is not None and math.isfinite(value)]
+
+
+def time_of(results: Results, run: Run, axis: Axis, target: float) -> float:
+    """Time of a run's first evaluation at a target or beyond it; infinite where it never came there."""
+    metric = results.comparison.metric
+    values = run.curve.get(metric.name, [])
+    times = run.curve.get(axis, list(range(1, len(values) + 1)) if axis == "epoch" else [])
+    rows = [(t, v) for t, v in zip(times, values, strict=False) if t is not None and v is not None]
+    return time_to_target([t for t, _ in rows], [v for _, v in rows], target, metric.mode) if rows else math.inf
+
+
+def _contrasts(results: Results) -> list[ContrastAnalysis]:
+    spec = results.comparison
+    if not spec.contrasts:
+        return []
+    pairs = {contrast.name: results.pairs(contrast.arm, contrast.against) for contrast in spec.contrasts}
+    factor, unit = scale(results)
+    values = {name: (a, b) for name, (a, b, _) in pairs.items()}
+    judged = judge(values, spec.metric.margin, spec.gatekeeper, scale=factor, unit=unit)
+    analyses = []
+    for contrast in spec.contrasts:
+        seeds = pairs[contrast.name][2]
+        level, why = level_of_contrast(results, contrast.arm, contrast.against) if seeds else (None, "no pairs yet")
+        analyses.append(ContrastAnalysis(contrast, judged[contrast.name], seeds, level, why))
+    return analyses
+
+
+def _arm(results: Results, name: str, horizon: dict[Axis, float]) -> ArmAnalysis:
+    spec, runs = results.comparison, results.of(name)
+    baseline = results.of(spec.baseline)
+    values = {summary: finite([results.value(run, summary) for run in runs.values()]) for summary in SUMMARIES}
+    test = spec.metric.name.replace("val/", "test/", 1)
+    values["test"] = finite([run.test.get(test) for run in runs.values()])
+    evaluated = [run for run in runs.values() if run.status != "failed"]
+    times: dict[str, dict[Axis, list[float]]] = {
+        target: {axis: [time_of(results, run, axis, level) for run in evaluated] for axis in AXES}
+        for target, level in results.targets.items()
+    }
+    hits = {
+        target: summarize_times(by_axis["epoch"], horizon["epoch"]) if evaluated and horizon["epoch"] > 0 else None
+        for target, by_axis in times.items()
+    }
+    finished = {seed: run for seed, run in runs.items() if run.status == "finished"}
+    names = dict.fromkeys(key for run in finished.values() for key in run.cost)
+    costs = {key: finite([run.cost.get(key) for run in finished.values()]) for key in names}
+    both = [(run.cost.get("seconds"), baseline[seed]) for seed, run in finished.items() if seed in baseline]
+    took = [(own, other.cost.get("seconds")) for own, other in both if other.status == "finished"]
+    ratios = [own / other for own, other in took if own is not None and other]
+    numbers = dict.fromkeys(key for run in runs.values() for key, value in run.live.items() if _is_number(value))
+    live = {key: mean([run.live.get(key) for run in runs.values()]) for key in numbers}
+    wrong = {key: sorted({str(x) for run in runs.values() for x in run.live.get(key) or []}) for key in CHECKS}
+    return ArmAnalysis(
+        name,
+        runs,
+        results.counts(name),
+        values,
+        times,
+        hits,
+        float(np.median(ratios)) if ratios else None,
+        {key: float(np.median(column)) for key, column in costs.items() if column},
+        {key: value for key, value in live.items() if value is not None},
+        {key: names for key, names in wrong.items() if names},
+        paired(*results.pairs(name, spec.baseline)[:2], spec.metric.margin),
+    )
+
+
+def _is_number(value: Any) -> bool:
+    return isinstance(value, int | float) and not isinstance(value, bool)
+
+
+def _axis(run: Run, axis: Axis) -> list[float]:
+    """Times of a run's evaluations; their numbers where epochs were not kept."""
+    rows = max((len(column) for column in run.curve.values()), default=0)
+    column = run.curve.get(axis, list(range(1, rows + 1)) if axis == "epoch" else [])
+    return finite(column)

@@ -1,0 +1,52 @@
+"""Figures of contrasts, doses and costs say in words what they show."""
+
+import pytest
+
+from lightning_qsgd.comparison import figures
+from lightning_qsgd.comparison.analysis import analyse
+from tests.comparison.common import fake_results
+
+
+@pytest.fixture(scope="module")
+def analysis():
+    return analyse(
+        fake_results({"a": 0.0, "b": 0.03, "c": -0.02}, ["b - a", "c - a"], dose={"s": ["a", "b"]}, diverged=[("c", 1)])
+    )
+
+
+def test_forest(analysis):
+    drawing = figures.forest(analysis)
+    assert drawing.svg.lstrip().startswith("<?xml")
+    assert "1 with an interval above 0, 0 below 0, 1 around 0" in drawing.alt  # a diverged run widens c's
+    assert "+3.00 points (b - a)" in drawing.alt
+
+
+def test_differences(analysis):
+    assert "All seeds agree in sign in 2 of them: b - a, c - a." in figures.differences(analysis).alt
+    assert "1 dot beyond the axis" in figures.differences(analysis).alt
+
+
+def test_dose(analysis):
+    assert figures.dose(analysis).alt == "Dose-response of 1 series. Means: a 90.00 %, b 93.00 %."
+
+
+def test_cost(analysis):
+    drawing = figures.cost(analysis)
+    assert drawing.alt == "Cost of 3 arms. The slowest is c, with 1.1 times the training seconds of a."
+    for run in analysis.arms["b"].runs.values():
+        run.cost["circuits"] = 1234
+    assert "Most circuits: 1,234 in a run of b." in figures.cost(analyse(analysis.results)).alt
+
+
+def test_the_same_numbers_give_the_same_file(analysis):
+    assert figures.forest(analysis).svg == figures.forest(analysis).svg
+
+
+@pytest.mark.parametrize("draw", [figures.forest, figures.differences, figures.dose])
+def test_nothing_declared_nothing_drawn(draw):
+    assert draw(analyse(fake_results({"a": 0.0}))) is None
+
+
+def test_one_seed_has_no_interval_but_a_figure():
+    analysis = analyse(fake_results({"a": 0.0, "b": 0.01}, ["b - a"], seeds=1, dose={"s": ["a", "b"]}))
+    assert all(draw(analysis) for draw in (figures.forest, figures.differences, figures.dose, figures.cost))

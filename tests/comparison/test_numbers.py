@@ -1,0 +1,45 @@
+"""Printed numbers."""
+
+import math
+
+import pytest
+
+from lightning_qsgd.comparison.numbers import NONE, Numbers, count, listed, minus, number, p_value
+from lightning_qsgd.comparison.spec import Metric
+
+PERCENT, PLAIN = Numbers(Metric(0.01)), Numbers(Metric(0.1, unit=""))
+
+
+def test_values_and_differences_have_their_metrics_unit():
+    assert PERCENT.value(0.91234) == "91.23"
+    assert PERCENT.with_unit(PERCENT.value(0.9)) == "90.00 %"
+    assert PERCENT.difference(-0.0123) == "\u22121.23"
+    assert PERCENT.with_unit(PERCENT.difference(0.01), difference=True) == "+1.00 points"
+    assert PERCENT.difference(-1e-9) == "+0.00"
+    assert PLAIN.value(1.23456) == "1.235"
+    assert PLAIN.with_unit(PLAIN.difference(0.5), difference=True) == "+0.5"
+
+
+def test_spread_and_interval():
+    assert PERCENT.spread([0.9, 0.92]) == "91.00 \u00b1 1.41"
+    assert [PERCENT.spread([0.9]), PERCENT.spread([])] == ["90.00", NONE]
+    assert PERCENT.interval(-0.01, 0.02) == "\u22121.00 to +2.00"
+    assert PERCENT.interval(math.nan, math.nan) == NONE
+
+
+@pytest.mark.parametrize(
+    ("x", "text"),
+    [(None, NONE), (math.nan, NONE), (math.inf, "\u221e"), (-math.inf, "\u2212\u221e"), (-2.0, "\u22122")],
+)
+def test_numbers_that_are_none(x, text):
+    assert number(x) == text
+
+
+def test_hyphens_of_names_stay():
+    assert minus("a-1 - b: -1.5 to -2") == "a-1 - b: \u22121.5 to \u22122"
+
+
+def test_words():
+    assert [p_value(1e-6), p_value(2 / 1024), p_value(0.5)] == ["< 0.0001", "0.002", "0.50"]
+    assert [count(1, "run"), count(2, "run")] == ["1 run", "2 runs"]
+    assert [listed([]), listed(["a"]), listed(["a", "b", "c"])] == ["", "a", "a, b and c"]

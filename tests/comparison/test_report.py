@@ -1,0 +1,114 @@
+"""Reports of whole comparisons, also of those in which little or nothing went well."""
+
+import csv
+import re
+import time
+import warnings
+from dataclasses import replace
+
+import pytest
+
+from lightning_qsgd.comparison.report import write_report
+from tests.comparison.common import fake_results
+
+TWO = {"a": 0.0, "b": 0.03}
+
+
+def report(folder, *results):
+    """Written without a warning: the page, the summary, and the rows of the table."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        paths = write_report(results, folder)
+    assert sorted(paths) == sorted(path for path in folder.rglob("*") if path.is_file())
+    return (folder / "report.html").read_text(), (folder / "report.md").read_text(), rows(folder)
+
+
+def rows(folder):
+    with (folder / "runs.csv").open() as file:
+        return list(csv.DictReader(file))
+
+
+def test_every_run_is_a_row(tmp_path):
+    results = fake_results(TWO, ["b - a"], diverged=[("a", 1)], failed=[("b", 2)], live={"b": {"norm_ratio": 0.25}})
+    _, _, table = report(tmp_path, results)
+    assert len(table) == len(results.runs)
+    diverged, failed, fine = table[0], table[11], table[12]
+    assert (diverged["status"], diverged["test/accuracy"]) == ("diverged", "")
+    assert float(diverged["last"]) == pytest.approx(results.worst(), rel=1e-5)
+    assert (failed["last"], failed["epoch to 0.9"], failed["error"]) == ("", "inf", "RuntimeError: out of memory")
+    assert (fine["arm"], fine["seed"], fine["norm_ratio"]) == ("b", "3", "0.25")
+    assert float(fine["last"]) == pytest.approx(results.value(results.runs[12]), rel=1e-5)
+    assert table[-1]["phase"] == "tuning"
+
+
+@pytest.mark.parametrize(
+    "results",
+    [
+        fake_results(TWO),
+        fake_results(TWO, ["b - a"], seeds=1, complete=False),
+        fake_results(TWO, ["b - a"], seeds=2, failed=[(arm, seed) for arm in TWO for seed in (1, 2)]),
+        fake_results(TWO, ["b - a"], seeds=2, diverged=[(arm, seed) for arm in TWO for seed in (1, 2)]),
+        fake_results(TWO, ["b - a"], mode="min", unit="", gatekeeper="b - a"),
+        fake_results({"a": 0.0, "b": 0.0}, ["b - a"], noise=0.0, gatekeeper="b - a", claims={"b": ["a"]}),
+        fake_results({"a": 0.0}, epochs=1),
+        fake_results({"a": 0.0, "$<i>|": 0.1}, ["$<i>| - a"], claims={"$<i>|": ["a"]}, dose={"%s {x}": ["$<i>|"]}),
+        replace(fake_results(TWO, ["b - a"]), runs=[]),
+        replace(fake_results(TWO, ["b - a"]), runs=[], targets={}, provenance={}, arms={}),
+        replace(fake_results(TWO, ["b - a"]), runs=fake_results(TWO).runs[:7], targets={}),
+    ],
+    ids=[
+        "plain",
+        "one_seed",
+        "failed",
+        "diverged",
+        "min",
+        "equal",
+        "one_epoch",
+        "names",
+        "nothing",
+        "bare",
+        "only_baseline",
+    ],
+)
+def test_each_case_gives_a_readable_report(results, tmp_path):
+    page, summary, table = report(tmp_path, results)
+    assert len(table) == len(results.runs)
+    for text in (page, summary):
+        assert not re.search(r"\b(nan|None|inf)\b", text.replace("loss is nan", ""))
+
+
+def test_a_run_without_a_curve_or_hashes_is_no_obstacle(tmp_path):
+    results = fake_results(TWO, ["b - a"], seeds=3)
+    for run in results.of("b").values():
+        run.curve, run.hashes, run.cost = {}, {}, {}
+    page, _, _ = report(tmp_path, results)
+    assert "inconclusive" in page
+
+
+def test_several_tasks_are_put_together(tmp_path):
+    tasks = [fake_results(TWO, ["b - a"], name=name) for name in ("one", "two")]
+    page, summary, table = report(tmp_path, *tasks)
+    assert page.count("Across tasks") == 2  # contents and heading
+    assert "AlgoPerf" in summary
+    assert {row["comparison"] for row in table} == {"one", "two"}
+    assert 'id="1-one-contrasts"' in page
+    assert 'id="2-two-contrasts"' in page
+
+
+def test_no_results_are_refused(tmp_path):
+    with pytest.raises(ValueError, match="Invalid results"):
+        write_report([], tmp_path)
+
+
+@pytest.mark.slow
+def test_a_big_comparison_stays_small_and_quick(tmp_path):
+    twins = ["frozen", "constant", "scalar", "shuffled", "matched"]
+    parents = {"p": twins, "q": twins, "r": twins}
+    names = ["a", *(f"arm-{i}" for i in range(26)), *(n for p in parents for n in (p, *(f"{p}/{t}" for t in twins)))]
+    effects = {name: 0.001 * (i % 7 - 3) for i, name in enumerate(names)}
+    contrasts = [f"{name} - a" for name in names[1:24]]
+    started = time.process_time()
+    page, _, table = report(tmp_path, fake_results(effects, contrasts, twins=parents, dose={"s": names[1:4]}))
+    assert time.process_time() - started < 60
+    assert len(page) < 3e6
+    assert len(table) == 452
