@@ -21,7 +21,6 @@ from lightning_qsgd.calibrate import calibrate
 from lightning_qsgd.callbacks import PredictionWriter, Stopped, TestReport
 from lightning_qsgd.callbacks.exact_resume import SIGNALS
 from lightning_qsgd.callbacks.run_summary import SUMMARY, count_circuits
-from lightning_qsgd.comparison.command import compare
 from lightning_qsgd.distributed import leave
 from lightning_qsgd.doctor import doctor
 from lightning_qsgd.experiment import ExperimentCLI, find_config
@@ -144,8 +143,10 @@ def main(args: Sequence[str] | None = None) -> None:
             doctor()
         elif arguments[:1] == ["calibrate"]:
             calibrate(arguments[1:])
-        elif arguments[:1] == ["compare"]:
-            compare(arguments[1:])
+        elif arguments[:1] in (["compare"], ["report"]):
+            from lightning_qsgd.comparison import command  # others never pay for joblib and matplotlib
+
+            getattr(command, arguments[0])(arguments[1:])
         else:
             CommandLine(arguments)
             leave()

@@ -67,7 +67,8 @@ class ExperimentCLI(LightningCLI):
             parser_kwargs={
                 "prog": "lightning-qsgd",
                 "description": "Train, evaluate and use a model with quantum layers. "
-                "Also: lightning-qsgd doctor, which checks the installation, and lightning-qsgd calibrate --help.",
+                "Also: doctor, which checks the installation, and calibrate, compare, report, each with "
+                "its own --help.",
             },
             subclass_mode_model=True,
             subclass_mode_data=True,

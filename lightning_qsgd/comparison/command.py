@@ -1,4 +1,4 @@
-"""The command ``compare``."""
+"""The commands ``compare`` and ``report``."""
 
 import sys
 import time
@@ -12,6 +12,8 @@ from rich.live import Live
 from rich.table import Table
 
 from lightning_qsgd.comparison.estimate import Estimate, estimate
+from lightning_qsgd.comparison.pairing import check_levels
+from lightning_qsgd.comparison.report import write_report
 from lightning_qsgd.comparison.results import Results
 from lightning_qsgd.comparison.runner import Runner
 from lightning_qsgd.comparison.spec import add_arguments, to_comparison
@@ -41,6 +43,33 @@ def compare(arguments: Sequence[str]) -> None:
             print(f"Stopped; the same command goes on. Results so far: {comparison.folder}", file=sys.stderr)
             raise
     display.finish(results)
+
+
+def report(arguments: Sequence[str]) -> None:
+    """Write the report of one or several comparisons.
+
+    Args:
+        arguments: of the command line; ``--help`` lists them.
+
+    Raises:
+        FileNotFoundError: if a folder has no results.
+        ValueError: if they are no results, or runs are not paired as declared.
+        OSError: if the report cannot be written.
+    """
+    parser = OneLineErrorParser(
+        prog="lightning-qsgd report",
+        description="Write report.html, report.md with its figures, and runs.csv. Runs may still be missing.",
+    )
+    parser.add_argument(
+        "folders", nargs="+", type=Path, help="folders of comparisons; several: one page, and across them"
+    )
+    parser.add_argument("-o", "--output", type=Path, help="folder to write to. Default: the first comparison's")
+    options = parser.parse_args(list(arguments))
+    results = [Results.load(folder) for folder in options.folders]
+    for result in results:
+        check_levels(result)
+    written = write_report(results, options.output or options.folders[0])
+    Console().print(f"Report: {written[0]}", highlight=False, soft_wrap=True)
 
 
 def _parser() -> OneLineErrorParser:
