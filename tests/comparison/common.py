@@ -97,6 +97,6 @@ def _run(arm, seed, final, epochs, mode, pace):
     hashes = {"parameters": "p", "batches": [f"b{seed}e{e}" for e in t], "seeds": [f"s{seed}e{e}" for e in t]}
     hashes["validation"] = f"v{seed}"
     ema = {"val/accuracy": float(final)}
-    return Run(
-        arm, seed, "evaluation", "finished", None, {}, curve, ema, {"test/accuracy": float(final)}, cost, {}, hashes
-    )
+    run = Run(arm, seed, "evaluation", "finished", curve=curve, averaged=ema, cost=cost, hashes=hashes)
+    run.test = {"test/accuracy": float(final)}
+    return run
