@@ -127,15 +127,17 @@ class Display:
         elif trained:
             run = results.runs[-1]
             result = format_value(results, results.value(run)) if run.status == "finished" else run.error or run.status
-            self.console.print(f"{progress}: {run.arm}, {run.phase} seed {run.seed}: {result}", highlight=False)
+            self.console.print(
+                f"{progress}: {run.arm}, {run.phase} seed {run.seed}: {result}", highlight=False, soft_wrap=True
+            )
 
     def table(self, results: Results, progress: str) -> Table:
         """One line for each arm."""
         metric, seeds = results.comparison.metric, results.comparison.seeds
-        table = Table(title=f"{results.comparison.name}: {progress}", title_justify="left")
         mean = f"{metric.name}, mean of last {metric.last}"
-        for column in ("arm", "tuning", "evaluation", mean, "minus baseline", "s a run", "diverged", "failed"):
-            table.add_column(column, justify="left" if column == "arm" else "right")
+        table = Table(title=f"{results.comparison.name}: {progress}; {mean}", title_justify="left")
+        for column in ("arm", "tuned", "runs", "mean", "minus baseline", "s a run", "diverged", "failed"):
+            table.add_column(column, justify="left" if column == "arm" else "right", no_wrap=column in ("arm", "mean"))
         for arm in results.comparison.all_arms():
             runs = results.of(arm)
             values = [value for run in runs.values() if not np.isnan(value := results.value(run))]

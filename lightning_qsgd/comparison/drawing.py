@@ -80,8 +80,8 @@ def reach(values: Sequence[float], least: float) -> float:
     sizes = sorted(abs(value) for value in values if math.isfinite(value))
     if not sizes:
         return 1.5 * least
-    typical = sizes[int(0.8 * (len(sizes) - 1))]
-    return 1.08 * max(1.5 * least, min(sizes[-1], 3 * typical))
+    far = max(4 * least, 6 * sizes[int(0.8 * (len(sizes) - 1))])
+    return 1.08 * max(1.5 * least, *(size for size in sizes if size <= far))
 
 
 def color_keys(names: Sequence[str]) -> dict[str, tuple[str, tuple[float, ...]]]:

@@ -201,8 +201,9 @@ class Runner:
             own["default"] = self.arms.default(name, list(own["values"])) if "/" not in name else own["values"]
             if name in self.tuned_arms():
                 scores = self._scores(name)
+                sign = 1 if self.comparison.metric.mode == "max" else -1
                 own["trials"] = [
-                    {"values": list(point), "score": abs(score) if np.isfinite(score) else None}
+                    {"values": list(point), "score": sign * score if np.isfinite(score) else None}
                     for point, score in scores.items()
                 ]
                 own["edge"] = on_edge(self._space(name), scores)

@@ -181,7 +181,7 @@ def tuning(analysis: Analysis) -> Table:
         if "/" in name or not own.get("values") or name not in spec.arms:
             continue
         scores = [trial.get("score") for trial in own.get("trials", [])]
-        known = [abs(score) for score in scores if score is not None]
+        known = [score for score in scores if score is not None]
         best = (max(known) if spec.metric.mode == "max" else min(known)) if known else None
         source = spec.arms[name].tuned_as
         trials = str(len(scores)) if source is None else f"as {source}"
