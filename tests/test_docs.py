@@ -10,6 +10,8 @@ from pathlib import Path
 import pytest
 
 from lightning_qsgd.cli import main
+from lightning_qsgd.comparison import read_spec
+from lightning_qsgd.comparison.arms import Arms
 
 ROOT = Path(__file__).parents[1]
 PAGES = sorted((ROOT / "docs").glob("*.md"))
@@ -58,6 +60,24 @@ def test_the_python_blocks_run(page, tmp_path, monkeypatch):
     for language, words, text in blocks(page):
         if language == "python" and not words:
             exec(compile(text, page.name, "exec"), names)
+
+
+@each_page
+def test_the_comparisons_have_configurations(page, tmp_path, monkeypatch):
+    (tmp_path / "mine.py").write_text("import torch\n\n\nclass MyOptimizer(torch.optim.SGD):\n    pass\n")
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.syspath_prepend(tmp_path)
+    texts = [text for language, _, text in blocks(page) if language == "yaml" and "arms:" in text]
+    for text in texts:
+        (tmp_path / "comparison.yaml").write_text(text)
+        spec = [tmp_path / "comparison.yaml"]
+        if "name:" not in text:  # a part, over the whole above it
+            (tmp_path / "whole.yaml").write_text(texts[0])
+            (tmp_path / "comparison.yaml").write_text(text + "gatekeeper: null\nclaims: {}\n")
+            spec = [tmp_path / "whole.yaml", *spec]
+        comparison = read_spec(spec)
+        arms = Arms(comparison)
+        assert {arms.plan(name, 1, "evaluation", {}).seed for name in comparison.all_arms()} == {1}
 
 
 @each_page

@@ -21,6 +21,7 @@ def test_every_block_that_does_not_run_says_why():
 
 def test_the_commands(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
+    (tmp_path / "docs").symlink_to(ROOT / "docs")
     commands = [
         line.split("#")[0]
         for language, words, text in BLOCKS
@@ -34,8 +35,9 @@ def test_the_commands(tmp_path, monkeypatch):
         assert (python, flag, package) == ("python", "-m", "lightning_qsgd"), command
         epochs = 2 if "last" in arguments else 1  # a resumed run has some left
         short = [f"--trainer.max_epochs={epochs}"] if name == "fit" else []
-        main([name] if name == "doctor" else [name, *arguments, *short, *SMALL])
+        main([name, *arguments, *short, *(() if name in ("doctor", "report") else SMALL)])
     assert (tmp_path / "logs" / "seqcls" / "version_0" / "predictions.csv").is_file()
+    assert (tmp_path / "logs" / "report" / "report.html").is_file()
 
 
 TRAINING, LAYER = (text for language, words, text in BLOCKS if language == "python" and not words)
