@@ -1,16 +1,19 @@
 """The command ``compare``."""
 
+import contextlib
+import signal
 import sys
 import time
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, NoReturn
 
 import numpy as np
 from rich.console import Console
 from rich.live import Live
 from rich.table import Table
 
+from lightning_qsgd.callbacks.exact_resume import SIGNALS, Stopped
 from lightning_qsgd.comparison.estimate import Estimate, estimate
 from lightning_qsgd.comparison.results import Results
 from lightning_qsgd.comparison.runner import Runner
@@ -34,13 +37,29 @@ def compare(arguments: Sequence[str]) -> None:
     if options["dry_run"]:
         display.show_plan(runner, estimate(runner))
         return
-    with display:
+    with _signals():
         try:
-            results = runner.run()
-        except KeyboardInterrupt:
+            with display:
+                results = runner.run()
+        except (KeyboardInterrupt, Stopped) as error:
             print(f"Stopped; the same command goes on. Results so far: {comparison.folder}", file=sys.stderr)
-            raise
+            sys.exit(130 if isinstance(error, KeyboardInterrupt) else error.code)
     display.finish(results)
+
+
+@contextlib.contextmanager
+def _signals() -> Iterator[None]:
+    """End with the workers where a signal would end this process alone."""
+
+    def stop(number: int, frame: Any) -> NoReturn:
+        raise Stopped
+
+    before = {number: signal.signal(number, stop) for number in SIGNALS}
+    try:
+        yield
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
 
 
 def _parser() -> OneLineErrorParser:
