@@ -96,6 +96,7 @@ class Display:
         self._live = Live(console=console, auto_refresh=False) if console.is_terminal else None
         self._began = time.monotonic()
         self._first: int | None = None
+        self._shown = 0
 
     def __enter__(self) -> "Display":
         if self._live:
@@ -110,11 +111,12 @@ class Display:
         """Show where it is."""
         self._first = done if self._first is None else self._first
         trained = done - self._first
+        fresh, self._shown = done > self._shown, done
         left = (time.monotonic() - self._began) * (needed - done) / trained if trained else None
         progress = f"{done} of {needed} runs" + (f", {duration(left)} left" if left is not None else "")
         if self._live:
             self._live.update(self.table(results, progress), refresh=True)
-        elif trained:
+        elif trained and fresh:
             run = results.runs[-1]
             result = format_value(results, results.value(run)) if run.status == "finished" else run.error or run.status
             self.console.print(f"{progress}: {run.arm}, {run.phase} seed {run.seed}: {result}", highlight=False)

@@ -100,7 +100,9 @@ class Results:
             values["runs"] = [Run(**run) for run in values["runs"]]
             return cls(**values)
         except (ValueError, KeyError, TypeError, AttributeError) as error:
-            raise ValueError(f"{path} is no comparison's results: {error}") from error
+            raise ValueError(
+                f"{path} is no comparison's results: {error}; without it, compare makes it anew from the run folders"
+            ) from error
 
     def save(self, folder: str | Path) -> None:
         """Write ``results.json``, completely or not at all: one line for each run."""

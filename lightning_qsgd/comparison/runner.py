@@ -11,6 +11,7 @@ from typing import Any
 
 import joblib
 import numpy as np
+from joblib.externals.loky.process_executor import TerminatedWorkerError
 
 from lightning_qsgd.comparison.arms import Arms, Plan
 from lightning_qsgd.comparison.pairing import check_levels
@@ -39,7 +40,7 @@ class Runner:
         results: what is there.
 
     Raises:
-        ValueError: for fewer workers than 1.
+        ValueError: for fewer workers than 1, or results there that cannot be read.
     """
 
     def __init__(
@@ -216,24 +217,19 @@ class Runner:
     def _parallel(self) -> Iterator[joblib.Parallel]:
         os.environ.setdefault("OMP_NUM_THREADS", "1")  # workers inherit it
         if self.scheduler is None:
-            with joblib.Parallel(self.workers, backend="loky", return_as="generator_unordered") as parallel:
-                yield parallel
+            options: dict[str, Any] = {"backend": "loky", "return_as": "generator_unordered", "batch_size": 1}
+            try:
+                with joblib.Parallel(self.workers, **options) as parallel:
+                    yield parallel
+            except TerminatedWorkerError as error:
+                reason = "the system may have run out of memory: use fewer --workers"
+                raise ChildProcessError(f"A worker was killed ({reason}); the same command goes on") from error
             return
         try:
-            from distributed import Client
+            from lightning_qsgd.comparison.dask_backend import dask_workers
         except ImportError as error:
             raise ImportError("A Dask scheduler needs: pip install 'lightning-qsgd[compare]'") from error
-        try:
-            client = Client(self.scheduler, timeout="10s", set_as_default=False)
-        except OSError as error:
-            raise ConnectionError(
-                f"No Dask scheduler at {self.scheduler} ({error}); start one with: dask scheduler"
-            ) from error
-        with (
-            client,
-            joblib.parallel_config(backend="dask", client=client),
-            joblib.Parallel(return_as="generator_unordered") as parallel,
-        ):
+        with dask_workers(self.scheduler) as parallel:
             yield parallel
 
     def _save(self) -> None:

@@ -23,6 +23,7 @@ from typing import Any
 import lightning as L
 import torch
 import yaml
+from lightning.pytorch.callbacks import WeightAveraging
 from lightning.pytorch.utilities.exceptions import SIGTERMException
 from lightning_utilities.core.rank_zero import rank_zero_warn
 
@@ -234,13 +235,19 @@ def _averaged(cli: CompareCLI, recorder: RunRecorder) -> dict[str, float]:
     """Validation metrics with averaged weights; the module's own are put back."""
     params = [*cli.model.parameters()]
     own = [p.detach().clone() for p in params]
+    if not cli.trainer.num_val_batches:
+        return {}
     with torch.no_grad():
         for p, value in zip(params, recorder.averaged, strict=True):
             p.copy_(value)
-        (metrics,) = cli.trainer.validate(cli.model, cli.datamodule, verbose=False)
+        own_average = [c for c in cli.trainer.callbacks if isinstance(c, WeightAveraging)]  # type: ignore[attr-defined]
+        for callback in own_average:  # it would validate with its own
+            cli.trainer.callbacks.remove(callback)  # type: ignore[attr-defined]
+        loaders = cli.trainer.validate(cli.model, cli.datamodule, verbose=False)
         for p, value in zip(params, own, strict=True):
             p.copy_(value)
-    return {name: float(f"{value:.6g}") for name, value in metrics.items() if math.isfinite(value)}
+    metrics = {name: value for loader in loaders for name, value in loader.items() if math.isfinite(value)}
+    return {name: float(f"{value:.6g}") for name, value in metrics.items()}
 
 
 def _circuits(cli: CompareCLI | None) -> dict[str, float | None]:
