@@ -1,16 +1,19 @@
 """The commands ``compare`` and ``report``."""
 
+import contextlib
+import signal
 import sys
 import time
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, NoReturn
 
 import numpy as np
 from rich.console import Console
 from rich.live import Live
 from rich.table import Table
 
+from lightning_qsgd.callbacks.exact_resume import SIGNALS, Stopped
 from lightning_qsgd.comparison.estimate import Estimate, estimate
 from lightning_qsgd.comparison.pairing import check_levels
 from lightning_qsgd.comparison.report import write_report
@@ -36,12 +39,13 @@ def compare(arguments: Sequence[str]) -> None:
     if options["dry_run"]:
         display.show_plan(runner, estimate(runner))
         return
-    with display:
+    with _signals():
         try:
-            results = runner.run()
-        except KeyboardInterrupt:
+            with display:
+                results = runner.run()
+        except (KeyboardInterrupt, Stopped) as error:
             print(f"Stopped; the same command goes on. Results so far: {comparison.folder}", file=sys.stderr)
-            raise
+            sys.exit(130 if isinstance(error, KeyboardInterrupt) else error.code)
     display.finish(results)
 
 
@@ -70,6 +74,21 @@ def report(arguments: Sequence[str]) -> None:
         check_levels(result)
     written = write_report(results, options.output or options.folders[0])
     Console().print(f"Report: {written[0]}", highlight=False, soft_wrap=True)
+
+
+@contextlib.contextmanager
+def _signals() -> Iterator[None]:
+    """End with the workers where a signal would end this process alone."""
+
+    def stop(number: int, frame: Any) -> NoReturn:
+        raise Stopped
+
+    before = {number: signal.signal(number, stop) for number in SIGNALS}
+    try:
+        yield
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
 
 
 def _parser() -> OneLineErrorParser:
@@ -106,6 +125,7 @@ class Display:
         self._live = Live(console=console, auto_refresh=False) if console.is_terminal else None
         self._began = time.monotonic()
         self._first: int | None = None
+        self._shown = 0
 
     def __enter__(self) -> "Display":
         if self._live:
@@ -120,11 +140,12 @@ class Display:
         """Show where it is."""
         self._first = done if self._first is None else self._first
         trained = done - self._first
+        fresh, self._shown = done > self._shown, done
         left = (time.monotonic() - self._began) * (needed - done) / trained if trained else None
         progress = f"{done} of {needed} runs" + (f", {duration(left)} left" if left is not None else "")
         if self._live:
             self._live.update(self.table(results, progress), refresh=True)
-        elif trained:
+        elif trained and fresh:
             run = results.runs[-1]
             result = format_value(results, results.value(run)) if run.status == "finished" else run.error or run.status
             self.console.print(

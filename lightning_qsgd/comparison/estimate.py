@@ -80,7 +80,7 @@ def _measure(config: dict[str, Any]) -> Estimate:
         (path := Path(folder) / "run.yaml").write_text(yaml.safe_dump(config))
         arguments = ["fit", "--config", str(path), "--trainer.enable_progress_bar=false"]
         arguments += ["--trainer.enable_model_summary=false", "--trainer.default_root_dir", folder]
-        CompareCLI(probe, Path(folder) / "run", arguments)
+        CompareCLI((probe,), Path(folder) / "run", arguments)
     whole = time.perf_counter() - began
     steps = max(len(probe.times) - 1, 1)
     training = (probe.times[-1] - probe.times[0]) / steps

@@ -2,8 +2,10 @@
 
 import hashlib
 import math
+import pickle
 import time
 from collections.abc import Mapping
+from dataclasses import is_dataclass
 from typing import Any
 
 import lightning as L
@@ -26,7 +28,8 @@ class RunRecorder(L.Callback):
         steps, examples: optimizer steps and training examples so far.
         live: by name, the values of what PerturbationMonitor logged.
         quantum: checks of the quantum parameters.
-        averaged: exponentially averaged weights, in the order of the module's parameters.
+        averaged: exponentially averaged weights, float32 at least, in the order of the module's parameters.
+        interrupted: whether Ctrl-C ended the run.
     """
 
     def __init__(self) -> None:
@@ -41,6 +44,8 @@ class RunRecorder(L.Callback):
         self._batches, self._seeds, self._validation = b"", b"", hashlib.sha256()
         self._began: float | None = None
         self._state_before: bytes | None = None
+        self._before_step: dict[str, Any] | None = None  # counts and digests, while a step is not complete
+        self.interrupted = False
 
     @property
     def curve(self) -> dict[str, list[float | None]]:
@@ -52,7 +57,7 @@ class RunRecorder(L.Callback):
         """Take the initial values."""
         if not self.parameter_digests:
             self.parameter_digests = {name: digest(raw(p)) for name, p in pl_module.named_parameters()}
-            self.averaged = [p.detach().clone() for p in pl_module.parameters()]
+            self.averaged = [_float(p).clone() for p in pl_module.parameters()]
         self.quantum.begin(pl_module, trainer.optimizers)
 
     def on_train_epoch_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
@@ -63,6 +68,7 @@ class RunRecorder(L.Callback):
         self, trainer: L.Trainer, pl_module: L.LightningModule, batch: Any, batch_idx: int
     ) -> None:
         """Hash the batch; look at the generator before the module seeds it, if it does."""
+        self._before_step = self._before_step or self._counts()
         self._batches = hashlib.sha256(self._batches + _bytes(batch)).digest()
         self._seed_before = torch.initial_seed()
         self._state_before = torch.get_rng_state().numpy().tobytes()
@@ -84,9 +90,9 @@ class RunRecorder(L.Callback):
     ) -> None:
         """Average the weights after a step."""
         if trainer.global_step > self.steps:
-            self.steps = trainer.global_step
+            self.steps, self._before_step = trainer.global_step, None
             with torch.no_grad():
-                weights = [p.detach() for p in pl_module.parameters()]
+                weights = [_float(p) for p in pl_module.parameters()]
                 torch._foreach_lerp_(self.averaged, weights, 1 - DECAY)  # type: ignore[attr-defined]
 
     def on_validation_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
@@ -117,6 +123,7 @@ class RunRecorder(L.Callback):
     def on_train_epoch_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         """Close the epoch: its training loss, and the hashes of all steps so far."""
         self._stop()
+        self._before_step = None
         loss = trainer.callback_metrics.get("train/loss_epoch")
         if self.rows and loss is not None and math.isfinite(loss):
             self.rows[-1]["train/loss_epoch"] = float(f"{float(loss):.6g}")
@@ -127,18 +134,26 @@ class RunRecorder(L.Callback):
         """See what quantum parameters did."""
         self.quantum.finish()
 
+    def on_exception(self, trainer: L.Trainer, pl_module: L.LightningModule, exception: BaseException) -> None:
+        """Note Ctrl-C, of which Lightning makes SystemExit."""
+        self.interrupted = isinstance(exception, KeyboardInterrupt)
+
     def _stop(self) -> None:
         if self._began is not None:
             self.seconds += time.perf_counter() - self._began
             self._began = None
 
-    def state_dict(self) -> dict[str, Any]:
-        """What a resumed run continues from."""
-        running = 0.0 if self._began is None else time.perf_counter() - self._began
-        names = ("rows", "hashes", "parameter_digests", "evaluation_seconds", "steps", "examples", "live", "averaged")
-        state = {name: getattr(self, name) for name in names}
+    def _counts(self) -> dict[str, Any]:
+        live = {name: [*values] for name, values in self.live.items()}
         digests = {"batches": self._batches.hex(), "seeds": self._seeds.hex()}
-        return state | {"seconds": self.seconds + running, "digests": digests, "quantum": self.quantum.state_dict()}
+        return {"examples": self.examples, "live": live, "digests": digests}
+
+    def state_dict(self) -> dict[str, Any]:
+        """What a resumed run continues from: as after the last complete step, which is what ExactResume saves."""
+        running = 0.0 if self._began is None else time.perf_counter() - self._began
+        names = ("rows", "hashes", "parameter_digests", "evaluation_seconds", "steps", "averaged")
+        state = {name: getattr(self, name) for name in names} | (self._before_step or self._counts())
+        return state | {"seconds": self.seconds + running, "quantum": self.quantum.state_dict()}
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         """Take over what :meth:`state_dict` returned."""
@@ -183,11 +198,17 @@ def digest(data: bytes) -> str:
     return hashlib.sha256(data).hexdigest()[:16]
 
 
-def _tensors(batch: Any) -> list[Tensor]:
-    if isinstance(batch, Tensor):
-        return [batch]
-    parts = batch.values() if isinstance(batch, Mapping) else batch if isinstance(batch, list | tuple) else ()
-    return [tensor for part in parts for tensor in _tensors(part)]
+def _float(p: Tensor) -> Tensor:
+    return p.detach().to(torch.promote_types(p.dtype, torch.float32))
+
+
+def _parts(batch: Any) -> list[Any]:
+    """Tensors and plain values in a batch, however nested."""
+    if isinstance(batch, Mapping):
+        return [leaf for value in batch.values() for leaf in _parts(value)]
+    if is_dataclass(batch) and not isinstance(batch, type):
+        return _parts(vars(batch))
+    return [leaf for part in batch for leaf in _parts(part)] if isinstance(batch, list | tuple) else [batch]
 
 
 def raw(tensor: Tensor) -> bytes:
@@ -196,8 +217,8 @@ def raw(tensor: Tensor) -> bytes:
 
 
 def _bytes(batch: Any) -> bytes:
-    return b"".join(raw(tensor) for tensor in _tensors(batch))
+    return b"".join(raw(part) if isinstance(part, Tensor) else pickle.dumps(part) for part in _parts(batch))
 
 
 def _length(batch: Any) -> int:
-    return next((len(tensor) for tensor in _tensors(batch) if tensor.dim()), 0)
+    return next((len(part) for part in _parts(batch) if isinstance(part, Tensor) and part.dim()), 0)

@@ -32,7 +32,7 @@ class Run:
         curve: columns of equal length, one row for each evaluation: epoch, step, examples, seconds (of training
             alone), train/loss_epoch (where logged) and all validation metrics. None where a value was not finite.
         averaged: validation metrics at the end with exponentially averaged weights (decay 0.99 a step).
-        test: test metrics at the end; empty where the data have no test split.
+        test: test metrics at the end, where the specification asks for them.
         cost: seconds, evaluation_seconds, steps, examples, circuits, shots, circuit_seconds, peak_memory (bytes; None
             where the system does not tell).
         live: means of the perturbation's statistics over the run (norm_ratio, offset, spread, learning_rate_factor,
@@ -100,7 +100,9 @@ class Results:
             values["runs"] = [Run(**run) for run in values["runs"]]
             return cls(**values)
         except (ValueError, KeyError, TypeError, AttributeError) as error:
-            raise ValueError(f"{path} is no comparison's results: {error}") from error
+            raise ValueError(
+                f"{path} is no comparison's results: {error}; without it, compare makes it anew from the run folders"
+            ) from error
 
     def save(self, folder: str | Path) -> None:
         """Write ``results.json``, completely or not at all: one line for each run."""

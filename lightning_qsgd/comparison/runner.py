@@ -1,7 +1,6 @@
 """Trains what a comparison lacks, many runs at a time, and gathers what came out."""
 
 import contextlib
-import json
 import os
 import time
 from collections.abc import Callable, Iterator, Sequence
@@ -12,6 +11,7 @@ from typing import Any
 
 import joblib
 import numpy as np
+from joblib.externals.loky.process_executor import TerminatedWorkerError
 
 from lightning_qsgd.comparison.arms import Arms, Plan
 from lightning_qsgd.comparison.pairing import check_levels
@@ -19,7 +19,7 @@ from lightning_qsgd.comparison.provenance import provenance
 from lightning_qsgd.comparison.results import FILE, Results, Run
 from lightning_qsgd.comparison.spec import Comparison
 from lightning_qsgd.comparison.tuning import Point, best, on_edge, propose
-from lightning_qsgd.comparison.worker import RESULT, execute
+from lightning_qsgd.comparison.worker import RESULT, execute, read_result
 
 Watch = Callable[[Results, int, int], None]
 SAVE_SECONDS = 20.0  # between two writes of results.json
@@ -40,7 +40,7 @@ class Runner:
         results: what is there.
 
     Raises:
-        ValueError: for fewer workers than 1.
+        ValueError: for fewer workers than 1, or results there that cannot be read.
     """
 
     def __init__(
@@ -153,12 +153,12 @@ class Runner:
         """Take over a run that is there: in its folder, or in the results alone."""
         if plan.key in self._done:
             return True
-        path, before = plan.folder / RESULT, self._before.get(plan.key)
-        result = json.loads(path.read_text()) if path.is_file() else {"run": asdict(before)} if before else None
+        before = self._before.get(plan.key)
+        result = read_result(plan.folder) or ({"run": asdict(before)} if before else None)
         if result is None:
             return False
         if result["run"]["status"] == "failed" and self._retry:
-            path.unlink(missing_ok=True)
+            (plan.folder / RESULT).unlink(missing_ok=True)
             return False
         self._take(plan, result)
         return True
@@ -176,12 +176,18 @@ class Runner:
                 self._save()
         self._save()
 
-    def _arguments(self, plan: Plan) -> tuple[str, dict[str, Any], dict[str, Any], str]:
+    def _arguments(self, plan: Plan) -> tuple[Any, ...]:
         run = {"arm": plan.arm, "seed": plan.seed, "phase": plan.phase, "values": plan.values}
-        return str(plan.folder.absolute()), run, plan.config, str(Path.cwd())
+        parent = os.getpid() if self.scheduler is None else None
+        test = self.comparison.test and plan.phase == "evaluation"
+        return str(plan.folder.absolute()), run, plan.config, str(Path.cwd()), test, parent
 
     def _take(self, plan: Plan, result: dict[str, Any]) -> None:
-        run = Run(**result["run"] | {"config": plan.digest})
+        own = {"arm": plan.arm, "seed": plan.seed, "phase": plan.phase, "values": plan.values, "config": plan.digest}
+        run, name = Run(**result["run"] | own), self.comparison.metric.name
+        if run.status == "finished" and not any(value is not None for value in run.curve.get(name, [])):
+            logged = ", ".join(run.curve) or "nothing; is there validation data?"
+            run.status, run.error = "failed", f"No {name} was logged at validation; there is: {logged}"
         self._done.add(plan.key)
         if digests := result.get("parameter_digests"):
             self.results.parameter_sets.setdefault(run.hashes["parameters"], digests)
@@ -213,24 +219,19 @@ class Runner:
     def _parallel(self) -> Iterator[joblib.Parallel]:
         os.environ.setdefault("OMP_NUM_THREADS", "1")  # workers inherit it
         if self.scheduler is None:
-            with joblib.Parallel(self.workers, backend="loky", return_as="generator_unordered") as parallel:
-                yield parallel
+            options: dict[str, Any] = {"backend": "loky", "return_as": "generator_unordered", "batch_size": 1}
+            try:
+                with joblib.Parallel(self.workers, **options) as parallel:
+                    yield parallel
+            except TerminatedWorkerError as error:
+                reason = "the system may have run out of memory: use fewer --workers"
+                raise ChildProcessError(f"A worker was killed ({reason}); the same command goes on") from error
             return
         try:
-            from distributed import Client
+            from lightning_qsgd.comparison.dask_backend import dask_workers
         except ImportError as error:
             raise ImportError("A Dask scheduler needs: pip install 'lightning-qsgd[compare]'") from error
-        try:
-            client = Client(self.scheduler, timeout="10s", set_as_default=False)
-        except OSError as error:
-            raise ConnectionError(
-                f"No Dask scheduler at {self.scheduler} ({error}); start one with: dask scheduler"
-            ) from error
-        with (
-            client,
-            joblib.parallel_config(backend="dask", client=client),
-            joblib.Parallel(return_as="generator_unordered") as parallel,
-        ):
+        with dask_workers(self.scheduler) as parallel:
             yield parallel
 
     def _save(self) -> None:

@@ -128,6 +128,7 @@ class Comparison:
         targets: values of the metric to reach, beside the baseline's own on the tuning seeds. Default: 0.9.
         seeds: evaluation and tuning seeds.
         tuning: budget and shared settings.
+        test: evaluate the final weights of the evaluation runs on the test data too. Default: False.
         short: names for long beginnings of keys, usable in ``set``, ``space`` and ``evaluation``: with
             "optimizer.lr" the learning rate is meant. Default: optimizer and perturbation.
         root: folder of all comparisons. Default: logs/compare.
@@ -150,6 +151,7 @@ class Comparison:
     targets: list[float] = field(default_factory=lambda: [0.9])
     seeds: Seeds = field(default_factory=Seeds)
     tuning: Tuning = field(default_factory=Tuning)
+    test: bool = False
     short: dict[str, str] = field(default_factory=lambda: dict(SHORT))
     root: str = "logs/compare"
 

@@ -1,6 +1,7 @@
 """One run of a comparison, in whatever process it was sent to."""
 
 import contextlib
+import errno
 import fcntl
 import gc
 import json
@@ -8,7 +9,9 @@ import logging
 import math
 import os
 import shutil
+import signal
 import sys
+import threading
 import time
 import traceback
 from collections.abc import Iterator
@@ -20,8 +23,11 @@ from typing import Any
 import lightning as L
 import torch
 import yaml
+from lightning.pytorch.callbacks import WeightAveraging
+from lightning.pytorch.utilities.exceptions import SIGTERMException
+from lightning_utilities.core.rank_zero import rank_zero_warn
 
-from lightning_qsgd.callbacks import Stopped
+from lightning_qsgd.callbacks import ExactResume, Stopped
 from lightning_qsgd.callbacks.run_summary import count_circuits
 from lightning_qsgd.comparison.provenance import commit, machine
 from lightning_qsgd.comparison.recorder import LiveLogger, RunRecorder, digest
@@ -30,36 +36,74 @@ from lightning_qsgd.experiment import ExperimentCLI
 from lightning_qsgd.failures import explain
 from lightning_qsgd.files import atomic_write, write_json
 from lightning_qsgd.optim import SuperpositionalGradientDescent
+from lightning_qsgd.run_folder import epochs_of, read_checkpoint
 from lightning_qsgd.scrubbing import scrubbed
 
 RESULT = "result.json"
+#: Errors of the disk, not of the run.
+DISK = (errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EFBIG, errno.EIO)
+_ONE_AT_A_TIME = threading.Lock()  # generators, working directory and output belong to the whole process
 
 
 class CompareCLI(ExperimentCLI):
-    """Trains in a given folder, with a recorder.
+    """Trains in a given folder, with further callbacks.
 
     Args:
-        recorder: it.
+        callbacks: a recorder first.
         folder: the run folder.
         arguments: of the command line.
     """
 
-    def __init__(self, recorder: RunRecorder, folder: Path, arguments: list[str]) -> None:
-        self.recorder, self._folder = recorder, folder
+    def __init__(
+        self, callbacks: tuple[RunRecorder, *tuple[L.Callback, ...]], folder: Path, arguments: list[str]
+    ) -> None:
+        self.callbacks, self._folder = callbacks, folder
         super().__init__(arguments)
 
     def _new_folder(self, runs: Path) -> Path:
         return self._folder
 
     def instantiate_trainer(self, **kwargs: Any) -> L.Trainer:
-        """Add the recorder."""
+        """Add the callbacks."""
         trainer = super().instantiate_trainer(**kwargs)
-        trainer.callbacks.insert(0, self.recorder)  # type: ignore[attr-defined]
-        trainer.loggers = [*trainer.loggers, LiveLogger(self.recorder)]
+        trainer.callbacks[:0] = self.callbacks  # type: ignore[attr-defined]
+        trainer.loggers = [*trainer.loggers, LiveLogger(self.callbacks[0])]
         return trainer
 
 
-def execute(folder: str, run: dict[str, Any], config: dict[str, Any], place: str, test: bool = False) -> dict[str, Any]:
+class EndWithParent(L.Callback):
+    """Lets a run end, with a checkpoint, when the comparison that started it was killed.
+
+    Args:
+        parent: process id of the comparison; None: it is on another machine.
+    """
+
+    def __init__(self, parent: int | None) -> None:
+        self.parent = parent
+
+    @property
+    def orphaned(self) -> bool:
+        """Whether it is gone."""
+        return self.parent not in (None, os.getpid(), os.getppid())
+
+    def on_train_batch_start(
+        self, trainer: L.Trainer, pl_module: L.LightningModule, batch: Any, batch_idx: int
+    ) -> None:
+        """Ask ExactResume to stop after this step."""
+        if self.orphaned:
+            for callback in trainer.callbacks:  # type: ignore[attr-defined]
+                if isinstance(callback, ExactResume):
+                    callback.stopping = True
+
+
+def execute(
+    folder: str,
+    run: dict[str, Any],
+    config: dict[str, Any],
+    place: str,
+    test: bool = False,
+    parent: int | None = None,
+) -> dict[str, Any]:
     """Train one run and write ``result.json`` into its folder; return its contents.
 
     A run that is finished is not repeated, one that was killed goes on from its last checkpoint, and one that another
@@ -71,15 +115,24 @@ def execute(folder: str, run: dict[str, Any], config: dict[str, Any], place: str
         config: the complete configuration.
         place: the folder that relative paths in it are relative to.
         test: evaluate the final weights on the test data.
+        parent: process that waits for the result, on this machine; a worker whose parent is gone ends. Default: None.
 
     Returns:
         ``run``: a :class:`Run` as plain values; ``parameter_digests``.
+
+    Raises:
+        OSError: if the disk is full, read-only, or broken: that is no property of the run.
     """
+    guard = EndWithParent(parent)
+    if guard.orphaned:
+        os._exit(Stopped.CODE)  # nobody waits, and a worker of loky survives any exception
+    if parent not in (None, os.getpid()):
+        signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is the parent's, which ends its workers
     target = Path(folder)
     target.mkdir(parents=True, exist_ok=True)
-    with _alone(target):
-        if (target / RESULT).is_file():
-            return json.loads((target / RESULT).read_text())
+    with _ONE_AT_A_TIME, _alone(target):
+        if (known := read_result(target)) is not None:
+            return known
         os.environ["OMP_NUM_THREADS"] = "1"
         os.chdir(place)
         if "" not in sys.path:
@@ -87,32 +140,60 @@ def execute(folder: str, run: dict[str, Any], config: dict[str, Any], place: str
         with atomic_write(target / "run.yaml") as file:
             yaml.safe_dump(config, file, sort_keys=False)
         with (target / "output.log").open("a") as log, contextlib.redirect_stdout(log), contextlib.redirect_stderr(log):
-            result = _train(target, Run(**run, status="failed"), test)
+            try:
+                result = _train(target, Run(**run, status="failed"), config, test, guard)
+            except Stopped:
+                if guard.orphaned:
+                    os._exit(Stopped.CODE)
+                raise
         write_json(target / RESULT, result)
         if result["run"]["status"] != "failed":
             shutil.rmtree(target / "checkpoints", ignore_errors=True)
         return result
 
 
-def _train(folder: Path, run: Run, test: bool) -> dict[str, Any]:
+def read_result(folder: Path) -> dict[str, Any] | None:
+    """What :func:`execute` wrote into a run folder; None where there is nothing, or nothing that can be read."""
+    path = folder / RESULT
+    if not path.is_file():
+        return None
+    try:
+        result = json.loads(path.read_text())
+        Run(**result["run"])
+    except (ValueError, KeyError, TypeError) as error:
+        rank_zero_warn(f"{path} cannot be read ({error}): the run is repeated")
+        return None
+    return result
+
+
+def _train(folder: Path, run: Run, config: dict[str, Any], test: bool, guard: EndWithParent) -> dict[str, Any]:
     recorder, began = RunRecorder(), time.perf_counter()
     run.host = machine() | {"commit": commit(), "started": datetime.now(UTC).isoformat(timespec="seconds")}
-    last = folder / "checkpoints" / "last.ckpt"
+    run.host["process"] = os.getpid()
     arguments = ["fit", "--config", str(folder / "run.yaml"), "--trainer.enable_progress_bar=false"]
     arguments += ["--trainer.enable_model_summary=false", "--trainer.default_root_dir", str(folder.parent)]
+    if checkpoint := _checkpoint_to_resume(folder, config["trainer"]):
+        arguments += ["--ckpt_path", str(checkpoint)]
+    else:
+        for events in folder.glob("events.out.*"):  # of a run that was killed before its first checkpoint
+            events.unlink()
     _reset_peak_memory()
     cli: CompareCLI | None = None
     try:
         with quiet():
-            cli = CompareCLI(recorder, folder, arguments + (["--ckpt_path", str(last)] if last.is_file() else []))
+            cli = CompareCLI((recorder, guard), folder, arguments)
             run.status = "finished"
             run.averaged = _averaged(cli, recorder)
             if test:
                 (metrics,) = cli.trainer.test(cli.model, cli.datamodule, verbose=False)
                 run.test = {name: float(f"{value:.6g}") for name, value in metrics.items()}
-    except (KeyboardInterrupt, Stopped):
+    except (KeyboardInterrupt, Stopped, SIGTERMException):
         raise
     except (Exception, SystemExit) as error:
+        if recorder.interrupted:  # Lightning makes SystemExit of Ctrl-C
+            raise KeyboardInterrupt from error
+        if isinstance(error, OSError) and error.errno in DISK:
+            raise
         run.status = "diverged" if isinstance(error, FloatingPointError) else "failed"
         run.error = scrubbed(f"{type(error).__name__}: {explain(error)}")
         traceback.print_exc()
@@ -131,17 +212,42 @@ def _train(folder: Path, run: Run, test: bool) -> dict[str, Any]:
     return {"run": asdict(run), "parameter_digests": recorder.parameter_digests}
 
 
+def _checkpoint_to_resume(folder: Path, trainer: dict[str, Any]) -> Path | None:
+    """The newest checkpoint of a killed run that can be read and has something left to train; None: start anew."""
+    for name in ("last", "previous"):
+        path = folder / "checkpoints" / f"{name}.ckpt"
+        if not path.is_file():
+            continue
+        try:
+            checkpoint = read_checkpoint(path)
+        except ValueError as error:
+            rank_zero_warn(str(error))
+            continue
+        begun, complete = epochs_of(checkpoint)
+        epochs, steps = trainer["max_epochs"], trainer["max_steps"]
+        ended = complete and epochs not in (None, -1) and begun >= epochs
+        if not (ended or checkpoint.get("stopped_early") or -1 < steps <= checkpoint["global_step"]):
+            return path
+    return None
+
+
 def _averaged(cli: CompareCLI, recorder: RunRecorder) -> dict[str, float]:
     """Validation metrics with averaged weights; the module's own are put back."""
     params = [*cli.model.parameters()]
     own = [p.detach().clone() for p in params]
+    if not cli.trainer.num_val_batches:
+        return {}
     with torch.no_grad():
         for p, value in zip(params, recorder.averaged, strict=True):
             p.copy_(value)
-        (metrics,) = cli.trainer.validate(cli.model, cli.datamodule, verbose=False)
+        own_average = [c for c in cli.trainer.callbacks if isinstance(c, WeightAveraging)]  # type: ignore[attr-defined]
+        for callback in own_average:  # it would validate with its own
+            cli.trainer.callbacks.remove(callback)  # type: ignore[attr-defined]
+        loaders = cli.trainer.validate(cli.model, cli.datamodule, verbose=False)
         for p, value in zip(params, own, strict=True):
             p.copy_(value)
-    return {name: float(f"{value:.6g}") for name, value in metrics.items() if math.isfinite(value)}
+    metrics = {name: value for loader in loaders for name, value in loader.items() if math.isfinite(value)}
+    return {name: float(f"{value:.6g}") for name, value in metrics.items()}
 
 
 def _circuits(cli: CompareCLI | None) -> dict[str, float | None]:

@@ -30,7 +30,8 @@ def test_a_comparison_with_tuning_twins_and_contrasts(tmp_path):
     lr = {"optimizer.lr": [0.001, 0.003]}
     arms = ARMS | {"zero": Arm(set=ARMS["zero"].set, twins=["scalar"], space={"optimizer.quantum_weight": [0.5]})}
     contrasts = [Contrast("zero", "adamw"), Contrast("lambda-0", "adamw"), Contrast("zero", "zero/scalar")]
-    spec = comparison(tmp_path, arms=arms, tuning=Tuning(3, lr), contrasts=contrasts)
+    small = SMALL | {"data.init_args": SMALL["data.init_args"] | {"test_size": 30}}
+    spec = comparison(tmp_path, arms=arms, tuning=Tuning(3, lr), contrasts=contrasts, set=small, test=True)
     seen = []
     results = Runner(spec, watch=lambda results, done, needed: seen.append((done, needed))).run()
     assert seen[-1] == (len(results.runs), len(results.runs))
@@ -51,6 +52,8 @@ def test_a_comparison_with_tuning_twins_and_contrasts(tmp_path):
     assert run.live["norm_ratio"] > 0.1
     assert run.cost["circuits"] > 600
     assert 0 <= run.averaged["val/accuracy"] <= 1
+    assert 0 <= run.test["test/accuracy"] <= 1
+    assert not any(run.test for run in results.runs if run.phase == "tuning")
     again = Runner(spec)
     assert not again.tuning_round()
     assert again.run().runs == results.runs
