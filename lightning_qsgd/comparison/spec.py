@@ -10,7 +10,7 @@ from lightning_qsgd.parser import OneLineErrorParser
 
 Settings = dict  # of plain values; the parser would fill in dict[str, Any] where it finds a class_path
 Level = Literal["full", "shared", "data"]
-Twin = Literal["frozen", "constant", "scalar", "shuffled", "matched", "sign", "uniform"]
+Twin = Literal["frozen", "constant", "scalar", "shuffled", "matched", "series", "sign", "uniform"]
 
 _OPTIMIZER = "model.init_args.optimizer.init_args"
 SHORT = {"optimizer": _OPTIMIZER, "perturbation": f"{_OPTIMIZER}.perturbation.init_args"}

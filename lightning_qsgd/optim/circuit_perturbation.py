@@ -113,9 +113,8 @@ class CircuitPerturbation(Perturbation):
         self.entanglement: Literal["linear", "none"] = entanglement
         self.depth, self.rotations, self.rotation_seed = depth, rotations, rotation_seed
         self.decode_chain, self.center, self.mode, self.max_circuits = decode_chain, center, mode, max_circuits
-        self.sampler, self.calibration = sampler, calibration
+        self.sampler, self.calibration, self.joint = sampler, calibration, shot_noise is not None
         self.shot_noise, self.shot_noise_seed = shot_noise, shot_noise_seed
-        self.joint = shot_noise is not None
         self._network: QuantumNetwork | None = None
         self._surrogate: FourierSurrogate | LightConeSurrogate | None = None
         self._modulation: FourierSurrogate | None = None  # of s: the full surrogate, projected
@@ -162,18 +161,21 @@ class CircuitPerturbation(Perturbation):
         return self._surrogate
 
     @property
+    def series(self) -> FourierSurrogate | None:
+        """That of s, of each qubit; None before ``prepare``, in live mode, with center, or without entanglement."""
+        return self._modulation if self.center is None else None
+
+    @property
     def weights(self) -> np.ndarray:
         """The fixed rotations, ((2 * depth - 1) * num_qubits,) radians: theta row by row, then phi."""
-        size = (2 * self.depth - 1) * self.num_qubits
-        if self.rotations == "zero":
-            return np.zeros(size)
-        if self.rotations == "random":
+        size, rotations = (2 * self.depth - 1) * self.num_qubits, self.rotations
+        if rotations == "random":
             return np.random.default_rng(self.rotation_seed).uniform(-np.pi, np.pi, size)
-        if self.rotations == "aligned":
+        if rotations == "aligned":
             from lightning_qsgd.quantum import aligned_rotations
 
-            return np.array(aligned_rotations(self.num_qubits, self.depth, self.entanglement))
-        return np.array(self.rotations, dtype=np.float64)
+            rotations = aligned_rotations(self.num_qubits, self.depth, self.entanglement)
+        return np.zeros(size) if isinstance(rotations, str) else np.array(rotations, dtype=np.float64)
 
     def prepare(self) -> str | None:
         """Fit the surrogate, and measure s(0) where it is subtracted, unless a checkpoint brought them."""
@@ -240,12 +242,12 @@ class CircuitPerturbation(Perturbation):
         return s.to(angles)
 
     def _fit(self) -> str:
-        start = time.perf_counter()
+        start, line = time.perf_counter(), f"Circuit answered by its calibration {self.calibration}"
         surrogate, self.tests = counted_from_rank_0(self, lambda: measured_series(self))
         self._set_surrogate(surrogate)
-        run = f"{self.circuits:,} circuits, {self.shots:,} shots, {time.perf_counter() - start:.1f} s"
-        line = f"Circuit sampled on its grid: {run}; from here on its series answers"
-        line = f"Circuit answered by its calibration {self.calibration}" if self.calibration else line
+        if not self.calibration:
+            run = f"{self.circuits:,} circuits, {self.shots:,} shots, {time.perf_counter() - start:.1f} s"
+            line = f"Circuit sampled on its grid: {run}; from here on its series answers"
         log.info(line)
         return line
 

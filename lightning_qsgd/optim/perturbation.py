@@ -111,7 +111,7 @@ class SinePerturbation(Perturbation):
         return angles.sin()
 
 
-Control = Literal["sign", "uniform", "matched", "shuffled", "frozen", "constant", "scalar"]
+Control = Literal["sign", "uniform", "matched", "shuffled", "frozen", "constant", "scalar", "series"]
 
 
 class ControlPerturbation(Perturbation):
@@ -127,13 +127,16 @@ class ControlPerturbation(Perturbation):
             - "frozen": the reference at the first perturbed step, per coordinate: a table of learning-rate factors;
             - "constant": the reference's mean per tensor at the first perturbed step;
             - "scalar": its mean over all touched coordinates at that step. With scale="adam" and scope="all" that is
-              AdamW with the learning rate lr * (1 + quantum_weight * mean).
+              AdamW with the learning rate lr * (1 + quantum_weight * mean);
+            - "series": a random function of the weights with the circuit's spectrum: its trigonometric series, each
+              coefficient but the constant with a random sign, clamped to [-1, 1]. The reference must be a
+              CircuitPerturbation in surrogate mode without center.
         reference: the perturbation to imitate; None: :class:`SinePerturbation`. "sign" and "uniform" take from it only
             the number of qubits. A circuit is run as often as its twin needs it (once for frozen, constant and scalar).
         seed: of the random kinds, at least 0. Default: 0.
 
     Raises:
-        ValueError: for an unknown kind or a negative seed.
+        ValueError: for an unknown kind, a negative seed, or ("series") a reference without series.
         RuntimeError: ("frozen", "constant", "scalar") if the touched coordinates are no longer those of the first step.
     """
 
@@ -143,6 +146,7 @@ class ControlPerturbation(Perturbation):
         require("kind", kind, kind in get_args(Control), f"one of {', '.join(get_args(Control))}")
         require("seed", seed, seed >= 0, "at least 0")
         self.kind, self.reference, self.seed = kind, reference, seed
+        self._random_series: Any = None
         self._table: Tensor | None = None
         self._table_layout: list[tuple[int, int, int]] = []
 
@@ -170,6 +174,10 @@ class ControlPerturbation(Perturbation):
                 )
             self._table = self._table.to(angles)
             return self._table
+        if self.kind == "series":
+            if self._random_series is None:
+                self._random_series = self._same_spectrum()
+            return self._random_series(angles).clamp(-1, 1)
         generator = torch.Generator().manual_seed(int(np.random.SeedSequence((self.seed, step)).generate_state(1)[0]))
         if self.kind == "shuffled":
             values = self._ask_reference(angles, step).flatten()
@@ -201,6 +209,16 @@ class ControlPerturbation(Perturbation):
         lengths = torch.tensor(self.layout)[:, 1:].flatten()
         real = torch.tensor([True, False]).repeat(len(self.layout))
         return real.repeat_interleave(lengths).nonzero()[:, 0]
+
+    def _same_spectrum(self) -> Any:
+        self.reference.prepare()
+        series = getattr(self.reference, "series", None)
+        require("reference", type(self.reference).__name__, series is not None, "a CircuitPerturbation with a series")
+        assert series is not None
+        signs = np.random.default_rng(self.seed).choice([-1.0, 1.0], tuple(series.coefficients.shape))
+        signs[(0,) * series.num_inputs] = 1
+        self.circuits, self.shots, self.seconds = self.reference.circuits, self.reference.shots, self.reference.seconds
+        return type(series)(series.coefficients * torch.from_numpy(signs))
 
     def _reduced(self, values: Tensor) -> Tensor:
         if self.kind == "frozen":

@@ -261,6 +261,30 @@ def test_scalar_is_one_number_of_step_0():
     torch.testing.assert_close(ask(scalar, random_angles(2), 1, layout), expected.expand(2, 4))
 
 
+def test_series_has_the_circuits_spectrum_and_other_values():
+    circuit, angles = CircuitPerturbation(rotations="random"), random_angles(400)
+    twin = ControlPerturbation("series", circuit, seed=3)
+    s, original = ask(twin, angles), ask(circuit, angles)
+    assert s.abs().max() <= 1
+    assert abs(np.corrcoef(s.flatten(), original.flatten())[0, 1]) < 0.6
+    assert torch.equal(ask(ControlPerturbation("series", circuit, seed=3), angles), s)
+    assert not torch.equal(ask(ControlPerturbation("series", circuit, seed=4), angles), s)
+    random, own = twin._random_series.coefficients, circuit.series.coefficients
+    assert torch.equal(random.abs(), own.abs())
+    assert torch.equal(random[0, 0, 0, 0], own[0, 0, 0, 0])  # the same learning-rate factor
+    assert (random[own != 0] != own[own != 0]).double().mean() > 0.4
+    again = ControlPerturbation("series", CircuitPerturbation(rotations="random"), seed=3)
+    again.load_state_dict(twin.state_dict())
+    assert torch.equal(ask(again, angles), s)
+
+
+@pytest.mark.parametrize("options", [{"mode": "live"}, {"center": "odd"}, {"entanglement": "none"}, None])
+def test_series_needs_one(options):
+    reference = SinePerturbation() if options is None else CircuitPerturbation(**options)
+    with pytest.raises(ValueError, match=r"Invalid reference: '(Sine|Circuit)Perturbation'; it must be a Circuit"):
+        ask(ControlPerturbation("series", reference), random_angles(2))
+
+
 def test_shuffled_leaves_padding_alone():
     layout = [(0, 1, 3), (1, 2, 2)]
     angles = torch.zeros(2, 4, dtype=torch.float64)
