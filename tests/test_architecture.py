@@ -96,6 +96,7 @@ def test_every_module_has_its_test():
     covered_elsewhere = {
         "worker": "runner",
         "recorder": "runner",
+        "memory": "worker",
         "estimate": "command",
         "stages": "simulator",
         "constants": "simulator",

@@ -11,7 +11,7 @@ from typing import Any
 import yaml
 
 from lightning_qsgd.comparison.results import Phase
-from lightning_qsgd.comparison.spec import Comparison
+from lightning_qsgd.comparison.spec import Comparison, Seeds
 from lightning_qsgd.experiment import find_config, parse
 
 Config = dict[str, Any]
@@ -53,7 +53,8 @@ class Arms:
     Raises:
         FileNotFoundError: for a file that is not there.
         SystemExit: if the parser refuses an arm's configuration (it prints which setting, and why).
-        ValueError: if a twin's arm has no perturbation, or an arm wants several processes for a run.
+        ValueError: if a twin's arm has no perturbation, an arm wants several processes for a run, or no arm has a
+            setting that takes the seed.
     """
 
     def __init__(self, comparison: Comparison) -> None:
@@ -68,6 +69,9 @@ class Arms:
                 self._configs[name, phase] = config
                 for twin in arm.twins:
                     self._configs[f"{name}/{twin}", phase] = _twin_of(config, name, twin)
+        for key in comparison.seeds.keys:
+            if key not in Seeds().keys and not any(has(config, key) for config in self._configs.values()):
+                raise ValueError(f"Invalid seeds.keys: {key!r}; no arm has such a setting")
 
     def _parse(self, name: str, last: dict[str, Any]) -> Config:
         arm = self.comparison.arms[name]
@@ -115,6 +119,7 @@ class Arms:
         digest = hashlib.sha256(text.encode()).hexdigest()[:8]
         # Runs find their folder by themselves; these two would only say where the first one of several was.
         config["experiment"], config["trainer"]["default_root_dir"] = name.replace("/", "_"), "logs"
+        config["trainer"]["devices"] = 1
         folder = self.comparison.folder / "runs" / name / digest / f"seed_{seed}"
         return Plan(name, seed, phase, values, config, digest, folder)
 

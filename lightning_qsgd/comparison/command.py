@@ -15,7 +15,6 @@ from rich.table import Table
 
 from lightning_qsgd.callbacks.exact_resume import SIGNALS, Stopped
 from lightning_qsgd.comparison.estimate import Estimate, estimate
-from lightning_qsgd.comparison.pairing import check_levels
 from lightning_qsgd.comparison.report import write_report
 from lightning_qsgd.comparison.results import Results
 from lightning_qsgd.comparison.runner import Runner
@@ -42,7 +41,7 @@ def compare(arguments: Sequence[str]) -> None:
     with _signals():
         try:
             with display:
-                results = runner.run()
+                results = runner.run(options["tuning_only"])
         except (KeyboardInterrupt, Stopped) as error:
             print(f"Stopped; the same command goes on. Results so far: {comparison.folder}", file=sys.stderr)
             sys.exit(130 if isinstance(error, KeyboardInterrupt) else error.code)
@@ -57,7 +56,7 @@ def report(arguments: Sequence[str]) -> None:
 
     Raises:
         FileNotFoundError: if a folder has no results.
-        ValueError: if they are no results, or runs are not paired as declared.
+        ValueError: if they are no results.
         OSError: if the report cannot be written.
     """
     parser = OneLineErrorParser(
@@ -70,8 +69,6 @@ def report(arguments: Sequence[str]) -> None:
     parser.add_argument("-o", "--output", type=Path, help="folder to write to. Default: the first comparison's")
     options = parser.parse_args(list(arguments))
     results = [Results.load(folder) for folder in options.folders]
-    for result in results:
-        check_levels(result)
     written = write_report(results, options.output or options.folders[0])
     Console().print(f"Report: {written[0]}", highlight=False, soft_wrap=True)
 
@@ -105,6 +102,7 @@ def _parser() -> OneLineErrorParser:
         default=None,
         help="address of a Dask scheduler, as tcp://127.0.0.1:8786, whose workers train instead",
     )
+    parser.add_argument("--tuning_only", "--tuning-only", action="store_true", help="stop before the evaluation runs")
     parser.add_argument(
         "--retry_failed", "--retry-failed", action="store_true", help="train failed runs again (diverged ones stay)"
     )

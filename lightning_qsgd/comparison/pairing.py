@@ -5,6 +5,10 @@ from typing import get_args
 from lightning_qsgd.comparison.results import Results, Run
 from lightning_qsgd.comparison.spec import Level
 
+_WAY_OUT = (
+    "Give both arms the same data and batch size, and a loader that shuffles with a generator of its own, seeded from "
+    "(seed, epoch): the global one also moves with what an arm draws"
+)
 LEVELS: tuple[Level, ...] = get_args(Level)  # the strongest first
 
 
@@ -61,7 +65,7 @@ def check_levels(results: Results) -> None:
         if rank(level) > rank(contrast.level):
             raise ValueError(
                 f"Invalid level of {contrast.name}: {contrast.level!r}; its runs share {level or 'nothing'} ({why}). "
-                f"{f'Declare level: {level}' if level else 'Give both arms the same data and batch size'}"
+                + (f"Declare level: {level}" if level else _WAY_OUT)
             )
 
 

@@ -35,7 +35,7 @@ class Run:
         test: test metrics at the end, where the specification asks for them.
         cost: seconds, evaluation_seconds, steps, examples, circuits, shots, circuit_seconds, peak_memory (bytes; None
             where the system does not tell).
-        live: means of the perturbation's statistics over the run (norm_ratio, offset, spread, learning_rate_factor,
+        live: medians of the perturbation's statistics over the run (norm_ratio, offset, spread, learning_rate_factor,
             touched, effective, ...; empty without one), and of its quantum parameters: quantum_parameters (number of
             tensors), and those that were unregistered, without_gradient, unmoved, unobservable (names).
         hashes: parameters (digest of all initial values, a key of ``Results.parameter_sets``), batches and seeds (one
@@ -65,7 +65,9 @@ class Results:
 
     Attributes:
         comparison: the specification.
-        provenance: command, commit, versions, hardware, started, updated, complete (whether all runs are there).
+        provenance: command, commit, versions, hardware, started, updated, complete (whether all runs are there), and
+            declared: "at" (time), "what" (:meth:`Comparison.declaration` before the first evaluation run), "changes"
+            (what is different now); without it nobody knows what was declared when.
         arms: of each arm: values (tuned settings), default (the same settings untuned), trials (list of values, score
             per tuning seed), and edge (whether the best lies on the edge of what was tried) where it was tuned.
         targets: the metric's targets by name: "0.9", and "tuned baseline", frozen on the tuning seeds.
@@ -126,8 +128,9 @@ class Results:
                 "best"; "averaged": at the end with averaged weights.
 
         Returns:
-            The number. For a diverged run the worst value that any run of the comparison has shown: it counts, and
-            ranks last. NaN for a failed run, and where there is no such number.
+            The number. For a diverged run, and one whose last evaluations were not finite, the worst value that any run
+            of the comparison has shown: it counts, and ranks last. NaN for a failed run, and where there is no such
+            number.
         """
         metric = self.comparison.metric
         if run.status == "diverged":
@@ -136,9 +139,12 @@ class Results:
             return math.nan
         if summary == "averaged":
             return run.averaged.get(metric.name, math.nan)
-        curve = [value for value in run.curve.get(metric.name, []) if value is not None]
+        whole = run.curve.get(metric.name, [])
+        curve = [value for value in whole if value is not None]
         if not curve:
             return math.nan
+        if None in whole[-metric.last :]:  # the metric itself was not finite
+            return self.worst()
         if summary == "best":
             return max(curve) if metric.mode == "max" else min(curve)
         return float(np.mean(curve[-metric.last :])) if summary == "last" else curve[-1]

@@ -15,7 +15,7 @@ from joblib.externals.loky.process_executor import TerminatedWorkerError
 
 from lightning_qsgd.comparison.arms import Arms, Plan
 from lightning_qsgd.comparison.pairing import check_levels
-from lightning_qsgd.comparison.provenance import provenance
+from lightning_qsgd.comparison.provenance import commit, provenance
 from lightning_qsgd.comparison.results import FILE, Results, Run
 from lightning_qsgd.comparison.spec import Comparison
 from lightning_qsgd.comparison.tuning import Point, best, on_edge, propose
@@ -59,33 +59,57 @@ class Runner:
         self._done: set[tuple[str, int, str, str]] = set()
         self._retry, self._saved, self._needed = retry, 0.0, 0
         self._before: dict[tuple[str, int, str, str], Run] = {}
+        self._declared: dict[str, Any] | None = None
         if (comparison.folder / FILE).is_file():
             before = Results.load(comparison.folder)
             self.results.parameter_sets = before.parameter_sets
+            self._declared = before.provenance.get("declared")
             self._before = {(run.arm, run.seed, run.phase, run.config): run for run in before.runs}
 
-    def run(self) -> Results:
+    def run(self, tuning_only: bool = False) -> Results:
         """Train everything that is missing.
+
+        Args:
+            tuning_only: leave the evaluation runs for later. Default: False.
 
         Raises:
             ValueError: if a contrast's runs are not paired as it declares; the runs are kept.
+            RuntimeError: if a tuning run failed, so that nothing can be chosen.
         """
         self.comparison.folder.mkdir(parents=True, exist_ok=True)
         with self._parallel() as parallel:
             while plans := self.tuning_round():
                 self._execute(parallel, plans)
             self._freeze_targets()
+            if tuning_only:
+                self._save()
+                return self.results
+            self._declare()
             self._execute(parallel, self.evaluation())
         self.results.provenance["complete"] = True
         self._save()
-        check_levels(self.results)
         return self.results
+
+    def _declare(self) -> None:
+        """Note what is declared before the first evaluation run, and what is different now."""
+        declared = self._declared
+        if declared is None and not any(phase == "evaluation" for _, _, phase, _ in self._before):
+            declared = {"at": _now(), "what": self.comparison.declaration()}
+        if declared is not None:
+            changes = _changes(declared["what"], self.comparison.declaration())
+            self.results.provenance["declared"] = declared | {"changes": changes}
 
     # ---- which runs
 
     def tuning_round(self) -> list[Plan]:
         """Runs that tuning lacks now, given those that are there; none: it is over."""
         while plans := self._proposed():
+            for run in self.results.runs:
+                if run.phase == "tuning" and run.status == "failed" and self.comparison.tuning.trials:
+                    raise RuntimeError(
+                        f"A tuning run of {run.arm} failed (seed {run.seed}): {run.error}. No setting can be chosen; "
+                        "mend the cause, and add --retry_failed"
+                    )
             if missing := [plan for plan in plans if not self._known(plan)]:
                 return sorted(missing, key=lambda plan: plan.seed)
             if not self.comparison.tuning.trials:
@@ -119,19 +143,20 @@ class Runner:
         own = self.comparison.tuned_like(name)
         assert own is not None
         scores = self._scores(own)
-        values = dict(zip(self._space(own), best(scores), strict=True)) if scores else {}
+        values = _values(self._space(own), best(scores)) if scores else {}
         arm = self.comparison.arms[name.partition("/")[0]]
         return (
             values if arm.tuned_as is None else {k: v for k, v in values.items() if k in self.comparison.tuning.space}
         )
 
     def _space(self, arm: str) -> dict[str, list[Any]]:
-        return self.comparison.tuning.space | self.comparison.arms[arm].space
+        space = self.comparison.tuning.space | self.comparison.arms[arm].space
+        return {key: [_hashable(value) for value in values] for key, values in space.items()}
 
     def _next_trials(self, arm: str) -> list[Plan]:
         space, tuning = self._space(arm), self.comparison.tuning
         points = propose(space, self._scores(arm), tuning.trials, self.comparison.metric.margin)
-        values = [dict(zip(space, point, strict=True)) for point in points]
+        values = [_values(space, point) for point in points]
         seeds = self.comparison.seeds.tuning
         return [self.arms.plan(arm, seed, "tuning", value) for seed in seeds for value in values]
 
@@ -140,9 +165,9 @@ class Runner:
         sign = 1.0 if self.comparison.metric.mode == "max" else -1.0
         names, found = list(self._space(arm)), {}
         for run in self.results.runs:
-            if run.arm == arm and run.phase == "tuning" and list(run.values) == names:
+            if run.arm == arm and run.phase == "tuning" and list(run.values) == names and run.status != "failed":
                 score = sign * self.results.value(run) if run.status == "finished" else -np.inf
-                found.setdefault(tuple(run.values.values()), []).append(score)
+                found.setdefault(tuple(map(_hashable, run.values.values())), []).append(score)
         seeds = len(self.comparison.seeds.tuning)
         complete = {point: float(np.mean(scores)) for point, scores in found.items() if len(scores) == seeds}
         return dict(sorted(complete.items(), key=lambda trial: str(trial[0])))  # whatever finished first
@@ -169,12 +194,15 @@ class Runner:
         self._tell()
         self._save()
         tasks = (joblib.delayed(_numbered)(i, *self._arguments(plan)) for i, plan in enumerate(missing))
-        for number, result in parallel(tasks):  # type: ignore[misc]
-            self._take(missing[number], result)
-            self._tell()
-            if time.monotonic() - self._saved > SAVE_SECONDS:
-                self._save()
-        self._save()
+        try:
+            for number, result in parallel(tasks):  # type: ignore[misc]
+                self._take(missing[number], result)
+                check_levels(self.results)
+                self._tell()
+                if time.monotonic() - self._saved > SAVE_SECONDS:
+                    self._save()
+        finally:
+            self._save()
 
     def _arguments(self, plan: Plan) -> tuple[Any, ...]:
         run = {"arm": plan.arm, "seed": plan.seed, "phase": plan.phase, "values": plan.values}
@@ -199,7 +227,7 @@ class Runner:
         values = self.values(baseline)
         runs = [run for run in self.results.runs if (run.arm, run.phase) == (baseline, "tuning")]
         chosen = [self.results.value(run) for run in runs if run.values == values]
-        self.results.targets = {f"{target:g}": target for target in self.comparison.targets}
+        self.results.targets = {f"{target:g}": target for target in self.comparison.targets or []}
         if np.isfinite(chosen).any():
             self.results.targets["tuned baseline"] = round(float(np.nanmedian(chosen)), 6)
         for name in self.comparison.all_arms():
@@ -236,7 +264,7 @@ class Runner:
 
     def _save(self) -> None:
         began = [run.host["started"] for run in self.results.runs if run.host]
-        commits = dict.fromkeys(filter(None, (run.host.get("commit") for run in self.results.runs)))
+        commits = dict.fromkeys(filter(None, [*(run.host.get("commit") for run in self.results.runs), commit()]))
         self.results.provenance |= {"started": min(began, default=_now()), "updated": _now()}
         self.results.provenance |= {"commit": ", ".join(commits) or None} if commits else {}
         self.results.runs.sort(key=lambda run: (run.phase == "evaluation", run.arm, run.seed, run.config))
@@ -250,6 +278,21 @@ class Runner:
 
 def _numbered(number: int, *arguments: Any) -> tuple[int, dict[str, Any]]:
     return number, execute(*arguments)
+
+
+def _hashable(value: Any) -> Any:
+    return tuple(value) if isinstance(value, list) else value
+
+
+def _values(space: dict[str, list[Any]], point: Point) -> dict[str, Any]:
+    return {k: list(v) if isinstance(v, tuple) else v for k, v in zip(space, point, strict=True)}
+
+
+def _changes(before: Any, now: Any, key: str = "") -> list[str]:
+    if isinstance(before, dict) and isinstance(now, dict):
+        names = dict.fromkeys([*before, *now])
+        return [line for k in names for line in _changes(before.get(k), now.get(k), f"{key}.{k}".strip("."))]
+    return [] if before == now else [f"{key}: {before} -> {now}"]
 
 
 def _now() -> str:

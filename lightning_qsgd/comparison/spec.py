@@ -64,8 +64,7 @@ class Seeds:
     Args:
         evaluation: of the runs that are judged. Default: 1 to 10.
         tuning: of the runs that choose settings and the target. Default: 101 to 103.
-        keys: settings that take the seed; those that a base does not have are left out, but for ``seed_everything``.
-            Default: seed_everything and data.init_args.seed.
+        keys: settings that take the seed. Default: seed_everything, and data.init_args.seed where the data have one.
     """
 
     evaluation: list[int] = field(default_factory=lambda: list(range(1, 11)))
@@ -82,14 +81,19 @@ class Metric:
         name: as logged at validation. Default: "val/accuracy".
         mode: "max" (default): more is better; "min".
         last: evaluations at the end that are averaged, at least 1. Default: 3.
-        unit: "%" (default): printed times 100, differences in percentage points; "": printed as it is.
+        unit: "%": printed times 100, differences in percentage points; "": printed as it is. Default: "%" for names
+            with "accuracy" or "f1" in them.
     """
 
     margin: float
     name: str = "val/accuracy"
     mode: Literal["max", "min"] = "max"
     last: int = 3
-    unit: Literal["%", ""] = "%"
+    unit: Literal["%", ""] | None = None
+
+    def __post_init__(self) -> None:
+        if self.unit is None:
+            self.unit = "%" if "accuracy" in self.name or "f1" in self.name else ""
 
 
 @dataclass
@@ -125,7 +129,8 @@ class Comparison:
             difference. Default: None.
         claims: arm and what it must all beat to be called a circuit-specific effect. Default: none.
         dose: settings whose values order arms for the dose-response plot: arms by name of the series. Default: none.
-        targets: values of the metric to reach, beside the baseline's own on the tuning seeds. Default: 0.9.
+        targets: values of the metric to reach, beside the baseline's own on the tuning seeds. Default: 0.9 for
+            val/accuracy, the target of arXiv 2511.01918; none for others.
         seeds: evaluation and tuning seeds.
         tuning: budget and shared settings.
         test: evaluate the final weights of the evaluation runs on the test data too. Default: False.
@@ -148,7 +153,7 @@ class Comparison:
     gatekeeper: str | None = None
     claims: dict[str, list[str]] = field(default_factory=dict)
     dose: dict[str, list[str]] = field(default_factory=dict)
-    targets: list[float] = field(default_factory=lambda: [0.9])
+    targets: list[float] | None = None
     seeds: Seeds = field(default_factory=Seeds)
     tuning: Tuning = field(default_factory=Tuning)
     test: bool = False
@@ -156,6 +161,8 @@ class Comparison:
     root: str = "logs/compare"
 
     def __post_init__(self) -> None:
+        if self.targets is None:
+            self.targets = [0.9] if self.metric.name == "val/accuracy" else []
         names = self.all_arms()
         for arm in self.arms:
             _require("arms", arm, arm and not set(arm) & set("/\\ \t") and arm[0] != ".", "names without / and spaces")
@@ -190,6 +197,8 @@ class Comparison:
         spaces = [self.tuning.space, *(arm.space for arm in self.arms.values())]
         empty = [key for space in spaces for key, values in space.items() if not values]
         _require("space", empty, not empty, "lists of values")
+        nested = [key for space in spaces for key, values in space.items() if any(isinstance(v, dict) for v in values)]
+        _require("space", nested, not nested, "lists of numbers, words or lists; give a part of a setting its own key")
 
     def all_arms(self) -> list[str]:
         """Names of the arms and of their twins."""
@@ -208,6 +217,11 @@ class Comparison:
         """A dotted key with its beginning written out."""
         first, dot, rest = key.partition(".")
         return f"{self.short.get(first, first)}{dot}{rest}"
+
+    def declaration(self) -> dict[str, Any]:
+        """What must not change once evaluation runs have been seen."""
+        names = ("metric", "contrasts", "gatekeeper", "claims", "baseline", "seeds", "targets", "tuning")
+        return {name: value for name, value in self.to_dict().items() if name in names}
 
     def to_dict(self) -> dict[str, Any]:
         """Plain values."""

@@ -18,6 +18,7 @@ from collections.abc import Iterator
 from dataclasses import asdict
 from datetime import UTC, datetime
 from pathlib import Path
+from statistics import median
 from typing import Any
 
 import lightning as L
@@ -29,9 +30,10 @@ from lightning_utilities.core.rank_zero import rank_zero_warn
 
 from lightning_qsgd.callbacks import ExactResume, Stopped
 from lightning_qsgd.callbacks.run_summary import count_circuits
+from lightning_qsgd.comparison.memory import peak, reset_peak
 from lightning_qsgd.comparison.provenance import commit, machine
 from lightning_qsgd.comparison.recorder import LiveLogger, RunRecorder, digest
-from lightning_qsgd.comparison.results import Run, mean
+from lightning_qsgd.comparison.results import Run
 from lightning_qsgd.experiment import ExperimentCLI
 from lightning_qsgd.failures import explain
 from lightning_qsgd.files import atomic_write, write_json
@@ -177,7 +179,7 @@ def _train(folder: Path, run: Run, config: dict[str, Any], test: bool, guard: En
     else:
         for events in folder.glob("events.out.*"):  # of a run that was killed before its first checkpoint
             events.unlink()
-    _reset_peak_memory()
+    reset_peak()
     cli: CompareCLI | None = None
     try:
         with quiet():
@@ -201,13 +203,13 @@ def _train(folder: Path, run: Run, config: dict[str, Any], test: bool, guard: En
         gc.collect()
     run.curve, run.hashes = recorder.curve, recorder.hashes
     run.hashes["parameters"] = digest(json.dumps(recorder.parameter_digests, sort_keys=True).encode())
-    statistics = {name: mean(values) for name, values in recorder.live.items()}
+    finite = {name: [value for value in values if math.isfinite(value)] for name, values in recorder.live.items()}
     counted = ("circuits", "shots", "seconds", "surrogate_residual", "surrogate_residual_expected")
-    run.live = {name: value for name, value in statistics.items() if name not in counted}
+    run.live = {name: median(values) for name, values in finite.items() if values and name not in counted}
     run.live |= recorder.quantum.summary()
     run.cost = {"seconds": round(recorder.seconds, 3), "evaluation_seconds": round(recorder.evaluation_seconds, 3)}
     run.cost |= {"whole_seconds": round(time.perf_counter() - began, 3)}
-    run.cost |= {"steps": recorder.steps, "examples": recorder.examples, "peak_memory": _peak_memory()}
+    run.cost |= {"steps": recorder.steps, "examples": recorder.examples, "peak_memory": peak()}
     run.cost |= _circuits(cli)
     return {"run": asdict(run), "parameter_digests": recorder.parameter_digests}
 
@@ -279,19 +281,3 @@ def quiet() -> Iterator[None]:
     finally:
         for logger, level in zip(loggers, levels, strict=True):
             logger.setLevel(level)
-
-
-def _reset_peak_memory() -> None:
-    """Let the system count this process's peak from here on (Linux)."""
-    gc.collect()
-    with contextlib.suppress(OSError):
-        Path("/proc/self/clear_refs").write_text("5")
-
-
-def _peak_memory() -> int | None:
-    """Bytes of memory that this process had at most since the reset (Linux); None where that is not known."""
-    try:
-        lines = Path("/proc/self/status").read_text().splitlines()
-    except OSError:
-        return None
-    return next((int(line.split()[1]) * 1024 for line in lines if line.startswith("VmHWM:")), None)

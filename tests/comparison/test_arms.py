@@ -3,7 +3,7 @@
 import pytest
 
 from lightning_qsgd.comparison.arms import Arms
-from lightning_qsgd.comparison.spec import Arm, Comparison, Metric
+from lightning_qsgd.comparison.spec import Arm, Comparison, Metric, Seeds
 
 LR = "model.init_args.optimizer.init_args.lr"
 
@@ -75,6 +75,8 @@ def test_arms_that_cannot_be_run(tmp_path, arm, message):
 
 
 def test_what_is_not_there(tmp_path, capsys):
+    with pytest.raises(ValueError, match=r"Invalid seeds\.keys: 'data\.init_args\.sed'; no arm"):
+        Arms(comparison(tmp_path, seeds=Seeds(keys=["seed_everything", "data.init_args.sed"])))
     with pytest.raises(FileNotFoundError, match=r"nothing\.yaml, which arm a names"):
         Arms(comparison(tmp_path, {"a": Arm(["nothing.yaml"])}))
     with pytest.raises(ValueError, match=r"Invalid space: 'model\.init_args\.optimizer\.init_args\.speed'; arm adamw"):

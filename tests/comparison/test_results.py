@@ -41,6 +41,12 @@ def test_a_diverged_run_counts_as_the_worst_value_seen_and_a_failed_one_is_missi
     assert math.isnan(results(*runs).value(runs[-1]))
 
 
+def test_a_metric_that_is_not_finite_at_the_end_counts_as_diverged():
+    broken = run("b", 1, 0.8, 0.9, None)
+    assert results(run("a", 1, 0.3), broken).value(broken) == 0.3
+    assert results(run("a", 1, 0.3), early := run("b", 1, None, 0.8, 0.9)).value(early) == pytest.approx(0.85)
+
+
 def test_pairs_of_a_minimized_metric_change_sign():
     a, b, _ = results(run("a", 1, 2.0), run("b", 1, 1.0), mode="min").pairs("a", "b")
     assert (a[0], b[0]) == (-2.0, -1.0)

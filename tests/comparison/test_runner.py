@@ -87,6 +87,30 @@ def test_runs_that_are_not_paired_as_declared_are_refused_but_kept(tmp_path):
     assert len(Results.load(spec.folder).runs) == 3
 
 
+def test_a_declaration_comes_before_the_runs_and_changes_are_told(tmp_path):
+    spec = comparison(tmp_path, arms={"adamw": ARMS["adamw"]}, seeds=Seeds([1], [11]))
+    declared = Runner(spec, workers=1).run(tuning_only=True)
+    assert "declared" not in declared.provenance
+    assert {run.phase for run in declared.runs} == {"tuning"}
+    declared = Runner(spec, workers=1).run().provenance["declared"]
+    assert declared["changes"] == []
+    assert declared["at"] <= Results.load(spec.folder).of("adamw")[1].host["started"]
+    later = comparison(tmp_path, arms={"adamw": ARMS["adamw"]}, seeds=Seeds([1], [11]), metric=Metric(margin=0.5))
+    now = Runner(later, workers=1).run().provenance["declared"]
+    assert now == declared | {"changes": ["metric.margin: 0.05 -> 0.5"]}
+
+
+def test_lists_are_tuned_and_a_failed_tuning_run_chooses_nothing(tmp_path):
+    betas = {"optimizer.betas": [[0.9, 0.99], [0.9, 0.999]]}
+    spec = comparison(tmp_path, arms={"adamw": ARMS["adamw"]}, seeds=Seeds([1], [11]), tuning=Tuning(2, betas))
+    results = Runner(spec).run()
+    assert results.arms["adamw"]["values"]["optimizer.betas"] in betas["optimizer.betas"]
+    broken = Tuning(2, {"data.init_args.batch_size": [16, -1]})
+    spec = comparison(tmp_path, arms={"adamw": ARMS["adamw"]}, seeds=Seeds([1], [11]), tuning=broken)
+    with pytest.raises(RuntimeError, match=r"tuning run of adamw failed.*batch_size.*--retry_failed"):
+        Runner(spec).run()
+
+
 def test_workers_are_counted():
     with pytest.raises(ValueError, match="Invalid workers: 0"):
         Runner(comparison("nowhere"), workers=0)

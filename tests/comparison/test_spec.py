@@ -57,6 +57,7 @@ def test_arguments_override_the_file(tmp_path):
         ({"arms": VALID["arms"] | {"b": {"tuned_as": "c"}, "c": {"tuned_as": "b"}}}, "Invalid tuned_as"),
         ({"tuning": {"trials": -1}}, "Invalid tuning.trials: -1"),
         ({"tuning": {"trials": 3, "space": {"a": []}}}, r"Invalid space: \['a'\]"),
+        ({"tuning": {"trials": 3, "space": {"a": [{"b": 1}]}}}, r"Invalid space: \['a'\].*its own key"),
     ],
 )
 def test_what_is_invalid_is_named(tmp_path, changes, message):
@@ -68,3 +69,12 @@ def test_settings_stay_as_they_are_written(tmp_path):
     settings = {"model.init_args.scheduler": {"class_path": "torch.optim.lr_scheduler.StepLR", "init_args": {}}}
     comparison = read(tmp_path, set=settings, arms=VALID["arms"] | {"a": {"set": settings}})
     assert comparison.set == comparison.arms["a"].set == settings
+
+
+@pytest.mark.parametrize(
+    ("metric", "unit", "targets"),
+    [({}, "%", [0.9]), ({"name": "val/loss", "mode": "min"}, "", []), ({"name": "val/f1"}, "%", [])],
+)
+def test_defaults_suit_the_metric(tmp_path, metric, unit, targets):
+    comparison = read(tmp_path, metric={"margin": 0.01} | metric)
+    assert (comparison.metric.unit, comparison.targets) == (unit, targets)
