@@ -148,7 +148,7 @@ def test_a_worker_without_its_parent_ends_with_a_checkpoint(straight, tmp_path, 
     monkeypatch.setattr(worker.os, "_exit", leave)
     with monkeypatch.context() as patch:
         parents = iter([os.getppid()] * 4)  # at the start and before three batches
-        patch.setattr(worker.os, "getppid", lambda: next(parents, 1))
+        patch.setattr(worker.os, "getppid", lambda: next(parents, 0))
         with pytest.raises(KeyboardInterrupt):
             go(one, parent=os.getppid())
     assert codes == [143]
