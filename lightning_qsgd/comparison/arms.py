@@ -119,7 +119,7 @@ class Arms:
         digest = hashlib.sha256(text.encode()).hexdigest()[:8]
         # Runs find their folder by themselves; these two would only say where the first one of several was.
         config["experiment"], config["trainer"]["default_root_dir"] = name.replace("/", "_"), "logs"
-        config["trainer"]["devices"] = 1
+        config["trainer"]["devices"] = config["threads"] = 1  # several runs share a machine
         folder = self.comparison.folder / "runs" / name / digest / f"seed_{seed}"
         return Plan(name, seed, phase, values, config, digest, folder)
 

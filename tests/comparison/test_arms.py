@@ -20,12 +20,13 @@ def optimizer(plan):
 
 def test_base_settings_overlay_and_settings_of_the_arm_in_this_order(tmp_path):
     arm = Arm(["configs/overlay/adamw.yaml"], {"optimizer.lr": 0.5, "data": {"init_args": {"batch_size": 7}}})
-    settings = {"optimizer.lr": 0.2, "optimizer.eps": 0.1, "data.init_args.batch_size": 5}
+    settings = {"optimizer.lr": 0.2, "optimizer.eps": 0.1, "data.init_args.batch_size": 5, "threads": 2}
     plan = Arms(comparison(tmp_path, {"a": arm}, set=settings)).plan("a", 3, "evaluation", {})
     assert optimizer(plan)["class_path"] == "torch.optim.AdamW"
     assert (optimizer(plan)["init_args"]["lr"], optimizer(plan)["init_args"]["eps"]) == (0.5, 0.1)
     assert plan.config["data"]["init_args"]["batch_size"] == 7
     assert (plan.config["seed_everything"], plan.config["data"]["init_args"]["seed"]) == (3, 3)
+    assert (plan.config["threads"], plan.config["trainer"]["devices"]) == (1, 1)
 
 
 def test_a_twin_is_its_arm_around_a_control(tmp_path):

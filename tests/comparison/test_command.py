@@ -1,9 +1,14 @@
 """The command compare, as it is typed."""
 
+import io
+
 import pytest
 import yaml
+from rich.console import Console
 
 from lightning_qsgd.cli import main
+from lightning_qsgd.comparison.command import Display
+from tests.comparison.common import fake_results
 
 SPEC = {
     "name": "t",
@@ -63,3 +68,17 @@ def test_mistakes(arguments, more, message, capsys):
         main([*arguments, *more])
     assert caught.value.code == 2
     assert message in capsys.readouterr().err.splitlines()[-1]
+
+
+def test_a_terminal_shows_a_table_that_is_written_over():
+    stream = io.StringIO()
+    console = Console(file=stream, force_terminal=True, width=100)
+    results = fake_results({"adamw": 0.0, "circuit": 0.02}, twins={"circuit": ["frozen"]})
+    with Display(console, results.comparison.folder) as display:
+        display(results, 3, 10)
+        display(results, 4, 10)
+    shown = stream.getvalue()
+    assert "3 of 10 runs" in shown
+    assert "4 of 10 runs" in shown
+    assert "\x1b[1A" in shown, "the cursor goes up again"
+    assert all(arm in shown for arm in results.comparison.all_arms())
