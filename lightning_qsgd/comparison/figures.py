@@ -6,7 +6,7 @@ import numpy as np
 from matplotlib.axes import Axes
 from scipy import stats
 
-from lightning_qsgd.comparison.analysis import Analysis, ContrastAnalysis, finite
+from lightning_qsgd.comparison.analysis import Analysis, finite
 from lightning_qsgd.comparison.drawing import (
     BETTER,
     INK,
@@ -20,6 +20,7 @@ from lightning_qsgd.comparison.drawing import (
     style,
     to_svg,
 )
+from lightning_qsgd.comparison.judging import ContrastAnalysis
 from lightning_qsgd.comparison.numbers import Numbers, count, number
 
 

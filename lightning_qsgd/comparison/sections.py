@@ -5,8 +5,9 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from lightning_qsgd.comparison import across, curves, figures, tables, wording
-from lightning_qsgd.comparison.analysis import Analysis, ContrastAnalysis
+from lightning_qsgd.comparison.analysis import Analysis
 from lightning_qsgd.comparison.drawing import Drawing
+from lightning_qsgd.comparison.judging import ContrastAnalysis
 from lightning_qsgd.comparison.numbers import count, minus
 from lightning_qsgd.comparison.pairing import rank
 from lightning_qsgd.comparison.tables import Table

@@ -21,9 +21,10 @@ def test_the_verdict_names_gatekeeper_claims_and_runs():
         gatekeeper="b - a",
         claims={"b": ["a", "b/frozen"]},
         diverged=[("a", 1)],
+        trials=3,
     )
     assert "The gatekeeper contrast, b - a: " in text
-    assert "b: no circuit-specific effect shown: not clearly better than" in text
+    assert "b: not clearly better than" in text
     assert "29 of 30 evaluation runs finished, 1 diverged" in text
     assert "so far" not in text
 
