@@ -6,7 +6,7 @@ import numpy as np
 from matplotlib.axes import Axes
 from scipy import stats
 
-from lightning_qsgd.comparison.analysis import Analysis, finite
+from lightning_qsgd.comparison.analysis import Analysis
 from lightning_qsgd.comparison.drawing import (
     BETTER,
     INK,
@@ -30,7 +30,10 @@ def forest(analysis: Analysis) -> Drawing | None:
     if not rows:
         return None
     numbers, margin = _numbers(analysis), analysis.results.comparison.metric.margin
-    ends = [x for row in rows for x in (row.judgement.paired.mean, row.judgement.paired.low, row.judgement.paired.high)]
+    sized = [row for row in rows if not row.judgement.diverged]
+    ends = [
+        x for row in sized for x in (row.judgement.paired.mean, row.judgement.paired.low, row.judgement.paired.high)
+    ]
     limit = reach(ends, margin)
     with style():
         figure, (axes,) = canvas(0.75 + 0.24 * len(rows))
@@ -38,6 +41,10 @@ def forest(analysis: Analysis) -> Drawing | None:
         for y, row in enumerate(rows):
             p, color = row.judgement.paired, _color(row)
             filled = color if not row.judgement.exploratory else "white"
+            if row.judgement.diverged:
+                edge = math.copysign(2 * limit, p.mean)
+                _dots(axes, [edge], y, limit, numbers.factor, color=color, markersize=5.5, markerfacecolor=filled)
+                continue
             low, high = (max(-limit, min(limit, x)) if math.isfinite(x) else p.mean for x in (p.low, p.high))
             axes.plot([low * numbers.factor, high * numbers.factor], [y, y], color=color, lw=1.6, solid_capstyle="butt")
             _dots(axes, [p.mean], y, limit, numbers.factor, color=color, markersize=5.5, markerfacecolor=filled)
@@ -46,25 +53,28 @@ def forest(analysis: Analysis) -> Drawing | None:
         ]
         _rows(axes, labels)
         texts = axes.secondary_yaxis("right")
-        shown = [f"{numbers.difference(r.judgement.paired.mean)}   {r.judgement.verdict}" for r in rows]
+        shown = [f"{_size(analysis, row)}   {row.judgement.verdict}" for row in rows]
         texts.set_yticks(range(len(rows)), shown)
         texts.spines["right"].set_visible(False)
         texts.tick_params(length=0)
         axes.set_xlabel(_difference_label(analysis))
         svg = to_svg(figure)
-    above = sum(row.judgement.paired.low > 0 for row in rows)
-    below = sum(row.judgement.paired.high < 0 for row in rows)
-    top = max(rows, key=lambda row: row.judgement.paired.mean)
-    bottom = min(rows, key=lambda row: row.judgement.paired.mean)
+    above = sum(row.judgement.paired.low > 0 for row in sized)
+    below = sum(row.judgement.paired.high < 0 for row in sized)
     alt = (
         f"Forest plot of {count(len(rows), 'contrast')}: {above} with an interval above 0, {below} below 0, "
-        f"{len(rows) - above - below} around 0. Largest mean difference "
-        f"{_text(numbers, top.judgement.paired.mean)} ({top.contrast.name}), smallest "
-        f"{_text(numbers, bottom.judgement.paired.mean)} ({bottom.contrast.name})."
+        f"{len(sized) - above - below} around 0."
     )
+    if sized:
+        top = max(sized, key=lambda row: row.judgement.paired.mean)
+        bottom = min(sized, key=lambda row: row.judgement.paired.mean)
+        alt += f" Largest mean difference {_text(numbers, top.judgement.paired.mean)} ({top.contrast.name}), smallest "
+        alt += f"{_text(numbers, bottom.judgement.paired.mean)} ({bottom.contrast.name})."
+    gone = [f"{row.contrast.name} ({row.judgement.diverged})" for row in rows if row.judgement.diverged]
+    alt += f" Marked at the edge, without a size: {', '.join(gone)}." if gone else ""
     caption = (
         "Mean paired differences of the declared contrasts with simultaneous intervals. The band is the margin; hollow "
-        "marks are exploratory; triangles lie beyond the axis."
+        "marks are exploratory; triangles lie beyond the axis, or stand for contrasts with diverged runs."
     )
     return Drawing("contrasts", svg, alt, caption)
 
@@ -75,7 +85,8 @@ def differences(analysis: Analysis) -> Drawing | None:
     if not rows:
         return None
     numbers, margin = _numbers(analysis), analysis.results.comparison.metric.margin
-    limit = reach([d for row in rows for d in row.judgement.paired.differences], margin)
+    sized = [row for row in rows if not row.judgement.diverged]
+    limit = reach([d for row in sized for d in row.judgement.paired.differences], margin)
     with style():
         figure, (axes,) = canvas(0.75 + 0.26 * len(rows))
         _margin(axes, margin, numbers, limit)
@@ -84,14 +95,15 @@ def differences(analysis: Analysis) -> Drawing | None:
             _dots(
                 axes, p.differences, y, limit, numbers.factor, color=OWN, markersize=4.5, alpha=0.55, markeredgewidth=0
             )
-            mean = max(-limit, min(limit, p.mean)) * numbers.factor
-            axes.plot([mean, mean], [y - 0.34, y + 0.34], color=INK, lw=1.6)
+            if not row.judgement.diverged:
+                mean = max(-limit, min(limit, p.mean)) * numbers.factor
+                axes.plot([mean, mean], [y - 0.34, y + 0.34], color=INK, lw=1.6)
         _rows(axes, [f"{row.contrast.name}  ({_wins(row)})" for row in rows])
         axes.set_xlabel(_difference_label(analysis))
         svg = to_svg(figure)
     beyond = sum(abs(d) > limit for row in rows for d in row.judgement.paired.differences)
     one_sided = [
-        row.contrast.name for row in rows if row.judgement.paired.n in (_wl(row)) and row.judgement.paired.n > 1
+        row.contrast.name for row in sized if row.judgement.paired.n in (_wl(row)) and row.judgement.paired.n > 1
     ]
     alt = f"Paired differences of {count(len(rows), 'contrast')}, a dot for each seed. "
     alt += f"All seeds agree in sign in {len(one_sided)} of them"
@@ -99,7 +111,7 @@ def differences(analysis: Analysis) -> Drawing | None:
     alt += f" {count(beyond, 'dot')} beyond the axis." if beyond else ""
     caption = (
         "Differences seed by seed; the tick is their mean, the band the margin. In brackets wins, ties and losses. "
-        "Triangles lie beyond the axis."
+        "Triangles lie beyond the axis, as those of diverged runs do."
     )
     return Drawing("differences", svg, alt, caption)
 
@@ -118,8 +130,7 @@ def dose(analysis: Analysis) -> Drawing | None:
     columns = min(2, len(series))
     rows = math.ceil(len(series) / columns)
     arms = [analysis.arms[arm] for arm in dict.fromkeys(arm for chosen in series.values() for arm in chosen)]
-    kept = [results.value(run) for arm in arms for run in arm.runs.values() if run.status == "finished"]
-    ends = [*finite(kept), *(float(np.mean(arm.values["last"])) for arm in arms if arm.values["last"])]
+    ends = [value for arm in arms for value in arm.values["last"]]
     pad = 0.04 * (max(ends) - min(ends)) or 0.01 * abs(ends[0]) or 0.01
     limits = ((min(ends) - pad) * numbers.factor, (max(ends) + pad) * numbers.factor)
     said = []
@@ -129,12 +140,15 @@ def dose(analysis: Analysis) -> Drawing | None:
             means = []
             for x, arm in enumerate(chosen):
                 values = np.array(analysis.arms[arm].values["last"]) * numbers.factor
+                gone = analysis.arms[arm].diverged
+                if gone:
+                    axes.plot(x, limits[0], "v", color=WORSE, clip_on=False)
+                    axes.annotate(gone, (x, limits[0]), (0, 6), textcoords="offset points", ha="center", fontsize=7)
                 if not len(values):
+                    said += [f"{arm} none ({gone})"] if gone else []
                     continue
                 jitter = np.linspace(-0.12, 0.12, len(values)) if len(values) > 1 else np.zeros(1)
-                inside = np.clip(values, *limits)
-                for shown, marker in ((values == inside, "o"), (values > inside, "^"), (values < inside, "v")):
-                    axes.plot((x + jitter)[shown], inside[shown], marker, color=OWN, ms=3.5, alpha=0.45, mew=0)
+                axes.plot(x + jitter, values, "o", color=OWN, ms=3.5, alpha=0.45, mew=0)
                 low, high = interval(values)
                 axes.errorbar(
                     x, values.mean(), [[values.mean() - low], [high - values.mean()]], color=INK, capsize=3, marker="o",
@@ -142,7 +156,9 @@ def dose(analysis: Analysis) -> Drawing | None:
                 )  # fmt: skip
                 means.append((x, values.mean()))
                 said.append(f"{arm} {numbers.with_unit(numbers.value(float(values.mean()) / numbers.factor))}")
-            axes.plot(*zip(*means, strict=True), color=INK, lw=0.9, zorder=0)
+                said[-1] += f" ({gone})" if gone else ""
+            if means:
+                axes.plot(*zip(*means, strict=True), color=INK, lw=0.9, zorder=0)
             if base:
                 axes.axhline(float(np.mean(base)) * numbers.factor, color=MUTED, lw=0.9, ls=(0, (4, 2)), zorder=0)
             axes.set_title(name)
@@ -155,9 +171,9 @@ def dose(analysis: Analysis) -> Drawing | None:
         svg = to_svg(figure)
     alt = f"Dose-response of {count(len(series), 'series') if len(series) == 1 else f'{len(series)} series'}. Means: "
     caption = (
-        "Dose-response: means with 95 % t-intervals, a dot for each seed. The dashed line is the mean of "
+        "Dose-response: means with 95 % t-intervals, a dot for each finished run. The dashed line is the mean of "
         f"{analysis.baseline}. Intervals of single arms are wider than those of paired differences; "
-        "triangles lie beyond the axis."
+        "a triangle at the bottom stands for runs that diverged."
     )
     return Drawing("dose", svg, alt + ", ".join(dict.fromkeys(said)) + ".", caption)
 
@@ -216,6 +232,14 @@ def _numbers(analysis: Analysis) -> Numbers:
 
 def _text(numbers: Numbers, x: float) -> str:
     return numbers.with_unit(numbers.difference(x), difference=True)
+
+
+def _size(analysis: Analysis, row: ContrastAnalysis) -> str:
+    """The mean difference, or how many runs diverged."""
+    if not row.judgement.diverged:
+        return _numbers(analysis).difference(row.judgement.paired.mean)
+    own = analysis.arms[row.contrast.arm].diverged
+    return own or f"{row.contrast.against}: {analysis.arms[row.contrast.against].diverged}"
 
 
 def _difference_label(analysis: Analysis) -> str:

@@ -17,17 +17,24 @@ def analysis():
 def test_forest(analysis):
     drawing = figures.forest(analysis)
     assert drawing.svg.lstrip().startswith("<?xml")
-    assert "1 with an interval above 0, 0 below 0, 1 around 0" in drawing.alt  # a diverged run widens c's
+    assert "1 with an interval above 0, 0 below 0, 0 around 0" in drawing.alt
+    assert "without a size: c - a (1 of 10 runs of c diverged)" in drawing.alt
     assert "+3.00 points (b - a)" in drawing.alt
 
 
 def test_differences(analysis):
-    assert "All seeds agree in sign in 2 of them: b - a, c - a." in figures.differences(analysis).alt
+    assert "All seeds agree in sign in 1 of them: b - a." in figures.differences(analysis).alt
     assert "1 dot beyond the axis" in figures.differences(analysis).alt
 
 
 def test_dose(analysis):
     assert figures.dose(analysis).alt == "Dose-response of 1 series. Means: a 90.00 %, b 93.00 %."
+
+
+def test_dose_says_what_diverged():
+    results = fake_results({"a": 0.0, "b": 0.03}, dose={"s": ["a", "b"]}, diverged=[("b", 1)])
+    assert "b 93." in figures.dose(analyse(results)).alt
+    assert figures.dose(analyse(results)).alt.endswith("% (1 of 10 diverged).")
 
 
 def test_cost(analysis):

@@ -86,7 +86,7 @@ def test_a_run_without_a_curve_or_hashes_is_no_obstacle(tmp_path):
 
 
 def test_several_tasks_are_put_together(tmp_path):
-    tasks = [fake_results(TWO, ["b - a"], name=name) for name in ("one", "two")]
+    tasks = [fake_results(TWO, ["b - a"], name=name, data=name) for name in ("one", "two")]
     page, summary, table = report(tmp_path, *tasks)
     assert page.count("Across tasks") == 2  # contents and heading
     assert "AlgoPerf" in summary
