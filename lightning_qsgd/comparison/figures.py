@@ -1,4 +1,4 @@
-"""Figures of contrasts, doses and costs."""
+"""Figures of doses and costs."""
 
 import math
 
@@ -8,7 +8,6 @@ from scipy import stats
 
 from lightning_qsgd.comparison.analysis import Analysis
 from lightning_qsgd.comparison.drawing import (
-    BETTER,
     INK,
     MUTED,
     OWN,
@@ -16,104 +15,11 @@ from lightning_qsgd.comparison.drawing import (
     WORSE,
     Drawing,
     canvas,
-    reach,
     style,
     to_svg,
 )
-from lightning_qsgd.comparison.judging import ContrastAnalysis
-from lightning_qsgd.comparison.numbers import Numbers, count, number
-
-
-def forest(analysis: Analysis) -> Drawing | None:
-    """Mean difference and simultaneous interval of each declared contrast; None without contrasts that have pairs."""
-    rows = [item for item in analysis.contrasts if item.judgement.paired.n]
-    if not rows:
-        return None
-    numbers, margin = _numbers(analysis), analysis.results.comparison.metric.margin
-    sized = [row for row in rows if not row.judgement.diverged]
-    ends = [
-        x for row in sized for x in (row.judgement.paired.mean, row.judgement.paired.low, row.judgement.paired.high)
-    ]
-    limit = reach(ends, margin)
-    with style():
-        figure, (axes,) = canvas(0.75 + 0.24 * len(rows))
-        _margin(axes, margin, numbers, limit)
-        for y, row in enumerate(rows):
-            p, color = row.judgement.paired, _color(row)
-            filled = color if not row.judgement.exploratory else "white"
-            if row.judgement.diverged:
-                edge = math.copysign(2 * limit, p.mean)
-                _dots(axes, [edge], y, limit, numbers.factor, color=color, markersize=5.5, markerfacecolor=filled)
-                continue
-            low, high = (max(-limit, min(limit, x)) if math.isfinite(x) else p.mean for x in (p.low, p.high))
-            axes.plot([low * numbers.factor, high * numbers.factor], [y, y], color=color, lw=1.6, solid_capstyle="butt")
-            _dots(axes, [p.mean], y, limit, numbers.factor, color=color, markersize=5.5, markerfacecolor=filled)
-        labels = [
-            f"{row.contrast.name}  (gatekeeper)" if _is_gate(analysis, row) else row.contrast.name for row in rows
-        ]
-        _rows(axes, labels)
-        texts = axes.secondary_yaxis("right")
-        shown = [f"{_size(analysis, row)}   {row.judgement.verdict}" for row in rows]
-        texts.set_yticks(range(len(rows)), shown)
-        texts.spines["right"].set_visible(False)
-        texts.tick_params(length=0)
-        axes.set_xlabel(_difference_label(analysis))
-        svg = to_svg(figure)
-    above = sum(row.judgement.paired.low > 0 for row in sized)
-    below = sum(row.judgement.paired.high < 0 for row in sized)
-    alt = (
-        f"Forest plot of {count(len(rows), 'contrast')}: {above} with an interval above 0, {below} below 0, "
-        f"{len(sized) - above - below} around 0."
-    )
-    if sized:
-        top = max(sized, key=lambda row: row.judgement.paired.mean)
-        bottom = min(sized, key=lambda row: row.judgement.paired.mean)
-        alt += f" Largest mean difference {_text(numbers, top.judgement.paired.mean)} ({top.contrast.name}), smallest "
-        alt += f"{_text(numbers, bottom.judgement.paired.mean)} ({bottom.contrast.name})."
-    gone = [f"{row.contrast.name} ({row.judgement.diverged})" for row in rows if row.judgement.diverged]
-    alt += f" Marked at the edge, without a size: {', '.join(gone)}." if gone else ""
-    caption = (
-        "Mean paired differences of the declared contrasts with simultaneous intervals. The band is the margin; hollow "
-        "marks are exploratory; triangles lie beyond the axis, or stand for contrasts with diverged runs."
-    )
-    return Drawing("contrasts", svg, alt, caption)
-
-
-def differences(analysis: Analysis) -> Drawing | None:
-    """One dot for each seed of each declared contrast; None without pairs."""
-    rows = [item for item in analysis.contrasts if item.judgement.paired.n]
-    if not rows:
-        return None
-    numbers, margin = _numbers(analysis), analysis.results.comparison.metric.margin
-    sized = [row for row in rows if not row.judgement.diverged]
-    limit = reach([d for row in sized for d in row.judgement.paired.differences], margin)
-    with style():
-        figure, (axes,) = canvas(0.75 + 0.26 * len(rows))
-        _margin(axes, margin, numbers, limit)
-        for y, row in enumerate(rows):
-            p = row.judgement.paired
-            _dots(
-                axes, p.differences, y, limit, numbers.factor, color=OWN, markersize=4.5, alpha=0.55, markeredgewidth=0
-            )
-            if not row.judgement.diverged:
-                mean = max(-limit, min(limit, p.mean)) * numbers.factor
-                axes.plot([mean, mean], [y - 0.34, y + 0.34], color=INK, lw=1.6)
-        _rows(axes, [f"{row.contrast.name}  ({_wins(row)})" for row in rows])
-        axes.set_xlabel(_difference_label(analysis))
-        svg = to_svg(figure)
-    beyond = sum(abs(d) > limit for row in rows for d in row.judgement.paired.differences)
-    one_sided = [
-        row.contrast.name for row in sized if row.judgement.paired.n in (_wl(row)) and row.judgement.paired.n > 1
-    ]
-    alt = f"Paired differences of {count(len(rows), 'contrast')}, a dot for each seed. "
-    alt += f"All seeds agree in sign in {len(one_sided)} of them"
-    alt += f": {', '.join(one_sided[:6])}{', ...' if len(one_sided) > 6 else ''}." if one_sided else "."
-    alt += f" {count(beyond, 'dot')} beyond the axis." if beyond else ""
-    caption = (
-        "Differences seed by seed; the tick is their mean, the band the margin. In brackets wins, ties and losses. "
-        "Triangles lie beyond the axis, as those of diverged runs do."
-    )
-    return Drawing("differences", svg, alt, caption)
+from lightning_qsgd.comparison.numbers import count, number
+from lightning_qsgd.comparison.tables import numbers_of
 
 
 def dose(analysis: Analysis) -> Drawing | None:
@@ -126,7 +32,7 @@ def dose(analysis: Analysis) -> Drawing | None:
     }
     if not series:
         return None
-    numbers, base = _numbers(analysis), analysis.arms[analysis.baseline].values["last"]
+    numbers, base = numbers_of(analysis), analysis.arms[analysis.baseline].values["last"]
     columns = min(2, len(series))
     rows = math.ceil(len(series) / columns)
     arms = [analysis.arms[arm] for arm in dict.fromkeys(arm for chosen in series.values() for arm in chosen)]
@@ -202,7 +108,7 @@ def cost(analysis: Analysis) -> Drawing | None:
             panels[1].set_xlim(left=-0.3)
             panels[1].set_xlabel("circuits executed in a run (median)")
             panels[1].grid(axis="x", color=SHADE)
-        _rows(panels[0], [arm.name for arm in arms])
+        put_rows(panels[0], [arm.name for arm in arms])
         svg = to_svg(figure)
     slowest = max(arms, key=lambda arm: arm.seconds_ratio or 0.0)
     alt = f"Cost of {count(len(arms), 'arm')}. The slowest is {slowest.name}, with "
@@ -226,43 +132,7 @@ def metric_label(analysis: Analysis) -> str:
     return f"{metric.name} ({metric.unit})" if metric.unit else metric.name
 
 
-def _numbers(analysis: Analysis) -> Numbers:
-    return Numbers(analysis.results.comparison.metric)
-
-
-def _text(numbers: Numbers, x: float) -> str:
-    return numbers.with_unit(numbers.difference(x), difference=True)
-
-
-def _size(analysis: Analysis, row: ContrastAnalysis) -> str:
-    """The mean difference, or how many runs diverged."""
-    if not row.judgement.diverged:
-        return _numbers(analysis).difference(row.judgement.paired.mean)
-    own = analysis.arms[row.contrast.arm].diverged
-    return own or f"{row.contrast.against}: {analysis.arms[row.contrast.against].diverged}"
-
-
-def _difference_label(analysis: Analysis) -> str:
-    metric, unit = analysis.results.comparison.metric, _numbers(analysis).unit
-    sign = "" if metric.mode == "max" else ", positive is better"
-    return f"difference in {metric.name}{f' ({unit})' if unit else ''}{sign}"
-
-
-def _margin(axes: Axes, margin: float, numbers: Numbers, limit: float) -> None:
-    axes.axvspan(-margin * numbers.factor, margin * numbers.factor, color=SHADE, lw=0)
-    axes.axvline(0, color=MUTED, lw=0.9)
-    axes.set_xlim(-1.03 * limit * numbers.factor, 1.03 * limit * numbers.factor)
-
-
-def _dots(axes: Axes, values, y: float, limit: float, factor: float, **style) -> None:
-    """Dots in one row; a triangle at the edge for each value beyond it."""
-    for inside, marker in ((lambda v: abs(v) <= limit, "o"), (lambda v: v > limit, ">"), (lambda v: v < -limit, "<")):
-        chosen = [max(-limit, min(limit, v)) * factor for v in values if inside(v)]
-        if chosen:
-            axes.plot(chosen, [y] * len(chosen), marker, clip_on=False, zorder=3, **style)
-
-
-def _rows(axes: Axes, labels: list[str]) -> None:
+def put_rows(axes: Axes, labels: list[str]) -> None:
     """Rows from the top."""
     axes.set_yticks(range(len(labels)), labels)
     axes.set_ylim(len(labels) - 0.4, -0.6)
@@ -273,20 +143,3 @@ def _rows(axes: Axes, labels: list[str]) -> None:
 def _hide(panels: list[Axes]) -> None:
     for axes in panels:
         axes.set_visible(False)
-
-
-def _color(row: ContrastAnalysis) -> str:
-    return {"b": BETTER, "w": WORSE}.get(row.judgement.verdict[0], MUTED)
-
-
-def _wins(row: ContrastAnalysis) -> str:
-    p = row.judgement.paired
-    return f"{p.wins}/{p.ties}/{p.losses}"
-
-
-def _wl(row: ContrastAnalysis) -> tuple[int, int]:
-    return row.judgement.paired.wins, row.judgement.paired.losses
-
-
-def _is_gate(analysis: Analysis, row: ContrastAnalysis) -> bool:
-    return row.contrast.name == analysis.results.comparison.gatekeeper

@@ -4,7 +4,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from lightning_qsgd.comparison import across, background, curves, figures, tables, wording
+from lightning_qsgd.comparison import across, background, curves, figures, forest, tables, wording
 from lightning_qsgd.comparison.analysis import Analysis
 from lightning_qsgd.comparison.drawing import Drawing
 from lightning_qsgd.comparison.judging import ContrastAnalysis
@@ -72,12 +72,12 @@ def task(analysis: Analysis, key: str) -> Task:
             Section(
                 "contrasts",
                 "Contrasts",
-                [figures.forest(analysis), tables.contrasts(analysis), tables.details(analysis)],
+                [forest.forest(analysis), tables.contrasts(analysis), tables.details(analysis)],
                 details=sentences,
             ),
             Section("claims", "Is it the circuit?", [*claims, tables.claims(analysis)]),
             Section("curves", "Learning curves", [curves.learning_curves(analysis)]),
-            Section("differences", "Seed by seed", [figures.differences(analysis)]),
+            Section("differences", "Seed by seed", [forest.differences(analysis)]),
             Section("arms", "Arms", [tables.arms(analysis), tables.descriptive(analysis)]),
             Section(
                 "targets", "Time to target", [*reaching, *(tables.times(analysis, name) for name in results.targets)]
