@@ -14,10 +14,10 @@ def settings(analysis: Analysis) -> Table:
     spec = analysis.results.comparison
     rows = []
     for name, arm in spec.arms.items():
-        cells = (", ".join(arm.overlays) or NONE, _settings(arm.set, short=False), ", ".join(arm.twins) or NONE)
+        cells = (", ".join(arm.overlays) or NONE, _settings(arm.set), ", ".join(arm.twins) or NONE)
         same = "bit-identical to the baseline" if name in analysis.identical else ""
         rows.append((name, *cells, arm.tuned_as or NONE, same))
-    over = f", with {_settings(spec.set, short=False)}" if spec.set else ""
+    over = f", with {_settings(spec.set)}" if spec.set else ""
     caption = f"What the arms are, over the base {', '.join(spec.base)}{over}. A twin takes its arm's settings."
     columns = ("arm", "files", "settings", "twins", "tuned as")
     if not analysis.identical:
@@ -82,9 +82,11 @@ def provenance(analysis: Analysis) -> Table:
     return Table("Provenance.", ("what", "value"), rows)
 
 
-def _settings(values: dict[str, Any], short: bool = True) -> str:
-    shown = {key.rpartition(".")[2] if short else key: _plain(value) for key, value in values.items()}
-    return ", ".join(f"{key} = {value}" for key, value in shown.items()) or NONE
+def _settings(values: dict[str, Any]) -> str:
+    """By the last part of each key, where that tells them apart."""
+    ends = [key.rpartition(".")[2] for key in values]
+    names = ends if len(set(ends)) == len(ends) and "class_path" not in ends else list(values)
+    return ", ".join(f"{name} = {_plain(value)}" for name, value in zip(names, values.values(), strict=True)) or NONE
 
 
 def _plain(value: Any) -> str:
@@ -94,7 +96,7 @@ def _plain(value: Any) -> str:
         return "yes" if value else "no"
     if isinstance(value, list):
         steps = np.diff(value) if len(value) > 2 and all(type(item) is int for item in value) else np.zeros(1)
-        return f"{value[0]} to {value[-1]}" if (steps == 1).all() else ", ".join(map(_plain, value))
+        return f"{value[0]} to {value[-1]}" if (steps == 1).all() else ", ".join(map(_plain, value)) or NONE
     return f"{value:g}" if isinstance(value, float) else NONE if value is None else str(value)
 
 

@@ -49,7 +49,8 @@ def dose(analysis: Analysis) -> Drawing | None:
                 gone = analysis.arms[arm].diverged
                 if gone:
                     axes.plot(x, limits[0], "v", color=WORSE, clip_on=False)
-                    axes.annotate(gone, (x, limits[0]), (0, 6), textcoords="offset points", ha="center", fontsize=7)
+                    axes.annotate(gone, (x, limits[0]), (0, 6), textcoords="offset points", ha="center", fontsize=7,
+                        bbox={"facecolor": "white", "edgecolor": "none", "pad": 1}, zorder=5)  # fmt: skip
                 if not len(values):
                     said += [f"{arm} none ({gone})"] if gone else []
                     continue
@@ -116,7 +117,12 @@ def cost(analysis: Analysis) -> Drawing | None:
     if columns == 2:
         most = max(arms, key=lambda arm: arm.cost.get("circuits", 0.0))
         alt += f" Most circuits: {most.cost['circuits']:,.0f} in a run of {most.name}."
-    return Drawing("cost", svg, alt, "Training time, without evaluation, and circuits of finished runs.")
+    return Drawing(
+        "cost",
+        svg,
+        alt,
+        "Training time, without evaluation, and circuits of finished runs. The machine did other work too.",
+    )
 
 
 def interval(values: np.ndarray) -> tuple[float, float]:

@@ -88,7 +88,11 @@ def task(analysis: Analysis, key: str) -> Task:
                 "tuning", "Tuning", [tuned if tuned.rows else "No arm was tuned."], wording.unequal_tuning(analysis)
             ),
             Section("live", "Live checks", [tables.live(analysis)]),
-            Section("settings", "What the arms are", [*wording.identical(analysis), background.settings(analysis)]),
+            Section(
+                "settings",
+                "What the arms are",
+                [*(f"{said}." for said in wording.identical(analysis)), background.settings(analysis)],
+            ),
             Section("unfinished", "Failed and diverged runs", [background.unfinished(analysis)]),
             Section("pairing", "Pairing", [background.pairing(analysis)], weak),
             Section("methods", "Methods", [wording.methods(analysis)]),

@@ -175,11 +175,11 @@ def live(analysis: Analysis) -> Table:
     """What each arm's perturbation did, and what follows; without rows where no arm has one."""
     rows = []
     for arm in analysis.arms.values():
-        if not arm.live and not arm.checks:
+        if not arm.checks and not any(key in arm.live for key in LIVE):
             continue
         values = {key: arm.live.get(key) for key in LIVE}
         values["norm_ratio"] = None if values["norm_ratio"] is None else 100 * values["norm_ratio"]
-        values["learning_rate_factor"] = learning_rate_factor(arm)
+        values["learning_rate_factor"] = learning_rate_factor(analysis, arm)
         cells = [number(x, ",.0f" if key in ("effective", "touched") else ".3g") for key, x in values.items()]
         said = "; ".join(explanations(analysis, arm))
         rows.append((arm.name, *cells, said[:1].upper() + said[1:] + "." if said else ""))

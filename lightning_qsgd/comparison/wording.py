@@ -81,13 +81,14 @@ def _why_exploratory(reasons: list[str]) -> list[str]:
     return [f"{len(there)} of them {'are' if len(there) > 1 else 'is'} exploratory, as their rows say."]
 
 
-def learning_rate_factor(arm: ArmAnalysis) -> float | None:
+def learning_rate_factor(analysis: Analysis, arm: ArmAnalysis) -> float | None:
     """1 + lambda * offset where the live numbers say that lambda * s scales Adam's whole step; else None."""
     live = arm.live
     names = ("norm_ratio", "norm_ratio_touched", "quantum_weight", "offset", "spread")
     ratio, touched, weight, offset, spread = (live.get(name, math.nan) for name in names)
     expected = abs(weight) * math.hypot(offset, spread)
-    everywhere = abs(ratio - touched) <= 0.01 * touched
+    most = max(other.live.get("touched", 0.0) for other in analysis.arms.values())
+    everywhere = abs(ratio - touched) <= 0.01 * touched and live.get("touched", 0.0) >= 0.99 * most
     return live.get("learning_rate_factor") if everywhere and expected / 3 <= ratio <= 3 * expected else None
 
 

@@ -14,7 +14,7 @@ def test_what_the_arms_are():
     assert cells(table, "b") == {
         "arm": "b",
         "files": "\u2013",
-        "settings": "optimizer.lr = 0.01",
+        "settings": "lr = 0.01",
         "twins": "frozen",
         "tuned as": "\u2013",
         "runs": "bit-identical to the baseline",
@@ -49,3 +49,10 @@ def test_provenance_is_readable():
     assert cells(table, "hardware")["value"] == "cores 2, memory GB 8"
     assert cells(table, "evaluation seeds")["value"] == "1 to 10"
     assert cells(table, "complete")["value"] == "yes"
+
+
+def test_settings_that_end_alike_are_written_out():
+    results = fake_results({"a": 0.0, "b": 0.0}, seeds=1)
+    results.comparison.arms["b"].set = {"optimizer.seed": 1, "perturbation.seed": 2}
+    table = background.settings(analyse(results))
+    assert cells(table, "b")["settings"] == "optimizer.seed = 1, perturbation.seed = 2"

@@ -115,12 +115,18 @@ def test_a_constant_s_does_not_contradict_the_scalar_twin():
 
 @pytest.mark.parametrize(
     ("changed", "expected"),
-    [({}, 0.55), ({"norm_ratio_touched": 12.0}, None), ({"norm_ratio": 3.0, "norm_ratio_touched": 3.0}, None)],
+    [
+        ({}, 0.55),
+        ({"touched": 9.0}, None),
+        ({"norm_ratio_touched": 12.0}, None),
+        ({"norm_ratio": 3.0, "norm_ratio_touched": 3.0}, None),
+    ],
 )
 def test_a_learning_rate_factor_needs_adams_whole_step(changed, expected):
     whole = {"norm_ratio": 0.46, "norm_ratio_touched": 0.46, "quantum_weight": 0.5, "offset": -0.9, "spread": 0.25}
-    live = {"b": whole | {"learning_rate_factor": 0.55} | changed}
-    assert learning_rate_factor(analyse(fake_results({"a": 0.0, "b": 0.0}, seeds=1, live=live)).arms["b"]) == expected
+    live = {"b": whole | {"learning_rate_factor": 0.55, "touched": 90.0} | changed, "c": {"touched": 90.0}}
+    analysis = analyse(fake_results({"a": 0.0, "b": 0.0, "c": 0.0}, seeds=1, live=live))
+    assert learning_rate_factor(analysis, analysis.arms["b"]) == expected
 
 
 def test_strong_twins_of_tuned_arms_are_named():
