@@ -12,17 +12,13 @@ from lightning_qsgd.comparison.tables import Table, numbers_of
 def settings(analysis: Analysis) -> Table:
     """What the arms are: files and settings of each over the base."""
     spec = analysis.results.comparison
-    rows = []
-    for name, arm in spec.arms.items():
-        cells = (", ".join(arm.overlays) or NONE, _settings(arm.set), ", ".join(arm.twins) or NONE)
-        same = "bit-identical to the baseline" if name in analysis.identical else ""
-        rows.append((name, *cells, arm.tuned_as or NONE, same))
+    rows = [
+        (name, arm.tuned_as or NONE, ", ".join(arm.overlays) or NONE, _settings(arm.set), ", ".join(arm.twins) or NONE)
+        for name, arm in spec.arms.items()
+    ]
     over = f", with {_settings(spec.set)}" if spec.set else ""
     caption = f"What the arms are, over the base {', '.join(spec.base)}{over}. A twin takes its arm's settings."
-    columns = ("arm", "files", "settings", "twins", "tuned as")
-    if not analysis.identical:
-        return Table(caption, columns, [row[:-1] for row in rows])
-    return Table(caption, (*columns, "runs"), rows)
+    return Table(caption, ("arm", "tuned as", "files", "settings", "twins"), rows)
 
 
 def tuning(analysis: Analysis) -> Table:

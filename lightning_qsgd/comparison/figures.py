@@ -121,7 +121,7 @@ def cost(analysis: Analysis) -> Drawing | None:
         "cost",
         svg,
         alt,
-        "Training time, without evaluation, and circuits of finished runs. The machine did other work too.",
+        "Training time, without evaluation, and circuits of finished runs. The machine's load was not controlled.",
     )
 
 

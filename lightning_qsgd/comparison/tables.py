@@ -165,8 +165,7 @@ def costs(analysis: Analysis) -> Table:
     columns += ("evaluation (s)#", "steps#", "examples#", "circuits#", "shots#", "in circuits (s)#")
     caption = (
         "Cost of a run: medians over finished runs; ratios are medians of n paired ratios, with their quartiles. The "
-        "seconds were taken while the machine did other work too (load not controlled): only make bench gives "
-        "controlled ratios."
+        "machine's load was not controlled, as other runs went on beside: only make bench gives controlled ratios."
     )
     return Table(caption, (*columns, "peak memory (MiB)#"), rows)
 

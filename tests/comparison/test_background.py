@@ -17,7 +17,6 @@ def test_what_the_arms_are():
         "settings": "lr = 0.01",
         "twins": "frozen",
         "tuned as": "\u2013",
-        "runs": "bit-identical to the baseline",
     }
 
 

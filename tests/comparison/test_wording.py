@@ -102,6 +102,8 @@ def test_the_gatekeepers_twins_stand_beside_it():
     text = said(effects, ["b - a"], twins={"b": ["frozen", "scalar"]}, gatekeeper="b - a")
     assert "b differs from its frozen twin by \u22120.25 points and from its scalar twin by +1.00 points." in text
     assert "No arm was tuned." in text
+    equal = said({"a": 0.0, "b": 0.0}, seeds=1, noise=0.0)
+    assert "b: bit-identical to a." in equal
 
 
 def test_a_constant_s_does_not_contradict_the_scalar_twin():
