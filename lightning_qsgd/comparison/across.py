@@ -7,7 +7,7 @@ from typing import Literal
 
 import numpy as np
 
-from lightning_qsgd.comparison.analysis import Analysis
+from lightning_qsgd.comparison.analysis import Analysis, finite
 from lightning_qsgd.comparison.drawing import INK, OWN, Drawing, canvas, color_keys, style, to_svg
 from lightning_qsgd.comparison.numbers import count, listed, number
 from lightning_qsgd.comparison.profiles import (
@@ -44,9 +44,7 @@ class Across:
 def combine(analyses: Sequence[Analysis]) -> Across | None:
     """Match arms by name; None where the tasks share fewer than two arms with runs, or not the first one's baseline."""
     baseline = analyses[0].baseline
-    common = [
-        name for name in analyses[0].arms if all(a.arms.get(name) and a.arms[name].values["last"] for a in analyses)
-    ]
+    common = [name for name in analyses[0].arms if all(name in a.arms and _values(a, name) for a in analyses)]
     if len(common) < 2 or baseline not in common:
         return None
     times: dict[Pace, dict[str, list[float]]] = {
@@ -54,6 +52,12 @@ def combine(analyses: Sequence[Analysis]) -> Across | None:
     }
     scores = {name: [x for a in analyses for x in _scores(a, name, baseline)] for name in common}
     return Across([a.name for a in analyses], baseline, times, scores)
+
+
+def different(analyses: Sequence[Analysis]) -> bool:
+    """Whether the tasks have validation data of their own: no digest of one is another's."""
+    digests = [{run.hashes["validation"] for run in a.runs() if run.hashes.get("validation")} for a in analyses]
+    return all(digests) and len(set.union(*digests)) == sum(map(len, digests))
 
 
 def table(across: Across) -> Table:
@@ -120,9 +124,13 @@ def _time(analysis: Analysis, name: str, axis: Pace) -> float:
     return max(middle, 1e-9)  # ratios need positive times
 
 
+def _values(analysis: Analysis, name: str) -> list[float]:
+    """Of finished and diverged runs; a diverged one counts as the worst value seen."""
+    return finite([analysis.results.value(run) for run in analysis.arms[name].runs.values()])
+
+
 def _scores(analysis: Analysis, name: str, baseline: str) -> list[float]:
-    middle = float(np.mean(analysis.arms[baseline].values["last"]))
-    values = analysis.arms[name].values["last"]
+    middle = float(np.mean(_values(analysis, baseline)))
     if analysis.results.comparison.metric.mode == "max":
-        return [x / middle for x in values] if middle > 0 else []
-    return [middle / x for x in values if x > 0]
+        return [x / middle for x in _values(analysis, name)] if middle > 0 else []
+    return [middle / x for x in _values(analysis, name) if x > 0]

@@ -7,12 +7,13 @@ from typing import Any, Literal, get_args
 
 import numpy as np
 
+from lightning_qsgd.comparison.judging import ContrastAnalysis, hints, judge_claim, judge_contrasts
 from lightning_qsgd.comparison.pairing import level_of_contrast
 from lightning_qsgd.comparison.profiles import Hits, summarize_times, time_to_target
 from lightning_qsgd.comparison.results import Results, Run, mean
-from lightning_qsgd.comparison.spec import Contrast, Level
+from lightning_qsgd.comparison.spec import Level
 from lightning_qsgd.comparison.statistics import Paired, paired
-from lightning_qsgd.comparison.verdicts import Claim, Judgement, claim, judge
+from lightning_qsgd.comparison.verdicts import Claim
 
 Summary = Literal["last", "final", "best", "averaged"]
 Axis = Literal["epoch", "step", "seconds"]
@@ -30,15 +31,15 @@ class ArmAnalysis:
         name: of the arm.
         runs: by seed.
         counts: runs by status.
-        values: by summary, and "test": one number for each run that has it, in the metric's unit; diverged runs count
-            as the worst value seen, but have no test value.
+        values: by summary, and "test": one number for each finished run that has it, in the metric's unit.
         times: of each target and axis, the time until each finished or diverged run reached it; infinite for a miss.
         hits: of each target, epochs summarized; None where no run was evaluated.
-        seconds_ratio: median over seeds of training seconds over the baseline's, finished runs only; None without.
+        seconds_ratios: training seconds over the baseline's, of each seed of which both finished.
         cost: medians over finished runs, by name as in ``Run.cost``.
         live: means over runs of the live statistics that are numbers.
         checks: names of quantum parameters, by what is wrong with them in any run.
-        difference: from the baseline, positive is better.
+        difference: from the baseline, positive is better; diverged runs count as the worst value seen.
+        level: at which its runs and the baseline's are paired; None for none.
     """
 
     name: str
@@ -47,35 +48,23 @@ class ArmAnalysis:
     values: dict[str, list[float]]
     times: dict[str, dict[Axis, list[float]]]
     hits: dict[str, Hits | None]
-    seconds_ratio: float | None
+    seconds_ratios: list[float]
     cost: dict[str, float]
     live: dict[str, float]
     checks: dict[str, list[str]]
     difference: Paired
+    level: Level | None
 
     @property
-    def is_twin(self) -> bool:
-        """Whether it is a classical twin of another arm."""
-        return "/" in self.name
+    def seconds_ratio(self) -> float | None:
+        """Median of the paired ratios; None without any."""
+        return float(np.median(self.seconds_ratios)) if self.seconds_ratios else None
 
-
-@dataclass(frozen=True)
-class ContrastAnalysis:
-    """One declared contrast.
-
-    Attributes:
-        contrast: as declared.
-        judgement: its statistics and verdict.
-        seeds: of its pairs, in the order of ``judgement.paired.differences``.
-        level: at which its runs are paired; None for none, and where there are no pairs.
-        why: what the next stronger level lacks.
-    """
-
-    contrast: Contrast
-    judgement: Judgement
-    seeds: list[int]
-    level: Level | None
-    why: str
+    @property
+    def diverged(self) -> str:
+        """As "8 of 10 diverged"; "" where no run did."""
+        gone = self.counts["diverged"]
+        return f"{gone} of {len(self.runs)} diverged" if gone else ""
 
 
 @dataclass(frozen=True)
@@ -90,6 +79,7 @@ class Analysis:
         horizon: longest run on each axis.
         expected: evaluation runs that the specification asks for.
         so_far: whether some of all runs are still missing.
+        identical: arms whose runs all give the baseline's curves, bit for bit.
     """
 
     results: Results
@@ -99,6 +89,7 @@ class Analysis:
     horizon: dict[Axis, float]
     expected: int
     so_far: bool
+    identical: list[str]
 
     @property
     def name(self) -> str:
@@ -162,21 +153,18 @@ def analyse(results: Results) -> Analysis:
     horizon: dict[Axis, float] = {
         axis: max([x for run in evaluated for x in _axis(run, axis)], default=0.0) for axis in AXES
     }
-    claimed = [arm for arm, others in spec.claims.items() if others]
+    so_far = not results.provenance.get("complete", True) or not evaluated
+    why = hints(results, so_far)
     return Analysis(
         results,
         {name: _arm(results, name, horizon) for name in names},
-        _contrasts(results),
-        {arm: claim({other: results.pairs(arm, other)[:2] for other in spec.claims[arm]}) for arm in claimed},
+        judge_contrasts(results, why),
+        {arm: judge_claim(results, arm, others, why) for arm, others in spec.claims.items() if others},
         horizon,
         len(names) * len(spec.seeds.evaluation),
-        not results.provenance.get("complete", True) or not evaluated,
-    )  # fmt: skip
-
-
-def scale(results: Results) -> tuple[float, str]:
-    """Factor and unit of printed differences: percentage points, or the metric's own unit."""
-    return (100.0, "points") if results.comparison.metric.unit == "%" else (1.0, "")
+        so_far,
+        [name for name in names if name != spec.baseline and _same_curves(results.of(name), results.of(spec.baseline))],
+    )
 
 
 def finite(values: Sequence[float | None]) -> list[float]:
@@ -193,28 +181,23 @@ def time_of(results: Results, run: Run, axis: Axis, target: float) -> float:
     return time_to_target([t for t, _ in rows], [v for _, v in rows], target, metric.mode) if rows else math.inf
 
 
-def _contrasts(results: Results) -> list[ContrastAnalysis]:
-    spec = results.comparison
-    if not spec.contrasts:
-        return []
-    pairs = {contrast.name: results.pairs(contrast.arm, contrast.against) for contrast in spec.contrasts}
-    factor, unit = scale(results)
-    values = {name: (a, b) for name, (a, b, _) in pairs.items()}
-    judged = judge(values, spec.metric.margin, spec.gatekeeper, scale=factor, unit=unit)
-    analyses = []
-    for contrast in spec.contrasts:
-        seeds = pairs[contrast.name][2]
-        level, why = level_of_contrast(results, contrast.arm, contrast.against) if seeds else (None, "no pairs yet")
-        analyses.append(ContrastAnalysis(contrast, judged[contrast.name], seeds, level, why))
-    return analyses
+def _same_curves(runs: dict[int, Run], others: dict[int, Run]) -> bool:
+    """Whether the runs of all seeds have the same metrics after each evaluation, and there is one."""
+
+    def metrics(run: Run) -> dict[str, list[float | None]]:
+        return {name: column for name, column in run.curve.items() if name != "seconds" and "/" in name}
+
+    pairs = [(metrics(runs[seed]), metrics(others[seed])) for seed in runs.keys() & others.keys()]
+    return bool(pairs) and runs.keys() == others.keys() and all(a == b and a for a, b in pairs)
 
 
 def _arm(results: Results, name: str, horizon: dict[Axis, float]) -> ArmAnalysis:
     spec, runs = results.comparison, results.of(name)
     baseline = results.of(spec.baseline)
-    values = {summary: finite([results.value(run, summary) for run in runs.values()]) for summary in SUMMARIES}
+    finished = {seed: run for seed, run in runs.items() if run.status == "finished"}
+    values = {summary: finite([results.value(run, summary) for run in finished.values()]) for summary in SUMMARIES}
     test = spec.metric.name.replace("val/", "test/", 1)
-    values["test"] = finite([run.test.get(test) for run in runs.values()])
+    values["test"] = finite([run.test.get(test) for run in finished.values()])
     evaluated = [run for run in runs.values() if run.status != "failed"]
     times: dict[str, dict[Axis, list[float]]] = {
         target: {axis: [time_of(results, run, axis, level) for run in evaluated] for axis in AXES}
@@ -224,7 +207,6 @@ def _arm(results: Results, name: str, horizon: dict[Axis, float]) -> ArmAnalysis
         target: summarize_times(by_axis["epoch"], horizon["epoch"]) if evaluated and horizon["epoch"] > 0 else None
         for target, by_axis in times.items()
     }
-    finished = {seed: run for seed, run in runs.items() if run.status == "finished"}
     names = dict.fromkeys(key for run in finished.values() for key in run.cost)
     costs = {key: finite([run.cost.get(key) for run in finished.values()]) for key in names}
     both = [(run.cost.get("seconds"), baseline[seed]) for seed, run in finished.items() if seed in baseline]
@@ -240,11 +222,12 @@ def _arm(results: Results, name: str, horizon: dict[Axis, float]) -> ArmAnalysis
         values,
         times,
         hits,
-        float(np.median(ratios)) if ratios else None,
+        ratios,
         {key: float(np.median(column)) for key, column in costs.items() if column},
         {key: value for key, value in live.items() if value is not None},
         {key: names for key, names in wrong.items() if names},
         paired(*results.pairs(name, spec.baseline)[:2], spec.metric.margin),
+        level_of_contrast(results, name, spec.baseline)[0],
     )
 
 

@@ -9,7 +9,7 @@ from matplotlib.axes import Axes
 from matplotlib.lines import Line2D
 from numpy.typing import NDArray
 
-from lightning_qsgd.comparison.analysis import Analysis
+from lightning_qsgd.comparison.analysis import Analysis, finite
 from lightning_qsgd.comparison.drawing import INK, OWN, Drawing, canvas, color_keys, style, to_svg
 from lightning_qsgd.comparison.figures import interval, metric_label
 from lightning_qsgd.comparison.numbers import Numbers, count
@@ -40,7 +40,9 @@ def learning_curves(analysis: Analysis) -> Drawing | None:
     svg = _panels(analysis, draw, metric_label(analysis), corner)
     if svg is None or not means:
         return None
-    ends = {name: float(middle[-1]) for name, (_, middle, _, _) in means.items()}
+    whole = max(len(middle) for _, middle, _, _ in means.values())
+    ends = {name: float(middle[-1]) for name, (_, middle, _, _) in means.items() if len(middle) == whole}
+    short = [f"{name} ({arm.diverged})" for name, arm in analysis.arms.items() if arm.diverged]
     low, high = min(ends, key=lambda name: ends[name]), max(ends, key=lambda name: ends[name])
     panels = len(analysis.families() | analysis.groups())
     alt = f"Learning curves of {count(len(means), 'arm')} in {count(panels, 'panel')}. "
@@ -48,10 +50,11 @@ def learning_curves(analysis: Analysis) -> Drawing | None:
     alt += f"{_value(numbers, ends[low])} ({low}) and {_value(numbers, ends[high])} ({high})"
     own = analysis.baseline
     alt += f"; the baseline {own} is at {_value(numbers, ends[own])}." if own in ends else "."
+    alt += f" Ending before, where the first run diverged: {', '.join(short)}." if short else ""
     caption = f"Means of {analysis.results.comparison.metric.name} over seeds with 95 % t-intervals."
     caption += " The axis leaves out the start of training." if low_end is not None else ""
     if analysis.count("diverged"):
-        caption += " Diverged runs are in them up to where they diverged."
+        caption += " A curve ends where the first of its runs diverged."
     return Drawing("curves", svg, alt, caption)
 
 
@@ -136,17 +139,18 @@ def _key(family: str, member: str) -> str:
 
 
 def _column(analysis: Analysis, name: str) -> tuple[NDArray[np.float64], ...] | None:
-    """Epochs, mean, and ends of its interval, after each evaluation that some run has."""
+    """Epochs, mean, and ends of its interval, after each evaluation that all runs have that did not fail."""
     metric = analysis.results.comparison.metric.name
-    runs = [run for run in analysis.arms[name].runs.values() if run.curve.get(metric)]
+    runs = [run for run in analysis.arms[name].runs.values() if run.status != "failed"]
+    curves = [run.curve.get(metric, []) for run in runs]
     points = []
-    for row in range(max((len(run.curve[metric]) for run in runs), default=0)):
-        there = [run for run in runs if row < len(run.curve[metric]) and run.curve[metric][row] is not None]
-        if there:
-            values = np.array([run.curve[metric][row] for run in there], dtype=np.float64)
-            epochs = there[0].curve.get("epoch", [])
-            epoch = epochs[row] if row < len(epochs) and epochs[row] is not None else row + 1
-            points.append((epoch, float(values.mean()), *interval(values)))
+    for row in range(min(map(len, curves), default=0)):
+        values = finite([curve[row] for curve in curves])
+        if len(values) < len(runs):
+            break
+        epochs = runs[0].curve.get("epoch", [])
+        epoch = epochs[row] if row < len(epochs) and epochs[row] is not None else row + 1
+        points.append((epoch, float(np.mean(values)), *interval(np.array(values))))
     return tuple(np.array(points, dtype=np.float64).T) if points else None
 
 

@@ -11,6 +11,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 WIDTH = 9.4  # inches: the width of a page's text at 100 %
+NARROW = 4.2  # of a phone's
 INK, MUTED, SHADE = "#1a1a1a", "#6b6b6b", "#e9e9e4"
 OWN, BETTER, WORSE = "#0072B2", "#0072B2", "#B5500A"
 OTHERS = ("#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#7A5195", "#8C6D31", "#A6A6A6")  # after Okabe and Ito
@@ -46,12 +47,14 @@ class Drawing:
         svg: the picture.
         alt: what is seen, in words, for those who cannot see it.
         caption: what it shows, and how to read it.
+        narrow: the same for a phone's width. Default: None, the picture is scrolled there.
     """
 
     name: str
     svg: str
     alt: str
     caption: str
+    narrow: str | None = None
 
 
 def style() -> AbstractContextManager[None]:
@@ -60,10 +63,10 @@ def style() -> AbstractContextManager[None]:
 
 
 def canvas(
-    height: float, rows: int = 1, columns: int = 1, sharex: bool = False, sharey: bool = False
+    height: float, rows: int = 1, columns: int = 1, sharex: bool = False, sharey: bool = False, width: float = WIDTH
 ) -> tuple[Figure, list[Axes]]:
-    """An empty figure of the page's width, and its axes, row by row; draw inside of ``with style()``."""
-    figure = Figure(figsize=(WIDTH, height), layout="constrained")
+    """An empty figure, of the page's width unless told, and its axes, row by row; draw inside of ``with style()``."""
+    figure = Figure(figsize=(width, height), layout="constrained")
     return figure, list(figure.subplots(rows, columns, squeeze=False, sharex=sharex, sharey=sharey).flat)
 
 

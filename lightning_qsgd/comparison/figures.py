@@ -1,4 +1,4 @@
-"""Figures of contrasts, doses and costs."""
+"""Figures of doses and costs."""
 
 import math
 
@@ -6,9 +6,8 @@ import numpy as np
 from matplotlib.axes import Axes
 from scipy import stats
 
-from lightning_qsgd.comparison.analysis import Analysis, ContrastAnalysis, finite
+from lightning_qsgd.comparison.analysis import Analysis
 from lightning_qsgd.comparison.drawing import (
-    BETTER,
     INK,
     MUTED,
     OWN,
@@ -16,91 +15,11 @@ from lightning_qsgd.comparison.drawing import (
     WORSE,
     Drawing,
     canvas,
-    reach,
     style,
     to_svg,
 )
-from lightning_qsgd.comparison.numbers import Numbers, count, number
-
-
-def forest(analysis: Analysis) -> Drawing | None:
-    """Mean difference and simultaneous interval of each declared contrast; None without contrasts that have pairs."""
-    rows = [item for item in analysis.contrasts if item.judgement.paired.n]
-    if not rows:
-        return None
-    numbers, margin = _numbers(analysis), analysis.results.comparison.metric.margin
-    ends = [x for row in rows for x in (row.judgement.paired.mean, row.judgement.paired.low, row.judgement.paired.high)]
-    limit = reach(ends, margin)
-    with style():
-        figure, (axes,) = canvas(0.75 + 0.24 * len(rows))
-        _margin(axes, margin, numbers, limit)
-        for y, row in enumerate(rows):
-            p, color = row.judgement.paired, _color(row)
-            filled = color if not row.judgement.exploratory else "white"
-            low, high = (max(-limit, min(limit, x)) if math.isfinite(x) else p.mean for x in (p.low, p.high))
-            axes.plot([low * numbers.factor, high * numbers.factor], [y, y], color=color, lw=1.6, solid_capstyle="butt")
-            _dots(axes, [p.mean], y, limit, numbers.factor, color=color, markersize=5.5, markerfacecolor=filled)
-        labels = [
-            f"{row.contrast.name}  (gatekeeper)" if _is_gate(analysis, row) else row.contrast.name for row in rows
-        ]
-        _rows(axes, labels)
-        texts = axes.secondary_yaxis("right")
-        shown = [f"{numbers.difference(r.judgement.paired.mean)}   {r.judgement.verdict}" for r in rows]
-        texts.set_yticks(range(len(rows)), shown)
-        texts.spines["right"].set_visible(False)
-        texts.tick_params(length=0)
-        axes.set_xlabel(_difference_label(analysis))
-        svg = to_svg(figure)
-    above = sum(row.judgement.paired.low > 0 for row in rows)
-    below = sum(row.judgement.paired.high < 0 for row in rows)
-    top = max(rows, key=lambda row: row.judgement.paired.mean)
-    bottom = min(rows, key=lambda row: row.judgement.paired.mean)
-    alt = (
-        f"Forest plot of {count(len(rows), 'contrast')}: {above} with an interval above 0, {below} below 0, "
-        f"{len(rows) - above - below} around 0. Largest mean difference "
-        f"{_text(numbers, top.judgement.paired.mean)} ({top.contrast.name}), smallest "
-        f"{_text(numbers, bottom.judgement.paired.mean)} ({bottom.contrast.name})."
-    )
-    caption = (
-        "Mean paired differences of the declared contrasts with simultaneous intervals. The band is the margin; hollow "
-        "marks are exploratory; triangles lie beyond the axis."
-    )
-    return Drawing("contrasts", svg, alt, caption)
-
-
-def differences(analysis: Analysis) -> Drawing | None:
-    """One dot for each seed of each declared contrast; None without pairs."""
-    rows = [item for item in analysis.contrasts if item.judgement.paired.n]
-    if not rows:
-        return None
-    numbers, margin = _numbers(analysis), analysis.results.comparison.metric.margin
-    limit = reach([d for row in rows for d in row.judgement.paired.differences], margin)
-    with style():
-        figure, (axes,) = canvas(0.75 + 0.26 * len(rows))
-        _margin(axes, margin, numbers, limit)
-        for y, row in enumerate(rows):
-            p = row.judgement.paired
-            _dots(
-                axes, p.differences, y, limit, numbers.factor, color=OWN, markersize=4.5, alpha=0.55, markeredgewidth=0
-            )
-            mean = max(-limit, min(limit, p.mean)) * numbers.factor
-            axes.plot([mean, mean], [y - 0.34, y + 0.34], color=INK, lw=1.6)
-        _rows(axes, [f"{row.contrast.name}  ({_wins(row)})" for row in rows])
-        axes.set_xlabel(_difference_label(analysis))
-        svg = to_svg(figure)
-    beyond = sum(abs(d) > limit for row in rows for d in row.judgement.paired.differences)
-    one_sided = [
-        row.contrast.name for row in rows if row.judgement.paired.n in (_wl(row)) and row.judgement.paired.n > 1
-    ]
-    alt = f"Paired differences of {count(len(rows), 'contrast')}, a dot for each seed. "
-    alt += f"All seeds agree in sign in {len(one_sided)} of them"
-    alt += f": {', '.join(one_sided[:6])}{', ...' if len(one_sided) > 6 else ''}." if one_sided else "."
-    alt += f" {count(beyond, 'dot')} beyond the axis." if beyond else ""
-    caption = (
-        "Differences seed by seed; the tick is their mean, the band the margin. In brackets wins, ties and losses. "
-        "Triangles lie beyond the axis."
-    )
-    return Drawing("differences", svg, alt, caption)
+from lightning_qsgd.comparison.numbers import count, number
+from lightning_qsgd.comparison.tables import numbers_of
 
 
 def dose(analysis: Analysis) -> Drawing | None:
@@ -113,12 +32,11 @@ def dose(analysis: Analysis) -> Drawing | None:
     }
     if not series:
         return None
-    numbers, base = _numbers(analysis), analysis.arms[analysis.baseline].values["last"]
+    numbers, base = numbers_of(analysis), analysis.arms[analysis.baseline].values["last"]
     columns = min(2, len(series))
     rows = math.ceil(len(series) / columns)
     arms = [analysis.arms[arm] for arm in dict.fromkeys(arm for chosen in series.values() for arm in chosen)]
-    kept = [results.value(run) for arm in arms for run in arm.runs.values() if run.status == "finished"]
-    ends = [*finite(kept), *(float(np.mean(arm.values["last"])) for arm in arms if arm.values["last"])]
+    ends = [value for arm in arms for value in arm.values["last"]]
     pad = 0.04 * (max(ends) - min(ends)) or 0.01 * abs(ends[0]) or 0.01
     limits = ((min(ends) - pad) * numbers.factor, (max(ends) + pad) * numbers.factor)
     said = []
@@ -128,12 +46,16 @@ def dose(analysis: Analysis) -> Drawing | None:
             means = []
             for x, arm in enumerate(chosen):
                 values = np.array(analysis.arms[arm].values["last"]) * numbers.factor
+                gone = analysis.arms[arm].diverged
+                if gone:
+                    axes.plot(x, limits[0], "v", color=WORSE, clip_on=False)
+                    axes.annotate(gone, (x, limits[0]), (0, 6), textcoords="offset points", ha="center", fontsize=7,
+                        bbox={"facecolor": "white", "edgecolor": "none", "pad": 1}, zorder=5)  # fmt: skip
                 if not len(values):
+                    said += [f"{arm} none ({gone})"] if gone else []
                     continue
                 jitter = np.linspace(-0.12, 0.12, len(values)) if len(values) > 1 else np.zeros(1)
-                inside = np.clip(values, *limits)
-                for shown, marker in ((values == inside, "o"), (values > inside, "^"), (values < inside, "v")):
-                    axes.plot((x + jitter)[shown], inside[shown], marker, color=OWN, ms=3.5, alpha=0.45, mew=0)
+                axes.plot(x + jitter, values, "o", color=OWN, ms=3.5, alpha=0.45, mew=0)
                 low, high = interval(values)
                 axes.errorbar(
                     x, values.mean(), [[values.mean() - low], [high - values.mean()]], color=INK, capsize=3, marker="o",
@@ -141,7 +63,9 @@ def dose(analysis: Analysis) -> Drawing | None:
                 )  # fmt: skip
                 means.append((x, values.mean()))
                 said.append(f"{arm} {numbers.with_unit(numbers.value(float(values.mean()) / numbers.factor))}")
-            axes.plot(*zip(*means, strict=True), color=INK, lw=0.9, zorder=0)
+                said[-1] += f" ({gone})" if gone else ""
+            if means:
+                axes.plot(*zip(*means, strict=True), color=INK, lw=0.9, zorder=0)
             if base:
                 axes.axhline(float(np.mean(base)) * numbers.factor, color=MUTED, lw=0.9, ls=(0, (4, 2)), zorder=0)
             axes.set_title(name)
@@ -154,9 +78,9 @@ def dose(analysis: Analysis) -> Drawing | None:
         svg = to_svg(figure)
     alt = f"Dose-response of {count(len(series), 'series') if len(series) == 1 else f'{len(series)} series'}. Means: "
     caption = (
-        "Dose-response: means with 95 % t-intervals, a dot for each seed. The dashed line is the mean of "
+        "Dose-response: means with 95 % t-intervals, a dot for each finished run. The dashed line is the mean of "
         f"{analysis.baseline}. Intervals of single arms are wider than those of paired differences; "
-        "triangles lie beyond the axis."
+        "a triangle at the bottom stands for runs that diverged."
     )
     return Drawing("dose", svg, alt + ", ".join(dict.fromkeys(said)) + ".", caption)
 
@@ -185,7 +109,7 @@ def cost(analysis: Analysis) -> Drawing | None:
             panels[1].set_xlim(left=-0.3)
             panels[1].set_xlabel("circuits executed in a run (median)")
             panels[1].grid(axis="x", color=SHADE)
-        _rows(panels[0], [arm.name for arm in arms])
+        put_rows(panels[0], [arm.name for arm in arms])
         svg = to_svg(figure)
     slowest = max(arms, key=lambda arm: arm.seconds_ratio or 0.0)
     alt = f"Cost of {count(len(arms), 'arm')}. The slowest is {slowest.name}, with "
@@ -193,7 +117,12 @@ def cost(analysis: Analysis) -> Drawing | None:
     if columns == 2:
         most = max(arms, key=lambda arm: arm.cost.get("circuits", 0.0))
         alt += f" Most circuits: {most.cost['circuits']:,.0f} in a run of {most.name}."
-    return Drawing("cost", svg, alt, "Training time, without evaluation, and circuits of finished runs.")
+    return Drawing(
+        "cost",
+        svg,
+        alt,
+        "Training time, without evaluation, and circuits of finished runs. The machine's load was not controlled.",
+    )
 
 
 def interval(values: np.ndarray) -> tuple[float, float]:
@@ -209,35 +138,7 @@ def metric_label(analysis: Analysis) -> str:
     return f"{metric.name} ({metric.unit})" if metric.unit else metric.name
 
 
-def _numbers(analysis: Analysis) -> Numbers:
-    return Numbers(analysis.results.comparison.metric)
-
-
-def _text(numbers: Numbers, x: float) -> str:
-    return numbers.with_unit(numbers.difference(x), difference=True)
-
-
-def _difference_label(analysis: Analysis) -> str:
-    metric, unit = analysis.results.comparison.metric, _numbers(analysis).unit
-    sign = "" if metric.mode == "max" else ", positive is better"
-    return f"difference in {metric.name}{f' ({unit})' if unit else ''}{sign}"
-
-
-def _margin(axes: Axes, margin: float, numbers: Numbers, limit: float) -> None:
-    axes.axvspan(-margin * numbers.factor, margin * numbers.factor, color=SHADE, lw=0)
-    axes.axvline(0, color=MUTED, lw=0.9)
-    axes.set_xlim(-1.03 * limit * numbers.factor, 1.03 * limit * numbers.factor)
-
-
-def _dots(axes: Axes, values, y: float, limit: float, factor: float, **style) -> None:
-    """Dots in one row; a triangle at the edge for each value beyond it."""
-    for inside, marker in ((lambda v: abs(v) <= limit, "o"), (lambda v: v > limit, ">"), (lambda v: v < -limit, "<")):
-        chosen = [max(-limit, min(limit, v)) * factor for v in values if inside(v)]
-        if chosen:
-            axes.plot(chosen, [y] * len(chosen), marker, clip_on=False, zorder=3, **style)
-
-
-def _rows(axes: Axes, labels: list[str]) -> None:
+def put_rows(axes: Axes, labels: list[str]) -> None:
     """Rows from the top."""
     axes.set_yticks(range(len(labels)), labels)
     axes.set_ylim(len(labels) - 0.4, -0.6)
@@ -248,20 +149,3 @@ def _rows(axes: Axes, labels: list[str]) -> None:
 def _hide(panels: list[Axes]) -> None:
     for axes in panels:
         axes.set_visible(False)
-
-
-def _color(row: ContrastAnalysis) -> str:
-    return {"b": BETTER, "w": WORSE}.get(row.judgement.verdict[0], MUTED)
-
-
-def _wins(row: ContrastAnalysis) -> str:
-    p = row.judgement.paired
-    return f"{p.wins}/{p.ties}/{p.losses}"
-
-
-def _wl(row: ContrastAnalysis) -> tuple[int, int]:
-    return row.judgement.paired.wins, row.judgement.paired.losses
-
-
-def _is_gate(analysis: Analysis, row: ContrastAnalysis) -> bool:
-    return row.contrast.name == analysis.results.comparison.gatekeeper

@@ -8,19 +8,11 @@ from lightning_qsgd.comparison.drawing import Drawing
 from lightning_qsgd.comparison.sections import Section, Task
 from lightning_qsgd.comparison.tables import Table
 
-KEPT = ("contrasts", "claims", "arms", "curves", "targets", "unfinished", "provenance")
-SHORT = {
-    "contrasts": (
-        "contrast",
-        "verdict",
-        "exploratory",
-        "n",
-        "difference",
-        "simultaneous interval",
-        "p Holm",
-        "d_z",
-        "level",
-    )
+KEPT = ("contrasts", "claims", "curves", "arms", "targets", "cost", "live", "settings", "unfinished", "methods")
+KEPT += ("provenance",)
+BRIEF = {  # columns
+    "cost": ("arm", "n", "seconds", "quartiles", "circuits", "peak memory"),
+    "live": ("arm", "norm ratio", "offset", "spread", "learning-rate factor", "what follows"),
 }
 
 
@@ -68,7 +60,7 @@ def _section(section: Section, prefix: str, folder: str, files: dict[Path, str],
             files[path] = block.svg
             lines += [f"![{escape(block.alt)}]({path.as_posix()})", "", f"*{escape(block.caption)}*", ""]
         elif isinstance(block, Table):
-            lines += _table(block, SHORT.get(section.key))
+            lines += _table(block, BRIEF.get(section.key))
         elif block is not None:
             lines += [escape(block), ""]
     return lines
@@ -76,7 +68,7 @@ def _section(section: Section, prefix: str, folder: str, files: dict[Path, str],
 
 def _table(table: Table, wanted: Sequence[str] | None) -> list[str]:
     headers = table.headers()
-    chosen = [i for i, (name, _) in enumerate(headers) if wanted is None or name.partition(" (")[0] in wanted]
+    chosen = [i for i, (name, _) in enumerate(headers) if wanted is None or re.split(r" [(/]", name)[0] in wanted]
     rule = ["---:" if headers[i][1] else ":---" for i in chosen]
     rows = [[escape(headers[i][0]) for i in chosen], rule, *([escape(row[i]) for i in chosen] for row in table.rows)]
     return [*(f"| {' | '.join(row)} |" for row in rows), "", f"*{escape(table.caption)}*", ""]

@@ -4,9 +4,10 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from lightning_qsgd.comparison import across, curves, figures, tables, wording
-from lightning_qsgd.comparison.analysis import Analysis, ContrastAnalysis
+from lightning_qsgd.comparison import across, background, curves, figures, forest, tables, wording
+from lightning_qsgd.comparison.analysis import Analysis
 from lightning_qsgd.comparison.drawing import Drawing
+from lightning_qsgd.comparison.judging import ContrastAnalysis
 from lightning_qsgd.comparison.numbers import count, minus
 from lightning_qsgd.comparison.pairing import rank
 from lightning_qsgd.comparison.tables import Table
@@ -65,15 +66,18 @@ def task(analysis: Analysis, key: str) -> Task:
     if not analysis.runs():
         parts = []
     else:
-        tuned = tables.tuning(analysis)
+        tuned = background.tuning(analysis)
         weak = [_level(c) for c in analysis.contrasts if c.seeds and rank(c.level) > rank(c.contrast.level)]
         parts = [
             Section(
-                "contrasts", "Contrasts", [figures.forest(analysis), tables.contrasts(analysis)], details=sentences
+                "contrasts",
+                "Contrasts",
+                [forest.forest(analysis), tables.contrasts(analysis), tables.details(analysis)],
+                details=sentences,
             ),
             Section("claims", "Is it the circuit?", [*claims, tables.claims(analysis)]),
             Section("curves", "Learning curves", [curves.learning_curves(analysis)]),
-            Section("differences", "Seed by seed", [figures.differences(analysis)]),
+            Section("differences", "Seed by seed", [forest.differences(analysis)]),
             Section("arms", "Arms", [tables.arms(analysis), tables.descriptive(analysis)]),
             Section(
                 "targets", "Time to target", [*reaching, *(tables.times(analysis, name) for name in results.targets)]
@@ -84,13 +88,19 @@ def task(analysis: Analysis, key: str) -> Task:
                 "tuning", "Tuning", [tuned if tuned.rows else "No arm was tuned."], wording.unequal_tuning(analysis)
             ),
             Section("live", "Live checks", [tables.live(analysis)]),
-            Section("unfinished", "Failed and diverged runs", [tables.unfinished(analysis)]),
-            Section("pairing", "Pairing", [tables.pairing(analysis)], weak),
+            Section(
+                "settings",
+                "What the arms are",
+                [*(f"{said}." for said in wording.identical(analysis)), background.settings(analysis)],
+            ),
+            Section("unfinished", "Failed and diverged runs", [background.unfinished(analysis)]),
+            Section("pairing", "Pairing", [background.pairing(analysis)], weak),
             Section("methods", "Methods", [wording.methods(analysis)]),
         ]
-    again = f"lightning-qsgd compare --config FILE  # the specification, name: {spec.name}\n"
+    command = results.provenance.get("command") or "lightning-qsgd compare --config FILE"
+    again = f"{command}  # the specification, name: {spec.name}\n"
     again += f"lightning-qsgd report {Path(spec.root) / spec.name}"
-    parts += [Section("provenance", "Provenance", [tables.provenance(analysis)], code=again)]
+    parts += [Section("provenance", "Provenance", [background.provenance(analysis)], code=again)]
     return Task(
         key,
         spec.name,
@@ -103,8 +113,11 @@ def task(analysis: Analysis, key: str) -> Task:
 
 def together(analyses: Sequence[Analysis]) -> Section:
     """What several tasks say together."""
-    combined = across.combine(analyses)
     title = "Across tasks"
+    if not across.different(analyses):
+        why = "their runs share validation data, or do not say which they had"
+        return Section("across", title, [f"These {len(analyses)} comparisons are not taken together as tasks: {why}."])
+    combined = across.combine(analyses)
     if combined is None:
         need = "the first task's baseline and one more arm of the same name, with runs in each task"
         return Section(

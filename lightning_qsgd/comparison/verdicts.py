@@ -1,6 +1,6 @@
 """Verdicts on contrasts of arms, with control of false ones over a whole report. Level 4, numpy and scipy only."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
@@ -11,6 +11,21 @@ from lightning_qsgd.comparison.statistics import Paired, holm, paired, seeds_nee
 Verdict = Literal[
     "better", "better by less than the margin", "equivalent", "worse", "worse by less than the margin", "inconclusive"
 ]
+
+
+@dataclass(frozen=True)
+class Diverged:
+    """Runs of a contrast's two arms that diverged, so that their differences are of a value that was put in.
+
+    Attributes:
+        own: number of such runs of the arm.
+        other: of the arm that it is compared with.
+        sentence: both in words, without a full stop.
+    """
+
+    own: int
+    other: int
+    sentence: str
 
 
 @dataclass(frozen=True)
@@ -26,6 +41,7 @@ class Judgement:
         exploratory: whether the verdict is no more than a hint.
         why_exploratory: the reasons, or "".
         sentence: all of it for a reader.
+        diverged: in words, or "": then the differences' size means nothing.
     """
 
     name: str
@@ -35,6 +51,7 @@ class Judgement:
     exploratory: bool
     why_exploratory: str
     sentence: str
+    diverged: str = ""
 
 
 @dataclass(frozen=True)
@@ -45,7 +62,7 @@ class Claim:
         holds: whether it does.
         paired: the statistics against each other arm, with margin 0 (so that p_equivalence says nothing).
         fails: the others that it does not clearly beat.
-        exploratory: whether some comparison has fewer than 6 pairs.
+        exploratory: whether some comparison has fewer than 6 pairs, or another reason was given.
         sentence: all of it for a reader.
     """
 
@@ -64,6 +81,8 @@ def judge(
     *,
     scale: float = 1.0,
     unit: str = "",
+    diverged: Mapping[str, Diverged] | None = None,
+    exploratory: Sequence[str] = (),
 ) -> dict[str, Judgement]:
     """Judge the contrasts of one report together.
 
@@ -80,6 +99,9 @@ def judge(
     (-margin, margin); else "inconclusive". Also exploratory: too few pairs for an exact sign-flip test with Holm
     (`seeds_needed`).
 
+    Where runs diverged, sizes mean nothing, as such a run has no value of its own: the verdict is never "equivalent" or
+    "by less than the margin", and never in favour of the arm of which more runs diverged.
+
     Args:
         pairs: (a, b) for each contrast A - B, as `paired` takes them; higher is better. Numbers of pairs may differ.
         margin: difference below which two arms count as equivalent, above 0, in the metric's unit.
@@ -87,6 +109,8 @@ def judge(
         alpha: share of reports that may contain a false difference, in (0, 0.5).
         scale: factor for the numbers in sentences, such as 100 for percentage points.
         unit: behind these numbers, such as "points".
+        diverged: of the contrasts with diverged runs among their pairs. Default: none.
+        exploratory: why all verdicts are no more than hints, whatever the pairs. Default: nothing.
 
     Raises:
         ValueError: for no contrasts, an unknown gatekeeper, a margin or alpha out of range, or what `paired` refuses.
@@ -104,23 +128,37 @@ def judge(
     results = {name: paired(a, b, margin, alpha / sizes[name]) for name, (a, b) in pairs.items()}
     p = {name: result.p_sign_flip for name, result in results.items()}
     p |= dict(zip(family, holm([p[name] for name in family]).tolist(), strict=True))
+    gone = diverged or {}
+    verdicts: dict[str, Verdict] = {name: _verdict(result, margin, gone.get(name)) for name, result in results.items()}
     reasons = {name: _too_few(results[name].n, sizes[name], alpha) for name in pairs}
     if gatekeeper is not None:
-        closed = reasons[gatekeeper] or (results[gatekeeper].low <= 0 <= results[gatekeeper].high)
+        closed = reasons[gatekeeper] or verdicts[gatekeeper] in ("equivalent", "inconclusive")
         for name in family if closed else ():
             because = "is exploratory itself" if reasons[gatekeeper] else "shows no clear difference"
             reasons[name].append(f"the gatekeeper {gatekeeper} {because}")
 
     def judgement(name: str) -> Judgement:
-        verdict, why = _verdict(results[name], margin), "; ".join(reasons[name])
-        sentence = f"{name}: {_explain(results[name], verdict, margin, p[name], scale, unit)}"
-        sentence += f" Exploratory: {why}." if why else ""
-        return Judgement(name, results[name], p[name], verdict, bool(why), why, sentence)
+        why = "; ".join([*reasons[name], *exploratory])
+        p_text = f"{'sign-flip' if name == gatekeeper else 'Holm'} p {p[name]:.2g}"
+        if there := gone.get(name):
+            said = f"{verdicts[name]} ({results[name].n} pairs, {p_text}). {there.sentence}."
+        else:
+            said = _explain(results[name], verdicts[name], margin, p_text, scale, unit)
+        sentence = f"{name}: {said}{f' Exploratory: {why}.' if why else ''}"
+        found = there.sentence if there else ""
+        return Judgement(name, results[name], p[name], verdicts[name], bool(why), why, sentence, found)
 
     return {name: judgement(name) for name in pairs}
 
 
-def claim(pairs: Mapping[str, tuple[ArrayLike, ArrayLike]], alpha: float = 0.05) -> Claim:
+def claim(
+    pairs: Mapping[str, tuple[ArrayLike, ArrayLike]],
+    alpha: float = 0.05,
+    *,
+    effect: str = "circuit-specific effect",
+    refused: Mapping[str, str] | None = None,
+    exploratory: Sequence[str] = (),
+) -> Claim:
     """Test whether one arm beats every other: the intersection-union test of a circuit-specific effect.
 
     The two-sided interval at 1 - alpha must lie above 0 against each of the others. Since all must, no correction is
@@ -129,6 +167,9 @@ def claim(pairs: Mapping[str, tuple[ArrayLike, ArrayLike]], alpha: float = 0.05)
     Args:
         pairs: (a, b) for each other arm: the circuit's values and that arm's, as `paired` takes them.
         alpha: two-sided level of each comparison, in (0, 0.5).
+        effect: what the sentence calls it; "" for no name, only "better than each of ...".
+        refused: others that it cannot be said to beat, whatever the values, and why. Default: none.
+        exploratory: why the claim is no more than a hint, whatever the pairs. Default: nothing.
 
     Raises:
         ValueError: for no other arms, or what `paired` refuses.
@@ -136,14 +177,24 @@ def claim(pairs: Mapping[str, tuple[ArrayLike, ArrayLike]], alpha: float = 0.05)
     if not pairs:
         raise ValueError("Invalid pairs: none; a claim needs at least one other arm")
     results = {name: paired(a, b, 0.0, alpha) for name, (a, b) in pairs.items()}
-    fails = tuple(name for name, result in results.items() if not result.low > 0)
-    reasons = _too_few(min(result.n for result in results.values()), 1, alpha)
-    effect = f"no circuit-specific effect shown: not clearly better than {', '.join(fails)}"
-    sentence = effect if fails else f"circuit-specific effect: better than each of {', '.join(pairs)}"
-    return Claim(not fails, results, fails, bool(reasons), "; exploratory: ".join([sentence, *reasons]))
+    why = refused or {}
+    fails = tuple(name for name, result in results.items() if name in why or not result.low > 0)
+    reasons = [*_too_few(min(result.n for result in results.values()), 1, alpha), *exploratory]
+    if fails:
+        sentence = f"no {effect} shown: " if effect else ""
+        sentence += f"not clearly better than {', '.join(fails)}"
+        sentence += "".join(f"; {reason}" for reason in dict.fromkeys(why[name] for name in fails if name in why))
+    else:
+        sentence = f"{f'{effect}: ' if effect else ''}better than each of {', '.join(pairs)}"
+    text = f"{sentence}; exploratory: {'; '.join(reasons)}" if reasons else sentence
+    return Claim(not fails, results, fails, bool(reasons), text)
 
 
-def _verdict(result: Paired, margin: float) -> Verdict:
+def _verdict(result: Paired, margin: float, gone: Diverged | None = None) -> Verdict:
+    if gone is not None:
+        if result.low > 0 and gone.own <= gone.other:
+            return "better"
+        return "worse" if result.high < 0 and gone.other <= gone.own else "inconclusive"
     if result.low > 0:
         return "better by less than the margin" if result.tost_high < margin else "better"
     if result.high < 0:
@@ -157,7 +208,7 @@ def _too_few(n: int, contrasts: int, alpha: float) -> list[str]:
     return [f"{n} pairs where {needed} are needed; the smallest p within reach is {smallest_p(n, contrasts):.2g}"]
 
 
-def _explain(result: Paired, verdict: Verdict, margin: float, p: float, scale: float, unit: str) -> str:
+def _explain(result: Paired, verdict: Verdict, margin: float, p: str, scale: float, unit: str) -> str:
     if result.n < 2:
         return f"inconclusive. {result.n} pairs of runs tell nothing about the spread."
 
@@ -168,7 +219,7 @@ def _explain(result: Paired, verdict: Verdict, margin: float, p: float, scale: f
         return f"{100 * level:.3g} % interval {low * scale:.3g} to {number(high)}"
 
     ends = interval(result.low, result.high, 1 - result.alpha)
-    evidence = f"({ends}, {result.n} pairs, sign-flip p {p:.2g})"
+    evidence = f"({ends}, {result.n} pairs, {p})"
     if verdict == "equivalent":
         ends = interval(result.tost_low, result.tost_high, 1 - 2 * result.alpha)
         inside = f"the {ends} lies within a margin of {number(margin)}"

@@ -25,12 +25,14 @@ def fake_results(
     tuned_as=None,
     trials=0,
     complete=True,
+    data="v",
     **spec,
 ):
     """Results with a final value of 0.9 plus the arm's effect for each arm, which its mean keeps exactly.
 
     ``effects``: by arm, the first one is the baseline. ``contrasts``: names as "a - b". ``diverged``, ``failed``: pairs
-    of arm and seed. ``live``: by arm. ``twins``, ``tuned_as``: by arm.
+    of arm and seed. ``live``: by arm. ``twins``, ``tuned_as``: by arm. ``data``: beginning of the digests of
+    validation data.
     """
     twins, tuned_as, live = twins or {}, tuned_as or {}, live or {}
     baseline = next(iter(effects))
@@ -54,6 +56,7 @@ def fake_results(
         for seed, final in enumerate(finals, 1):
             run = _run(arm, seed, final, epochs, mode, 1 + 0.05 * number)
             run.live = dict(live.get(arm, {}))
+            run.hashes["validation"] = f"{data}{seed}"
             if (arm, seed) in diverged:
                 curve = {key: column[:4] for key, column in run.curve.items()}
                 curve["val/accuracy"][-1] = None
@@ -95,7 +98,6 @@ def _run(arm, seed, final, epochs, mode, pace):
     cost = {"seconds": curve["seconds"][-1] if epochs else 0.0, "evaluation_seconds": 1.0, "steps": 50.0 * epochs}
     cost |= {"examples": 1600.0 * epochs, "circuits": 0, "shots": 0, "circuit_seconds": 0.0, "peak_memory": 3 * 2**27}
     hashes = {"parameters": "p", "batches": [f"b{seed}e{e}" for e in t], "seeds": [f"s{seed}e{e}" for e in t]}
-    hashes["validation"] = f"v{seed}"
     ema = {"val/accuracy": float(final)}
     run = Run(arm, seed, "evaluation", "finished", curve=curve, averaged=ema, cost=cost, hashes=hashes)
     run.test = {"test/accuracy": float(final)}

@@ -4,14 +4,14 @@ import math
 
 import pytest
 
-from lightning_qsgd.comparison.across import combine, profile, table
+from lightning_qsgd.comparison.across import combine, different, profile, table
 from lightning_qsgd.comparison.analysis import analyse
 from tests.comparison.common import fake_results
 
 
 def task(name, pace, **effects):
     """One seed; ``b`` needs ``pace`` times as many steps as ``a``."""
-    results = fake_results({"a": 0.0, **effects}, name=name, seeds=1, noise=0.0)
+    results = fake_results({"a": 0.0, **effects}, name=name, seeds=1, noise=0.0, data=name)
     for run in results.of("b").values():
         run.curve["step"] = [pace * step for step in results.of("a")[1].curve["step"]]
     return analyse(results)
@@ -44,3 +44,15 @@ def test_a_missed_target_is_infinite():
 def test_the_profile_names_the_best():
     across = combine([task("one", 0.5, b=0.0), task("two", 0.5, b=0.0)])
     assert "1.00 (b); a has 0.67" in profile(across).alt
+
+
+def test_a_diverged_run_counts_as_the_worst():
+    results = fake_results({"a": 0.0, "b": 0.0}, seeds=2, noise=0.0, diverged=[("b", 2)])
+    across = combine([analyse(results), task("two", 1.0, b=0.0)])
+    assert across.scores["b"][:2] == [pytest.approx(1), pytest.approx(results.worst() / 0.9)]
+
+
+def test_tasks_differ_in_their_validation_data():
+    one, two = task("one", 1.0, b=0.0), task("two", 1.0, b=0.0)
+    assert different([one, two])
+    assert not different([one, task("one", 2.0, b=0.1)])

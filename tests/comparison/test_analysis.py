@@ -30,8 +30,9 @@ def test_diverged_runs_count_and_failed_ones_do_not():
     analysis = analyse(results)
     arm = analysis.arms["b"]
     assert arm.counts == {"finished": 8, "diverged": 1, "failed": 1}
-    assert min(arm.values["last"]) == results.worst()
-    assert (len(arm.values["last"]), len(arm.values["test"])) == (9, 8)
+    assert (len(arm.values["last"]), len(arm.values["test"])) == (8, 8)
+    assert min(arm.values["last"]) > 0.8
+    assert arm.diverged == "1 of 10 diverged"
     assert analysis.contrasts[0].seeds == [1, 2, 4, 5, 6, 7, 8, 9, 10]
     assert arm.hits["0.9"].n == 9
     assert arm.times["0.9"]["epoch"].count(math.inf) >= 1
@@ -71,12 +72,11 @@ def test_live_numbers_are_means_and_findings_are_gathered():
     assert arm.checks == {"unmoved": ["w[0]", "w[1]"]}
 
 
-def test_claims_need_all():
-    claims = {"b": ["a", "b/frozen"]}
-    beaten = fake_results({"a": 0.0, "b": 0.03, "b/frozen": 0.0}, twins={"b": ["frozen"]}, claims=claims)
-    level = fake_results({"a": 0.0, "b": 0.03, "b/frozen": 0.03}, twins={"b": ["frozen"]}, claims=claims)
-    assert analyse(beaten).claims["b"].holds
-    assert analyse(level).claims["b"].fails == ("b/frozen",)
+def test_arms_that_are_the_baseline_bit_for_bit():
+    results = fake_results({"a": 0.0, "b": 0.0, "c": 0.01}, seeds=2)
+    for seed in (1, 2):
+        results.of("b")[seed].curve["val/accuracy"] = list(results.of("a")[seed].curve["val/accuracy"])
+    assert analyse(results).identical == ["b"]
 
 
 def test_arms_are_drawn_with_their_twins_and_others_in_groups():

@@ -33,3 +33,10 @@ def test_the_share_of_runs_that_reached_a_target():
     assert "reached 90.00 % over epochs: 1 of 2 arms with all runs, 1 with none; the baseline with 100 %" in drawing.alt
     assert "baseline's own" in reached(analysis, "tuned baseline").caption
     assert reached(analyse(fake_results({"a": -0.1})), "0.9") is None
+
+
+def test_a_curve_ends_where_its_first_run_diverged():
+    results = fake_results({"a": 0.0, "b": 0.0}, seeds=3, diverged=[("b", 2)])
+    drawing = learning_curves(analyse(results))
+    assert "Ending before, where the first run diverged: b (1 of 3 diverged)." in drawing.alt
+    assert "% (a); the baseline a is at" in drawing.alt

@@ -10,7 +10,7 @@ from lightning_qsgd.comparison.html import render
 from lightning_qsgd.comparison.sections import task
 from tests.comparison.common import fake_results
 
-VOID = {"meta", "link", "img", "br", "wbr"}
+VOID = {"meta", "link", "img", "source", "br", "wbr"}
 
 
 class Page(HTMLParser):
@@ -55,7 +55,7 @@ def rich():
 
 def test_it_is_one_whole_page_that_loads_nothing(rich):
     found = Page(rich)
-    sources = [attrs[key] for _, attrs in found.elements for key in ("src", "href") if key in attrs]
+    sources = [attrs[key] for _, attrs in found.elements for key in ("src", "srcset", "href") if key in attrs]
     assert all(source.startswith(("data:", "#")) for source in sources)
     assert not re.search(r"url\(|@import|<script", rich)
     ids = [attrs["id"] for _, attrs in found.elements if "id" in attrs]

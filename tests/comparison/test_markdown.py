@@ -16,7 +16,9 @@ def rendered(*results):
 
 def test_figures_lie_beside_it_and_are_named():
     text, files = rendered(fake_results({"a": 0.0, "b": 0.03}, ["b - a"]))
-    assert set(files) == {Path(f"figures/{name}.svg") for name in ("contrasts", "curves", "target_1", "target_2")}
+    assert set(files) == {
+        Path(f"figures/{name}.svg") for name in ("contrasts", "curves", "target_1", "target_2", "cost")
+    }
     assert all(f"]({path.as_posix()})" in text for path in files)
     assert "| b - a | better | no | 10 | +3.00 |" in text
 
@@ -32,7 +34,9 @@ def test_rows_have_as_many_cells_as_their_header():
 
 
 def test_several_tasks_have_figures_of_their_own():
-    text, files = rendered(*(fake_results({"a": 0.0, "b": 0.0}, ["b - a"], name=name) for name in ("one", "two")))
+    text, files = rendered(
+        *(fake_results({"a": 0.0, "b": 0.0}, ["b - a"], name=name, data=name) for name in ("one", "two"))
+    )
     assert {Path("figures/0_contrasts.svg"), Path("figures/1_contrasts.svg"), Path("figures/profile.svg")} <= set(files)
     assert text.index("## Across tasks") > text.index("## two")
 

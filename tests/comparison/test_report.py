@@ -86,13 +86,22 @@ def test_a_run_without_a_curve_or_hashes_is_no_obstacle(tmp_path):
 
 
 def test_several_tasks_are_put_together(tmp_path):
-    tasks = [fake_results(TWO, ["b - a"], name=name) for name in ("one", "two")]
+    tasks = [fake_results(TWO, ["b - a"], name=name, data=name) for name in ("one", "two")]
     page, summary, table = report(tmp_path, *tasks)
     assert page.count("Across tasks") == 2  # contents and heading
     assert "AlgoPerf" in summary
     assert {row["comparison"] for row in table} == {"one", "two"}
     assert 'id="1-one-contrasts"' in page
     assert 'id="2-two-contrasts"' in page
+
+
+def test_what_was_declared_otherwise_is_said_everywhere(tmp_path):
+    results = fake_results(TWO, ["b - a"], gatekeeper="b - a")
+    results.provenance["declared"] = {"at": "2026-01-02T03:04:05+00:00", "changes": ["metric.margin was 0.02"]}
+    page, summary, _ = report(tmp_path, results)
+    for text in (page, summary.replace("\\_", "_")):
+        assert "Exploratory: declared otherwise before the runs: metric.margin was 0.02." in text
+        assert "declared at 2026-01-02T03:04:05+00:00 and changed since (metric.margin was 0.02)" in text
 
 
 def test_no_results_are_refused(tmp_path):

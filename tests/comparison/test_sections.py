@@ -13,7 +13,8 @@ def test_parts_come_in_order():
     live = {"b": {"norm_ratio": 0.5}}
     options = {"claims": {"b": ["a"]}, "dose": {"s": ["a", "b"]}, "live": live, "diverged": [("b", 1)]}
     wanted = (
-        "contrasts claims curves differences arms targets dose cost tuning live unfinished pairing methods provenance"
+        "contrasts claims curves differences arms targets dose cost tuning live settings "
+        "unfinished pairing methods provenance"
     )
     assert keys(fake_results({"a": 0.0, "b": 0.0}, ["b - a"], **options)) == wanted.split()
 
@@ -25,6 +26,7 @@ def test_what_is_empty_is_left_out():
         "targets",
         "cost",
         "tuning",
+        "settings",
         "pairing",
         "methods",
         "provenance",
@@ -40,5 +42,11 @@ def test_a_weaker_level_than_declared_is_a_warning():
 
 
 def test_tasks_without_common_arms_say_so():
-    one, two = (analyse(fake_results(effects, seeds=1)) for effects in ({"a": 0.0}, {"z": 0.0}))
+    one, two = (analyse(fake_results({arm: 0.0}, seeds=1, data=arm)) for arm in ("a", "z"))
     assert "Nothing can be said across 2 tasks" in together([one, two]).blocks[0]
+
+
+def test_the_same_data_make_no_two_tasks():
+    one, two = (analyse(fake_results({"a": 0.0, "b": 0.0}, seeds=1, name=name)) for name in ("one", "two"))
+    (said,) = together([one, two]).blocks
+    assert said.startswith("These 2 comparisons are not taken together as tasks: their runs share validation data")

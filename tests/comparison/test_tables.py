@@ -4,7 +4,7 @@ from dataclasses import replace
 
 import pytest
 
-from lightning_qsgd.comparison import tables
+from lightning_qsgd.comparison import background, tables
 from lightning_qsgd.comparison.analysis import analyse
 from tests.comparison.common import fake_results
 
@@ -21,7 +21,21 @@ def test_a_contrasts_row():
     assert (row["verdict"], row["exploratory"], row["n"], row["difference (points)"]) == ("better", "no", "10", "+3.00")
     assert row["p Holm"] == "0.002"  # 2 / 2**10
     assert row["wins / ties / losses"] == "10/0/0"
-    assert row["level"] == "full / full"
+    more = cells(tables.details(analysis), "b - a")
+    assert (more["pairing"], more["p sign\u2011flip"]) == ("full / full", "0.002")
+    assert more["BCa interval"].endswith("(95 %)")
+
+
+def test_diverged_runs_have_no_size():
+    gone = [("b", seed) for seed in range(1, 9)]
+    analysis = analyse(fake_results({"a": 0.0, "b": 0.03, "c": 0.0}, ["b - a"], diverged=[*gone, ("c", 1)]))
+    row = cells(tables.contrasts(analysis), "b - a")
+    assert (row["difference (points)"], row["simultaneous interval"]) == ("\u2013", "8 of 10 runs of b diverged")
+    row = cells(tables.arms(analysis), "b")
+    assert row["runs"] == "8 of 10 diverged"
+    assert row["mean of last 3 (%)"].endswith("(of 2)")
+    assert float(row["mean of last 3 (%)"].split()[0]) > 90
+    assert cells(tables.descriptive(analysis), "c")["mean (points)"] == "1 of 10 diverged"
 
 
 def test_an_arms_row():
@@ -48,18 +62,8 @@ def test_misses_count_as_infinite():
 def test_arms_without_a_contrast_are_only_described():
     table = tables.descriptive(analyse(fake_results({"a": 0.0, "b": 0.0, "c": -0.02}, ["b - a"])))
     assert [row[:3] for row in table.rows] == [("c", "10", "\u22122.00")]
+    assert table.rows[0][-1] == "full"
     assert "not judged" in table.caption
-
-
-def test_tuning_shows_what_was_borrowed():
-    results = fake_results({"a": 0.0, "b": 0.0}, tuned_as={"b": "a"}, trials=3)
-    table = tables.tuning(analyse(results))
-    assert table.rows == [
-        ("a", "lr = 0.003", "lr = 0.001", "89.90", "3", "no"),
-        ("b", "lr = 0.003", "lr = 0.001", "\u2013", "as a", "\u2013"),
-    ]
-    results.arms["a"]["edge"] = ["optimizer.lr"]
-    assert cells(tables.tuning(analyse(results)), "a")["on the edge"] == "optimizer.lr"
 
 
 def test_live_cost_and_claims():
@@ -72,24 +76,9 @@ def test_live_cost_and_claims():
     assert cells(tables.claims(analysis), "b - a")["beaten"] == "yes"
 
 
-def test_unfinished_runs_and_hashes():
-    results = fake_results({"a": 0.0, "b": 0.0}, seeds=2, diverged=[("b", 2)])
-    results.of("b")[1].hashes["batches"] = ["other"]
-    analysis = analyse(results)
-    assert tables.unfinished(analysis).rows == [("b", "2", "evaluation", "diverged", "FloatingPointError: loss is nan")]
-    pairing = tables.pairing(analysis)
-    assert cells(pairing, "1")["batches"] == "2 different"
-    assert cells(pairing, "2")["batches"] == "b2e12"
-
-
-def test_provenance_is_readable():
-    table = tables.provenance(analyse(fake_results({"a": 0.0})))
-    assert cells(table, "hardware")["value"] == "cores 2, memory GB 8"
-    assert cells(table, "evaluation seeds")["value"] == "1 to 10"
-    assert cells(table, "complete")["value"] == "yes"
-
-
-@pytest.mark.parametrize("make", [tables.live, tables.unfinished, tables.tuning, tables.pairing, tables.claims])
+@pytest.mark.parametrize(
+    "make", [tables.live, tables.claims, background.unfinished, background.tuning, background.pairing]
+)
 def test_tables_of_nothing_have_no_rows(make):
     results = fake_results({"a": 0.0})
     assert make(analyse(replace(results, runs=[]))).rows == []

@@ -1,3 +1,4 @@
+from dataclasses import replace
 from functools import partial
 
 import numpy as np
@@ -5,7 +6,7 @@ import pytest
 from scipy import stats
 
 from lightning_qsgd.comparison.statistics import holm, paired, seeds_needed
-from lightning_qsgd.comparison.verdicts import claim, judge
+from lightning_qsgd.comparison.verdicts import Diverged, claim, judge
 
 pytestmark = pytest.mark.filterwarnings("error")
 ARMS, SEEDS = 17, 10  # as many contrasts as 10 pairs allow
@@ -94,7 +95,8 @@ def test_exploratory_gatekeeper_opens_nothing():
 
 
 def test_gatekeeper_alone():
-    assert judge({"gate": contrast(1.0)}, 0.5, "gate") == judge({"gate": contrast(1.0)}, 0.5)
+    alone, family = (judge({"gate": contrast(1.0)}, 0.5, gate)["gate"] for gate in ("gate", None))
+    assert alone == replace(family, sentence=family.sentence.replace("Holm", "sign-flip"))
 
 
 @pytest.mark.parametrize("contrasts", [1, 3, 8, 17])
@@ -120,11 +122,11 @@ def test_sentences():
     a, b = contrast(1.5)
     (found,) = judge({"circuit - adamw": (a / 100, b)}, 0.01, scale=100, unit="points").values()
     assert found.sentence == (
-        "circuit - adamw: better by 1.5 points (95 % interval 0.785 to 2.22 points, 10 pairs, sign-flip p 0.002)."
+        "circuit - adamw: better by 1.5 points (95 % interval 0.785 to 2.22 points, 10 pairs, Holm p 0.002)."
     )
     (found,) = judge({"c": contrast(-1.5)}, 9).values()
     assert found.sentence == (
-        "c: worse by 1.5 (95 % interval -2.22 to -0.785, 10 pairs, sign-flip p 0.002), by less than the margin of 9."
+        "c: worse by 1.5 (95 % interval -2.22 to -0.785, 10 pairs, Holm p 0.002), by less than the margin of 9."
     )
     (found,) = judge({"c": contrast(0.1)}, 0.8).values()
     assert found.sentence == (
@@ -133,7 +135,7 @@ def test_sentences():
     )
     (found,) = judge({"c": contrast(0.1)}, 0.5).values()
     assert found.sentence == (
-        "c: inconclusive. The mean difference is 0.1 (95 % interval -0.615 to 0.815, 10 pairs, sign-flip p 0.74). "
+        "c: inconclusive. The mean difference is 0.1 (95 % interval -0.615 to 0.815, 10 pairs, Holm p 0.74). "
         "A true difference of 0.996 would have been found with probability 0.8."
     )
 
@@ -177,6 +179,34 @@ def test_claim_from_few_pairs_is_exploratory():
     assert not claim({"frozen": ([9], [1])}).holds
     with pytest.raises(ValueError, match="Invalid pairs: none"):
         claim({})
+
+
+def test_diverged_runs_decide_against_their_arm():
+    def found(mean, margin, own, other):
+        return judge({"c": contrast(mean)}, margin, diverged={"c": Diverged(own, other, "k of n diverged")})["c"]
+
+    assert [found(m, 1.0, 3, 1).verdict for m in (9, 0.1, -9)] == ["inconclusive", "inconclusive", "worse"]
+    assert [found(m, 1.0, 1, 3).verdict for m in (9, 0.1, -9)] == ["better", "inconclusive", "inconclusive"]
+    assert found(HALF + 0.01, 99, 1, 1).verdict == "better"  # not "by less than the margin"
+    assert found(0.0, 99, 1, 1).verdict == "inconclusive"
+    assert found(-9.0, 1.0, 3, 1).sentence == "c: worse (10 pairs, Holm p 0.002). k of n diverged."
+    pairs = {"gate": contrast(9.0), "b": contrast(9.0)}
+    assert judge(pairs, 1.0, "gate", diverged={"gate": Diverged(1, 0, "")})["b"].exploratory
+
+
+def test_reasons_from_outside_make_all_exploratory():
+    found = judge({"gate": contrast(9.0), "b": contrast(9.0)}, 1.0, "gate", exploratory=["runs are missing"])
+    assert [j.why_exploratory for j in found.values()] == ["runs are missing"] * 2
+    assert "sign-flip p" in found["gate"].sentence
+    assert claim({"frozen": contrast(9.0)}, exploratory=["runs are missing"]).exploratory
+
+
+def test_a_claim_without_the_name_or_with_refused_pairs():
+    pairs = {"frozen": contrast(3.0), "sine": contrast(3.0)}
+    assert claim(pairs, effect="").sentence == "better than each of frozen, sine"
+    found = claim(pairs, effect="", refused={"sine": "not paired: other batches"})
+    assert (found.holds, found.fails) == (False, ("sine",))
+    assert found.sentence == "not clearly better than sine; not paired: other batches"
 
 
 # What follows judges whole simulated reports: all contrasts share their second arm, as arms share a baseline

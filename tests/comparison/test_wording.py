@@ -5,7 +5,7 @@ from dataclasses import replace
 import pytest
 
 from lightning_qsgd.comparison.analysis import analyse
-from lightning_qsgd.comparison.wording import explanations, methods, unequal_tuning, verdict
+from lightning_qsgd.comparison.wording import explanations, learning_rate_factor, methods, unequal_tuning, verdict
 from tests.comparison.common import fake_results
 
 
@@ -21,9 +21,10 @@ def test_the_verdict_names_gatekeeper_claims_and_runs():
         gatekeeper="b - a",
         claims={"b": ["a", "b/frozen"]},
         diverged=[("a", 1)],
+        trials=3,
     )
     assert "The gatekeeper contrast, b - a: " in text
-    assert "b: no circuit-specific effect shown: not clearly better than" in text
+    assert "b: not clearly better than" in text
     assert "29 of 30 evaluation runs finished, 1 diverged" in text
     assert "so far" not in text
 
@@ -53,7 +54,10 @@ def test_results_that_are_not_complete():
     [
         ({"norm_ratio": 0.0004}, "0.04 % of Adam's step"),
         ({"norm_ratio": 0.0}, "never moved a weight"),
-        ({"offset": -0.98, "spread": 0.02, "learning_rate_factor": 0.51}, "a learning-rate factor of 0.51"),
+        (
+            {"offset": -0.98, "spread": 0.02, "learning_rate_factor": 0.51},
+            "mostly constant (offset \u22120.98, spread 0.02)",
+        ),
         ({"touched": 64.0, "effective": 0.0}, "no touched coordinate"),
         ({"unmoved": ["w[0]"]}, "quantum parameters unmoved: w[0]"),
         ({"norm_ratio": 0.3, "offset": 0.1, "spread": 0.3, "touched": 5.0, "effective": 5.0, "unmoved": []}, None),
@@ -61,10 +65,10 @@ def test_results_that_are_not_complete():
 )
 def test_a_null_effect_is_explained_from_live_numbers(live, expected):
     analysis = analyse(fake_results({"a": 0.0, "b": 0.0}, seeds=2, live={"b": live}))
-    found = explanations(analysis.arms["b"])
+    found = explanations(analysis, analysis.arms["b"])
     assert len(found) == (expected is not None)
     assert expected is None or expected in found[0]
-    assert explanations(analysis.arms["a"]) == []
+    assert explanations(analysis, analysis.arms["a"]) == []
 
 
 def test_borrowed_settings_are_unequal_only_above_one_percent():
@@ -82,3 +86,52 @@ def test_methods_say_what_was_done():
         assert part in text
     assert "gatekeeper contrast was judged first" in text
     assert "No arm was tuned." in methods(analyse(fake_results({"a": 0.0})))
+
+
+def test_methods_say_when_it_was_declared():
+    results = fake_results({"a": 0.0, "b": 0.0}, ["b - a"])
+    assert "no record of when they were declared" in methods(analyse(results))
+    results.provenance["declared"] = {"at": "2026-01-02T03:04:05+00:00", "changes": []}
+    assert "before the runs, at 2026-01-02T03:04:05+00:00" in methods(analyse(results))
+    results.provenance["declared"]["changes"] = ["seeds"]
+    assert "changed since (seeds)" in methods(analyse(results))
+
+
+def test_the_gatekeepers_twins_stand_beside_it():
+    effects = {"a": 0.0, "b": 0.03, "b/frozen": 0.0325, "b/scalar": 0.02}
+    text = said(effects, ["b - a"], twins={"b": ["frozen", "scalar"]}, gatekeeper="b - a")
+    assert "b differs from its frozen twin by \u22120.25 points and from its scalar twin by +1.00 points." in text
+    assert "No arm was tuned." in text
+    equal = said({"a": 0.0, "b": 0.0}, seeds=1, noise=0.0)
+    assert "b: bit-identical to a." in equal
+
+
+def test_a_constant_s_does_not_contradict_the_scalar_twin():
+    live = {"b": {"offset": -0.9, "spread": 0.1}}
+    effects = {"a": 0.0, "b": 0.0, "b/scalar": -0.03}
+    judged = analyse(fake_results(effects, ["b - b/scalar"], twins={"b": ["scalar"]}, live=live))
+    assert explanations(judged, judged.arms["b"])[0].endswith("but see b - b/scalar: better")
+    shown = analyse(fake_results(effects, twins={"b": ["scalar"]}, live=live))
+    assert explanations(shown, shown.arms["b"])[0].endswith("differs from its scalar twin by +3.00 points")
+
+
+@pytest.mark.parametrize(
+    ("changed", "expected"),
+    [
+        ({}, 0.55),
+        ({"touched": 9.0}, None),
+        ({"norm_ratio_touched": 12.0}, None),
+        ({"norm_ratio": 3.0, "norm_ratio_touched": 3.0}, None),
+    ],
+)
+def test_a_learning_rate_factor_needs_adams_whole_step(changed, expected):
+    whole = {"norm_ratio": 0.46, "norm_ratio_touched": 0.46, "quantum_weight": 0.5, "offset": -0.9, "spread": 0.25}
+    live = {"b": whole | {"learning_rate_factor": 0.55, "touched": 90.0} | changed, "c": {"touched": 90.0}}
+    analysis = analyse(fake_results({"a": 0.0, "b": 0.0, "c": 0.0}, seeds=1, live=live))
+    assert learning_rate_factor(analysis, analysis.arms["b"]) == expected
+
+
+def test_strong_twins_of_tuned_arms_are_named():
+    options = {"twins": {"b": ["frozen"]}, "live": {"b/frozen": {"norm_ratio": 0.2}}, "trials": 3}
+    (line,) = unequal_tuning(analyse(fake_results({"a": 0.0, "b": 0.0, "b/frozen": 0.0}, **options)))
+    assert line == "Twins take their arm's settings, which favours the arm: b/frozen."

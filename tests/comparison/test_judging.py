@@ -1,0 +1,64 @@
+"""Contrasts and claims: what is named, what is refused, what is exploratory."""
+
+import pytest
+
+from lightning_qsgd.comparison.judging import hints, judge_claim, judge_contrasts
+from tests.comparison.common import fake_results
+
+CONTROLS = ["a", "b/frozen", "b/shuffled", "sine"]
+SINE = {"sine": {"perturbation.class_path": "lightning_qsgd.optim.SinePerturbation"}}
+
+
+def said(others=CONTROLS, frozen=0.0, settings=SINE, trials=3, change=None):
+    """The sentence of a claim of arm b, which is 3 points better than all but its frozen twin."""
+    effects = {"a": 0.0, "b": 0.03, "b/frozen": frozen, "b/shuffled": 0.0, "sine": 0.0}
+    results = fake_results(effects, twins={"b": ["frozen", "shuffled"]}, claims={"b": others}, trials=trials)
+    for arm, values in settings.items():
+        results.comparison.arms[arm].set = values
+    if change is not None:
+        change(results)
+    return judge_claim(results, "b", others, [])
+
+
+def test_an_effect_is_named_only_where_the_controls_were_beaten_and_tuned():
+    assert said().sentence == "circuit-specific effect: better than each of a, b/frozen, b/shuffled, sine"
+    assert said(frozen=0.03).sentence == "no circuit-specific effect shown: not clearly better than b/frozen"
+    assert said(["a", "b/frozen", "sine"]).sentence == "better than each of a, b/frozen, sine"
+    assert said(settings={}).sentence == "better than each of a, b/frozen, b/shuffled, sine"
+    assert said(trials=0).sentence.endswith("sine; nothing was tuned, so this is no circuit-specific effect")
+    assert said(trials=0, frozen=0.03).sentence == "not clearly better than b/frozen"
+
+
+def test_claims_of_runs_that_share_nothing_are_refused():
+    def other_batches(results):
+        results.of("sine")[4].hashes["batches"] = ["other"]
+
+    found = said(change=other_batches)
+    assert not found.holds
+    assert found.sentence.endswith("not paired: b and sine share nothing (other batches from epoch 1 on)")
+
+
+def test_claims_of_an_arm_that_diverges_more_often_fail():
+    def diverge(results):
+        results.of("b")[1].status = "diverged"
+
+    assert "1 of 10 runs of b diverged" in said(change=diverge).sentence
+
+
+@pytest.mark.parametrize("arm", ["a", "b"])
+def test_diverged_runs_are_counted(arm):
+    results = fake_results({"a": 0.0, "b": 0.03}, ["b - a"])
+    results.of(arm)[1].status = "diverged"
+    (item,) = judge_contrasts(results, [])
+    assert item.judgement.diverged == f"1 of 10 runs of {arm} diverged"
+    assert item.judgement.verdict == "inconclusive"
+
+
+def test_what_is_incomplete_or_declared_otherwise_is_exploratory():
+    results = fake_results({"a": 0.0, "b": 0.03}, ["b - a"])
+    assert hints(results, so_far=False) == []
+    assert hints(results, so_far=True) == ["runs are missing"]
+    results.provenance["declared"] = {"at": "2026-01-01T00:00:00+00:00", "changes": ["metric.margin: 0.02"]}
+    (why,) = hints(results, so_far=False)
+    assert why == "declared otherwise before the runs: metric.margin: 0.02"
+    assert judge_contrasts(results, [why])[0].judgement.why_exploratory == why
