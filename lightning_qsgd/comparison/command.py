@@ -161,7 +161,6 @@ class Display:
             runs = results.of(arm)
             values = [value for run in runs.values() if not np.isnan(value := results.value(run))]
             a, b, _ = results.pairs(arm, results.comparison.baseline)
-            sign = 1 if metric.mode == "max" else -1
             counts = results.counts(arm)
             seconds = [cost for run in runs.values() if (cost := run.cost.get("seconds"))]
             trials = sum(run.arm == arm and run.phase == "tuning" for run in results.runs)
@@ -170,7 +169,7 @@ class Display:
                 str(trials or ""),
                 f"{len(runs)}/{len(seeds.evaluation)}",
                 format_value(results, float(np.mean(values))) if values else "",
-                format_value(results, float(sign * np.mean(a - b)), signed=True) if len(a) else "",
+                format_value(results, float(metric.sign * np.mean(a - b)), signed=True) if len(a) else "",
                 f"{np.median(seconds):.1f}" if seconds else "",
                 str(counts["diverged"] or ""),
                 str(counts["failed"] or ""),

@@ -28,11 +28,10 @@ from lightning_qsgd.comparison.tables import numbers_of
 
 def forest(analysis: Analysis) -> Drawing | None:
     """Mean difference and simultaneous interval of each declared contrast; None without contrasts that have pairs."""
-    rows = [item for item in analysis.contrasts if item.judgement.paired.n]
+    rows, sized = _rows(analysis)
     if not rows:
         return None
     numbers, margin = numbers_of(analysis), analysis.results.comparison.metric.margin
-    sized = [row for row in rows if not row.judgement.diverged]
     ends = [
         x for row in sized for x in (row.judgement.paired.mean, row.judgement.paired.low, row.judgement.paired.high)
     ]
@@ -56,6 +55,12 @@ def forest(analysis: Analysis) -> Drawing | None:
         "marks are exploratory; triangles lie beyond the axis, or stand for contrasts with diverged runs."
     )
     return Drawing("contrasts", wide, alt, caption, narrow)
+
+
+def _rows(analysis: Analysis) -> tuple[list[ContrastAnalysis], list[ContrastAnalysis]]:
+    """Contrasts that have pairs, and those of them whose differences have a size."""
+    rows = [item for item in analysis.contrasts if item.judgement.paired.n]
+    return rows, [row for row in rows if not row.judgement.diverged]
 
 
 def _forest(analysis: Analysis, rows: list[ContrastAnalysis], limit: float, narrow: bool) -> str:
@@ -95,11 +100,10 @@ def _forest(analysis: Analysis, rows: list[ContrastAnalysis], limit: float, narr
 
 def differences(analysis: Analysis) -> Drawing | None:
     """One dot for each seed of each declared contrast; None without pairs."""
-    rows = [item for item in analysis.contrasts if item.judgement.paired.n]
+    rows, sized = _rows(analysis)
     if not rows:
         return None
     numbers, margin = numbers_of(analysis), analysis.results.comparison.metric.margin
-    sized = [row for row in rows if not row.judgement.diverged]
     limit = reach([d for row in sized for d in row.judgement.paired.differences], margin)
     with style():
         figure, (axes,) = canvas(0.75 + 0.26 * len(rows))

@@ -163,7 +163,7 @@ class Results:
         Returns:
             Values of ``arm`` and of ``against``, (seeds,) each, and the seeds that both have a value of.
         """
-        sign = 1.0 if self.comparison.metric.mode == "max" else -1.0
+        sign = self.comparison.metric.sign
         one, other = self.of(arm), self.of(against)
         both = [(self.value(one[s], summary), self.value(other[s], summary), s) for s in sorted(one.keys() & other)]
         kept = [row for row in both if not math.isnan(row[0]) and not math.isnan(row[1])]

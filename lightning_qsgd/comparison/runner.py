@@ -130,10 +130,11 @@ class Runner:
     def evaluation(self) -> list[Plan]:
         """All runs of the evaluation seeds: seed by seed, the arms in another order each time."""
         names = self.comparison.all_arms()
+        values = {name: self.values(name) for name in names}
         plans = []
         for k, seed in enumerate(self.comparison.seeds.evaluation):
             order = np.random.default_rng(k).permutation(len(names))
-            plans += [self.arms.plan(names[i], seed, "evaluation", self.values(names[i])) for i in order]
+            plans += [self.arms.plan(names[i], seed, "evaluation", values[names[i]]) for i in order]
         return plans
 
     def values(self, name: str) -> dict[str, Any]:
@@ -162,7 +163,7 @@ class Runner:
 
     def _scores(self, arm: str) -> dict[Point, float]:
         """Mean score of each complete trial; higher is better."""
-        sign = 1.0 if self.comparison.metric.mode == "max" else -1.0
+        sign = self.comparison.metric.sign
         names, found = list(self._space(arm)), {}
         for run in self.results.runs:
             if run.arm == arm and run.phase == "tuning" and list(run.values) == names and run.status != "failed":
@@ -235,7 +236,7 @@ class Runner:
             own["default"] = self.arms.default(name, list(own["values"])) if "/" not in name else own["values"]
             if name in self.tuned_arms():
                 scores = self._scores(name)
-                sign = 1 if self.comparison.metric.mode == "max" else -1
+                sign = self.comparison.metric.sign
                 own["trials"] = [
                     {"values": list(point), "score": sign * score if np.isfinite(score) else None}
                     for point, score in scores.items()

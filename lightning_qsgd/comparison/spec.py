@@ -95,6 +95,11 @@ class Metric:
         if self.unit is None:
             self.unit = "%" if "accuracy" in self.name or "f1" in self.name else ""
 
+    @property
+    def sign(self) -> float:
+        """What makes more better: 1, or -1 for a metric that is minimized."""
+        return 1.0 if self.mode == "max" else -1.0
+
 
 @dataclass
 class Tuning:
