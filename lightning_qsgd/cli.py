@@ -147,6 +147,10 @@ def main(args: Sequence[str] | None = None) -> None:
             from lightning_qsgd.comparison import command  # others never pay for joblib and matplotlib
 
             getattr(command, arguments[0])(arguments[1:])
+        elif arguments[:1] == ["audit"]:
+            from lightning_qsgd.audit.command import audit
+
+            audit(arguments[1:])
         else:
             CommandLine(arguments)
             leave()

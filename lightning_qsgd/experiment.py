@@ -67,7 +67,7 @@ class ExperimentCLI(LightningCLI):
             parser_kwargs={
                 "prog": "lightning-qsgd",
                 "description": "Train, evaluate and use a model with quantum layers. "
-                "Also: doctor, which checks the installation, and calibrate, compare, report, each with "
+                "Also: doctor, which checks the installation, and calibrate, compare, report, audit, each with "
                 "its own --help.",
             },
             subclass_mode_model=True,

@@ -66,8 +66,8 @@ class PerturbationFindings:
         over_time: by optimizer step, the first of each span; projections are of that span's angles alone.
         uniform: the same for independent, uniform angles; None where there is no series.
         maps: share of the power that classical maps reproduce, by name: "one number", "one per qubit", "one per
-            tensor", "one per coordinate" (means over the run), "frozen at step 0", "sine" (amplitude * sin a), "sine and
-            constant", "one-angle series". May be negative where a map is worse than none.
+            tensor", "one per coordinate" (means over the run), "frozen at step 0", "sine" (amplitude * sin a), "sine
+            and constant", "one-angle series". May be negative where a map is worse than none.
         sine_amplitude: of the best sine.
         offset, spread: mean and standard deviation of s.
         learning_rate_factor: 1 + lambda * offset, with scale="adam".

@@ -18,7 +18,7 @@ from lightning_qsgd.comparison.estimate import Estimate, estimate
 from lightning_qsgd.comparison.report import write_report
 from lightning_qsgd.comparison.results import Results
 from lightning_qsgd.comparison.runner import Runner
-from lightning_qsgd.comparison.spec import add_arguments, to_comparison
+from lightning_qsgd.comparison.spec import Comparison, add_arguments, to_comparison
 from lightning_qsgd.parser import OneLineErrorParser
 
 
@@ -33,19 +33,42 @@ def compare(arguments: Sequence[str]) -> None:
     """
     options = _parser().parse_args(list(arguments)).as_dict()
     comparison = to_comparison(options)
-    display = Display(Console(), comparison.folder)
-    runner = Runner(comparison, options["workers"], options["scheduler"], options["retry_failed"], display)
+    settings = options["workers"], options["scheduler"], options["retry_failed"]
     if options["dry_run"]:
+        display = Display(Console(), comparison.folder)
+        runner = Runner(comparison, *settings, display)
         display.show_plan(runner, estimate(runner))
         return
+    train(comparison, *settings, options["tuning_only"])
+
+
+def train(
+    comparison: Comparison,
+    workers: int = 2,
+    scheduler: str | None = None,
+    retry_failed: bool = False,
+    tuning_only: bool = False,
+) -> Results:
+    """Run what is missing, and show where it is; where it is stopped, the process ends.
+
+    Args:
+        comparison: the specification.
+        workers: processes on this machine. Default: 2.
+        scheduler: address of a Dask scheduler, whose workers train instead. Default: None.
+        retry_failed: train failed runs again. Default: False.
+        tuning_only: stop before the evaluation runs. Default: False.
+    """
+    display = Display(Console(), comparison.folder)
+    runner = Runner(comparison, workers, scheduler, retry_failed, display)
     with _signals():
         try:
             with display:
-                results = runner.run(options["tuning_only"])
+                results = runner.run(tuning_only)
         except (KeyboardInterrupt, Stopped) as error:
             print(f"Stopped; the same command goes on. Results so far: {comparison.folder}", file=sys.stderr)
             sys.exit(130 if isinstance(error, KeyboardInterrupt) else error.code)
     display.finish(results)
+    return results
 
 
 def report(arguments: Sequence[str]) -> None:

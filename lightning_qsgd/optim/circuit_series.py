@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import logging
 from typing import TYPE_CHECKING
 
@@ -63,3 +64,24 @@ def residuals(circuit: CircuitPerturbation, num_points: int) -> dict[str, float]
     found["surrogate_residual"] = float((surrogate(points) - fresh).square().mean().sqrt())
     found["surrogate_residual_expected"] = float(noise.mean().sqrt())
     return found
+
+
+def without_shots(circuit: CircuitPerturbation) -> CircuitPerturbation:
+    """A copy in surrogate mode whose series answers as it is, without shot noise."""
+    twin = copy.copy(circuit)
+    twin.shot_noise, twin.on_answer = None, None
+    return twin
+
+
+def simulated(circuit: CircuitPerturbation) -> CircuitPerturbation:
+    """A copy whose series is that of the circuit simulated exactly, whatever runs the circuit itself.
+
+    Its ``prepare`` raises ValueError where the circuit has no series, or one of too many terms.
+    """
+    from lightning_qsgd.quantum import ExactSampler
+
+    twin = without_shots(circuit)
+    twin.sampler, twin.mode, twin.calibration, twin.joint = ExactSampler(), "surrogate", None, False
+    twin._network = twin._surrogate = twin._modulation = twin._offset = twin._fallback = None
+    twin.on_failure, twin.circuits, twin.shots = "stop", 0, 0
+    return twin

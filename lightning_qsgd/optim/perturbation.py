@@ -7,7 +7,7 @@ Shapes: B blocks, n qubits; one angle, one qubit and one s per touched coordinat
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any, Literal, get_args
 
 import numpy as np
@@ -36,7 +36,10 @@ class Perturbation(ABC):
             of its coordinates, number of pad slots after them). Pad slots have angle 0 and their s is dropped.
         circuits, shots, seconds: circuits and shots run so far, and wall-clock seconds in them. 0 where classical.
         fallback_steps: steps that something else answered because circuits failed.
+        on_answer: called with (angles, s, step) of each call, while ``layout`` is that of the angles. Default: None.
     """
+
+    on_answer: Callable[[Tensor, Tensor, int], None] | None = None
 
     def __init__(self, num_qubits: int = 4) -> None:
         require("num_qubits", num_qubits, num_qubits >= 1, "at least 1")
@@ -82,8 +85,11 @@ class Perturbation(ABC):
         """
 
     def __call__(self, angles: Tensor, *, step: int) -> Tensor:
-        """Call :meth:`forward`."""
-        return self.forward(angles, step=step)
+        """Call :meth:`forward`, and tell ``on_answer``."""
+        s = self.forward(angles, step=step)
+        if self.on_answer is not None:
+            self.on_answer(angles, s, step)
+        return s
 
     def state_dict(self) -> dict[str, Any]:
         """Tensors and numbers that a resumed run needs."""

@@ -1,0 +1,139 @@
+"""The command ``audit``."""
+
+import argparse
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import lightning as L
+import yaml
+from rich.console import Console
+
+from lightning_qsgd.audit.conclusions import conclude
+from lightning_qsgd.audit.layers import audit_model
+from lightning_qsgd.audit.page import perturbation_task, write_page
+from lightning_qsgd.audit.perturbation import audit_perturbation
+from lightning_qsgd.audit.recording import Recorder
+from lightning_qsgd.audit.replay import replay
+from lightning_qsgd.audit.twins import comparison_of
+from lightning_qsgd.comparison.analysis import analyse
+from lightning_qsgd.comparison.command import train
+from lightning_qsgd.comparison.report import write_report
+from lightning_qsgd.comparison.wording import verdict
+from lightning_qsgd.experiment import ExperimentCLI, parse
+from lightning_qsgd.files import atomic_write, check_writable
+from lightning_qsgd.optim import Perturbation
+
+
+class AuditCLI(ExperimentCLI):
+    """Trains as ``fit`` does, with a recorder.
+
+    Args:
+        arguments: of the command line, without "fit".
+        recorder: what listens.
+    """
+
+    def __init__(self, arguments: list[str], recorder: Recorder) -> None:
+        self._recorder = recorder
+        super().__init__(["fit", *arguments])
+
+    def instantiate_trainer(self, **kwargs: Any) -> L.Trainer:
+        """Add the recorder, before others that clear what it reads."""
+        trainer = super().instantiate_trainer(**kwargs)
+        if trainer.world_size > 1:
+            raise ValueError(
+                f"Invalid trainer.devices: {trainer.world_size} processes; an audit records in one: --trainer.devices 1"
+            )
+        trainer.callbacks.insert(0, self._recorder)  # type: ignore[attr-defined]
+        return trainer
+
+
+def audit(arguments: Sequence[str]) -> None:
+    """Train, or replay checkpoints, and say what the quantum part did.
+
+    Args:
+        arguments: of the command line, without its name.
+
+    Raises:
+        ValueError: if nothing in the configuration is quantum, or too little of it was recorded.
+    """
+    options, overrides = _parser().parse_known_args(list(arguments))
+    given = [part for path in options.config for part in ("--config", path)] + overrides
+    if options.output is not None:
+        check_writable(options.output / "audit.html")
+    recorder = Recorder()
+    cli = replay(given, options.ckpt_path, recorder) if options.ckpt_path is not None else _trained(given, recorder)
+    output = options.output or Path(cli.trainer.default_root_dir) / "audit"
+    trajectory = recorder.trajectory()
+    perturbation = recorder.perturbation
+    layers = audit_model(cli.trainer, cli.model, cli.datamodule)
+    if trajectory is None and not layers:
+        raise ValueError(
+            "Nothing to audit: no step was perturbed (no SuperpositionalGradientDescent, or its quantum_weight or lr "
+            "is 0), and the model has no QuantumLayer, QuantumAttention or TorchConnector"
+        )
+    findings = None if trajectory is None or perturbation is None else audit_perturbation(trajectory, perturbation)
+    if options.compare and findings is None:
+        raise ValueError("Invalid compare: it trains twins of a perturbation, and no step of this run was perturbed")
+    title = f"Audit of {cli.config[cli.subcommand].experiment}"
+
+    def write(verdict: list[str] | None) -> list[Path]:
+        perturbed = [] if findings is None else [perturbation_task(findings, conclude(findings), verdict)]
+        return write_page(title, [*perturbed, *layer_tasks], everything, output)
+
+    console = Console(width=120)
+    written = write(None)
+    if findings is not None:
+        console.print(" ".join(conclude(findings)), highlight=False)
+    for layer in layers:
+        console.print(" ".join(layer.task().verdict), highlight=False)
+    console.print(f"Audit: {written[0]}", highlight=False, soft_wrap=True)
+    if options.compare and perturbation is not None:
+        verdict = _compared(given, perturbation, output, options)
+        write(verdict)
+        console.print(" ".join(verdict), highlight=False)
+
+
+def _trained(arguments: list[str], recorder: Recorder) -> ExperimentCLI:
+    try:
+        return AuditCLI(arguments, recorder)
+    except (KeyboardInterrupt, SystemExit):
+        print("Stopped; the way on: fit --ckpt_path last, then audit --ckpt_path last", file=sys.stderr)
+        raise
+
+
+def _compared(arguments: list[str], perturbation: Perturbation, output: Path, options: argparse.Namespace) -> list[str]:
+    """Train the twins; the verdict."""
+    config = parse(arguments)
+    base = output / "config.yaml"
+    base.parent.mkdir(parents=True, exist_ok=True)
+    with atomic_write(base) as file:
+        yaml.safe_dump(config, file, sort_keys=False)
+    comparison = comparison_of(base, config, perturbation, options.seeds, options.margin, output)
+    results = train(comparison, options.workers)
+    write_report([results], comparison.folder)
+    analysis = analyse(results)
+    return [*verdict(analysis), *(f"{claim.sentence}." for claim in analysis.claims.values())]
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        "lightning-qsgd audit",
+        allow_abbrev=False,
+        description="Train as fit does and say what the quantum part did, classically: what of its power is constant, "
+        "depends on one angle, on several, or is noise, and which classical map does the same. Further arguments "
+        "override the configuration, as with fit.",
+    )
+    parser.add_argument("-c", "--config", action="append", required=True, help="YAML; later ones over earlier ones")
+    parser.add_argument(
+        "--ckpt_path", help="replay instead of training: a checkpoint (last, best, a file), or a folder of several"
+    )
+    parser.add_argument(
+        "--compare", action="store_true", help="train the classical twins too, and judge whether the circuit helps"
+    )
+    parser.add_argument("--seeds", type=int, default=10, help="of --compare. Default: 10")
+    parser.add_argument("--margin", type=float, default=0.01, help="smallest difference that matters. Default: 0.01")
+    parser.add_argument("--workers", type=int, default=2, help="processes of --compare. Default: 2")
+    parser.add_argument("-o", "--output", type=Path, help="folder to write to. Default: audit in the run folder")
+    return parser

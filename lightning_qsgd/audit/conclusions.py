@@ -1,0 +1,78 @@
+"""One sentence from an audit's numbers, by rules."""
+
+from lightning_qsgd.audit.findings import PerturbationFindings
+
+NEGLIGIBLE = 0.01  # of Adam's step
+NEARLY_ALL = 0.95  # of the power
+SOME = 0.05
+#: Maps from simple to complex, and what each is in words.
+MAPS = {
+    "one number": "one learning-rate factor for all coordinates",
+    "one per qubit": "one learning-rate factor for each qubit",
+    "one per tensor": "one learning-rate factor for each tensor",
+    "sine": "a sine of each weight (Eq. 2 of the paper)",
+    "sine and constant": "a constant and a sine of each weight",
+    "frozen at step 0": "a table of numbers that is frozen at step 0",
+    "one per coordinate": "a fixed table of numbers, one for each coordinate",
+    "one-angle series": "a function of each weight alone, which a product circuit (one without entanglement) computes",
+}
+
+
+def conclude(findings: PerturbationFindings) -> list[str]:
+    """Sentences, the most important first: what does the same, how much of it there is, and what that does not say.
+
+    The first rule that holds decides the first sentence: the power is 0; most of it is no function of the weights; a
+    classical map reproduces 95 % of it (the simplest one that does, in the order of :data:`MAPS`); otherwise the shares
+    are named.
+    """
+    sentences = [_main(findings)]
+    if findings.norm_ratio is not None and findings.norm_ratio < NEGLIGIBLE:
+        sentences.insert(
+            0,
+            f"The perturbation is too small to matter: {percent(findings.norm_ratio)} of Adam's step (median over the "
+            "run).",
+        )
+    multi = findings.shares.multi
+    if findings.shares.power and multi < SOME:
+        sentences.append(f"What needs entanglement is {percent(multi)} of its power.")
+    elif findings.shares.power:
+        series = findings.truncation
+        within = percent(series.error) if series is not None else ""
+        short = (
+            f" A classical series of {series.terms} terms ({series.candidates} in all) does the same to {within}."
+            if series is not None and series.terms is not None
+            else ""
+        )
+        sentences.append(f"{percent(multi)} of its power depends on several weights together.{short}")
+    return sentences
+
+
+def _main(findings: PerturbationFindings) -> str:
+    shares, maps = findings.shares, findings.maps
+    if not shares.power:
+        return "The perturbation is 0: it does nothing."
+    if shares.rest > 0.5:
+        return f"The perturbation is mostly random: {percent(shares.rest)} of its power is no function of the weights."
+    name = simplest(maps)
+    if name is not None:
+        return f"The perturbation is {MAPS[name]}, to {percent(maps[name])} of its power."
+    best = max(MAPS, key=lambda map_name: maps[map_name])
+    return (
+        f"No simple classical map is the perturbation: the best, {MAPS[best]}, reproduces {percent(maps[best])} of its "
+        "power."
+    )
+
+
+def simplest(maps: dict[str, float], enough: float = NEARLY_ALL) -> str | None:
+    """The first map that reproduces at least ``enough`` of the power; None if none does."""
+    return next((name for name in MAPS if maps[name] >= enough), None)
+
+
+def percent(share: float) -> str:
+    """A share in per cent, never 0 or 100 unless it is."""
+    value = 100 * share
+    if 0 < value < 0.01:
+        return "less than 0.01 %"
+    if 99.95 < value < 100:
+        return f"{min(value, 99.999):.3f} %"
+    return f"{value:.2g} %" if value < 1 else f"{value:.1f} %"

@@ -1,0 +1,219 @@
+"""The audit of an optimizer's perturbation from its recorded trajectory.
+
+Shapes: T recorded steps, P blocks, n angles and outputs of a block; N = T * P rows.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from statistics import median
+from typing import NamedTuple
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from lightning_qsgd.audit.equivalents import map_shares, sine_amplitude, truncate
+from lightning_qsgd.audit.findings import PerturbationFindings, Shares
+from lightning_qsgd.audit.recording import Trajectory
+from lightning_qsgd.audit.split import Split
+from lightning_qsgd.optim import CircuitPerturbation, ControlPerturbation, Perturbation, SinePerturbation
+from lightning_qsgd.optim.circuit_series import simulated, without_shots
+from lightning_qsgd.quantum.power import split_uniform
+
+REPEATS = 512  # blocks that are asked twice, to see what is random
+SPANS = 24  # of time
+POINTS = 600
+DEGREE = 4  # of the one-angle series, where nothing is known of a perturbation
+TABLES = ("frozen", "constant", "scalar")  # controls that do not answer to angles
+
+
+class Noise(NamedTuple):
+    """What of a perturbation's answers is random.
+
+    Attributes:
+        variance: (n,); None: nothing is random.
+        clean: (N, n), the answers without it; None: as they are, or not known.
+    """
+
+    variance: Tensor | None
+    clean: Tensor | None
+
+
+def audit_perturbation(trajectory: Trajectory, perturbation: Perturbation) -> PerturbationFindings:
+    """Split what the perturbation did along a run, and look for classical maps that do the same.
+
+    Args:
+        trajectory: what was recorded.
+        perturbation: that of the run, after it; at most 1,024 blocks are asked of it again, to see what is random.
+
+    Raises:
+        ValueError: if fewer blocks are recorded than a projection needs, 10 for each term of the one-angle series.
+    """
+    before = perturbation.circuits, perturbation.shots
+    times, blocks, n = trajectory.s.shape
+    sizes = terms_of(perturbation)
+    angles, s = trajectory.angles.reshape(-1, n), trajectory.s.reshape(-1, n)
+    each = torch.from_numpy(trajectory.stands_for)
+    weights, tensors = each.repeat(times), np.tile(trajectory.numbers, times)
+    if len(s) < (needed := 10 * (1 + sum(size - 1 for size in sizes))):
+        raise ValueError(
+            f"Invalid audit: {len(s)} blocks of angles in {times} recorded steps; this circuit's split needs {needed}. "
+            "Train longer, or use scope='all'"
+        )
+    table = isinstance(perturbation, ControlPerturbation) and perturbation.kind in TABLES
+    noise = Noise(None, None) if table else noise_of(perturbation, angles, each, times)
+    variance = None if noise.clean is not None else noise.variance
+    split = Split(angles, s, weights, sizes, noise.clean, variance, function=not table)
+    fitted = split.fitted()
+    shares, maps = map_shares(trajectory.angles, trajectory.s, trajectory.numbers, each, fitted.view(times, blocks, n))
+    function = noise.clean if noise.clean is not None else s if noise.variance is None and not table else None
+    known = ~s.isnan().any(1) & ~torch.tensor(function is None)
+    sampled = noise.variance is not None and noise.clean is None
+    found = s.double()[~s.isnan()]
+    share = weights[:, None].expand_as(s)[~s.isnan()]
+    offset = float((share * found).sum() / share.sum())
+    spread = float(((share * (found - offset) ** 2).sum() / share.sum()).sqrt())
+    statistics = trajectory.statistics
+    used = [row["quantum_weight"] for row in statistics] or [trajectory.settings["quantum_weight"]]
+    overall = split.shares()
+    return PerturbationFindings(
+        identity=perturbation.identity(),
+        settings=dict(trajectory.settings),
+        steps=trajectory.steps.tolist(),
+        coordinates=(trajectory.touched, int((~trajectory.s[0].isnan()).sum())),
+        shares=overall,
+        intervals={}
+        if trajectory.complete and not sampled
+        else split.intervals(trajectory.numbers, np.tile(np.arange(blocks), times)),
+        per_qubit=[split.shares(qubit=q) for q in range(n)],
+        per_tensor=_by_tensor(split, trajectory.names, tensors),
+        over_time=_by_time(split, trajectory.steps, blocks),
+        uniform=_uniform(perturbation),
+        maps=shares,
+        sine_amplitude=sine_amplitude(trajectory.angles, trajectory.s, each),
+        offset=offset,
+        spread=spread,
+        learning_rate_factor=1 + median(used) * offset,
+        truncation=None if function is None else truncate(angles[known], function[known], weights[known], sizes),
+        device_error=_device_error(perturbation, angles, function, s, noise, weights, overall.power),
+        norm_ratio=median(row["norm_ratio"] for row in statistics) if statistics else None,
+        effective=median(row["effective"] / max(row["touched"], 1) for row in statistics) if statistics else None,
+        points=_points(trajectory.s, each, shares, maps),
+        sampled=sampled,
+        circuits=perturbation.circuits - before[0],
+        shots=perturbation.shots - before[1],
+    )
+
+
+def terms_of(perturbation: Perturbation) -> list[int]:
+    """Terms of a one-angle series of each angle, 1 + 2 * degree: the circuit's own; degree 4 where it has none."""
+    if isinstance(perturbation, ControlPerturbation):
+        return terms_of(perturbation.reference)
+    if isinstance(perturbation, SinePerturbation):
+        return [3] * perturbation.num_qubits
+    if isinstance(perturbation, CircuitPerturbation):
+        from lightning_qsgd.quantum.surrogate import grid_sizes
+
+        try:
+            return list(grid_sizes(perturbation.ansatz))
+        except ValueError:  # a gate without integer frequencies
+            pass
+    return [1 + 2 * DEGREE] * perturbation.num_qubits
+
+
+def noise_of(perturbation: Perturbation, angles: Tensor, stands_for: Tensor, times: int) -> Noise:
+    """Ask some blocks twice, in steps that no run reaches.
+
+    Args:
+        perturbation: whom to ask.
+        angles: (N, n), NaN in padding.
+        stands_for: (P,): blocks are drawn by it.
+        times: T.
+    """
+    rows = drawn(stands_for.repeat(times), REPEATS)
+    asked = angles[torch.from_numpy(rows)].nan_to_num()
+    first, second = (answer(perturbation, asked, step) for step in (2**31 - 2, 2**31 - 1))
+    if torch.allclose(first, second, rtol=0, atol=1e-6):
+        return Noise(None, None)
+    variance = (first - second).double().square().mean(0) / 2
+    if isinstance(perturbation, CircuitPerturbation) and perturbation.mode == "surrogate":
+        return Noise(variance, answer(without_shots(perturbation), angles.nan_to_num(), 0))
+    return Noise(variance, None)
+
+
+def answer(perturbation: Perturbation, angles: Tensor, step: int) -> Tensor:
+    """s of rows of angles, (N, n), none of which is padding."""
+    perturbation.layout = [(0, angles.numel(), 0)]
+    limit = perturbation.max_circuits if isinstance(perturbation, CircuitPerturbation) else len(angles)
+    limit = limit // 2 if isinstance(perturbation, CircuitPerturbation) and perturbation.center == "odd" else limit
+    return torch.cat([perturbation.forward(part, step=step) for part in angles.split(max(limit, 1))])
+
+
+def drawn(weights: Tensor, count: int, seed: int = 0) -> np.ndarray:
+    """Row numbers, without repetition, by weight; all if there are no more."""
+    if len(weights) <= count:
+        return np.arange(len(weights))
+    share = (weights / weights.sum()).numpy()
+    return np.random.default_rng(seed).choice(len(weights), count, replace=False, p=share)
+
+
+def _by_tensor(split: Split, names: Sequence[str], tensors: np.ndarray) -> dict[str, Shares]:
+    groups = {number: np.flatnonzero(tensors == number) for number in np.unique(tensors)}
+    return {
+        names[number]: split.shares(torch.from_numpy(rows))
+        for number, rows in groups.items()
+        if len(rows) >= split.enough
+    }
+
+
+def _by_time(split: Split, steps: np.ndarray, blocks: int) -> dict[int, Shares]:
+    least = -(-split.enough // blocks)  # steps in a span
+    spans = np.array_split(np.arange(len(steps)), max(min(SPANS, len(steps) // least), 1))
+    return {int(steps[span[0]]): split.shares(slice(span[0] * blocks, (span[-1] + 1) * blocks)) for span in spans}
+
+
+def _uniform(perturbation: Perturbation) -> Shares | None:
+    series = perturbation.series if isinstance(perturbation, CircuitPerturbation) else None
+    if series is None:
+        return None
+    split = split_uniform(series.coefficients)
+    total = float(split.total.sum())
+    constant, single, multi = (float((part * split.total).sum()) / (total or 1) for part in split[:3])
+    return Shares(constant, single, multi, 0.0, total / len(split.total), 0)
+
+
+def _device_error(
+    perturbation: Perturbation,
+    angles: Tensor,
+    function: Tensor | None,
+    s: Tensor,
+    noise: Noise,
+    weights: Tensor,
+    power: float,
+) -> float | None:
+    if not isinstance(perturbation, CircuitPerturbation) or perturbation.sampler is None or not power:
+        return None
+    exact = simulated(perturbation)
+    try:
+        exact.prepare()
+    except ValueError:
+        return None
+    real = ~s.isnan()
+    off = (s if function is None else function).double() - answer(exact, angles.nan_to_num(), 0).double()
+    squares = off.square()
+    if function is None and noise.variance is not None:
+        squares = squares - noise.variance
+    w = weights[:, None] * real
+    return max(float((w * squares.nan_to_num()).sum() / w.sum()) / power, 0.0)
+
+
+def _points(
+    s: Tensor, stands_for: Tensor, shares: dict[str, float], maps: dict[str, Tensor]
+) -> tuple[str, list[tuple[float, float]]]:
+    best = max(shares, key=lambda name: shares[name])
+    w = (stands_for[None, :, None] * ~s.isnan()).flatten()
+    nonzero = w.nonzero()[:, 0]
+    rows = nonzero[torch.from_numpy(drawn(w[nonzero], POINTS))]
+    pairs = torch.stack((s.flatten()[rows].double(), maps[best].flatten()[rows]), 1)
+    return best, [(float(a), float(b)) for a, b in pairs]

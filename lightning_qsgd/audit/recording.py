@@ -1,0 +1,261 @@
+"""Recorder: the angles that a perturbation is asked about along a training run, and what it answers.
+
+Shapes: T recorded steps, P recorded blocks, n qubits.
+"""
+
+import itertools
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import lightning as L
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from lightning_qsgd.optim import Perturbation, SuperpositionalGradientDescent
+
+BLOCKS = 2048  # recorded blocks, about
+LEAST = 16  # of each tensor that has as many
+RECORDS = 2**17  # recorded blocks times steps, about: bounds memory
+STEPS = 64, 4096  # recorded steps: as many as RECORDS allows, between these
+STATISTICS = ("norm_ratio", "norm_ratio_touched", "effective", "touched", "quantum_weight")
+
+
+@dataclass(frozen=True)
+class Trajectory:
+    """What was recorded.
+
+    Attributes:
+        names: of the optimizer's parameters, by number.
+        steps: (T,) numbers of optimizer steps, from 0.
+        angles, s: (T, P, n) float32, radians and modulations; NaN in padding, and where a step left a block alone.
+        numbers: (P,), of the parameter that the block begins in.
+        stands_for: (P,) float64, how many blocks of that parameter a recorded one stands for, at least 1.
+        statistics: of some steps, by name: see :data:`STATISTICS`.
+        touched: coordinates that a step touches.
+        settings: of the optimizer's first group at the start, by name.
+    """
+
+    names: list[str]
+    steps: NDArray[np.int64]
+    angles: Tensor
+    s: Tensor
+    numbers: NDArray[np.int64]
+    stands_for: NDArray[np.float64]
+    statistics: list[dict[str, float]]
+    touched: int
+    settings: dict[str, Any]
+
+    @property
+    def complete(self) -> bool:
+        """Whether all touched coordinates of the model are recorded."""
+        return bool((self.stands_for == 1).all())
+
+    def tensor_names(self) -> list[str]:
+        """(P,): the parameter's name of each block."""
+        return [self.names[number] for number in self.numbers]
+
+
+class Panel:
+    """Which blocks are recorded: the same ones in all steps, a random sample of each tensor's.
+
+    Args:
+        sizes: coordinates of each parameter that may be touched, by number.
+        n: coordinates of a block.
+        seed: of the sample. Default: 0.
+    """
+
+    def __init__(self, sizes: Sequence[int], n: int, seed: int = 0) -> None:
+        rng = np.random.default_rng(seed)
+        each = max(LEAST, BLOCKS // max(len(sizes), 1))
+        totals = [max(-(-size // n), 1) for size in sizes]
+        self._picks = [np.sort(rng.permutation(total)[:each]) for total in totals]
+        self._first = np.cumsum([0, *(len(picks) for picks in self._picks)])
+        self.n = n
+        self.numbers = np.repeat(np.arange(len(sizes)), [len(picks) for picks in self._picks])
+        self.stands_for = np.repeat(
+            [total / len(picks) for total, picks in zip(totals, self._picks, strict=True)],
+            [len(picks) for picks in self._picks],
+        )
+
+    def __len__(self) -> int:
+        """P."""
+        return len(self.numbers)
+
+    def find(
+        self, layout: Sequence[tuple[int, int, int]], seen: dict[int, int]
+    ) -> tuple[NDArray[np.int64], NDArray[np.int64], NDArray[np.bool_]]:
+        """Where recorded blocks lie in one question.
+
+        Args:
+            layout: of the question, see :class:`lightning_qsgd.optim.Perturbation`.
+            seen: blocks of each parameter in earlier questions of the step; updated.
+
+        Returns:
+            Rows of the question, their rows in the panel, and (rows, n) whether a slot is a coordinate.
+        """
+        owners = np.repeat([run[0] for run in layout for _ in (0, 1)], [k for run in layout for k in run[1:]])
+        real = np.repeat([True, False] * len(layout), [k for run in layout for k in run[1:]]).reshape(-1, self.n)
+        owners = owners.reshape(-1, self.n)[:, 0]
+        rows, places = [], []
+        edges = np.flatnonzero(np.diff(owners, prepend=-1, append=-1))
+        for start, stop in itertools.pairwise(edges):
+            number = int(owners[start])
+            before = seen.get(number, 0)
+            seen[number] = before + int(stop - start)
+            picks = self._picks[number]
+            low, high = np.searchsorted(picks, (before, seen[number]))
+            rows.append(picks[low:high] - before + start)
+            places.append(self._first[number] + np.arange(low, high))
+        found = np.concatenate(rows)
+        return found, np.concatenate(places), real[found]
+
+
+class Recorder(L.Callback):
+    """Records a sample of blocks at evenly spaced steps; put it first among the callbacks.
+
+    It records every step until there are too many, then drops every second one, and so on: at the end they are evenly
+    spaced whatever the length of the run. On several ranks each records what it is asked itself.
+
+    Without a SuperpositionalGradientDescent it records nothing.
+    """
+
+    def __init__(self) -> None:
+        self._stride, self._current, self._asked = 1, -1, False
+        self._steps: list[int] = []
+        self._angles: list[Tensor] = []
+        self._s: list[Tensor] = []
+        self._statistics: list[dict[str, float]] = []
+        self._touched = 0
+        self._optimizer: SuperpositionalGradientDescent | None = None
+
+    def on_train_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        """Choose the blocks, and listen."""
+        expected = trainer.estimated_stepping_batches
+        self._every = max(int(min(expected, 2**40)) // STEPS[0], 1) if expected != float("inf") else 50
+        if (optimizer := find_optimizer(trainer.optimizers)) is not None:
+            self.listen(optimizer, pl_module)
+
+    def listen(self, optimizer: SuperpositionalGradientDescent, module: torch.nn.Module) -> None:
+        """Record what the optimizer asks its perturbation from now on.
+
+        Args:
+            optimizer: whose steps.
+            module: that names its parameters.
+        """
+        self._optimizer = optimizer
+        params = [p for group in optimizer.param_groups for p in group["params"]]
+        names = {p: name for name, p in module.named_parameters()}
+        self._names = [names.get(p, f"parameter {i}") for i, p in enumerate(params)]
+        n = optimizer.perturbation.num_qubits
+        self.panel = Panel([p.numel() if optimizer.scope == "all" else min(p.numel(), n) for p in params], n)
+        self._most = min(max(RECORDS // len(self.panel), STEPS[0]), STEPS[1])
+        group = optimizer.param_groups[0]
+        self._settings = {name: group[name] for name in ("quantum_weight", "scale", "target", "coupling")}
+        self._settings |= {"scope": optimizer.scope, "lr": float(group["lr"])}
+        optimizer.perturbation.on_answer = self.hear
+
+    def ask(self, optimizer: SuperpositionalGradientDescent, module: torch.nn.Module) -> None:
+        """Record what a step from the optimizer's present state would ask; the weights change.
+
+        The step has gradients of 0 where Adam has a state, and a quantum weight and learning rate above 0.
+
+        Args:
+            optimizer: with the state of a checkpoint.
+            module: with its weights.
+        """
+        if self._optimizer is None:
+            self.listen(optimizer, module)
+        for group in optimizer.param_groups:
+            group |= {"scheduled": False, "quantum_weight": group["quantum_weight"] or 1.0, "lr": group["reference_lr"]}
+            for p in group["params"]:
+                p.grad = torch.zeros_like(p) if not optimizer.state or p in optimizer.state else None
+        optimizer.step()
+
+    def hear(self, angles: Tensor, s: Tensor, step: int) -> None:
+        """Take a question and its answer, (B, n) each."""
+        assert self._optimizer is not None
+        if step != self._current:
+            self._begin(step)
+        if step % self._stride:
+            return
+        layout = self._optimizer.perturbation.layout
+        rows, places, real = self.panel.find(layout, self._seen)
+        index = torch.from_numpy(rows).to(angles.device)
+        for record, values in ((self._angles[-1], angles), (self._s[-1], s)):
+            chosen = values.detach().view_as(angles)[index].float().cpu()
+            record[torch.from_numpy(places)] = chosen.masked_fill(~torch.from_numpy(real), torch.nan)
+        if len(self._steps) == 1 and self._stride == 1:
+            self._touched += sum(size for _, size, _ in layout)
+
+    def _begin(self, step: int) -> None:
+        self._current, self._seen = step, {}
+        if step % self._stride:
+            return
+        if len(self._steps) >= self._most:
+            self._stride *= 2
+            kept = [i for i, earlier in enumerate(self._steps) if earlier % self._stride == 0]
+            for values in (self._steps, self._angles, self._s):
+                values[:] = [values[i] for i in kept]
+            if step % self._stride:
+                return
+        self._steps.append(step)
+        for record in (self._angles, self._s):
+            record.append(torch.full((len(self.panel), self.panel.n), torch.nan))
+
+    def on_before_optimizer_step(self, trainer: L.Trainer, pl_module: L.LightningModule, optimizer: Any) -> None:
+        """Ask for statistics in some steps."""
+        if self._optimizer is not None:
+            self._asked = self._optimizer.record_statistics = trainer.global_step % self._every == 0
+
+    def on_train_batch_end(
+        self, trainer: L.Trainer, pl_module: L.LightningModule, outputs: Any, batch: Any, batch_idx: int
+    ) -> None:
+        """Take the statistics."""
+        if self._optimizer is not None and self._asked and (found := self._optimizer.statistics):
+            self._statistics.append({name: float(found[name]) for name in STATISTICS})
+        self._asked = False
+
+    def on_train_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        """Listen no more."""
+        self.close()
+
+    def on_exception(self, trainer: L.Trainer, pl_module: L.LightningModule, exception: BaseException) -> None:
+        """Listen no more."""
+        self.close()
+
+    def close(self) -> None:
+        """Listen no more."""
+        if self._optimizer is not None:
+            self._optimizer.perturbation.on_answer = None
+            self._optimizer.record_statistics = False
+
+    @property
+    def perturbation(self) -> Perturbation | None:
+        """What was listened to; None without a SuperpositionalGradientDescent."""
+        return None if self._optimizer is None else self._optimizer.perturbation
+
+    def trajectory(self) -> Trajectory | None:
+        """What was recorded, without blocks that were never touched; None if no step was perturbed."""
+        if self._optimizer is None or not self._steps:
+            return None
+        angles, s = torch.stack(self._angles), torch.stack(self._s)
+        kept = ~s.isnan().all(2).all(0)
+        return Trajectory(
+            self._names,
+            np.array(self._steps),
+            angles[:, kept],
+            s[:, kept],
+            self.panel.numbers[kept.numpy()],
+            self.panel.stands_for[kept.numpy()],
+            self._statistics,
+            self._touched,
+            self._settings,
+        )
+
+
+def find_optimizer(optimizers: Sequence[Any]) -> SuperpositionalGradientDescent | None:
+    """The first one that has a perturbation; None if there is none."""
+    return next((one for one in optimizers if isinstance(one, SuperpositionalGradientDescent)), None)

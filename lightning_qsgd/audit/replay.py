@@ -1,0 +1,70 @@
+"""A trajectory from checkpoints, without training."""
+
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from lightning_qsgd.audit.recording import Recorder, find_optimizer
+from lightning_qsgd.experiment import ExperimentCLI
+from lightning_qsgd.run_folder import read_checkpoint
+
+
+def checkpoints_in(path: Path) -> list[Path]:
+    """Checkpoints of a folder (a run folder, or its ``checkpoints``) by training step, one for each step.
+
+    Raises:
+        FileNotFoundError: if there is none.
+    """
+    folder = path / "checkpoints" if (path / "checkpoints").is_dir() else path
+    by_step = {read_checkpoint(file)["global_step"]: file for file in sorted(folder.glob("*.ckpt"))}
+    if not by_step:
+        raise FileNotFoundError(f"No checkpoints in {folder}; give a file, a run folder, last, or best")
+    return [by_step[step] for step in sorted(by_step)]
+
+
+def replay(arguments: list[str], path: str, recorder: Recorder) -> ExperimentCLI:
+    """Evaluate the model of the last checkpoint, and record the angles of each one's weights.
+
+    Args:
+        arguments: "--config", FILE and overrides.
+        path: a checkpoint, as for ``validate``, or a folder of several.
+        recorder: what records; it hears nothing where the optimizer has no perturbation.
+
+    Returns:
+        The experiment, with the weights of the last checkpoint.
+
+    Raises:
+        FileNotFoundError: if there is no such checkpoint.
+        ValueError: if a checkpoint cannot be read, or belongs to another model or optimizer.
+    """
+    files = checkpoints_in(Path(path)) if Path(path).is_dir() else []
+    cli = ExperimentCLI(["validate", *arguments, "--ckpt_path", str(files[-1]) if files else path])
+    optimizers = list(_optimizers(cli.model.configure_optimizers()))
+    found = find_optimizer(optimizers)
+    if found is None:
+        return cli
+    for file in files or [Path(cli.config.validate.ckpt_path)]:
+        checkpoint = read_checkpoint(file)
+        states = checkpoint["optimizer_states"]
+        if len(states) != len(optimizers):
+            raise ValueError(f"Checkpoint {file} has the state of {len(states)} optimizers, not of {len(optimizers)}")
+        cli.model.load_state_dict(checkpoint["state_dict"])
+        for optimizer, state in zip(optimizers, states, strict=True):
+            optimizer.load_state_dict(state)
+        recorder.ask(found, cli.model)
+    recorder.close()
+    cli.model.load_state_dict(checkpoint["state_dict"])  # steps have changed it
+    return cli
+
+
+def _optimizers(configured: Any) -> Iterator[torch.optim.Optimizer]:
+    """Those in what ``configure_optimizers`` returned."""
+    if isinstance(configured, torch.optim.Optimizer):
+        yield configured
+    elif isinstance(configured, dict):
+        yield from _optimizers(configured.get("optimizer"))
+    elif isinstance(configured, list | tuple):
+        for part in configured:
+            yield from _optimizers(part)

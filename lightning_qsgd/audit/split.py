@@ -1,0 +1,154 @@
+"""The power of a modulation along a trajectory: constant, single-angle, multi-angle, and none of these.
+
+Shapes: N rows (blocks of angles), n angles and outputs of a row, C columns of the design.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from lightning_qsgd.audit.findings import Shares
+from lightning_qsgd.quantum.fourier import basis
+
+RESAMPLES = 400
+
+
+class Split:
+    """Least squares on sums of one-angle series, for all rows or for groups of them.
+
+    Angles of a block are not independent, and the basis is not orthogonal under their distribution. So the parts are
+    projections: constant, the mean; single-angle, what the best sum of one-angle series adds; multi-angle, what is
+    left of the function of the angles.
+
+    Args:
+        angles: (N, n) radians; NaN in padding, whose angle is 0.
+        s: (N, n), the modulation as it occurred; NaN in padding.
+        weights: (N,), how many blocks a row stands for.
+        sizes: terms of the series in each angle, 1 + 2 * degree.
+        clean: (N, n), s without noise; None: s itself has none, or ``noise`` says how much.
+        noise: (n,) variance of what is random in s; None: 0. Only without ``clean``.
+        function: whether s (without noise) is a function of a row's angles; if not (a frozen table), what a sum of
+            one-angle series leaves counts as rest. Default: True.
+    """
+
+    def __init__(
+        self,
+        angles: Tensor,
+        s: Tensor,
+        weights: Tensor,
+        sizes: Sequence[int],
+        clean: Tensor | None = None,
+        noise: Tensor | None = None,
+        function: bool = True,
+    ) -> None:
+        self.columns = 1 + sum(size - 1 for size in sizes)
+        self._real = ~s.isnan()
+        self._s = s.double().nan_to_num()
+        self._clean = self._s if clean is None else clean.double().masked_fill(~self._real, 0)
+        self._noise = torch.zeros(s.shape[1], dtype=torch.float64) if noise is None else noise.double()
+        self._function = function
+        self._weights = weights.double()
+        self._design = whitened(angles.double().nan_to_num(), self._weights, sizes)
+
+    @property
+    def enough(self) -> int:
+        """Rows that a projection needs: 10 for each column."""
+        return 10 * self.columns
+
+    def fitted(self) -> Tensor:
+        """(N, n): the best sum of one-angle series, constant included, at each row."""
+        gram, moments, *_ = self._sums(slice(None))
+        return (self._design @ solve(gram, moments).T).masked_fill(~self._real, torch.nan)
+
+    def shares(self, rows: Tensor | slice = slice(None), qubit: int | None = None) -> Shares:
+        """Of some rows, with projections of these rows alone.
+
+        Args:
+            rows: indices or a mask. Default: all.
+            qubit: one output. Default: the sum over all.
+        """
+        chosen = slice(None) if qubit is None else slice(qubit, qubit + 1)
+        sums, count = self._sums(rows), len(self._weights[rows])
+        return _shares(self._parts(*sums, count)[chosen], sums[2][chosen], count)
+
+    def intervals(
+        self, groups: NDArray[np.int64], clusters: NDArray[np.int64], seed: int = 0
+    ) -> dict[str, tuple[float, float]]:
+        """95 % intervals of the four shares: quantiles over resamples of whole clusters within their groups.
+
+        Args:
+            groups: (clusters,), what a cluster is exchangeable with (those of one tensor).
+            clusters: (N,), of each row: the coordinates of the model that it belongs to.
+            seed: of the resamples.
+        """
+        rng = np.random.default_rng(seed)
+        sums = [self._sums(torch.from_numpy(np.flatnonzero(clusters == cluster))) for cluster in range(len(groups))]
+        stacked = [torch.stack(parts) for parts in zip(*sums, strict=True)]
+        counts = torch.zeros(RESAMPLES, len(groups), dtype=torch.float64)
+        for group in np.unique(groups):
+            members = np.flatnonzero(groups == group)
+            drawn = rng.multinomial(len(members), np.full(len(members), 1 / len(members)), RESAMPLES)
+            counts[:, members] = torch.from_numpy(drawn).double()
+        parts = []
+        for count in counts:
+            total = [torch.tensordot(count, values, 1) for values in stacked]
+            shares = _shares(self._parts(*total, len(clusters)), total[2], len(clusters))
+            parts.append([*shares.parts().values()])
+        low, high = np.quantile(np.array(parts), (0.025, 0.975), axis=0)
+        names = ("constant", "single", "multi", "rest")
+        return {name: (float(low[i]), float(high[i])) for i, name in enumerate(names)}
+
+    def _sums(self, rows: Tensor | slice) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
+        """Of each output: Gram matrix, moments, sum of weights, of clean squares, of squared noise."""
+        weights = self._weights[rows, None] * self._real[rows]
+        design, clean = self._design[rows], self._clean[rows]
+        gram = torch.stack([(design * w[:, None]).T @ design for w in weights.T])
+        moments = (weights * clean).T @ design
+        squares = (weights * clean**2).sum(0)
+        apart = (weights * (self._s[rows] - clean) ** 2).sum(0)
+        return gram, moments, weights.sum(0), squares, apart
+
+    def _parts(
+        self, gram: Tensor, moments: Tensor, weight: Tensor, squares: Tensor, apart: Tensor, count: int
+    ) -> Tensor:
+        """(n, 5): sums over rows, not means, of constant, single, multi, rest, and all."""
+        constant = moments[:, 0] ** 2 / gram[:, 0, 0].clamp(min=torch.finfo(torch.float64).tiny)
+        explained = (solve(gram, moments) * moments).sum(1)
+        noise = self._noise * weight
+        single = explained - constant - noise * (self.columns - 1) / max(count, 1)  # chance agreement with noise
+        single = single.clamp(min=0)
+        left = (squares - constant - single - noise).clamp(min=0)
+        left = torch.where(left > 1e-12 * squares, left, 0)
+        multi, other = (left, 0 * left) if self._function else (0 * left, left)
+        rest = apart + noise.minimum(squares) + other
+        return torch.stack((constant, single, multi, rest, constant + single + multi + rest), 1)
+
+
+def _shares(parts: Tensor, weights: Tensor, rows: int) -> Shares:
+    *shares, power = (parts.sum(0) / weights.sum()).tolist()
+    return Shares(*(share / (power or 1.0) for share in shares), power=power, rows=rows)
+
+
+def whitened(angles: Tensor, weights: Tensor, sizes: Sequence[int]) -> Tensor:
+    """(N, 1 + columns): a constant, and an orthonormal basis (weighted) of the centred one-angle waves.
+
+    Angles that hardly move make columns that nearly depend on each other; directions below 1e-10 are left out.
+    """
+    design = torch.cat([basis(angles[:, q], size)[:, 1:] for q, size in enumerate(sizes)], -1)
+    share = weights / weights.sum()
+    design = design - share @ design
+    u, values, _ = torch.linalg.svd(share.sqrt()[:, None] * design, full_matrices=False)
+    kept = values > 1e-10 * values.max().clamp(min=1e-30)
+    white = u[:, kept] / share.sqrt()[:, None]
+    return torch.cat([torch.ones(len(angles), 1, dtype=torch.float64), white], 1)
+
+
+def solve(gram: Tensor, moments: Tensor) -> Tensor:
+    """Least squares from normal equations, (n, C, C) and (n, C); directions that are not there get 0."""
+    inverse = torch.linalg.pinv(gram, rtol=1e-10, hermitian=True)
+    return (inverse @ moments.unsqueeze(-1)).squeeze(-1)

@@ -1,0 +1,62 @@
+"""The comparison that an audit proposes: the run, its classical twins, and AdamW."""
+
+from pathlib import Path
+from typing import Any
+
+from lightning_qsgd.comparison.spec import Arm, Comparison, Contrast, Metric, Seeds, Twin
+from lightning_qsgd.optim import CircuitPerturbation, Perturbation, SinePerturbation
+
+CLAIMED = ("adamw", "circuit/frozen", "circuit/shuffled", "sine")  # what a circuit-specific effect must beat
+FIRST_SEED = 501  # others tune and evaluate on lower ones
+
+
+def comparison_of(
+    base: Path, config: dict[str, Any], perturbation: Perturbation, seeds: int, margin: float, root: Path
+) -> Comparison:
+    """Arms: "circuit", the run as it is; its twins; "product", without entanglement; "sine"; and "adamw", weight 0.
+
+    Args:
+        base: file of the complete configuration.
+        config: its contents.
+        perturbation: that of the run, fitted: what it is decides which twins there are.
+        seeds: evaluation seeds, at least 2.
+        margin: smallest difference of the metric that matters.
+        root: folder to run in.
+
+    Raises:
+        ValueError: for too few seeds.
+    """
+    if seeds < 2:
+        raise ValueError(f"Invalid seeds: {seeds}; paired statistics need at least 2")
+    optimizer = config["model"]["init_args"]["optimizer"]["init_args"]
+    given = optimizer.get("perturbation") or {"class_path": ""}
+    kind = given["class_path"].rpartition(".")[2]
+    twins: list[Twin] = []
+    if kind:  # without one there is nothing to imitate: it is the default sine
+        twins += ["frozen", "constant", "shuffled"]
+        twins += ["scalar"] if (optimizer["scale"], optimizer["scope"]) == ("adam", "all") else []
+        has_series = isinstance(perturbation, CircuitPerturbation) and perturbation.series is not None
+        twins += ["series"] if has_series else []
+    arms = {"adamw": Arm(set={"optimizer.quantum_weight": 0.0}), "circuit": Arm(twins=twins)}
+    if not isinstance(perturbation, SinePerturbation):
+        size = {"num_qubits": perturbation.num_qubits}
+        sine = {"class_path": "lightning_qsgd.optim.SinePerturbation", "init_args": size}
+        arms["sine"] = Arm(set={"optimizer.perturbation": sine})
+    if kind == "CircuitPerturbation" and given["init_args"]["entanglement"] == "linear":
+        settings = {"perturbation.entanglement": "none", "perturbation.decode_chain": False}
+        arms["product"] = Arm(set=settings)
+    others = ["adamw", *(f"circuit/{twin}" for twin in twins), *(name for name in ("sine", "product") if name in arms)]
+    keys = ["seed_everything"] + ["data.init_args.seed"] * ("seed" in config["data"].get("init_args", {}))
+    monitor, mode = config["checkpoint"]["monitor"], config["checkpoint"]["mode"]
+    return Comparison(
+        name="twins",
+        base=[str(base)],
+        metric=Metric(margin=margin, name=monitor, mode=mode, last=3),
+        arms=arms,
+        baseline="adamw",
+        contrasts=[Contrast("circuit", other) for other in others],
+        gatekeeper="circuit - adamw",
+        claims={"circuit": [other for other in others if other in CLAIMED]},
+        seeds=Seeds(evaluation=list(range(FIRST_SEED, FIRST_SEED + seeds)), tuning=[101, 102, 103], keys=keys),
+        root=str(root),
+    )

@@ -1,0 +1,68 @@
+"""The comparison that an audit proposes."""
+
+import pytest
+import yaml
+
+from lightning_qsgd.audit.twins import comparison_of
+from lightning_qsgd.comparison.arms import Arms
+from lightning_qsgd.comparison.spec import to_comparison
+from lightning_qsgd.experiment import parse
+from lightning_qsgd.optim import CircuitPerturbation, ControlPerturbation, SinePerturbation
+from lightning_qsgd.quantum import ExactSampler
+
+WHOLE = ["--model.optimizer.scale=adam", "--model.optimizer.scope=all"]
+
+
+def proposed(tmp_path, perturbation, arguments=(), seeds=10, config="configs/seqcls.yaml"):
+    settings = parse(["--config", config, *arguments])
+    base = tmp_path / "config.yaml"
+    base.write_text(yaml.safe_dump(settings))
+    return comparison_of(base, settings, perturbation, seeds, 0.01, tmp_path)
+
+
+def fitted(**options):
+    circuit = CircuitPerturbation(sampler=ExactSampler(), **options)
+    circuit.prepare()
+    return circuit
+
+
+def test_a_circuit_has_all_its_twins_and_they_can_be_built(tmp_path):
+    comparison = proposed(tmp_path, fitted(), WHOLE)
+    names = ["frozen", "constant", "shuffled", "scalar", "series"]
+    assert comparison.all_arms() == ["adamw", "circuit", *(f"circuit/{name}" for name in names), "sine", "product"]
+    assert {contrast.against for contrast in comparison.contrasts} == set(comparison.all_arms()) - {"circuit"}
+    arms = Arms(comparison)
+    plans = {name: arms.plan(name, 501, "evaluation", {}) for name in comparison.all_arms()}
+    optimizers = {name: plan.config["model"]["init_args"]["optimizer"]["init_args"] for name, plan in plans.items()}
+    assert optimizers["adamw"]["quantum_weight"] == 0
+    assert optimizers["circuit"]["scale"] == "adam"
+    assert optimizers["sine"]["perturbation"]["class_path"].endswith("SinePerturbation")
+    assert optimizers["product"]["perturbation"]["init_args"]["entanglement"] == "none"
+    assert optimizers["circuit/frozen"]["perturbation"]["init_args"]["kind"] == "frozen"
+    assert len({plan.digest for plan in plans.values()}) == len(plans)
+    assert to_comparison(comparison.to_dict()) == comparison
+    assert comparison.seeds.evaluation == list(range(501, 511))
+
+
+def test_twins_that_mean_nothing_are_left_out(tmp_path):
+    assert "circuit/scalar" not in proposed(tmp_path, fitted()).all_arms()  # scope first_of_tensor
+    centred = proposed(tmp_path, fitted(center="zero"), [*WHOLE, "--model.optimizer.perturbation.center=zero"])
+    assert "circuit/series" not in centred.all_arms()
+    product = proposed(tmp_path, fitted(entanglement="none"), ["--model.optimizer.perturbation.entanglement=none"])
+    assert "product" not in product.all_arms()
+    control = ["--model.optimizer.perturbation=lightning_qsgd.optim.ControlPerturbation"]
+    control.append("--model.optimizer.perturbation.kind=sign")
+    assert "product" not in proposed(tmp_path, ControlPerturbation("sign"), control).all_arms()
+
+
+def test_the_default_sine_has_no_twins_of_its_own(tmp_path):
+    settings = ["--config", "configs/overlay/sine.yaml"]
+    comparison = proposed(tmp_path, SinePerturbation(), settings)
+    assert "sine" not in comparison.all_arms()
+    assert "circuit/frozen" in comparison.all_arms()
+    Arms(comparison)
+
+
+def test_too_few_seeds_are_refused(tmp_path):
+    with pytest.raises(ValueError, match="Invalid seeds: 1; paired statistics need at least 2"):
+        proposed(tmp_path, fitted(), seeds=1)
