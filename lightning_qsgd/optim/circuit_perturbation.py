@@ -129,10 +129,9 @@ class CircuitPerturbation(Perturbation):
     def identity(self) -> str:
         """Everything that decides what the circuit answers, but for noise."""
         rotations = f"random, seed {self.rotation_seed}" if self.rotations == "random" else self.rotations
-        return (
-            f"CircuitPerturbation(num_qubits={self.num_qubits}, depth={self.depth}, entanglement={self.entanglement}, "
-            f"rotations={rotations}, decode_chain={self.decode_chain}, center={self.center})"
-        )
+        size = f"num_qubits={self.num_qubits}, depth={self.depth}, entanglement={self.entanglement}"
+        reading = f"rotations={rotations}, decode_chain={self.decode_chain}, center={self.center}"
+        return f"{type(self).__name__}({size}, {reading})"
 
     @property
     def blockwise(self) -> bool:

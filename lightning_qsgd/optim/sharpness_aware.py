@@ -25,7 +25,7 @@ class SharpnessAware(torch.optim.AdamW):
 
     Raises:
         ValueError: for a negative radius; in ``step`` without a closure.
-        RuntimeError: in ``step``, if the closure leaves no gradients.
+        RuntimeError: in ``step``, if the closure leaves no gradients, or adds to those of earlier batches.
     """
 
     def __init__(
@@ -45,15 +45,22 @@ class SharpnessAware(torch.optim.AdamW):
         """Take a step.
 
         Args:
-            closure: clears the gradients, computes the loss and its gradients, and returns it.
+            closure: sets the gradients to None (``zero_grad()``), computes the loss and its gradients, and returns it.
 
         Returns:
             The loss at theta, before the step.
         """
         require("closure", closure, closure is not None, "a function that computes loss and gradients")
         assert closure is not None
+        before = [p.grad for group in self.param_groups for p in group["params"]]
         with torch.enable_grad():
             loss = closure()
+        after = [p.grad for group in self.param_groups for p in group["params"]]
+        if any(old is not None and new is old for old, new in zip(before, after, strict=True)):
+            raise RuntimeError(
+                "The closure added to earlier gradients: SharpnessAware cannot accumulate them over batches; train "
+                "with accumulate_grad_batches=1, and call zero_grad(set_to_none=True) in a closure of your own"
+            )
         displaced = self._displace()
         try:
             with torch.enable_grad():

@@ -84,3 +84,22 @@ def test_what_it_refuses():
         SharpnessAware(make_params()).step()
     with pytest.raises(RuntimeError, match="left no gradients"):
         SharpnessAware(make_params()).step(lambda: torch.tensor(0.0))
+
+
+def test_a_closure_that_accumulates_is_refused_before_anything_moves():
+    params = make_params()
+    before = [p.detach().clone() for p in params]
+    optimizer = SharpnessAware(params)
+    sum((p**2).sum() for p in params).backward()  # an earlier batch
+
+    def closure():
+        loss = sum((p**4).sum() for p in params)
+        loss.backward()
+        return loss
+
+    with pytest.raises(RuntimeError, match="cannot accumulate them over batches; train with accumulate_grad_batches=1"):
+        optimizer.step(closure)
+    assert_equal([p.detach() for p in params], before)
+    optimizer.zero_grad()
+    optimizer.step(closure_of(optimizer, params))
+    optimizer.step(closure_of(optimizer, params))
