@@ -1,0 +1,322 @@
+"""Circuit layers inside of a trained model: what their outputs are made of, and whether something classical will do.
+
+Shapes: N rows, I inputs (angles), O outputs, K_q = 1 + 2 * degree of angle q.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from itertools import combinations
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from lightning_qsgd.audit.findings import Shares
+from lightning_qsgd.audit.model_findings import LayerFindings, Replacement
+from lightning_qsgd.audit.passes import Change, Passed, Passes, Reservoir, substituted
+from lightning_qsgd.quantum import Ansatz, QuantumLayer
+from lightning_qsgd.quantum.fourier import basis, outer
+from lightning_qsgd.quantum.power import split_samples
+from lightning_qsgd.quantum.surrogate import grid_sizes
+
+ROWS = 20_000  # of inputs that are looked at
+PAIRS = 512  # rows that are asked twice, for shots
+POINTS = 2_000  # of the picture
+MAX_TERMS = 1_000  # of a refitted series
+PER_TERM = 10  # rows that each term of a fit needs at least
+
+
+@dataclass(frozen=True)
+class CircuitLayer:
+    """A circuit layer that was found in a module.
+
+    Attributes:
+        name: its place.
+        module: the layer, which maps (..., I) to (..., O).
+        ansatz: its circuit, as far as angles go; None where it cannot be told, ``why`` says so.
+        outputs: their names.
+        engine: where it runs.
+        exact: whether the same inputs always get the same answer.
+    """
+
+    name: str
+    module: nn.Module
+    ansatz: Ansatz | None
+    outputs: list[str]
+    engine: str
+    exact: bool
+    why: str = ""
+
+    @property
+    def counts(self) -> tuple[int, int] | None:
+        """Circuits and shots so far; None where nothing counts them."""
+        return (self.module.circuits, self.module.shots) if isinstance(self.module, QuantumLayer) else None
+
+
+def circuit_layers(module: nn.Module) -> dict[str, CircuitLayer]:
+    """Each :class:`QuantumLayer`, and each ``TorchConnector`` over a ``SamplerQNN``, by its place in the module."""
+    from qiskit_machine_learning.connectors import TorchConnector
+    from qiskit_machine_learning.neural_networks import SamplerQNN
+
+    found = {}
+    for name, part in module.named_modules():
+        if isinstance(part, QuantumLayer):
+            n = part.ansatz.num_qubits
+            names = part.observables if part.output == "expectations" else [f"P({k:0{n}b})" for k in range(2**n)]
+            exact = part.engine_name == "simulator"
+            found[name] = CircuitLayer(name, part, part.ansatz, list(names), part.engine_name, exact)
+        elif isinstance(part, TorchConnector) and isinstance(part.neural_network, SamplerQNN) and not part.sparse:
+            found[name] = _connector(name, part, part.neural_network)
+    return found
+
+
+def _connector(name: str, module: nn.Module, network: Any) -> CircuitLayer:
+    shape = network.output_shape
+    outputs = [f"output {k}" for k in range(math.prod(shape))]
+    engine = f"SamplerQNN on {type(network.sampler).__name__}"
+    try:
+        circuit = network.circuit.remove_final_measurements(inplace=False)
+        ansatz = Ansatz(circuit, network.input_params, network.weight_params)
+    except ValueError as error:
+        return CircuitLayer(name, module, None, outputs, engine, False, _reason(error))
+    return CircuitLayer(name, module, ansatz, outputs, engine, False)
+
+
+class Recorder:
+    """Keeps a sample of what a layer is asked and what it answers.
+
+    Args:
+        layer: the layer.
+        seed: of the sample.
+
+    Attributes:
+        shape, dtype: of one answer, (O,) or what the layer makes of it.
+    """
+
+    def __init__(self, layer: CircuitLayer, seed: int = 0) -> None:
+        self.layer = layer
+        self.shape, self.dtype = torch.Size(), torch.float32
+        self._sample = Reservoir(ROWS, seed)
+        self._answer = layer.module.forward
+
+    @property
+    def change(self) -> Change:
+        """For :func:`substituted`."""
+        return (self.layer.module, "forward", self._record)
+
+    def _record(self, inputs: Tensor) -> Tensor:
+        outputs = self._answer(inputs)
+        rows = inputs.reshape(-1, inputs.shape[-1])
+        self.shape, self.dtype = outputs.shape[inputs.ndim - 1 :], outputs.dtype
+        self._sample.add(rows, outputs.reshape(len(rows), -1))
+        return outputs
+
+    @property
+    def seen(self) -> int:
+        """Rows so far."""
+        return self._sample.seen
+
+    def sample(self) -> tuple[Tensor, Tensor]:
+        """Inputs (N, I) and outputs (N, O), float64; N is at most 20,000. To be asked after some were seen."""
+        inputs, outputs = self._sample.columns()
+        return inputs, outputs
+
+    def stand_in(self, series: Series) -> Change:
+        """The series in the layer's place."""
+
+        def answer(inputs: Tensor) -> Tensor:
+            outputs = series(inputs.reshape(-1, inputs.shape[-1]).cpu().double())
+            return outputs.to(inputs.device, self.dtype).reshape(*inputs.shape[:-1], *self.shape)
+
+        return (self.layer.module, "forward", answer)
+
+
+@dataclass(frozen=True)
+class Series:
+    """A sum of products of waves (1, cos x, sin x, cos 2x, ...) of at most ``together`` angles each.
+
+    Attributes:
+        sizes: K_q, terms of the series in each angle.
+        together: 0 (a constant), 1 or 2.
+        coefficients: (terms, O).
+    """
+
+    sizes: Sequence[int]
+    together: int
+    coefficients: Tensor
+
+    @classmethod
+    def fit(cls, inputs: Tensor, outputs: Tensor, sizes: Sequence[int], together: int) -> Series:
+        """Least squares.
+
+        Args:
+            inputs: (N, I) radians, float64.
+            outputs: (N, O), float64.
+
+        Raises:
+            ValueError: if N is below 10 times the number of terms, or these are more than 1,000.
+        """
+        terms = count_terms(sizes, together)
+        if terms > MAX_TERMS or len(inputs) < PER_TERM * terms:
+            raise ValueError(
+                f"{terms:,} terms take {PER_TERM * terms:,} rows or more, and there are {len(inputs):,}"
+                if terms <= MAX_TERMS
+                else f"{terms:,} terms are more than {MAX_TERMS:,}"
+            )
+        columns = design(inputs, sizes, together)
+        # Inputs that hardly move make columns that are nearly dependent: gelsd drops what float32 cannot tell.
+        return cls(sizes, together, torch.linalg.lstsq(columns, outputs, rcond=1e-7, driver="gelsd").solution)
+
+    def __call__(self, inputs: Tensor) -> Tensor:
+        """(N, I) float64 to (N, O)."""
+        chunks = [design(rows, self.sizes, self.together) @ self.coefficients for rows in inputs.split(4096)]
+        return torch.cat(chunks)
+
+
+def count_terms(sizes: Sequence[int], together: int) -> int:
+    """Products of waves of at most ``together`` angles."""
+    return sum(math.prod(size - 1 for size in chosen) for m in range(together + 1) for chosen in combinations(sizes, m))
+
+
+def design(inputs: Tensor, sizes: Sequence[int], together: int) -> Tensor:
+    """Those products at inputs (N, I): (N, terms)."""
+    waves = [basis(inputs[:, q], size)[:, 1:] for q, size in enumerate(sizes)]
+    columns = [inputs.new_ones(len(inputs), 1)]
+    for m in range(1, together + 1):
+        columns += [outer(chosen) for chosen in combinations(waves, m)]
+    return torch.cat(columns, 1)
+
+
+def shares(inputs: Tensor, outputs: Tensor, sizes: Sequence[int], noise: Tensor) -> tuple[Shares, list[Shares]]:
+    """Shares of all outputs, weighted by their power, and of each.
+
+    Args:
+        inputs: (N, I) radians, those that occurred.
+        outputs: (N, O), the layer's answers.
+        sizes: K_q.
+        noise: (O,), mean square of what the same inputs do not repeat.
+
+    Raises:
+        ValueError: if N is too small for the projection.
+    """
+    split = split_samples(outputs, inputs, sizes)
+    total = split.total
+    rest = torch.minimum(noise / torch.where(total > 0, total, 1), split.multi)  # noise is in what is left
+    parts = torch.stack([split.constant, split.single, split.multi - rest, rest])  # (4, O)
+    power = total.sum()
+    whole = (parts * total).sum(1) / torch.where(power > 0, power, 1)
+    each = [
+        Shares(*column.tolist(), power=p.item(), rows=len(inputs)) for column, p in zip(parts.T, total, strict=True)
+    ]
+    return Shares(*whole.tolist(), power=total.mean().item(), rows=len(inputs)), each
+
+
+@torch.no_grad()
+def noise_power(layer: CircuitLayer, inputs: Tensor) -> Tensor:
+    """Half the mean square difference of two fresh answers to at most 512 rows of inputs (N, I); (O,) float64."""
+    if layer.exact:
+        return torch.zeros(len(layer.outputs), dtype=torch.float64)
+    weight = next(layer.module.parameters())
+    rows = inputs[:PAIRS].to(weight.device, weight.dtype)
+    first, second = (layer.module(rows).cpu().double().reshape(len(rows), -1) for _ in range(2))
+    return (first - second).square().mean(0) / 2
+
+
+def audit_layer(passes: Passes, trained: Passed, validation: Recorder, training: Recorder | None) -> LayerFindings:
+    """What a layer does over validation data, and what the model becomes with classical parts in its place.
+
+    Args:
+        passes: of the trained model.
+        trained: what it reaches as it is.
+        validation, training: what the layer was asked there; None where there are no training data.
+    """
+    layer, notes = validation.layer, []
+    whole, each, terms, sizes, tried = None, [], 0, None, []
+    points: tuple[str, list[list[float]]] = ("", [])
+    if not validation.seen:
+        notes.append("It was not asked once over the validation data.")
+    else:
+        inputs, outputs = validation.sample()
+        try:
+            sizes = None if layer.ansatz is None else grid_sizes(layer.ansatz)
+            if sizes is None:
+                notes.append(f"Not split by angles: {layer.why}.")
+            else:
+                terms = math.prod(sizes)
+                whole, each = shares(inputs, outputs, sizes, noise_power(layer, inputs))
+        except ValueError as error:
+            notes.append(f"Not split by angles: {_reason(error)}.")
+        fits = _fits(inputs, outputs, sizes, training, notes)
+        tried = [_replace(passes, trained, validation, name, series) for name, series in fits.items()]
+        points = _points(inputs, outputs, fits, tried)
+    ansatz = layer.ansatz
+    circuit = "a circuit" if ansatz is None else f"{ansatz.num_qubits} qubits, {ansatz.num_inputs} angles"
+    return LayerFindings(
+        layer.name,
+        circuit if ansatz is None else f"{circuit}, {ansatz.num_weights} weights",
+        layer.engine,
+        [validation.seen, min(validation.seen, ROWS)],
+        layer.outputs,
+        whole,
+        each,
+        terms,
+        passes.judged(trained),
+        tried,
+        notes,
+        *points,
+    )
+
+
+def _fits(
+    inputs: Tensor, outputs: Tensor, sizes: Sequence[int] | None, training: Recorder | None, notes: list[str]
+) -> dict[str, Series]:
+    """The constant and the single-angle part over validation data, and a series refitted to training data."""
+    fits = {"constant": Series([], 0, outputs.mean(0, keepdim=True))}
+    if sizes is None:
+        return fits
+    try:
+        fits["single-angle part"] = Series.fit(inputs, outputs, sizes, 1)
+    except ValueError as error:
+        notes.append(f"No single-angle part: {error}.")
+    if training is None or not training.seen:
+        notes.append("No refitted series: there are no training data.")
+        return fits
+    try:
+        fits["classical series"] = Series.fit(*training.sample(), sizes, 2)
+    except ValueError as error:
+        notes.append(f"No refitted series: {error}.")
+    return fits
+
+
+def _replace(passes: Passes, trained: Passed, recorder: Recorder, name: str, series: Series) -> Replacement:
+    inputs, outputs = recorder.sample()
+    power = outputs.square().mean()
+    left = (outputs - series(inputs)).square().mean()
+    passed = passes.run(lambda module: substituted([recorder.stand_in(series)]))
+    reproduced = 1 - (left / power).item() if power > 0 else None
+    return Replacement(name, len(series.coefficients), reproduced, passed.value, *lost_and_gained(trained, passed))
+
+
+def lost_and_gained(trained: Passed, replaced: Passed) -> tuple[int, int]:
+    """Examples that are right only in the first, and only in the second; 0 where it is not known."""
+    if trained.right is None or replaced.right is None:
+        return 0, 0
+    return int((trained.right & ~replaced.right).sum()), int((~trained.right & replaced.right).sum())
+
+
+def _points(
+    inputs: Tensor, outputs: Tensor, fits: dict[str, Series], tried: list[Replacement]
+) -> tuple[str, list[list[float]]]:
+    """The replacement that reproduces most, and pairs of a sample of outputs; rows come in random order."""
+    best = max(tried, key=lambda replacement: replacement.reproduced or 0.0).name
+    rows = slice(0, max(1, POINTS // outputs.shape[1]))
+    pairs = torch.stack([outputs[rows], fits[best](inputs[rows])], -1).flatten(0, 1)
+    return best, pairs[:POINTS].tolist()
+
+
+def _reason(error: ValueError) -> str:
+    """The first half of a message; the second tells what to do where this is no audit."""
+    return str(error).split(";")[0].removeprefix("Invalid samples: ")

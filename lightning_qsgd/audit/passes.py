@@ -1,0 +1,265 @@
+"""Repeatable passes of a trained module over validation data, with parts of it recorded or replaced."""
+
+from __future__ import annotations
+
+import math
+import warnings
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import AbstractContextManager, ExitStack, contextmanager, nullcontext
+from typing import Any, Literal, NamedTuple
+
+import lightning as L
+import torch
+from lightning.fabric.utilities.exceptions import MisconfigurationException
+from lightning.pytorch.callbacks import Checkpoint, ModelCheckpoint, ProgressBar
+from torch import Tensor, nn
+
+from lightning_qsgd.audit.model_findings import Metric
+from lightning_qsgd.quantum import QuantumLayer, QuantumNetwork, ScoreSeries
+from lightning_qsgd.quantum.samplers import with_noise_position
+
+Change = tuple[nn.Module, str, Callable[..., Any]]
+
+
+class Passed(NamedTuple):
+    """What one pass gave: the metric, and (examples,) bool, which ones were right; None where that is not known."""
+
+    value: float
+    right: Tensor | None
+
+
+class Passes:
+    """Validation of a trained module, again and again with the same random numbers and shots.
+
+    Loggers and progress bars rest meanwhile; compiled models run uncompiled.
+
+    Args:
+        trainer: on one process.
+        module: trained; it stays as it is.
+        data: its data; None: the module has dataloaders of its own.
+        metric: a logged one. None (default): what the trainer's checkpoint callback monitors.
+        mode: of a metric that no checkpoint callback monitors: "max" (default), more is better, or "min".
+        seed: of the passes. Default: 0.
+
+    Attributes:
+        metric, mode: as found.
+
+    Raises:
+        ValueError: for a trainer on several processes, or without a metric.
+    """
+
+    def __init__(
+        self,
+        trainer: L.Trainer,
+        module: L.LightningModule,
+        data: L.LightningDataModule | None,
+        metric: str | None = None,
+        mode: Literal["max", "min"] = "max",
+        seed: int = 0,
+    ) -> None:
+        if trainer.world_size > 1:
+            raise ValueError(
+                f"Invalid trainer.devices: {trainer.world_size} processes; layers are audited in one: "
+                "use --trainer.devices 1 --trainer.num_nodes 1"
+            )
+        checkpoints = [c for c in trainer.checkpoint_callbacks if isinstance(c, ModelCheckpoint)]
+        monitors: dict[str | None, Literal["max", "min"]]
+        monitors = {c.monitor: "min" if c.mode == "min" else "max" for c in checkpoints}
+        metric = metric or next(filter(None, monitors), None)
+        if metric is None:
+            raise ValueError(
+                "Invalid metric: None; name one that validation logs, such as metric='val/accuracy' "
+                "(or monitor it by a ModelCheckpoint)"
+            )
+        self.metric: str = metric
+        self.mode: Literal["max", "min"] = monitors.get(metric, mode)
+        self._trainer, self._module, self._data, self._seed = trainer, module, data, seed
+        self._positions: dict[Any, tuple[int, int]] = {}
+
+    def run(
+        self, change: Callable[[L.LightningModule], AbstractContextManager[Any]] | None = None, loader: Any = None
+    ) -> Passed:
+        """One pass.
+
+        Args:
+            change: given the module, configured and in its place, what to enter during the pass, such as
+                :func:`substituted`. Default: nothing.
+            loader: other data than those for validation. Default: None.
+
+        Raises:
+            ValueError: if the metric is not logged, or there are no validation data.
+        """
+        trainer: Any = self._trainer  # its list of callbacks has no type
+        module = self._module
+        watcher = _Watcher(change or (lambda module: nullcontext()), self.rewind)
+        callbacks, loggers = trainer.callbacks, trainer.loggers
+        trainer.callbacks = [c for c in callbacks if not isinstance(c, ProgressBar | Checkpoint)] + [watcher]
+        trainer.loggers = []
+        torch.manual_seed(self._seed)
+        try:
+            with torch.compiler.set_stance("force_eager"), warnings.catch_warnings():
+                warnings.filterwarnings("ignore", ".*sampler has shuffling enabled.*")
+                if loader is None:
+                    trainer.validate(module, datamodule=self._data, verbose=False)
+                else:
+                    trainer.validate(module, dataloaders=loader, verbose=False)
+        finally:
+            watcher.close()
+            trainer.callbacks, trainer.loggers = callbacks, loggers
+        if not watcher.batches:
+            raise ValueError("No validation data: an audit of layers needs a validation_step and some batches for it")
+        logged = trainer.callback_metrics
+        if self.metric not in logged:
+            raise ValueError(
+                f"Invalid metric: {self.metric!r}; validation logs {', '.join(sorted(logged)) or 'nothing'}"
+            )
+        value, right = float(logged[self.metric]), watcher.right()
+        counted = right is not None and math.isclose(float(right.double().mean()), value, abs_tol=1e-4)
+        return Passed(value, right if counted else None)
+
+    def rewind(self) -> None:
+        """Samplers whose noise has a place go back to where they were when they were first seen."""
+        for sampler in _samplers(self._module):
+            sampler.noise_position = self._positions.setdefault(sampler, sampler.noise_position)
+
+    def judged(self, passed: Passed) -> Metric:
+        """The metric of the model as it is, which gave ``passed``."""
+        return Metric(self.metric, self.mode, passed.value, 0 if passed.right is None else len(passed.right))
+
+    def training_data(self) -> Any:
+        """What the trainer trained on, or else would; None where there is nothing."""
+        if self._trainer.train_dataloader is not None:
+            return self._trainer.train_dataloader
+        if self._data is not None:
+            self._data.prepare_data()
+            self._data.setup("fit")
+        try:
+            return (self._data or self._module).train_dataloader()
+        except MisconfigurationException:  # there is no such method
+            return None
+
+
+@contextmanager
+def substituted(changes: Iterable[Change]) -> Iterator[None]:
+    """Other methods for single modules in the block; afterwards, also after an error, all is as it was.
+
+    Unlike hooks, what is replaced does not run: circuits on a device cost money.
+
+    Args:
+        changes: module, name of its method, and what stands in for it (called without the module).
+    """
+    with ExitStack() as stack:
+        for module, name, method in changes:
+            stack.callback(_put_back, module, name, vars(module).get(name))
+            setattr(module, name, method)
+        yield
+
+
+def _put_back(module: nn.Module, name: str, before: Any) -> None:
+    if before is None:
+        delattr(module, name)
+    else:
+        setattr(module, name, before)
+
+
+class Reservoir:
+    """A random sample of the rows of a stream, each as likely as any other.
+
+    Args:
+        size: rows that are kept, at least 1.
+        seed: of the choice.
+
+    Attributes:
+        seen: rows so far.
+    """
+
+    def __init__(self, size: int, seed: int) -> None:
+        self.size, self.seen = size, 0
+        self._generator = torch.Generator().manual_seed(seed)
+        self._keys = torch.empty(0, dtype=torch.float64)
+        self._columns: list[Tensor] = []
+
+    def add(self, *columns: Tensor) -> None:
+        """Offer rows: tensors (M, ...) of as many rows each, on any device; they are kept in float64 on the CPU."""
+        keys = torch.rand(len(columns[0]), dtype=torch.float64, generator=self._generator)
+        self.seen += len(keys)
+        worst = self._keys.max() if len(self._keys) >= self.size else math.inf
+        chosen = (keys < worst).nonzero()[:, 0]
+        rows = [column.detach()[chosen.to(column.device)].cpu().double() for column in columns]
+        keys = torch.cat([self._keys, keys[chosen]])
+        best = keys.argsort()[: self.size]
+        self._keys = keys[best]
+        before = self._columns or [column[:0] for column in rows]
+        self._columns = [torch.cat(pair)[best] for pair in zip(before, rows, strict=True)]
+
+    def columns(self) -> list[Tensor]:
+        """The rows that were kept, in random order; an empty list before the first call of :meth:`add`."""
+        return [column.clone() for column in self._columns]
+
+
+class _Watcher(L.Callback):
+    """Changes the module once it is in place, and notes which examples it gets right."""
+
+    def __init__(
+        self, change: Callable[[L.LightningModule], AbstractContextManager[Any]], before: Callable[[], None]
+    ) -> None:
+        self.change, self.before, self.batches = change, before, 0
+        self._answers: list[Any] = []
+        self._right: list[Tensor | None] = []
+        self._stack = ExitStack()
+
+    def on_validation_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        """Enter the change."""
+        self.before()
+        self._stack.enter_context(self.change(pl_module))
+        hook = pl_module.register_forward_hook(lambda module, inputs, answer: self._answers.append(answer))
+        self._stack.callback(hook.remove)
+
+    def on_validation_batch_end(
+        self,
+        trainer: L.Trainer,
+        pl_module: L.LightningModule,
+        outputs: Any,
+        batch: Any,
+        batch_idx: int,
+        dataloader_idx: int = 0,
+    ) -> None:
+        """Compare with the labels."""
+        self.batches += 1
+        self._right.append(_right(self._answers, batch))
+        self._answers = []
+
+    def close(self) -> None:
+        """Undo the change."""
+        self._stack.close()
+
+    def right(self) -> Tensor | None:
+        rows = [row for row in self._right if row is not None]
+        return torch.cat(rows).clone() if rows and len(rows) == len(self._right) else None
+
+
+def _right(answers: list[Any], batch: Any) -> Tensor | None:
+    """Which of a batch's examples have the largest of their class scores at their label; None for other modules."""
+    labels = batch.get("labels") if isinstance(batch, dict) else None
+    if isinstance(batch, tuple | list) and len(batch) == 2:
+        labels = batch[1]
+    if len(answers) != 1 or not isinstance(answers[0], Tensor) or not isinstance(labels, Tensor):
+        return None
+    scores = answers[0]
+    if scores.ndim != 2 or labels.shape != scores.shape[:1] or labels.is_floating_point():
+        return None
+    return (scores.argmax(1) == labels).cpu()
+
+
+def _samplers(module: nn.Module) -> list[Any]:
+    """Samplers in a model whose noise has a place."""
+    from qiskit_machine_learning.connectors import TorchConnector
+    from qiskit_machine_learning.neural_networks import SamplerQNN
+
+    found = []
+    for part in module.modules():
+        if isinstance(part, QuantumLayer | ScoreSeries) and isinstance(part.engine, QuantumNetwork):
+            found.append(with_noise_position(part.engine.sampler))
+        elif isinstance(part, TorchConnector) and isinstance(part.neural_network, SamplerQNN):
+            found.append(with_noise_position(part.neural_network.sampler))
+    return [sampler for sampler in found if sampler is not None]
