@@ -11,7 +11,10 @@ import yaml
 from rich.console import Console
 
 from lightning_qsgd.audit.conclusions import conclude
-from lightning_qsgd.audit.layers import audit_model
+from lightning_qsgd.audit.findings import PerturbationFindings
+from lightning_qsgd.audit.model_audit import audit_model
+from lightning_qsgd.audit.model_findings import AttentionFindings, LayerFindings
+from lightning_qsgd.audit.model_sections import attention_task, layer_task
 from lightning_qsgd.audit.page import perturbation_task, write_page
 from lightning_qsgd.audit.perturbation import audit_perturbation
 from lightning_qsgd.audit.recording import Recorder
@@ -20,7 +23,8 @@ from lightning_qsgd.audit.twins import comparison_of
 from lightning_qsgd.comparison.analysis import analyse
 from lightning_qsgd.comparison.command import train
 from lightning_qsgd.comparison.report import write_report
-from lightning_qsgd.comparison.wording import verdict
+from lightning_qsgd.comparison.sections import Task
+from lightning_qsgd.comparison.wording import verdict as verdict_of
 from lightning_qsgd.experiment import ExperimentCLI, parse
 from lightning_qsgd.files import atomic_write, check_writable
 from lightning_qsgd.optim import Perturbation
@@ -65,34 +69,46 @@ def audit(arguments: Sequence[str]) -> None:
     recorder = Recorder()
     cli = replay(given, options.ckpt_path, recorder) if options.ckpt_path is not None else _trained(given, recorder)
     output = options.output or Path(cli.trainer.default_root_dir) / "audit"
-    trajectory = recorder.trajectory()
-    perturbation = recorder.perturbation
-    layers = audit_model(cli.trainer, cli.model, cli.datamodule)
-    if trajectory is None and not layers:
+    trajectory, perturbation = recorder.trajectory(), recorder.perturbation
+    findings: dict[str, Any] = {}
+    if trajectory is not None and perturbation is not None:
+        findings["perturbation"] = audit_perturbation(trajectory, perturbation)
+    for layer in audit_model(cli.trainer, cli.model, cli.datamodule):
+        findings[layer.name] = layer
+    if not findings:
         raise ValueError(
             "Nothing to audit: no step was perturbed (no SuperpositionalGradientDescent, or its quantum_weight or lr "
             "is 0), and the model has no QuantumLayer, QuantumAttention or TorchConnector"
         )
-    findings = None if trajectory is None or perturbation is None else audit_perturbation(trajectory, perturbation)
-    if options.compare and findings is None:
+    if options.compare and "perturbation" not in findings:
         raise ValueError("Invalid compare: it trains twins of a perturbation, and no step of this run was perturbed")
     title = f"Audit of {cli.config[cli.subcommand].experiment}"
-
-    def write(verdict: list[str] | None) -> list[Path]:
-        perturbed = [] if findings is None else [perturbation_task(findings, conclude(findings), verdict)]
-        return write_page(title, [*perturbed, *layer_tasks], everything, output)
-
+    tasks = [task_of(found, f"{i}", None) for i, found in enumerate(findings.values())]
     console = Console(width=120)
-    written = write(None)
-    if findings is not None:
-        console.print(" ".join(conclude(findings)), highlight=False)
-    for layer in layers:
-        console.print(" ".join(layer.task().verdict), highlight=False)
+    written = write_page(title, tasks, findings, output)
+    for task in tasks:
+        console.print(" ".join(task.verdict), highlight=False)
     console.print(f"Audit: {written[0]}", highlight=False, soft_wrap=True)
     if options.compare and perturbation is not None:
         verdict = _compared(given, perturbation, output, options)
-        write(verdict)
+        tasks[0] = task_of(findings["perturbation"], "0", verdict)
+        write_page(title, tasks, findings, output)
         console.print(" ".join(verdict), highlight=False)
+
+
+def task_of(
+    findings: PerturbationFindings | LayerFindings | AttentionFindings, key: str, verdict: list[str] | None
+) -> Task:
+    """The part of the page about some findings.
+
+    Args:
+        findings: what was found.
+        key: of its anchors.
+        verdict: of the comparison with the perturbation's twins, or None.
+    """
+    if isinstance(findings, PerturbationFindings):
+        return perturbation_task(findings, conclude(findings), verdict, key)
+    return layer_task(findings, key) if isinstance(findings, LayerFindings) else attention_task(findings, key)
 
 
 def _trained(arguments: list[str], recorder: Recorder) -> ExperimentCLI:
@@ -114,7 +130,7 @@ def _compared(arguments: list[str], perturbation: Perturbation, output: Path, op
     results = train(comparison, options.workers)
     write_report([results], comparison.folder)
     analysis = analyse(results)
-    return [*verdict(analysis), *(f"{claim.sentence}." for claim in analysis.claims.values())]
+    return [*verdict_of(analysis), *(f"{claim.sentence}." for claim in analysis.claims.values())]
 
 
 def _parser() -> argparse.ArgumentParser:

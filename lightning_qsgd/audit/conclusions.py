@@ -1,6 +1,7 @@
 """One sentence from an audit's numbers, by rules."""
 
 from lightning_qsgd.audit.findings import PerturbationFindings
+from lightning_qsgd.comparison.numbers import percent
 
 NEGLIGIBLE = 0.01  # of Adam's step
 NEARLY_ALL = 0.95  # of the power
@@ -55,7 +56,9 @@ def _main(findings: PerturbationFindings) -> str:
         return f"The perturbation is mostly random: {percent(shares.rest)} of its power is no function of the weights."
     name = simplest(maps)
     if name is not None:
-        return f"The perturbation is {MAPS[name]}, to {percent(maps[name])} of its power."
+        frozen, told = maps["frozen at step 0"], ("frozen at step 0", "one per coordinate")
+        same = f" Frozen at step 0, its values reproduce {percent(frozen)}." if frozen >= NEARLY_ALL else ""
+        return f"The perturbation is {MAPS[name]}, to {percent(maps[name])} of its power.{'' if name in told else same}"
     best = max(MAPS, key=lambda map_name: maps[map_name])
     return (
         f"No simple classical map is the perturbation: the best, {MAPS[best]}, reproduces {percent(maps[best])} of its "
@@ -66,13 +69,3 @@ def _main(findings: PerturbationFindings) -> str:
 def simplest(maps: dict[str, float], enough: float = NEARLY_ALL) -> str | None:
     """The first map that reproduces at least ``enough`` of the power; None if none does."""
     return next((name for name in MAPS if maps[name] >= enough), None)
-
-
-def percent(share: float) -> str:
-    """A share in per cent, never 0 or 100 unless it is."""
-    value = 100 * share
-    if 0 < value < 0.01:
-        return "less than 0.01 %"
-    if 99.95 < value < 100:
-        return f"{min(value, 99.999):.3f} %"
-    return f"{value:.2g} %" if value < 1 else f"{value:.1f} %"

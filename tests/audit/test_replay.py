@@ -58,5 +58,5 @@ def test_a_weight_that_has_faded_out_is_replayed_all_the_same(run, tmp_path):
 
 
 def test_an_empty_folder_is_refused(tmp_path):
-    with pytest.raises(FileNotFoundError, match="No checkpoints in .*; give a file, a run folder, last, or best"):
+    with pytest.raises(FileNotFoundError, match=r"No checkpoints in .*; give a file, a run folder, last, or best"):
         checkpoints_in(tmp_path)
