@@ -6,6 +6,7 @@ import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.patches import Patch
+from matplotlib.ticker import NullLocator
 
 from lightning_qsgd.audit.findings import PerturbationFindings, Shares
 from lightning_qsgd.audit.grouping import common_prefix, grouped, short_names, together
@@ -13,6 +14,8 @@ from lightning_qsgd.comparison.drawing import INK, MUTED, NARROW, OWN, SHADE, WI
 from lightning_qsgd.comparison.figures import put_rows
 from lightning_qsgd.comparison.numbers import count, listed, number, percent
 
+LEAST = 0.007  # percent
+HATCH = "#4A4A46"
 PARTS = {"constant": "#A9A9A3", "single": OWN, "multi": "#E69F00", "rest": "#FFFFFF"}
 NAMES = {"constant": "constant", "single": "single-angle", "multi": "multi-angle", "rest": "rest"}
 
@@ -28,9 +31,10 @@ def power_over_time(findings: PerturbationFindings) -> Drawing | None:
     alt += f"First span: mean square {number(first.power)}, of which {in_words(first)}."
     alt += f" Last span: {number(last.power)}, of which {in_words(last)}." if len(spans) > 1 else ""
     caption = (
-        "Power (mean of s\u00b2) over the training run: first its size, cut into the four parts, then their shares. "
-        "Each span of steps is split by itself: what is constant within a span, but differs between spans, counts as "
-        "constant here. In the legend: shares of the whole run."
+        "Power (mean of s\u00b2) over the training run: first its size, cut into the four parts, then their shares on "
+        f"a logarithmic axis (below {LEAST:g} % not shown; rest is dashed). Each span of steps is split by itself: "
+        "what is constant within a span, but differs between spans, counts as constant here. In the legend: shares of "
+        "the whole run."
     )
     return Drawing("power", wide, alt, caption, narrow)
 
@@ -55,9 +59,9 @@ def layers(findings: PerturbationFindings) -> Drawing | None:
         top = int(np.argmax(sizes))
         alt += f" Most {name}: {labels[top]}, {percent(sizes[top])}." if sizes[top] > 0 else f" Nothing is {name}."
     caption = (
-        f"Shares of the power of each tensor, in the model's order{by}; at the right its power (mean of s\u00b2). Each "
-        "tensor is split by itself: a constant that differs between tensors counts as constant here, but not in the "
-        "whole run's shares."
+        f"Shares of the power of each tensor, in the model's order{by}; at the right its power (mean of s\u00b2), and "
+        "the share that is not constant. Each tensor is split by itself: a constant that differs between tensors "
+        "counts as constant here, but not in the whole run's shares."
     )
     prefix = common_prefix(list(rows))
     caption += f" All names begin with \u201c{prefix}\u201d, left out here." if prefix else ""
@@ -114,15 +118,21 @@ def _over_time(findings: PerturbationFindings, narrow: bool) -> str:
     with style():
         size = (5.2, 2, 1, NARROW) if narrow else (2.9, 1, 2, WIDTH)
         figure, panels = canvas(size[0], size[1], size[2], sharex=True, width=size[3])
-        for axes, scale in zip(panels, (power, 100 * (power > 0)), strict=True):
-            heights = np.vstack([np.zeros(len(spans)), np.cumsum(shares * scale, axis=0)])
-            heights = np.hstack([heights, heights[:, -1:]])
-            for low, high, part in zip(heights, heights[1:], PARTS, strict=False):
-                axes.fill_between(edges, low, high, step="post", **_look(part))
-            axes.set_xlim(edges[0], edges[-1])
+        heights = np.vstack([np.zeros(len(spans)), np.cumsum(shares * power, axis=0)])
+        heights = np.hstack([heights, heights[:, -1:]])
+        for low, high, share, part in zip(heights, heights[1:], shares, PARTS, strict=False):
+            panels[0].fill_between(edges, low, high, step="post", **_look(part))
+            color, dashes = (HATCH, "--") if part == "rest" else (PARTS[part], "-")
+            shown = np.where(share > 0, 100 * share, np.nan)
+            panels[1].stairs(shown, edges, baseline=None, lw=1.8, color=color, ls=dashes)
+        panels[0].set_xlim(edges[0], edges[-1])
         panels[0].set_ylim(0, 1.05 * power.max())
         panels[0].set_ylabel("mean of s\u00b2")
-        panels[1].set_ylim(0, 100)
+        panels[1].set_yscale("log")
+        panels[1].set_ylim(LEAST, 150)
+        panels[1].yaxis.set_major_formatter(lambda x, _: f"{x:g}")
+        panels[1].yaxis.set_minor_locator(NullLocator())
+        panels[1].grid(axis="y", color=SHADE)
         panels[1].set_ylabel("share of it (%)")
         for axes in panels[narrow:]:
             axes.set_xlabel("optimizer step")
@@ -138,16 +148,18 @@ def _map(labels: Sequence[str], shares: Sequence[Shares], narrow: bool) -> str:
             widths = np.array([100 * share.parts()[part] for share in shares])
             axes.barh(range(len(labels)), widths, 0.5 if narrow else 0.72, left, **_look(part))
             left += widths
-        powers = [number(share.power, ".3g") for share in shares]
+        beside = [
+            f"{number(share.power, '#.3g')}   {percent(share.single + share.multi + share.rest)}" for share in shares
+        ]
         put_rows(axes, ["" for _ in labels] if narrow else list(labels))
         if narrow:
-            for y, (label, power) in enumerate(zip(labels, powers, strict=True)):
+            for y, (label, text) in enumerate(zip(labels, beside, strict=True)):
                 axes.text(0, y - 0.3, label, transform=axes.get_yaxis_transform(), fontsize=7)
-                axes.text(1, y - 0.3, power, transform=axes.get_yaxis_transform(), fontsize=7, ha="right")
+                axes.text(1, y - 0.3, text, transform=axes.get_yaxis_transform(), fontsize=7, ha="right")
             axes.set_ylim(len(labels) - 0.6, -0.8)
         else:
-            _right_labels(axes, powers)
-        axes.set_title("mean of s\u00b2", loc="right", fontsize=8.5)
+            _right_labels(axes, beside)
+        axes.set_title("mean of s\u00b2, not constant", loc="right", fontsize=8)
         axes.set_xlim(0, 100)
         axes.set_xlabel("share of the power (%)")
         _legend(figure, None, narrow)
@@ -160,7 +172,7 @@ def _modulation(findings: PerturbationFindings, narrow: bool) -> str:
     low, high = min(true.min(), classical.min()), max(true.max(), classical.max())
     pad = 0.05 * (high - low) or 0.05
     with style():
-        size = (7.0, 2, 1, NARROW) if narrow else (4.1, 1, 2, WIDTH)
+        size = (6.4, 2, 1, NARROW) if narrow else (4.1, 1, 2, WIDTH)
         figure, (scatter, bars) = canvas(size[0], size[1], size[2], width=size[3])
         if narrow and (grid := scatter.get_gridspec()):
             grid.set_height_ratios((1.6, 1))
@@ -169,6 +181,7 @@ def _modulation(findings: PerturbationFindings, narrow: bool) -> str:
         scatter.set_xlim(low - pad, high + pad)
         scatter.set_ylim(low - pad, high + pad)
         scatter.set_box_aspect(1)
+        scatter.locator_params(nbins=5)
         scatter.set_xlabel("s of the run")
         scatter.set_ylabel(f"s of the map \u201c{best}\u201d")
         names, values = list(findings.maps), np.array(list(findings.maps.values()))
@@ -185,7 +198,7 @@ def _modulation(findings: PerturbationFindings, narrow: bool) -> str:
 
 def _look(part: str) -> dict:
     """Of a part's area: the rest, which is no function of the angles, is hatched."""
-    hatched = {"hatch": "////", "edgecolor": "#8a8a84"} if part == "rest" else {}
+    hatched = {"hatch": "////", "edgecolor": HATCH} if part == "rest" else {}
     return {"facecolor": PARTS[part], "linewidth": 0, **hatched}
 
 

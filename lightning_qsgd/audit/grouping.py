@@ -7,7 +7,7 @@ from lightning_qsgd.audit.findings import Shares
 
 MOST_ROWS = 40
 FEW_ROWS = 10  # a map of fewer modules says too little
-LONGEST = 44  # characters of a name
+LONGEST = 52  # characters of a name
 
 
 def together(members: Sequence[Shares]) -> Shares:

@@ -20,7 +20,10 @@ def shares_table(findings: PerturbationFindings) -> Table:
     """The four shares of all, of each qubit, and under uniform angles."""
     rows = [_row("whole run", findings.shares)]
     if findings.intervals:
-        ends = {part: f"{percent(low)} to {percent(high)}" for part, (low, high) in findings.intervals.items()}
+        ends = {
+            part: f"{percent(low).removesuffix(' %')} to {percent(high)}"
+            for part, (low, high) in findings.intervals.items()
+        }
         rows.append(("95 % interval", *(ends.get(part, NONE) for part in findings.shares.parts()), NONE, NONE))
     if len(findings.per_qubit) > 1:
         rows += [_row(f"qubit {q}", shares) for q, shares in enumerate(findings.per_qubit)]

@@ -29,7 +29,7 @@ def fake_findings(
         "steps": every,
         "coordinates": (79_364, 16_000),
         "shares": whole,
-        "intervals": {name: (max(x - 0.005, 0.0), x + 0.005) for name, x in whole.parts().items()},
+        "intervals": {name: (max(x - 0.005, 0.0), min(x + 0.005, 1.0)) for name, x in whole.parts().items()},
         "per_qubit": [fake_shares(power=whole.power) for _ in range(qubits)],
         "per_tensor": dict(zip(tensors, each, strict=False)),
         "over_time": {every[steps * i // spans]: each[i] for i in range(spans)},
