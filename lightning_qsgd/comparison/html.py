@@ -10,13 +10,19 @@ from lightning_qsgd.comparison.sections import Section, Task
 from lightning_qsgd.comparison.tables import Table
 
 
-def render(title: str, tasks: Sequence[Task], together: Section | None = None) -> str:
+def render(
+    title: str,
+    tasks: Sequence[Task],
+    together: Section | None = None,
+    kind: str = "comparison of training algorithms",
+) -> str:
     """The page.
 
     Args:
         title: of the page.
         tasks: at least one.
         together: a section over all tasks. Default: None.
+        kind: what the page is, above its title. Default: "comparison of training algorithms".
     """
     environment = jinja2.Environment(
         loader=jinja2.PackageLoader("lightning_qsgd.comparison"),
@@ -27,7 +33,7 @@ def render(title: str, tasks: Sequence[Task], together: Section | None = None) -
     )
     environment.tests |= {"table": lambda block: isinstance(block, Table), "drawing": lambda b: isinstance(b, Drawing)}
     environment.filters["data_uri"] = _data_uri
-    return environment.get_template("report.html.j2").render(title=title, tasks=tasks, together=together)
+    return environment.get_template("report.html.j2").render(title=title, tasks=tasks, together=together, kind=kind)
 
 
 def _data_uri(svg: str) -> str:

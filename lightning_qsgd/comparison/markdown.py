@@ -17,15 +17,20 @@ BRIEF = {  # columns
 
 
 def render(
-    title: str, tasks: Sequence[Task], together: Section | None, folder: str = "figures"
+    title: str,
+    tasks: Sequence[Task],
+    together: Section | None = None,
+    folder: str = "figures",
+    kept: Sequence[str] | None = KEPT,
 ) -> tuple[str, dict[Path, str]]:
     """The summary.
 
     Args:
         title: its heading.
         tasks: at least one.
-        together: a section over all tasks, or None.
+        together: a section over all tasks. Default: None.
         folder: of the figures, relative to the summary. Default: "figures".
+        kept: keys of the sections that it has; None: all. Default: those of a comparison's summary.
 
     Returns:
         Text, and each figure's SVG by path (relative to the summary).
@@ -37,9 +42,10 @@ def render(
             lines += [f"## {escape(task.title)}", ""]
             level = "###"
         lines += [escape(" ".join(task.verdict)), ""]
+        lines += [escape(task.subject), ""] if task.subject else []
         prefix = f"{task.key}_" if len(tasks) > 1 else ""
         for section in task.sections:
-            if section.key in KEPT:
+            if kept is None or section.key in kept:
                 lines += _section(section, prefix, folder, files, level)
     if together is not None:
         lines += _section(together, "", folder, files, "##")

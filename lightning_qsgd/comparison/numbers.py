@@ -81,11 +81,27 @@ def p_value(p: float) -> str:
     return "< 0.0001" if p < 1e-4 else number(p, ".2g" if p < 0.095 else ".2f")
 
 
-def count(n: int, noun: str) -> str:
-    """A number of things, as "1 run" and "2 runs"."""
-    return f"{n} {noun}{'' if n == 1 else 's'}"
+def count(n: int, noun: str, thousands: bool = False) -> str:
+    """A number of things, as "1 run" and "2 runs"; "2,000 runs" with ``thousands``."""
+    return f"{f'{n:,}' if thousands else n} {noun}{'' if n == 1 else 's'}"
 
 
 def listed(names: Sequence[str]) -> str:
     """Names in a sentence: "a, b and c"."""
     return " and ".join(filter(None, [", ".join(names[:-1]), *names[-1:]]))
+
+
+def percent(share: float | None) -> str:
+    """A share with two digits of a percent; a dash for none.
+
+    What is not all and not nothing is not printed as if it were: "<0.01 %" and ">99.99 %". Below 1e-12 lie rounding
+    errors.
+    """
+    if share is None or not math.isfinite(share):
+        return number(share)
+    share = 0.0 if abs(share) < 1e-12 else 1.0 if abs(1 - share) < 1e-12 else share
+    if share in (0.0, 1.0):
+        return f"{100 * share:.0f} %"
+    if abs(share) < 1e-4:
+        return "<0.01 %" if share > 0 else ">\u22120.01 %"
+    return ">99.99 %" if 0.9999 < share < 1 else minus(f"{100 * share:,.{0 if abs(share) >= 10 else 2}f} %")

@@ -36,15 +36,16 @@ class Section:
 
 @dataclass(frozen=True)
 class Task:
-    """One comparison's report.
+    """One comparison's report, or one part of an audit's.
 
     Attributes:
         key: of its anchors.
-        title: name of the comparison.
+        title: its name.
         verdict: sentences.
         exploratory: whether the gatekeeper, or without one every contrast, is exploratory.
         sections: in order.
-        facts: size, date and commit, on one line.
+        facts: size, date and commit, on one line. Default: "", nothing.
+        subject: what the verdict is about, below it. Default: "", nothing.
     """
 
     key: str
@@ -52,7 +53,8 @@ class Task:
     verdict: list[str]
     exploratory: bool
     sections: list[Section]
-    facts: str
+    facts: str = ""
+    subject: str = ""
 
 
 def task(analysis: Analysis, key: str) -> Task:
@@ -106,7 +108,7 @@ def task(analysis: Analysis, key: str) -> Task:
         spec.name,
         wording.verdict(analysis),
         exploratory,
-        [part for part in map(_shown, parts) if part],
+        [part for part in map(shown, parts) if part],
         _facts(analysis),
     )
 
@@ -137,7 +139,7 @@ def _facts(analysis: Analysis) -> str:
     return " \u00b7 ".join(part for part in parts if part)
 
 
-def _shown(section: Section) -> Section | None:
+def shown(section: Section) -> Section | None:
     """A section without what is empty; None without anything."""
     blocks = [b for b in section.blocks if b is not None and not (isinstance(b, Table) and not b.rows)]
     if not blocks and not section.warnings:

@@ -7,7 +7,7 @@ import pytest
 
 from lightning_qsgd.comparison.analysis import analyse
 from lightning_qsgd.comparison.html import render
-from lightning_qsgd.comparison.sections import task
+from lightning_qsgd.comparison.sections import Task, task
 from tests.comparison.common import fake_results
 
 VOID = {"meta", "link", "img", "source", "br", "wbr"}
@@ -84,3 +84,12 @@ def test_names_and_errors_are_no_markup():
     assert "<b>" not in text
     assert "<script" not in text
     assert "<b>&$x_$ - a" in Page(text).text
+
+
+def test_the_kind_of_page_and_its_subject_are_said_once():
+    task = Task("1", "t", ["It is so."], False, [], subject="Audited: this.")
+    found = Page(render("title", [task], kind="audit of something")).text
+    assert found.count("title: audit of something") == 1
+    assert found.count("Audit of something\n") == 1
+    assert found.index("It is so.") < found.index("Audited: this.")
+    assert "comparison" not in found.lower()

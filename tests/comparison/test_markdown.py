@@ -4,7 +4,7 @@ from pathlib import Path
 
 from lightning_qsgd.comparison.analysis import analyse
 from lightning_qsgd.comparison.markdown import escape, render
-from lightning_qsgd.comparison.sections import task, together
+from lightning_qsgd.comparison.sections import Section, Task, task, together
 from tests.comparison.common import fake_results
 
 
@@ -43,3 +43,9 @@ def test_several_tasks_have_figures_of_their_own():
 
 def test_markup_is_escaped():
     assert escape("a_b|<c>\n*d*") == r"a\_b\|\<c\> \*d\*"
+
+
+def test_a_summary_may_keep_all_sections():
+    part = Task("1", "t", ["It is so."], False, [Section("own", "My own", ["A block."])], subject="Audited: this.")
+    assert "My own" not in render("t", [part])[0]
+    assert render("t", [part], kept=None)[0] == "# t\n\nIt is so.\n\nAudited: this.\n\n## My own\n\nA block.\n"

@@ -4,7 +4,7 @@ import math
 
 import pytest
 
-from lightning_qsgd.comparison.numbers import NONE, Numbers, count, listed, minus, number, p_value
+from lightning_qsgd.comparison.numbers import NONE, Numbers, count, listed, minus, number, p_value, percent
 from lightning_qsgd.comparison.spec import Metric
 
 PERCENT, PLAIN = Numbers(Metric(0.01)), Numbers(Metric(0.1, unit=""))
@@ -43,3 +43,27 @@ def test_words():
     assert [p_value(1e-6), p_value(2 / 1024), p_value(0.5)] == ["< 0.0001", "0.002", "0.50"]
     assert [count(1, "run"), count(2, "run")] == ["1 run", "2 runs"]
     assert [listed([]), listed(["a"]), listed(["a", "b", "c"])] == ["", "a", "a, b and c"]
+
+
+@pytest.mark.parametrize(
+    ("share", "text"),
+    [
+        (0.97834, "97.83 %"),
+        (0.0001, "0.01 %"),
+        (0.00009, "<0.01 %"),
+        (1e-15, "0 %"),
+        (-1e-15, "0 %"),
+        (0.0, "0 %"),
+        (1 - 1e-6, ">99.99 %"),
+        (1 - 1e-15, "100 %"),
+        (1.5, "150.00 %"),
+        (-0.00002, ">\u22120.01 %"),
+        (-0.5, "\u221250.00 %"),
+        (-123456.7, "\u221212,345,670 %"),
+        (None, NONE),
+        (math.nan, NONE),
+        (-math.inf, "\u2212\u221e"),
+    ],
+)
+def test_shares_are_neither_nothing_nor_all_by_rounding(share, text):
+    assert percent(share) == text
