@@ -5,14 +5,13 @@ from dataclasses import asdict
 
 import pytest
 import torch
-from hypothesis import given, settings
-from hypothesis import strategies as st
 from qiskit import QuantumCircuit
 from qiskit.circuit import Parameter
 from qiskit_machine_learning.connectors import TorchConnector
 from torch import nn
 
-from lightning_qsgd.audit.layers import Recorder, Series, circuit_layers, count_terms, design, noise_power, shares
+from lightning_qsgd.audit.layers import Recorder, circuit_layers, noise_power
+from lightning_qsgd.audit.least_squares import Series, shares
 from lightning_qsgd.audit.model_audit import audit_model
 from lightning_qsgd.quantum import AerSampler, Ansatz, QuantumLayer, QuantumNetwork, layered_circuit
 from tests.audit.models import circuit, small, trainer
@@ -151,21 +150,3 @@ def test_answers_have_the_layers_shape_and_dtype():
     answer = recorder.stand_in(Series([], 0, torch.tensor([[0.5, -0.5]], dtype=torch.float64)))[2](inputs)
     assert (answer.shape, answer.dtype) == ((5, 7, 2), torch.bfloat16)
     assert answer[0, 0].tolist() == [0.5, -0.5]
-
-
-@settings(max_examples=20)
-@given(st.lists(st.sampled_from([1, 3, 5]), min_size=1, max_size=3), st.integers(0, 2), st.integers(0, 100))
-def test_a_series_is_found_again(sizes, together, seed):
-    generator = torch.Generator().manual_seed(seed)
-    terms = count_terms(sizes, together)
-    inputs = 6.3 * torch.rand(12 * terms + 20, len(sizes), dtype=torch.float64, generator=generator)
-    assert design(inputs, sizes, together).shape == (len(inputs), terms)
-    coefficients = torch.randn(terms, 2, dtype=torch.float64, generator=generator)
-    true = Series(sizes, together, coefficients)
-    found = Series.fit(inputs, true(inputs), sizes, together)
-    torch.testing.assert_close(found(inputs), true(inputs), atol=1e-6, rtol=1e-6)
-
-
-def test_series_with_too_many_terms():
-    with pytest.raises(ValueError, match="1,083 terms are more than 1,000"):
-        Series.fit(torch.zeros(30_000, 2), torch.zeros(30_000, 1), (57, 19), 2)
