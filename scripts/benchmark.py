@@ -26,7 +26,7 @@ from rich.table import Table
 from scipy.stats import bootstrap
 from torch.nn import functional as F
 
-from lightning_qsgd.audit.recording import STEPS, Recorder
+from lightning_qsgd.audit.recording import TIMES, Recorder
 from lightning_qsgd.callbacks import ExactResume, FiniteSteps
 from lightning_qsgd.callbacks.perturbation_monitor import record
 from lightning_qsgd.datamodules import SyntheticSequences
@@ -143,7 +143,7 @@ def audit_ratio(runs: int, steps: int = 600) -> Ratio:
                 start = time.perf_counter()
                 optimizer.zero_grad()
                 F.cross_entropy(model(batch["tokens"]), batch["labels"]).backward()
-                optimizer.record_statistics = arm == 1 and i % max(steps // STEPS[0], 1) == 0
+                optimizer.record_statistics = arm == 1 and i % (steps // TIMES) == 0
                 optimizer.step()
                 seconds[arm, run] += time.perf_counter() - start
         recorder.close()

@@ -73,6 +73,8 @@ def audit(arguments: Sequence[str]) -> None:
     findings: dict[str, Any] = {}
     if trajectory is not None and perturbation is not None:
         findings["perturbation"] = audit_perturbation(trajectory, perturbation)
+    elif options.compare:
+        raise ValueError("Invalid compare: it trains twins of a perturbation, and no step of this run was perturbed")
     for layer in audit_model(cli.trainer, cli.model, cli.datamodule):
         findings[layer.name] = layer
     if not findings:
@@ -80,9 +82,7 @@ def audit(arguments: Sequence[str]) -> None:
             "Nothing to audit: no step was perturbed (no SuperpositionalGradientDescent, or its quantum_weight or lr "
             "is 0), and the model has no QuantumLayer, QuantumAttention or TorchConnector"
         )
-    if options.compare and "perturbation" not in findings:
-        raise ValueError("Invalid compare: it trains twins of a perturbation, and no step of this run was perturbed")
-    title = f"Audit of {cli.config[cli.subcommand].experiment}"
+    title = f"Audit of {cli.config[cli.subcommand or 'fit'].experiment}"
     tasks = [task_of(found, f"{i}", None) for i, found in enumerate(findings.values())]
     console = Console(width=120)
     written = write_page(title, tasks, findings, output)

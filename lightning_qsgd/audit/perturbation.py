@@ -159,7 +159,7 @@ def drawn(weights: Tensor, count: int, seed: int = 0) -> np.ndarray:
 
 
 def _by_tensor(split: Split, names: Sequence[str], tensors: np.ndarray) -> dict[str, Shares]:
-    groups = {number: np.flatnonzero(tensors == number) for number in np.unique(tensors)}
+    groups = {int(number): np.flatnonzero(tensors == number) for number in np.unique(tensors)}
     return {
         names[number]: split.shares(torch.from_numpy(rows))
         for number, rows in groups.items()

@@ -20,6 +20,7 @@ BLOCKS = 2048  # recorded blocks, about
 LEAST = 16  # of each tensor that has as many
 RECORDS = 2**17  # recorded blocks times steps, about: bounds memory
 STEPS = 64, 4096  # recorded steps: as many as RECORDS allows, between these
+TIMES = 20  # that statistics are taken in a run; they cost a fifth of a step
 STATISTICS = ("norm_ratio", "norm_ratio_touched", "effective", "touched", "quantum_weight")
 
 
@@ -134,7 +135,7 @@ class Recorder(L.Callback):
     def on_train_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         """Choose the blocks, and listen."""
         expected = trainer.estimated_stepping_batches
-        self._every = max(int(min(expected, 2**40)) // STEPS[0], 1) if expected != float("inf") else 50
+        self._every = max(int(min(expected, 2**40)) // TIMES, 1) if expected != float("inf") else 50
         if (optimizer := find_optimizer(trainer.optimizers)) is not None:
             self.listen(optimizer, pl_module)
 
@@ -197,8 +198,8 @@ class Recorder(L.Callback):
         if len(self._steps) >= self._most:
             self._stride *= 2
             kept = [i for i, earlier in enumerate(self._steps) if earlier % self._stride == 0]
-            for values in (self._steps, self._angles, self._s):
-                values[:] = [values[i] for i in kept]
+            self._steps = [self._steps[i] for i in kept]
+            self._angles, self._s = ([values[i] for i in kept] for values in (self._angles, self._s))
             if step % self._stride:
                 return
         self._steps.append(step)

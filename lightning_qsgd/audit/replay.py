@@ -45,17 +45,19 @@ def replay(arguments: list[str], path: str, recorder: Recorder) -> ExperimentCLI
     found = find_optimizer(optimizers)
     if found is None:
         return cli
+    weights: dict[str, torch.Tensor] = {}
     for file in files or [Path(cli.config.validate.ckpt_path)]:
         checkpoint = read_checkpoint(file)
         states = checkpoint["optimizer_states"]
         if len(states) != len(optimizers):
             raise ValueError(f"Checkpoint {file} has the state of {len(states)} optimizers, not of {len(optimizers)}")
-        cli.model.load_state_dict(checkpoint["state_dict"])
+        weights = checkpoint["state_dict"]
+        cli.model.load_state_dict(weights)
         for optimizer, state in zip(optimizers, states, strict=True):
             optimizer.load_state_dict(state)
         recorder.ask(found, cli.model)
     recorder.close()
-    cli.model.load_state_dict(checkpoint["state_dict"])  # steps have changed it
+    cli.model.load_state_dict(weights)  # steps have changed it
     return cli
 
 

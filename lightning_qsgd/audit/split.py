@@ -96,8 +96,8 @@ class Split:
             counts[:, members] = torch.from_numpy(drawn).double()
         parts = []
         for count in counts:
-            total = [torch.tensordot(count, values, 1) for values in stacked]
-            shares = _shares(self._parts(*total, len(clusters)), total[2], len(clusters))
+            gram, moments, weight, squares, apart = (torch.tensordot(count, values, 1) for values in stacked)
+            shares = _shares(self._parts(gram, moments, weight, squares, apart, len(clusters)), weight, len(clusters))
             parts.append([*shares.parts().values()])
         low, high = np.quantile(np.array(parts), (0.025, 0.975), axis=0)
         names = ("constant", "single", "multi", "rest")

@@ -29,14 +29,17 @@ def comparison_of(
     if seeds < 2:
         raise ValueError(f"Invalid seeds: {seeds}; paired statistics need at least 2")
     optimizer = config["model"]["init_args"]["optimizer"]["init_args"]
-    given = optimizer.get("perturbation") or {"class_path": ""}
-    kind = given["class_path"].rpartition(".")[2]
-    twins: list[Twin] = []
-    if kind:  # without one there is nothing to imitate: it is the default sine
-        twins += ["frozen", "constant", "shuffled"]
-        twins += ["scalar"] if (optimizer["scale"], optimizer["scope"]) == ("adam", "all") else []
-        has_series = isinstance(perturbation, CircuitPerturbation) and perturbation.series is not None
-        twins += ["series"] if has_series else []
+    given: dict[str, Any] = optimizer.get("perturbation") or {}
+    kind = given.get("class_path", "").rpartition(".")[2]
+    has_series = isinstance(perturbation, CircuitPerturbation) and perturbation.series is not None
+    meaningful: dict[Twin, bool] = {
+        "frozen": True,
+        "constant": True,
+        "shuffled": True,
+        "scalar": (optimizer["scale"], optimizer["scope"]) == ("adam", "all"),
+        "series": has_series,
+    }
+    twins: list[Twin] = [twin for twin, means in meaningful.items() if means and kind]  # no kind: the default sine
     arms = {"adamw": Arm(set={"optimizer.quantum_weight": 0.0}), "circuit": Arm(twins=twins)}
     if not isinstance(perturbation, SinePerturbation):
         size = {"num_qubits": perturbation.num_qubits}
