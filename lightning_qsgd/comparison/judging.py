@@ -67,8 +67,13 @@ def _diverged(results: Results, arm: str, against: str) -> Diverged | None:
 
 
 def judge_claim(results: Results, arm: str, others: list[str], hints: list[str]) -> Claim:
-    """The claim, refused where nothing pairs the runs, and named only where the right controls were beaten fairly."""
+    """The claim, refused where nothing pairs the runs, and named only where the right controls were beaten fairly.
+
+    What an arm's twins do as well is not the circuit's: each twin that was trained is among the others, named or not.
+    """
     spec, refused = results.comparison, {}
+    twins = [twin for name in spec.arms[arm].twins if results.of(twin := f"{arm}/{name}")] if arm in spec.arms else []
+    others = list(dict.fromkeys([*others, *twins]))
     pairs = {other: results.pairs(arm, other)[:2] for other in others}
     for other in others:
         level, why = level_of_contrast(results, arm, other)
@@ -77,8 +82,8 @@ def judge_claim(results: Results, arm: str, others: list[str], hints: list[str])
             refused[other] = f"not paired: {arm} and {other} share nothing ({why})"
         elif gone and gone.own > gone.other:
             refused[other] = gone.sentence
-    twins = {spec.baseline, f"{arm}/frozen", f"{arm}/shuffled"} <= set(others)
-    controls = twins and any(_is_sine(spec, other) for other in others)
+    needed = {spec.baseline, f"{arm}/frozen", f"{arm}/shuffled"} <= set(others)
+    controls = needed and any(_is_sine(spec, other) for other in others)
     effect = "circuit-specific effect" if controls and spec.tuning.trials else ""
     found = claim(pairs, effect=effect, refused=refused, exploratory=hints)
     if controls and found.holds and not effect:

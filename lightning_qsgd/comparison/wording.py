@@ -188,9 +188,9 @@ def methods(analysis: Analysis) -> str:
         )
     if spec.claims:
         text.append(
-            "We speak of a circuit-specific effect where a tuned arm is better than each arm that its claim names, at "
-            "5 % each (all must hold, so nothing is corrected), and these include the baseline, its frozen and "
-            "shuffled twins and a sine. The circuits are small enough to be simulated exactly: no "
+            "We speak of a circuit-specific effect where a tuned arm is better than each arm that its claim names and "
+            "than each of its twins, at 5 % each (all must hold, so nothing is corrected), and these include the "
+            "baseline, frozen and shuffled twins and a sine. The circuits are small enough to be simulated exactly: no "
             "claim of a quantum advantage follows."
         )
     if analysis.results.targets:

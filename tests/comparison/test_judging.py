@@ -23,10 +23,15 @@ def said(others=CONTROLS, frozen=0.0, settings=SINE, trials=3, change=None):
 def test_an_effect_is_named_only_where_the_controls_were_beaten_and_tuned():
     assert said().sentence == "circuit-specific effect: better than each of a, b/frozen, b/shuffled, sine"
     assert said(frozen=0.03).sentence == "no circuit-specific effect shown: not clearly better than b/frozen"
-    assert said(["a", "b/frozen", "sine"]).sentence == "better than each of a, b/frozen, sine"
+    assert said(["a", "b/frozen"]).sentence == "better than each of a, b/frozen, b/shuffled"
     assert said(settings={}).sentence == "better than each of a, b/frozen, b/shuffled, sine"
     assert said(trials=0).sentence.endswith("sine; nothing was tuned, so this is no circuit-specific effect")
     assert said(trials=0, frozen=0.03).sentence == "not clearly better than b/frozen"
+
+
+def test_a_twin_that_was_trained_cannot_be_left_out_of_a_claim():
+    assert said(["a", "sine"], frozen=0.03).fails == ("b/frozen",)
+    assert said(["a", "sine"]).sentence == "circuit-specific effect: better than each of a, sine, b/frozen, b/shuffled"
 
 
 def test_claims_of_runs_that_share_nothing_are_refused():
