@@ -1,16 +1,20 @@
 """The audits in docs/results/audit, and a table of what they found: `python scripts/audits.py`.
 
-Each trains configs/seqcls.yaml (seed 0, data seed 0, 12 epochs) with one thing changed. What is there is not repeated.
+Each trains configs/seqcls.yaml (seed 0, data seed 0, 12 epochs) with one thing changed. What is there is not
+trained again; its pages are written anew.
 """
 
 import argparse
 import json
 from pathlib import Path
+from typing import Any
 
+from lightning_qsgd.audit.command import task_of
 from lightning_qsgd.audit.conclusions import conclude
 from lightning_qsgd.audit.findings import PerturbationFindings
 from lightning_qsgd.audit.model_conclusions import attention_conclusion, layer_conclusion
 from lightning_qsgd.audit.model_findings import AttentionFindings, LayerFindings
+from lightning_qsgd.audit.page import write_page
 from lightning_qsgd.audit.saved import load_findings
 from lightning_qsgd.cli import main as command
 from lightning_qsgd.comparison.numbers import percent
@@ -45,23 +49,25 @@ AUDITS = {
 }
 
 
-def row(name: str, path: Path) -> list[str]:
-    """Lines of the table about one audit."""
-    lines = []
-    for key in json.loads(path.read_text())["findings"]:
-        shares, frozen = ["-"] * 4, "-"
-        if key == "perturbation":
-            found = load_findings(path, key, PerturbationFindings)
-            shares = [percent(share) for share in found.shares.parts().values()]
-            frozen, said = percent(found.maps["frozen at step 0"]), " ".join(conclude(found))
-        elif name == "quantum_attention":
-            said = " ".join(attention_conclusion(load_findings(path, key, AttentionFindings)))
-        else:
-            layer = load_findings(path, key, LayerFindings)
-            shares = [percent(share) for share in layer.shares.parts().values()] if layer.shares else shares
-            said = layer_conclusion(layer)
-        lines.append(f"| [{name}: {key}]({name}/audit.md) | {' | '.join(shares)} | {frozen} | {said} |")
-    return lines
+def findings_in(path: Path) -> dict[str, Any]:
+    """All findings of one audit."""
+    kinds = {"perturbation": PerturbationFindings}
+    inside = AttentionFindings if path.parent.name == "quantum_attention" else LayerFindings
+    return {key: load_findings(path, key, kinds.get(key, inside)) for key in json.loads(path.read_text())["findings"]}
+
+
+def row(name: str, key: str, found: Any) -> str:
+    """The line of the table about one finding."""
+    shares, frozen = ["-"] * 4, "-"
+    if isinstance(found, PerturbationFindings):
+        frozen, said = percent(found.maps["frozen at step 0"]), " ".join(conclude(found))
+    elif isinstance(found, LayerFindings):
+        said = layer_conclusion(found)
+    else:
+        said = " ".join(attention_conclusion(found))
+    if not isinstance(found, AttentionFindings) and found.shares is not None:
+        shares = [percent(share) for share in found.shares.parts().values()]
+    return f"| [{name}]({name}/audit.md): {key} | {' | '.join(shares)} | {frozen} | {said} |"
 
 
 def main() -> None:
@@ -75,11 +81,15 @@ def main() -> None:
             quiet = ["--trainer.enable_progress_bar=false", "--trainer.enable_model_summary=false"]
             named = [f"--experiment=audit_{name}", "-o", str(options.folder / name)]
             command(["audit", *AUDITS[name], *quiet, *named])
-    header = ["audit", "constant", "single-angle", "multi-angle", "rest", "frozen at step 0", "conclusion"]
+    header = ["audit: part", "constant", "single-angle", "multi-angle", "rest", "frozen at step 0", "conclusion"]
     lines = [f"| {' | '.join(header)} |", "| :--- | ---: | ---: | ---: | ---: | ---: | :--- |"]
     for name in AUDITS:
-        if (options.folder / name / "findings.json").is_file():
-            lines += row(name, options.folder / name / "findings.json")
+        folder = options.folder / name
+        if (folder / "findings.json").is_file():
+            found = findings_in(folder / "findings.json")
+            tasks = [task_of(one, str(i), None) for i, one in enumerate(found.values())]
+            write_page(f"Audit: {name}", tasks, found, folder)
+            lines += [row(name, key, one) for key, one in found.items()]
     with atomic_write(options.folder / "table.md") as file:
         file.write("\n".join(lines) + "\n")
 

@@ -66,6 +66,8 @@ def audit(arguments: Sequence[str]) -> None:
     given = [part for path in options.config for part in ("--config", path)] + overrides
     if options.output is not None:
         check_writable(options.output / "audit.html")
+    if options.compare:
+        _check_comparable(parse(given), options.seeds)
     recorder = Recorder()
     cli = replay(given, options.ckpt_path, recorder) if options.ckpt_path is not None else _trained(given, recorder)
     output = options.output or Path(cli.trainer.default_root_dir) / "audit"
@@ -111,6 +113,20 @@ def task_of(
     return layer_task(findings, key) if isinstance(findings, LayerFindings) else attention_task(findings, key)
 
 
+def _check_comparable(config: dict[str, Any], seeds: int) -> None:
+    """Refuse what ``--compare`` cannot do, before hours of training."""
+    if seeds < 2:
+        raise ValueError(f"Invalid seeds: {seeds}; paired statistics need at least 2")
+    optimizer = config["model"].get("init_args", {}).get("optimizer") or {}
+    if not {"quantum_weight", "scale", "scope"} <= optimizer.get("init_args", {}).keys() or not config["data"]:
+        raise ValueError(
+            "Invalid compare: it changes model.init_args.optimizer, which must be a SuperpositionalGradientDescent in "
+            "the configuration, beside data; write a comparison of your own (docs/compare.md)"
+        )
+    if not config["checkpoint"]["monitor"]:
+        raise ValueError("Invalid checkpoint.monitor: null; --compare judges that metric: name one, as val/accuracy")
+
+
 def _trained(arguments: list[str], recorder: Recorder) -> ExperimentCLI:
     try:
         return AuditCLI(arguments, recorder)
@@ -127,7 +143,8 @@ def _compared(arguments: list[str], perturbation: Perturbation, output: Path, op
     with atomic_write(base) as file:
         yaml.safe_dump(config, file, sort_keys=False)
     comparison = comparison_of(base, config, perturbation, options.seeds, options.margin, output)
-    results = train(comparison, options.workers)
+    again = f"go on with --ckpt_path {options.ckpt_path or output.parent / 'checkpoints'} --compare -o {output}"
+    results = train(comparison, options.workers, again=again)
     write_report([results], comparison.folder)
     analysis = analyse(results)
     return [*verdict_of(analysis), *(f"{claim.sentence}." for claim in analysis.claims.values())]

@@ -8,14 +8,14 @@ NEARLY_ALL = 0.95  # of the power
 SOME = 0.05
 #: Maps from simple to complex, and what each is in words.
 MAPS = {
-    "one number": "one learning-rate factor for all coordinates",
-    "one per qubit": "one learning-rate factor for each qubit",
-    "one per tensor": "one learning-rate factor for each tensor",
+    "one number": "one constant for all touched coordinates",
+    "one per qubit": "one constant for each place in a block",
+    "one per tensor": "one constant for each tensor",
     "sine": "a sine of each weight (Eq. 2 of the paper)",
     "sine and constant": "a constant and a sine of each weight",
     "frozen at step 0": "a table of numbers that is frozen at step 0",
     "one per coordinate": "a fixed table of numbers, one for each coordinate",
-    "one-angle series": "a function of each weight alone, which a product circuit (one without entanglement) computes",
+    "one-angle series": "a sum of functions of one weight each",
 }
 
 
@@ -27,24 +27,29 @@ def conclude(findings: PerturbationFindings) -> list[str]:
     are named.
     """
     sentences = [_main(findings)]
-    if findings.norm_ratio is not None and findings.norm_ratio < NEGLIGIBLE:
+    to_gradient = findings.settings.get("target") == "gradient"
+    if not to_gradient and findings.norm_ratio is not None and findings.norm_ratio < NEGLIGIBLE:
         sentences.insert(
             0,
             f"The perturbation is too small to matter: {percent(findings.norm_ratio)} of Adam's step (median over the "
             "run).",
         )
-    multi = findings.shares.multi
-    if findings.shares.power and multi < SOME:
-        sentences.append(f"What needs entanglement is {percent(multi)} of its power.")
-    elif findings.shares.power:
-        series = findings.truncation
-        within = percent(series.error) if series is not None else ""
-        short = (
-            f" A classical series of {series.terms} terms ({series.candidates} in all) does the same to {within}."
-            if series is not None and series.terms is not None
-            else ""
+    multi, series = findings.shares.multi, findings.truncation
+    if findings.shares.power:
+        sentences.append(
+            f"{percent(multi)} of it depends on several weights together, which no circuit without entanglement "
+            "gives, read qubit by qubit."
         )
-        sentences.append(f"{percent(multi)} of its power depends on several weights together.{short}")
+    if findings.shares.power and findings.few:
+        sentences.append("With so few blocks the one-angle series may have fitted some of that: it is a lower bound.")
+    if findings.shares.power and multi >= SOME and series is not None and series.terms is not None:
+        terms = f"{series.terms:,} of {series.candidates:,} terms"
+        sentences.append(f"A classical series of {terms} gives all of it but {percent(series.left)}.")
+    if findings.device_error is not None and findings.device_error > NEGLIGIBLE:
+        sentences.append(
+            f"As it ran, the circuit is {percent(findings.device_error)} of its power away from the exact one: shots or a "
+            "device's noise, of which what is frozen for the run counts as constant, single- and multi-angle."
+        )
     return sentences
 
 
@@ -52,13 +57,13 @@ def _main(findings: PerturbationFindings) -> str:
     shares, maps = findings.shares, findings.maps
     if not shares.power:
         return "The perturbation is 0: it does nothing."
-    if shares.rest > 0.5:
-        return f"The perturbation is mostly random: {percent(shares.rest)} of its power is no function of the weights."
     name = simplest(maps)
     if name is not None:
         frozen, told = maps["frozen at step 0"], ("frozen at step 0", "one per coordinate")
         same = f" Frozen at step 0, its values reproduce {percent(frozen)}." if frozen >= NEARLY_ALL else ""
         return f"The perturbation is {MAPS[name]}, to {percent(maps[name])} of its power.{'' if name in told else same}"
+    if shares.rest > 0.5:
+        return f"The perturbation is mostly random: {percent(shares.rest)} of its power is no function of the weights."
     best = max(MAPS, key=lambda map_name: maps[map_name])
     return (
         f"No simple classical map is the perturbation: the best, {MAPS[best]}, reproduces {percent(maps[best])} of its "

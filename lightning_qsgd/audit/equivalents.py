@@ -70,7 +70,13 @@ def sine_amplitude(angles: Tensor, s: Tensor, weights: Tensor) -> float:
 
 
 def truncate(
-    angles: Tensor, values: Tensor, weights: Tensor, sizes: Sequence[int], error: float = 0.01, seed: int = 0
+    angles: Tensor,
+    values: Tensor,
+    weights: Tensor,
+    sizes: Sequence[int],
+    error: float = 0.01,
+    seed: int = 0,
+    blocks: np.ndarray | None = None,
 ) -> Truncation:
     """The shortest series that forward selection finds with at most ``error`` of the power left, on unseen rows.
 
@@ -85,12 +91,15 @@ def truncate(
         sizes: terms of the series in each angle, 1 + 2 * degree.
         error: share of each qubit's power that may be left, in (0, 1). Default: 0.01.
         seed: of the rows. Default: 0.
+        blocks: (N,), the coordinates of each row: those that are tested on are never those that are chosen on. Default:
+            each row has its own.
     """
     rng = np.random.default_rng(seed)
     share = (weights / weights.sum()).double().numpy()
     half = min(SAMPLE, len(angles) // 2)
-    order = rng.permutation(len(angles))
-    rows = [rng.choice(part, half, p=share[part] / share[part].sum()) for part in np.array_split(order, 2)]
+    owners = np.arange(len(angles)) if blocks is None else blocks
+    parts = [np.flatnonzero(np.isin(owners, some)) for some in np.array_split(rng.permutation(np.unique(owners)), 2)]
+    rows = [rng.choice(part, half, p=share[part] / share[part].sum()) for part in parts]
     chosen_on, tested_on = (_candidates(angles[row].double(), sizes) for row in rows)
     y, unseen = (values[row].double() for row in rows)
     orders = _orders(sizes)

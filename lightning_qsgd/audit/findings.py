@@ -78,6 +78,8 @@ class PerturbationFindings:
         effective: share of touched coordinates with |s| > 0.01 and Q != 0; None likewise.
         points: pairs (s, s of the best classical map) of a sample of coordinates, and the map's name.
         circuits, shots: run by the audit itself.
+        few: whether there are fewer blocks of weights than 10 for each term of the one-angle series, which then fits
+            some of the multi-angle part too: single is an upper bound, multi a lower one.
         sampled: whether s is known by runs of the circuit alone, not by its series.
     """
 
@@ -104,3 +106,4 @@ class PerturbationFindings:
     circuits: int = 0
     shots: int = 0
     sampled: bool = False
+    few: bool = False

@@ -45,6 +45,8 @@ def audit_model(
     Raises:
         ValueError: for a trainer on several processes, a metric that is not logged, or no validation data.
     """
+    if not circuit_layers(module) and not attention_layers(module):
+        return []
     passes = Passes(trainer, module, data, metric, mode, seed)
     layers: dict[str, Recorder] = {}
     attentions: dict[str, ScoreRecorder] = {}

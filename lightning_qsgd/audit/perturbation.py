@@ -5,7 +5,6 @@ Shapes: T recorded steps, P blocks, n angles and outputs of a block; N = T * P r
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from statistics import median
 from typing import NamedTuple
 
@@ -34,10 +33,13 @@ class Noise(NamedTuple):
     Attributes:
         variance: (n,); None: nothing is random.
         clean: (N, n), the answers without it; None: as they are, or not known.
+        function: whether what is not random depends on a block's angles alone; not so for a table, or where the step
+            matters.
     """
 
     variance: Tensor | None
     clean: Tensor | None
+    function: bool = True
 
 
 def audit_perturbation(trajectory: Trajectory, perturbation: Perturbation) -> PerturbationFindings:
@@ -62,13 +64,14 @@ def audit_perturbation(trajectory: Trajectory, perturbation: Perturbation) -> Pe
             "Train longer, or use scope='all'"
         )
     table = isinstance(perturbation, ControlPerturbation) and perturbation.kind in TABLES
-    noise = Noise(None, None) if table else noise_of(perturbation, angles, each, times)
+    noise = Noise(None, None, False) if table else noise_of(perturbation, angles, s, weights)
     variance = None if noise.clean is not None else noise.variance
-    split = Split(angles, s, weights, sizes, noise.clean, variance, function=not table)
+    split = Split(angles, s, weights, sizes, noise.clean, variance, function=noise.function)
     fitted = split.fitted()
     shares, maps = map_shares(trajectory.angles, trajectory.s, trajectory.numbers, each, fitted.view(times, blocks, n))
-    function = noise.clean if noise.clean is not None else s if noise.variance is None and not table else None
+    function = noise.clean if noise.clean is not None else s if noise.variance is None and noise.function else None
     known = ~s.isnan().any(1) & ~torch.tensor(function is None)
+    owners = np.tile(np.arange(blocks), times)
     sampled = noise.variance is not None and noise.clean is None
     found = s.double()[~s.isnan()]
     share = weights[:, None].expand_as(s)[~s.isnan()]
@@ -83,11 +86,9 @@ def audit_perturbation(trajectory: Trajectory, perturbation: Perturbation) -> Pe
         steps=trajectory.steps.tolist(),
         coordinates=(trajectory.touched, int((~trajectory.s[0].isnan()).sum())),
         shares=overall,
-        intervals={}
-        if trajectory.complete and not sampled
-        else split.intervals(trajectory.numbers, np.tile(np.arange(blocks), times)),
+        intervals={} if trajectory.complete and not sampled else split.intervals(trajectory.numbers, owners),
         per_qubit=[split.shares(qubit=q) for q in range(n)],
-        per_tensor=_by_tensor(split, trajectory.names, tensors),
+        per_tensor=_by_tensor(split, trajectory, tensors),
         over_time=_by_time(split, trajectory.steps, blocks),
         uniform=_uniform(perturbation),
         maps=shares,
@@ -95,12 +96,15 @@ def audit_perturbation(trajectory: Trajectory, perturbation: Perturbation) -> Pe
         offset=offset,
         spread=spread,
         learning_rate_factor=1 + median(used) * offset,
-        truncation=None if function is None else truncate(angles[known], function[known], weights[known], sizes),
+        truncation=None
+        if function is None
+        else truncate(angles[known], function[known], weights[known], sizes, blocks=owners[known.numpy()]),
         device_error=_device_error(perturbation, angles, function, s, noise, weights, overall.power),
         norm_ratio=median(row["norm_ratio"] for row in statistics) if statistics else None,
         effective=median(row["effective"] / max(row["touched"], 1) for row in statistics) if statistics else None,
         points=_points(trajectory.s, each, shares, maps),
         sampled=sampled,
+        few=blocks < split.enough,
         circuits=perturbation.circuits - before[0],
         shots=perturbation.shots - before[1],
     )
@@ -122,21 +126,23 @@ def terms_of(perturbation: Perturbation) -> list[int]:
     return [1 + 2 * DEGREE] * perturbation.num_qubits
 
 
-def noise_of(perturbation: Perturbation, angles: Tensor, stands_for: Tensor, times: int) -> Noise:
+def noise_of(perturbation: Perturbation, angles: Tensor, s: Tensor, weights: Tensor) -> Noise:
     """Ask some blocks twice, in steps that no run reaches.
 
     Args:
         perturbation: whom to ask.
-        angles: (N, n), NaN in padding.
-        stands_for: (P,): blocks are drawn by it.
-        times: T.
+        angles, s: (N, n), NaN in padding, and where a step left a block alone.
+        weights: (N,): blocks are drawn by it.
     """
-    rows = drawn(stands_for.repeat(times), REPEATS)
-    asked = angles[torch.from_numpy(rows)].nan_to_num()
+    there = (~s.isnan()).any(1).nonzero()[:, 0]
+    rows = there[torch.from_numpy(drawn(weights[there], REPEATS))]
+    asked, recorded = angles[rows].nan_to_num(), s[rows]
+    real = ~recorded.isnan()
     first, second = (answer(perturbation, asked, step) for step in (2**31 - 2, 2**31 - 1))
     if torch.allclose(first, second, rtol=0, atol=1e-6):
-        return Noise(None, None)
-    variance = (first - second).double().square().mean(0) / 2
+        same = torch.allclose(first[real], recorded[real].to(first), rtol=0, atol=1e-3)
+        return Noise(None, None, function=same)
+    variance = ((first - second).double().square() * real).sum(0) / real.sum(0).clamp(min=1) / 2
     if isinstance(perturbation, CircuitPerturbation) and perturbation.mode == "surrogate":
         return Noise(variance, answer(without_shots(perturbation), angles.nan_to_num(), 0))
     return Noise(variance, None)
@@ -145,8 +151,10 @@ def noise_of(perturbation: Perturbation, angles: Tensor, stands_for: Tensor, tim
 def answer(perturbation: Perturbation, angles: Tensor, step: int) -> Tensor:
     """s of rows of angles, (N, n), none of which is padding."""
     perturbation.layout = [(0, angles.numel(), 0)]
-    limit = perturbation.max_circuits if isinstance(perturbation, CircuitPerturbation) else len(angles)
-    limit = limit // 2 if isinstance(perturbation, CircuitPerturbation) and perturbation.center == "odd" else limit
+    circuit = perturbation.reference if isinstance(perturbation, ControlPerturbation) else perturbation
+    limit = len(angles)
+    if isinstance(circuit, CircuitPerturbation):
+        limit = circuit.max_circuits // (2 if circuit.center == "odd" else 1)
     return torch.cat([perturbation.forward(part, step=step) for part in angles.split(max(limit, 1))])
 
 
@@ -158,12 +166,12 @@ def drawn(weights: Tensor, count: int, seed: int = 0) -> np.ndarray:
     return np.random.default_rng(seed).choice(len(weights), count, replace=False, p=share)
 
 
-def _by_tensor(split: Split, names: Sequence[str], tensors: np.ndarray) -> dict[str, Shares]:
+def _by_tensor(split: Split, trajectory: Trajectory, tensors: np.ndarray) -> dict[str, Shares]:
     groups = {int(number): np.flatnonzero(tensors == number) for number in np.unique(tensors)}
     return {
-        names[number]: split.shares(torch.from_numpy(rows))
+        trajectory.names[number]: split.shares(torch.from_numpy(rows))
         for number, rows in groups.items()
-        if len(rows) >= split.enough
+        if (trajectory.numbers == number).sum() >= split.enough
     }
 
 
@@ -192,7 +200,9 @@ def _device_error(
     weights: Tensor,
     power: float,
 ) -> float | None:
-    if not isinstance(perturbation, CircuitPerturbation) or perturbation.sampler is None or not power:
+    if not isinstance(perturbation, CircuitPerturbation) or not power:
+        return None
+    if perturbation.sampler is None and perturbation.calibration is None:
         return None
     exact = simulated(perturbation)
     try:

@@ -17,7 +17,7 @@ from torch import Tensor
 from lightning_qsgd.optim import Perturbation, SuperpositionalGradientDescent
 
 BLOCKS = 2048  # recorded blocks, about
-LEAST = 16  # of each tensor that has as many
+LEAST = 256  # of each tensor that has as many: a split of its own needs 10 for each term
 RECORDS = 2**17  # recorded blocks times steps, about: bounds memory
 STEPS = 64, 4096  # recorded steps: as many as RECORDS allows, between these
 TIMES = 20  # that statistics are taken in a run; they cost a fifth of a step
@@ -158,19 +158,23 @@ class Recorder(L.Callback):
         self._settings |= {"scope": optimizer.scope, "lr": float(group["lr"])}
         optimizer.perturbation.on_answer = self.hear
 
-    def ask(self, optimizer: SuperpositionalGradientDescent, module: torch.nn.Module) -> None:
+    def ask(
+        self, optimizer: SuperpositionalGradientDescent, module: torch.nn.Module, perturbed: Sequence[bool]
+    ) -> None:
         """Record what a step from the optimizer's present state would ask; the weights change.
 
-        The step has gradients of 0 where Adam has a state, and a quantum weight and learning rate above 0.
+        The step has gradients of 0 where Adam has a state, and a learning rate above 0.
 
         Args:
             optimizer: with the state of a checkpoint.
             module: with its weights.
+            perturbed: of each parameter group, whether its quantum weight is ever above 0.
         """
         if self._optimizer is None:
             self.listen(optimizer, module)
-        for group in optimizer.param_groups:
-            group |= {"scheduled": False, "quantum_weight": group["quantum_weight"] or 1.0, "lr": group["reference_lr"]}
+        optimizer.displacement = None  # gradients of 0 are of no displaced weights
+        for group, acts in zip(optimizer.param_groups, perturbed, strict=True):
+            group |= {"scheduled": False, "quantum_weight": float(acts), "lr": group["reference_lr"]}
             for p in group["params"]:
                 p.grad = torch.zeros_like(p) if not optimizer.state or p in optimizer.state else None
         optimizer.step()

@@ -46,6 +46,7 @@ def replay(arguments: list[str], path: str, recorder: Recorder) -> ExperimentCLI
     if found is None:
         return cli
     weights: dict[str, torch.Tensor] = {}
+    perturbed = [group["scheduled"] or group["quantum_weight"] > 0 for group in found.param_groups]
     for file in files or [Path(cli.config.validate.ckpt_path)]:
         checkpoint = read_checkpoint(file)
         states = checkpoint["optimizer_states"]
@@ -55,7 +56,7 @@ def replay(arguments: list[str], path: str, recorder: Recorder) -> ExperimentCLI
         cli.model.load_state_dict(weights)
         for optimizer, state in zip(optimizers, states, strict=True):
             optimizer.load_state_dict(state)
-        recorder.ask(found, cli.model)
+        recorder.ask(found, cli.model, perturbed)
     recorder.close()
     cli.model.load_state_dict(weights)  # steps have changed it
     return cli

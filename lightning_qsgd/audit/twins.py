@@ -45,7 +45,11 @@ def comparison_of(
         size = {"num_qubits": perturbation.num_qubits}
         sine = {"class_path": "lightning_qsgd.optim.SinePerturbation", "init_args": size}
         arms["sine"] = Arm(set={"optimizer.perturbation": sine})
-    if kind == "CircuitPerturbation" and given["init_args"]["entanglement"] == "linear":
+    if (
+        kind == "CircuitPerturbation"
+        and given["init_args"]["entanglement"] == "linear"
+        and not given["init_args"].get("calibration")
+    ):
         settings = {"perturbation.entanglement": "none", "perturbation.decode_chain": False}
         arms["product"] = Arm(set=settings)
     others = ["adamw", *(f"circuit/{twin}" for twin in twins), *(name for name in ("sine", "product") if name in arms)]

@@ -48,6 +48,7 @@ def train(
     scheduler: str | None = None,
     retry_failed: bool = False,
     tuning_only: bool = False,
+    again: str = "the same command goes on",
 ) -> Results:
     """Run what is missing, and show where it is; where it is stopped, the process ends.
 
@@ -57,6 +58,7 @@ def train(
         scheduler: address of a Dask scheduler, whose workers train instead. Default: None.
         retry_failed: train failed runs again. Default: False.
         tuning_only: stop before the evaluation runs. Default: False.
+        again: how it goes on after a stop, in words.
     """
     display = Display(Console(), comparison.folder)
     runner = Runner(comparison, workers, scheduler, retry_failed, display)
@@ -65,7 +67,7 @@ def train(
             with display:
                 results = runner.run(tuning_only)
         except (KeyboardInterrupt, Stopped) as error:
-            print(f"Stopped; the same command goes on. Results so far: {comparison.folder}", file=sys.stderr)
+            print(f"Stopped; {again}. Results so far: {comparison.folder}", file=sys.stderr)
             sys.exit(130 if isinstance(error, KeyboardInterrupt) else error.code)
     display.finish(results)
     return results

@@ -16,7 +16,7 @@ def shares(**values):
 
 
 def found(**values):
-    return replace(fake_findings(), norm_ratio=0.3, **values)
+    return replace(fake_findings(), norm_ratio=0.3, device_error=None, **values)
 
 
 def test_the_simplest_map_that_suffices_is_named():
@@ -37,10 +37,11 @@ def test_entanglement_is_named_with_the_series_that_replaces_it():
         found(maps=maps(**{"one-angle series": 0.7}), shares=shares(multi=0.3, single=0.7), truncation=series)
     )
     assert sentences == [
-        "No simple classical map is the perturbation: the best, a function of each weight alone, which a product "
-        "circuit (one without entanglement) computes, reproduces 70.00 % of its power.",
-        "30.00 % of its power depends on several weights together. A classical series of 31 terms (2500 in all) does "
-        "the same to 1.00 %.",
+        "No simple classical map is the perturbation: the best, a sum of functions of one weight each, reproduces "
+        "70.00 % of its power.",
+        "30.00 % of it depends on several weights together, which no circuit without entanglement gives, read qubit by "
+        "qubit.",
+        "A classical series of 31 of 2,500 terms gives all of it but 0.90 %.",
     ]
     unreached = replace(series, terms=None)
     assert "series" not in conclude(found(maps=maps(), shares=shares(multi=0.3), truncation=unreached))[-1]
@@ -48,7 +49,8 @@ def test_entanglement_is_named_with_the_series_that_replaces_it():
 
 def test_little_entanglement_is_said_to_be_little():
     sentences = conclude(found(maps=maps(sine=0.97), shares=shares(multi=0.02)))
-    assert sentences[-1] == "What needs entanglement is 2.00 % of its power."
+    assert sentences[-1].startswith("2.00 % of it depends on several weights together, which no circuit without")
+    assert conclude(found(maps=maps(sine=0.97), shares=shares(multi=0.02), few=True))[-1].endswith("a lower bound.")
 
 
 def test_a_negligible_perturbation_comes_first():
@@ -57,8 +59,13 @@ def test_a_negligible_perturbation_comes_first():
     assert "too small" not in conclude(replace(fake_findings(), norm_ratio=None))[0]
 
 
+def test_a_table_is_not_called_random():
+    sentences = conclude(found(shares=shares(rest=0.99), maps=maps(frozen_at_step_0=1.0)))
+    assert sentences[0] == "The perturbation is a table of numbers that is frozen at step 0, to 100 % of its power."
+
+
 def test_noise_and_nothing():
-    assert conclude(found(shares=shares(rest=0.8)))[0] == (
+    assert conclude(found(shares=shares(rest=0.8), maps=maps()))[0] == (
         "The perturbation is mostly random: 80.00 % of its power is no function of the weights."
     )
     assert conclude(found(shares=shares(power=0.0)))[0] == "The perturbation is 0: it does nothing."

@@ -61,7 +61,7 @@ def test_the_sine_is_a_sine():
 
 
 def test_zero_rotations_are_a_learning_rate():
-    found = audit(circuit(rotations="zero"), width=0.1)
+    found = audit(circuit(rotations="zero"), width=0.1, blocks=400)
     assert found.shares.constant > 0.999
     assert found.maps["one number"] > 0.999
     assert found.learning_rate_factor == pytest.approx(1 + 0.5 * found.offset)
@@ -171,3 +171,28 @@ def test_nothing():
     found = audit(Nothing())
     assert found.shares.power == 0
     assert found.device_error is None
+
+
+class Table(Perturbation):
+    """A user's frozen table, which no name gives away."""
+
+    def forward(self, angles, *, step):
+        return torch.rand(angles.shape, generator=torch.Generator().manual_seed(5)) - 0.5
+
+
+class Fading(Perturbation):
+    """Depends on the step."""
+
+    def forward(self, angles, *, step):
+        return angles.sin() / (1 + step)
+
+
+def test_what_is_no_function_of_the_angles_is_not_taken_for_entanglement():
+    assert audit(Table()).shares.rest > 0.7
+    assert audit(Table()).shares.multi == 0
+    assert audit(Fading()).shares.multi == 0
+
+
+def test_few_blocks_are_said_to_be_few():
+    assert audit(circuit(rotations="zero"), blocks=28, times=40).few
+    assert not audit(circuit(rotations="zero"), blocks=180).few
