@@ -47,8 +47,8 @@ def conclude(findings: PerturbationFindings) -> list[str]:
         sentences.append(f"A classical series of {terms} gives all of it but {percent(series.left)}.")
     if findings.device_error is not None and findings.device_error > NEGLIGIBLE:
         sentences.append(
-            f"As it ran, the circuit is {percent(findings.device_error)} of its power away from the exact one: shots or "
-            "a device's noise, of which what is frozen for the run counts as constant, single- and multi-angle."
+            f"As it ran, the circuit is {percent(findings.device_error)} of its power away from the exact one (shots, or "
+            "a device's noise); what of that is frozen for the run counts as constant, single- and multi-angle."
         )
     return sentences
 
