@@ -47,7 +47,7 @@ def conclude(findings: PerturbationFindings) -> list[str]:
         sentences.append(f"A classical series of {terms} gives all of it but {percent(series.left)}.")
     if findings.device_error is not None and findings.device_error > NEGLIGIBLE:
         sentences.append(
-            f"As it ran, the circuit is {percent(findings.device_error)} of its power away from the exact one (shots, or "
+            f"As it ran, the circuit is {percent(findings.device_error)} of its power from the exact one (shots, or "
             "a device's noise); what of that is frozen for the run counts as constant, single- and multi-angle."
         )
     return sentences
