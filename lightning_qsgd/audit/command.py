@@ -19,12 +19,12 @@ from lightning_qsgd.audit.page import perturbation_task, write_page
 from lightning_qsgd.audit.perturbation import audit_perturbation
 from lightning_qsgd.audit.recording import Recorder
 from lightning_qsgd.audit.replay import replay
-from lightning_qsgd.audit.twins import comparison_of
+from lightning_qsgd.audit.twins import check_comparable, comparison_of
 from lightning_qsgd.comparison.analysis import analyse
 from lightning_qsgd.comparison.command import train
 from lightning_qsgd.comparison.report import write_report
 from lightning_qsgd.comparison.sections import Task
-from lightning_qsgd.comparison.wording import verdict as verdict_of
+from lightning_qsgd.comparison.wording import verdict
 from lightning_qsgd.experiment import ExperimentCLI, parse
 from lightning_qsgd.files import atomic_write, check_writable
 from lightning_qsgd.optim import Perturbation
@@ -67,7 +67,7 @@ def audit(arguments: Sequence[str]) -> None:
     if options.output is not None:
         check_writable(options.output / "audit.html")
     if options.compare:
-        _check_comparable(parse(given), options.seeds)
+        check_comparable(parse(given), options.seeds)
     recorder = Recorder()
     cli = replay(given, options.ckpt_path, recorder) if options.ckpt_path is not None else _trained(given, recorder)
     output = options.output or Path(cli.trainer.default_root_dir) / "audit"
@@ -92,10 +92,10 @@ def audit(arguments: Sequence[str]) -> None:
         console.print(" ".join(task.verdict), highlight=False)
     console.print(f"Audit: {written[0]}", highlight=False, soft_wrap=True)
     if options.compare and perturbation is not None:
-        verdict = _compared(given, perturbation, output, options)
-        tasks[0] = task_of(findings["perturbation"], "0", verdict)
+        judged = _compared(given, perturbation, output, options)
+        tasks[0] = task_of(findings["perturbation"], "0", judged)
         write_page(title, tasks, findings, output)
-        console.print(" ".join(verdict), highlight=False)
+        console.print(" ".join(judged), highlight=False)
 
 
 def task_of(
@@ -111,20 +111,6 @@ def task_of(
     if isinstance(findings, PerturbationFindings):
         return perturbation_task(findings, conclude(findings), verdict, key)
     return layer_task(findings, key) if isinstance(findings, LayerFindings) else attention_task(findings, key)
-
-
-def _check_comparable(config: dict[str, Any], seeds: int) -> None:
-    """Refuse what ``--compare`` cannot do, before hours of training."""
-    if seeds < 2:
-        raise ValueError(f"Invalid seeds: {seeds}; paired statistics need at least 2")
-    optimizer = config["model"].get("init_args", {}).get("optimizer") or {}
-    if not {"quantum_weight", "scale", "scope"} <= optimizer.get("init_args", {}).keys() or not config["data"]:
-        raise ValueError(
-            "Invalid compare: it changes model.init_args.optimizer, which must be a SuperpositionalGradientDescent in "
-            "the configuration, beside data; write a comparison of your own (docs/compare.md)"
-        )
-    if not config["checkpoint"]["monitor"]:
-        raise ValueError("Invalid checkpoint.monitor: null; --compare judges that metric: name one, as val/accuracy")
 
 
 def _trained(arguments: list[str], recorder: Recorder) -> ExperimentCLI:
@@ -146,8 +132,7 @@ def _compared(arguments: list[str], perturbation: Perturbation, output: Path, op
     again = f"go on with --ckpt_path {options.ckpt_path or output.parent / 'checkpoints'} --compare -o {output}"
     results = train(comparison, options.workers, again=again)
     write_report([results], comparison.folder)
-    analysis = analyse(results)
-    return [*verdict_of(analysis), *(f"{claim.sentence}." for claim in analysis.claims.values())]
+    return verdict(analyse(results))
 
 
 def _parser() -> argparse.ArgumentParser:

@@ -14,6 +14,7 @@ import torch
 from torch import Tensor
 
 from lightning_qsgd.audit.findings import Truncation
+from lightning_qsgd.audit.least_squares import design
 from lightning_qsgd.quantum.fourier import basis, outer
 
 SAMPLE = 3000  # rows that terms are chosen on, and as many that they are tested on
@@ -36,7 +37,7 @@ def map_shares(
         The shares by name, see :class:`lightning_qsgd.audit.findings.PerturbationFindings`, and each map's values, (T,
         P, n).
     """
-    real = ~s.isnan()
+    real, amplitude = ~s.isnan(), sine_amplitude(angles, s, weights)
     s, angles = s.double().nan_to_num(), angles.double().nan_to_num()
     w = weights.double()[None, :, None] * real
     _, owner = np.unique(tensors, return_inverse=True)
@@ -44,7 +45,6 @@ def map_shares(
     by_block = (w * s).sum((0, 2)), w.sum((0, 2))  # of each block
     sums, counts = (torch.zeros(int(owners.max()) + 1, dtype=torch.float64).index_add(0, owners, v) for v in by_block)
     sine = angles.sin()
-    amplitude = (w * s * sine).sum() / (w * sine**2).sum().clamp(min=1e-300)
     mean_s, mean_sine = (w * s).sum() / w.sum(), (w * sine).sum() / w.sum()
     slope = (w * (s - mean_s) * (sine - mean_sine)).sum() / (w * (sine - mean_sine) ** 2).sum().clamp(min=1e-300)
     maps = {
@@ -126,12 +126,9 @@ def _terms(sizes: Sequence[int]) -> list[tuple[int, ...]] | None:
 
 def _candidates(angles: Tensor, sizes: Sequence[int]) -> Tensor:
     """(M, candidates): products of waves."""
-    waves = [basis(angles[:, q], size) for q, size in enumerate(sizes)]
-    sets = _terms(sizes)
-    if sets is None:
-        return outer(waves)
-    products = [outer([waves[q][:, 1:] for q in chosen]) for chosen in sets if chosen]
-    return torch.cat([waves[0][:, :1], *products], 1)
+    if _terms(sizes) is None:
+        return outer([basis(angles[:, q], size) for q, size in enumerate(sizes)])
+    return design(angles, sizes, 2)
 
 
 def _orders(sizes: Sequence[int]) -> list[int]:

@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from lightning_qsgd.audit.findings import Shares
-from lightning_qsgd.quantum.fourier import basis
+from lightning_qsgd.audit.least_squares import design
 
 RESAMPLES = 400
 
@@ -87,7 +87,9 @@ class Split:
             seed: of the resamples.
         """
         rng = np.random.default_rng(seed)
-        sums = [self._sums(torch.from_numpy(np.flatnonzero(clusters == cluster))) for cluster in range(len(groups))]
+        ends = np.bincount(clusters, minlength=len(groups)).cumsum()
+        members_of = np.split(np.argsort(clusters, kind="stable"), ends[:-1])
+        sums = [self._sums(torch.from_numpy(rows)) for rows in members_of]
         stacked = [torch.stack(parts) for parts in zip(*sums, strict=True)]
         counts = torch.zeros(RESAMPLES, len(groups), dtype=torch.float64)
         for group in np.unique(groups):
@@ -139,10 +141,10 @@ def whitened(angles: Tensor, weights: Tensor, sizes: Sequence[int]) -> Tensor:
 
     Angles that hardly move make columns that nearly depend on each other; directions below 1e-10 are left out.
     """
-    design = torch.cat([basis(angles[:, q], size)[:, 1:] for q, size in enumerate(sizes)], -1)
+    waves = design(angles, sizes, 1)[:, 1:]
     share = weights / weights.sum()
-    design = design - share @ design
-    u, values, _ = torch.linalg.svd(share.sqrt()[:, None] * design, full_matrices=False)
+    waves = waves - share @ waves
+    u, values, _ = torch.linalg.svd(share.sqrt()[:, None] * waves, full_matrices=False)
     kept = values > 1e-10 * values.max().clamp(min=1e-30)
     white = u[:, kept] / share.sqrt()[:, None]
     return torch.cat([torch.ones(len(angles), 1, dtype=torch.float64), white], 1)

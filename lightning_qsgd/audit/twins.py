@@ -24,10 +24,9 @@ def comparison_of(
         root: folder to run in.
 
     Raises:
-        ValueError: for too few seeds.
+        ValueError: as :func:`check_comparable`.
     """
-    if seeds < 2:
-        raise ValueError(f"Invalid seeds: {seeds}; paired statistics need at least 2")
+    check_comparable(config, seeds)
     optimizer = config["model"]["init_args"]["optimizer"]["init_args"]
     given: dict[str, Any] = optimizer.get("perturbation") or {}
     kind = given.get("class_path", "").rpartition(".")[2]
@@ -67,3 +66,21 @@ def comparison_of(
         seeds=Seeds(evaluation=list(range(FIRST_SEED, FIRST_SEED + seeds)), tuning=[101, 102, 103], keys=keys),
         root=str(root),
     )
+
+
+def check_comparable(config: dict[str, Any], seeds: int) -> None:
+    """Refuse what ``--compare`` cannot do, before hours of training.
+
+    Raises:
+        ValueError: for too few seeds, another optimizer, or no metric.
+    """
+    if seeds < 2:
+        raise ValueError(f"Invalid seeds: {seeds}; paired statistics need at least 2")
+    optimizer = config["model"].get("init_args", {}).get("optimizer") or {}
+    if not {"quantum_weight", "scale", "scope"} <= optimizer.get("init_args", {}).keys() or not config["data"]:
+        raise ValueError(
+            "Invalid compare: it changes model.init_args.optimizer, which must be a SuperpositionalGradientDescent in "
+            "the configuration, beside data; write a comparison of your own (docs/compare.md)"
+        )
+    if not config["checkpoint"]["monitor"]:
+        raise ValueError("Invalid checkpoint.monitor: null; --compare judges that metric: name one, as val/accuracy")
