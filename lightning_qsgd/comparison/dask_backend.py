@@ -14,6 +14,10 @@ from joblib._dask import DaskDistributedBackend
 class DaskBackend(DaskDistributedBackend):
     """joblib's own waits forever where Dask gives up a task: its workers died several times, or the scheduler."""
 
+    def effective_n_jobs(self, n_jobs: int) -> int:
+        """At least 2: with one joblib trains in this process, not with the workers (and more may join them)."""
+        return max(2, super().effective_n_jobs(n_jobs))
+
     def submit(self, func: Any, callback: Callable[[Any], None] | None = None) -> Any:
         """Call back also where a task was given up."""
 

@@ -23,12 +23,20 @@ ROOT = Path(__file__).parents[2]
 
 
 @pytest.fixture
-def cluster(tmp_path):
-    """A scheduler and its address; two workers with one thread each."""
+def workers():
+    return 2
+
+
+@pytest.fixture
+def cluster(tmp_path, workers):
+    """A scheduler and its address; its workers with one thread each."""
     file = tmp_path / "scheduler.json"
     environment = os.environ | {"PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}
     common = ["--scheduler-file", str(file), "--host", "127.0.0.1", "--no-dashboard"]
-    arguments = [["scheduler", "--port", "0", *common], ["worker", "--nthreads", "1", "--nworkers", "2", *common]]
+    arguments = [
+        ["scheduler", "--port", "0", *common],
+        ["worker", "--nthreads", "1", "--nworkers", str(workers), *common],
+    ]
     with (tmp_path / "dask.log").open("w") as log:
         options = {"cwd": tmp_path, "env": environment, "stdout": log, "stderr": log}
         processes = [subprocess.Popen([sys.executable, "-m", "dask", *words], **options) for words in arguments]
@@ -59,6 +67,7 @@ def test_two_workers_of_which_one_is_killed_give_the_results_of_this_machine(clu
 
     def kill(results, done, needed):
         if results.runs and not killed:
+            assert results.runs[-1].host["process"] != os.getpid()
             killed.append(results.runs[-1].host["process"])
             os.kill(killed[0], signal.SIGKILL)
 
@@ -67,6 +76,13 @@ def test_two_workers_of_which_one_is_killed_give_the_results_of_this_machine(clu
     assert contents(there) == contents(here)
     assert len({run.host["process"] for run in there.runs}) >= 2
     assert os.getpid() not in {run.host["process"] for run in there.runs}
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("workers", [1])
+def test_a_single_worker_trains_instead_of_this_process(cluster, tmp_path):
+    results = Runner(small(tmp_path), scheduler=cluster[1]).run()
+    assert os.getpid() not in {run.host["process"] for run in results.runs}
 
 
 @pytest.mark.slow
