@@ -71,10 +71,13 @@ def audit(arguments: Sequence[str]) -> None:
     recorder = Recorder()
     cli = replay(given, options.ckpt_path, recorder) if options.ckpt_path is not None else _trained(given, recorder)
     output = options.output or Path(cli.trainer.default_root_dir) / "audit"
+    title = f"Audit of {cli.config[cli.subcommand or 'fit'].experiment}"
     trajectory, perturbation = recorder.trajectory(), recorder.perturbation
     findings: dict[str, Any] = {}
     if trajectory is not None and perturbation is not None:
-        findings["perturbation"] = audit_perturbation(trajectory, perturbation)
+        found = audit_perturbation(trajectory, perturbation)
+        findings["perturbation"] = found
+        write_page(title, [task_of(found, "0", None)], findings, output)  # kept, should the layers' audit fail
     elif options.compare:
         raise ValueError("Invalid compare: it trains twins of a perturbation, and no step of this run was perturbed")
     for layer in audit_model(cli.trainer, cli.model, cli.datamodule):
@@ -84,7 +87,6 @@ def audit(arguments: Sequence[str]) -> None:
             "Nothing to audit: no step was perturbed (no SuperpositionalGradientDescent, or its quantum_weight or lr "
             "is 0), and the model has no QuantumLayer, QuantumAttention or TorchConnector"
         )
-    title = f"Audit of {cli.config[cli.subcommand or 'fit'].experiment}"
     tasks = [task_of(found, f"{i}", None) for i, found in enumerate(findings.values())]
     console = Console(width=120)
     written = write_page(title, tasks, findings, output)

@@ -15,6 +15,7 @@ class Shares:
         rest: what no function of the angles explains: shots, hardware noise, random numbers, or a table.
         power: the mean square itself, the mean over qubits.
         rows: blocks of angles behind it.
+        weight: how many values of the model those stand for; 0 where they are all there is.
     """
 
     constant: float
@@ -23,6 +24,7 @@ class Shares:
     rest: float
     power: float
     rows: int
+    weight: float = 0.0
 
     def parts(self) -> dict[str, float]:
         """The four shares by name, in order."""

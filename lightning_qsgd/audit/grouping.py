@@ -11,14 +11,14 @@ LONGEST = 52  # characters of a name
 
 
 def together(members: Sequence[Shares]) -> Shares:
-    """Shares of the power of several tensors, by their recorded blocks."""
-    rows = sum(shares.rows for shares in members)
-    power = sum(shares.rows * shares.power for shares in members) / max(rows, 1)
+    """Shares of the power of several tensors, each by what its recorded blocks stand for."""
+    weight = sum(shares.weight for shares in members)
+    power = sum(shares.weight * shares.power for shares in members) / (weight or 1.0)
     parts = {
-        part: sum(s.rows * s.power * s.parts()[part] for s in members) / (rows * power) if power else 0.0
+        part: sum(s.weight * s.power * s.parts()[part] for s in members) / (weight * power) if power else 0.0
         for part in members[0].parts()
     }
-    return Shares(**parts, power=power, rows=rows)
+    return Shares(**parts, power=power, rows=sum(shares.rows for shares in members), weight=weight)
 
 
 def grouped(tensors: Mapping[str, Shares]) -> dict[str, list[Shares]]:

@@ -3,8 +3,10 @@
 import math
 from typing import Literal
 
+from scipy.stats import binomtest
+
 from lightning_qsgd.audit.model_findings import AttentionFindings, LayerFindings, Metric, Replacement
-from lightning_qsgd.comparison.numbers import Numbers, count, minus, number
+from lightning_qsgd.comparison.numbers import Numbers, count, minus, number, percent
 from lightning_qsgd.comparison.spec import Metric as Printed
 
 MARGIN = 0.01  # what may be lost: a point of accuracy, or 1 % of another metric's value
@@ -50,6 +52,20 @@ def judge(metric: Metric, replacement: Replacement) -> Literal["enough", "not en
     return "not enough" if ends[0] > 0 else "unclear"
 
 
+def untrained(metric: Metric) -> str | None:
+    """A sentence where the model is not clearly better than the commonest label (binomial, 95 %, one-sided)."""
+    if metric.chance is None or not metric.examples or not math.isfinite(metric.value):
+        return None
+    right = round(metric.value * metric.examples)
+    if binomtest(right, metric.examples, metric.chance, alternative="greater").pvalue < 0.05:
+        return None
+    return (
+        f"the model itself, at {percent(metric.value)} {metric.name}, is not clearly better than always naming the "
+        f"commonest class ({percent(metric.chance)}), so that it cannot be seen what its parts are used for. Train it "
+        "first."
+    )
+
+
 def numbers_of(metric: Metric) -> Numbers:
     """How the metric is printed."""
     return Numbers(Printed(MARGIN, metric.name, metric.mode, unit="%" if metric.examples else None))
@@ -74,6 +90,8 @@ def layer_conclusion(found: LayerFindings) -> str:
     """One sentence (two at most) on what a circuit layer is needed for."""
     if not found.replacements:
         return f"Nothing can be said of {found.name}: {' '.join(found.notes)}"
+    if why := untrained(found.metric):
+        return f"Nothing can be said of {found.name}: {why}"
     for replacement in found.replacements:
         if judge(found.metric, replacement) == "enough":
             meaning = MEANING[replacement.name].format(terms=replacement.terms)
@@ -91,6 +109,8 @@ def attention_conclusion(found: AttentionFindings) -> list[str]:
     """A sentence on what a layer's Phi is needed for, and one on all layers at once where there are several."""
     if not found.replacements:
         return [f"Nothing can be said of {found.name}: {' '.join(found.notes)}"]
+    if why := untrained(found.metric):
+        return [f"Nothing can be said of {found.name}: {why}"]
     groups = [found.replacements[k : k + 2] for k in range(0, len(found.replacements), 2)]
     places = [f"in {found.name}", f"in all {count(found.layers, 'layer')} at once"]
     return [_of_phi(found, none, line, place) for (none, line), place in zip(groups, places, strict=False)]

@@ -17,12 +17,14 @@ class Metric:
         mode: "max": more is better; "min".
         value: of the model as it is.
         examples: how many were compared one by one, right or wrong; 0 where that cannot be seen, or is not the metric.
+        chance: share of the commonest label among them: what a model has that always names it; None without them.
     """
 
     name: str
     mode: Literal["max", "min"]
     value: float
     examples: int
+    chance: float | None = None
 
 
 @dataclass(frozen=True)

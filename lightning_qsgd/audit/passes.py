@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import warnings
+from collections import Counter
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import AbstractContextManager, ExitStack, contextmanager, nullcontext
 from typing import Any, Literal, NamedTuple
@@ -22,10 +23,14 @@ Change = tuple[nn.Module, str, Callable[..., Any]]
 
 
 class Passed(NamedTuple):
-    """What one pass gave: the metric, and (examples,) bool, which ones were right; None where that is not known."""
+    """What one pass gave: the metric, (examples,) bool, which ones were right, and the share of the commonest label.
+
+    The last two are None where they are not known.
+    """
 
     value: float
     right: Tensor | None
+    chance: float | None
 
 
 class Passes:
@@ -115,7 +120,7 @@ class Passes:
             )
         value, right = float(logged[self.metric]), watcher.right()
         counted = right is not None and math.isclose(float(right.double().mean()), value, abs_tol=1e-4)
-        return Passed(value, right if counted else None)
+        return Passed(value, right, watcher.chance()) if counted else Passed(value, None, None)
 
     def rewind(self) -> None:
         """Samplers whose noise has a place go back to where they were when they were first seen."""
@@ -124,7 +129,8 @@ class Passes:
 
     def judged(self, passed: Passed) -> Metric:
         """The metric of the model as it is, which gave ``passed``."""
-        return Metric(self.metric, self.mode, passed.value, 0 if passed.right is None else len(passed.right))
+        examples = 0 if passed.right is None else len(passed.right)
+        return Metric(self.metric, self.mode, passed.value, examples, passed.chance)
 
     def training_data(self) -> Any:
         """What the trainer trained on, or else would; None where there is nothing."""
@@ -206,6 +212,7 @@ class _Watcher(L.Callback):
         self.change, self.before, self.batches = change, before, 0
         self._answers: list[Any] = []
         self._right: list[Tensor | None] = []
+        self._labels: Counter[int] = Counter()
         self._stack = ExitStack()
 
     def on_validation_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
@@ -226,23 +233,34 @@ class _Watcher(L.Callback):
     ) -> None:
         """Compare with the labels."""
         self.batches += 1
-        self._right.append(_right(self._answers, batch))
+        labels = _labels(batch)
+        self._right.append(_right(self._answers, labels))
+        if self._right[-1] is not None:
+            self._labels.update(labels.tolist())
         self._answers = []
 
     def close(self) -> None:
         """Undo the change."""
         self._stack.close()
 
+    def chance(self) -> float:
+        """Share of the commonest label."""
+        return max(self._labels.values()) / self._labels.total()
+
     def right(self) -> Tensor | None:
+        """(examples,) bool; None where not all batches had labels and class scores."""
         rows = [row for row in self._right if row is not None]
         return torch.cat(rows).clone() if rows and len(rows) == len(self._right) else None
 
 
-def _right(answers: list[Any], batch: Any) -> Tensor | None:
-    """Which of a batch's examples have the largest of their class scores at their label; None for other modules."""
-    labels = batch.get("labels") if isinstance(batch, dict) else None
+def _labels(batch: Any) -> Any:
     if isinstance(batch, tuple | list) and len(batch) == 2:
-        labels = batch[1]
+        return batch[1]
+    return batch.get("labels") if isinstance(batch, dict) else None
+
+
+def _right(answers: list[Any], labels: Any) -> Tensor | None:
+    """Which of a batch's examples have the largest of their class scores at their label; None for other modules."""
     if len(answers) != 1 or not isinstance(answers[0], Tensor) or not isinstance(labels, Tensor):
         return None
     scores = answers[0]

@@ -31,13 +31,14 @@ class Noise(NamedTuple):
     """What of a perturbation's answers is random.
 
     Attributes:
-        variance: (n,); None: nothing is random.
+        squares: (R, n), estimates of its variance, one of each block that was asked twice, NaN in padding; None:
+            nothing is random.
         clean: (N, n), the answers without it; None: as they are, or not known.
         function: whether what is not random depends on a block's angles alone; not so for a table, or where the step
             matters.
     """
 
-    variance: Tensor | None
+    squares: Tensor | None
     clean: Tensor | None
     function: bool = True
 
@@ -65,14 +66,14 @@ def audit_perturbation(trajectory: Trajectory, perturbation: Perturbation) -> Pe
         )
     table = isinstance(perturbation, ControlPerturbation) and perturbation.kind in TABLES
     noise = Noise(None, None, False) if table else noise_of(perturbation, angles, s, weights)
-    variance = None if noise.clean is not None else noise.variance
-    split = Split(angles, s, weights, sizes, noise.clean, variance, function=noise.function)
+    unknown = noise.squares if noise.clean is None else None
+    split = Split(angles, s, weights, sizes, noise.clean, unknown, function=noise.function)
     fitted = split.fitted()
     shares, maps = map_shares(trajectory.angles, trajectory.s, trajectory.numbers, each, fitted.view(times, blocks, n))
-    function = noise.clean if noise.clean is not None else s if noise.variance is None and noise.function else None
+    function = noise.clean if noise.clean is not None else s if noise.squares is None and noise.function else None
     known = ~s.isnan().any(1) & ~torch.tensor(function is None)
     owners = np.tile(np.arange(blocks), times)
-    sampled = noise.variance is not None and noise.clean is None
+    sampled = unknown is not None
     found = s.double()[~s.isnan()]
     share = weights[:, None].expand_as(s)[~s.isnan()]
     offset = float((share * found).sum() / share.sum())
@@ -142,10 +143,10 @@ def noise_of(perturbation: Perturbation, angles: Tensor, s: Tensor, weights: Ten
     if torch.allclose(first, second, rtol=0, atol=1e-6):
         same = torch.allclose(first[real], recorded[real].to(first), rtol=0, atol=1e-3)
         return Noise(None, None, function=same)
-    variance = ((first - second).double().square() * real).sum(0) / real.sum(0).clamp(min=1) / 2
+    squares = ((first - second).double().square() / 2).masked_fill(~real, torch.nan)
     if isinstance(perturbation, CircuitPerturbation) and perturbation.mode == "surrogate":
-        return Noise(variance, answer(without_shots(perturbation), angles.nan_to_num(), 0))
-    return Noise(variance, None)
+        return Noise(squares, answer(without_shots(perturbation), angles.nan_to_num(), 0))
+    return Noise(squares, None)
 
 
 def answer(perturbation: Perturbation, angles: Tensor, step: int) -> Tensor:
@@ -212,8 +213,8 @@ def _device_error(
     real = ~s.isnan()
     off = (s if function is None else function).double() - answer(exact, angles.nan_to_num(), 0).double()
     squares = off.square()
-    if function is None and noise.variance is not None:
-        squares = squares - noise.variance
+    if function is None and noise.squares is not None:
+        squares = squares - noise.squares.nanmean(0)
     w = weights[:, None] * real
     return max(float((w * squares.nan_to_num()).sum() / w.sum()) / power, 0.0)
 

@@ -6,15 +6,18 @@ Shapes: T recorded steps, P recorded blocks, n qubits.
 import itertools
 from collections.abc import Sequence
 from dataclasses import dataclass
+from statistics import median
 from typing import Any
 
 import lightning as L
 import numpy as np
 import torch
+from lightning_utilities.core.rank_zero import rank_zero_warn
 from numpy.typing import NDArray
 from torch import Tensor
 
 from lightning_qsgd.optim import Perturbation, SuperpositionalGradientDescent
+from lightning_qsgd.optim.param_groups import participates
 
 BLOCKS = 2048  # recorded blocks, about
 LEAST = 256  # of each tensor that has as many: a split of its own needs 10 for each term
@@ -36,7 +39,8 @@ class Trajectory:
         stands_for: (P,) float64, how many blocks of that parameter a recorded one stands for, at least 1.
         statistics: of some steps, by name: see :data:`STATISTICS`.
         touched: coordinates that a step touches.
-        settings: of the optimizer's first group at the start, by name.
+        settings: of the optimizer's first perturbed group, by name: at the start, or the median over replayed
+            checkpoints.
     """
 
     names: list[str]
@@ -130,6 +134,7 @@ class Recorder(L.Callback):
         self._s: list[Tensor] = []
         self._statistics: list[dict[str, float]] = []
         self._touched = 0
+        self._weights: list[float] = []
         self._optimizer: SuperpositionalGradientDescent | None = None
 
     def on_train_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
@@ -153,7 +158,7 @@ class Recorder(L.Callback):
         n = optimizer.perturbation.num_qubits
         self.panel = Panel([p.numel() if optimizer.scope == "all" else min(p.numel(), n) for p in params], n)
         self._most = min(max(RECORDS // len(self.panel), STEPS[0]), STEPS[1])
-        group = optimizer.param_groups[0]
+        group = next(filter(participates, optimizer.param_groups), optimizer.param_groups[0])
         self._settings = {name: group[name] for name in ("quantum_weight", "scale", "target", "coupling")}
         self._settings |= {"scope": optimizer.scope, "lr": float(group["lr"])}
         optimizer.perturbation.on_answer = self.hear
@@ -173,6 +178,8 @@ class Recorder(L.Callback):
         if self._optimizer is None:
             self.listen(optimizer, module)
         optimizer.displacement = None  # gradients of 0 are of no displaced weights
+        acting = [group for group, acts in zip(optimizer.param_groups, perturbed, strict=True) if acts]
+        self._weights += [group["quantum_weight"] for group in acting[:1]]
         for group, acts in zip(optimizer.param_groups, perturbed, strict=True):
             group |= {"scheduled": False, "quantum_weight": float(acts), "lr": group["reference_lr"]}
             for p in group["params"]:
@@ -212,7 +219,7 @@ class Recorder(L.Callback):
 
     def on_before_optimizer_step(self, trainer: L.Trainer, pl_module: L.LightningModule, optimizer: Any) -> None:
         """Ask for statistics in some steps."""
-        if self._optimizer is not None:
+        if self._optimizer is not None and optimizer is self._optimizer:
             self._asked = self._optimizer.record_statistics = trainer.global_step % self._every == 0
 
     def on_train_batch_end(
@@ -257,10 +264,13 @@ class Recorder(L.Callback):
             self.panel.stands_for[kept.numpy()],
             self._statistics,
             self._touched,
-            self._settings,
+            self._settings | ({"quantum_weight": median(self._weights)} if self._weights else {}),
         )
 
 
 def find_optimizer(optimizers: Sequence[Any]) -> SuperpositionalGradientDescent | None:
-    """The first one that has a perturbation; None if there is none."""
-    return next((one for one in optimizers if isinstance(one, SuperpositionalGradientDescent)), None)
+    """The first one that has a perturbation, with a warning if there are more; None if there is none."""
+    found = [one for one in optimizers if isinstance(one, SuperpositionalGradientDescent)]
+    if len(found) > 1:
+        rank_zero_warn(f"{len(found)} optimizers have a perturbation; only the first one is audited")
+    return found[0] if found else None

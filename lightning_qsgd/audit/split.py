@@ -31,7 +31,8 @@ class Split:
         weights: (N,), how many blocks a row stands for.
         sizes: terms of the series in each angle, 1 + 2 * degree.
         clean: (N, n), s without noise; None: s itself has none, or ``noise`` says how much.
-        noise: (n,) variance of what is random in s; None: 0. Only without ``clean``.
+        noise: (R, n) estimates of the variance of what is random in s, one of each block that was asked twice; NaN in
+            padding; None: 0. Only without ``clean``.
         function: whether s (without noise) is a function of a row's angles; if not (a frozen table), what a sum of
             one-angle series leaves counts as rest. Default: True.
     """
@@ -50,7 +51,7 @@ class Split:
         self._real = ~s.isnan()
         self._s = s.double().nan_to_num()
         self._clean = self._s if clean is None else clean.double().masked_fill(~self._real, 0)
-        self._noise = torch.zeros(s.shape[1], dtype=torch.float64) if noise is None else noise.double()
+        self._repeats = torch.zeros(1, s.shape[1], dtype=torch.float64) if noise is None else noise.double()
         self._function = function
         self._weights = weights.double()
         self._design = whitened(angles.double().nan_to_num(), self._weights, sizes)
@@ -74,12 +75,14 @@ class Split:
         """
         chosen = slice(None) if qubit is None else slice(qubit, qubit + 1)
         sums, count = self._sums(rows), len(self._weights[rows])
-        return _shares(self._parts(*sums, count)[chosen], sums[2][chosen], count)
+        return _shares(self._parts(*sums, self._noise(), count)[chosen], sums[2][chosen], count)
 
     def intervals(
         self, groups: NDArray[np.int64], clusters: NDArray[np.int64], seed: int = 0
     ) -> dict[str, tuple[float, float]]:
         """95 % intervals of the four shares: quantiles over resamples of whole clusters within their groups.
+
+        What was asked twice to see what is random is resampled too.
 
         Args:
             groups: (clusters,), what a cluster is exchangeable with (those of one tensor).
@@ -99,11 +102,20 @@ class Split:
         parts = []
         for count in counts:
             gram, moments, weight, squares, apart = (torch.tensordot(count, values, 1) for values in stacked)
-            shares = _shares(self._parts(gram, moments, weight, squares, apart, len(clusters)), weight, len(clusters))
+            asked = len(self._repeats)
+            noise = self._noise(torch.from_numpy(rng.multinomial(asked, np.full(asked, 1 / asked))))
+            drawn_parts = self._parts(gram, moments, weight, squares, apart, noise, len(clusters))
+            shares = _shares(drawn_parts, weight, len(clusters))
             parts.append([*shares.parts().values()])
         low, high = np.quantile(np.array(parts), (0.025, 0.975), axis=0)
         names = ("constant", "single", "multi", "rest")
         return {name: (float(low[i]), float(high[i])) for i, name in enumerate(names)}
+
+    def _noise(self, counts: Tensor | None = None) -> Tensor:
+        """(n,): variance of what is random, each repetition counted so many times (default: once)."""
+        counts = torch.ones(len(self._repeats)) if counts is None else counts
+        there = counts.double()[:, None] * ~self._repeats.isnan()
+        return (there * self._repeats.nan_to_num()).sum(0) / there.sum(0).clamp(min=1)
 
     def _sums(self, rows: Tensor | slice) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
         """Of each output: Gram matrix, moments, sum of weights, of clean squares, of squared noise."""
@@ -116,12 +128,19 @@ class Split:
         return gram, moments, weights.sum(0), squares, apart
 
     def _parts(
-        self, gram: Tensor, moments: Tensor, weight: Tensor, squares: Tensor, apart: Tensor, count: int
+        self,
+        gram: Tensor,
+        moments: Tensor,
+        weight: Tensor,
+        squares: Tensor,
+        apart: Tensor,
+        variance: Tensor,
+        count: int,
     ) -> Tensor:
         """(n, 5): sums over rows, not means, of constant, single, multi, rest, and all."""
         constant = moments[:, 0] ** 2 / gram[:, 0, 0].clamp(min=torch.finfo(torch.float64).tiny)
         explained = (solve(gram, moments) * moments).sum(1)
-        noise = self._noise * weight
+        noise = variance * weight
         single = explained - constant - noise * (self.columns - 1) / max(count, 1)  # chance agreement with noise
         single = single.clamp(min=0)
         left = (squares - constant - single - noise).clamp(min=0)
@@ -133,7 +152,7 @@ class Split:
 
 def _shares(parts: Tensor, weights: Tensor, rows: int) -> Shares:
     *shares, power = (parts.sum(0) / weights.sum()).tolist()
-    return Shares(*(share / (power or 1.0) for share in shares), power=power, rows=rows)
+    return Shares(*(share / (power or 1.0) for share in shares), power=power, rows=rows, weight=float(weights.sum()))
 
 
 def whitened(angles: Tensor, weights: Tensor, sizes: Sequence[int]) -> Tensor:

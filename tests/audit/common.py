@@ -7,9 +7,9 @@ from lightning_qsgd.audit.findings import PerturbationFindings, Shares, Truncati
 TENSORS = ("model.embedding.weight", "model.layers.0.weight", "model.layers.0.bias", "model.head.weight")
 
 
-def fake_shares(constant=0.9, single=0.06, multi=0.03, rest=0.01, power=0.5, rows=1000):
+def fake_shares(constant=0.9, single=0.06, multi=0.03, rest=0.01, power=0.5, rows=1000, weight=None):
     """Shares of which each has a size unless told."""
-    return Shares(constant, single, multi, rest, power, rows)
+    return Shares(constant, single, multi, rest, power, rows, float(rows) if weight is None else weight)
 
 
 def fake_findings(

@@ -11,9 +11,10 @@ NAMES = st.lists(st.lists(st.sampled_from("ab01"), min_size=1, max_size=4).map("
 
 
 def test_power_counts_when_tensors_are_put_together():
-    both = together([fake_shares(1, 0, 0, 0, power=0.3, rows=10), fake_shares(0, 0, 1, 0, power=0.1, rows=30)])
+    small = fake_shares(1, 0, 0, 0, power=0.3, rows=20, weight=10)
+    both = together([small, fake_shares(0, 0, 1, 0, power=0.1, rows=20, weight=30)])
     assert both.power == pytest.approx(0.15)
-    assert both.rows == 40
+    assert (both.rows, both.weight) == (40, 40)
     assert list(both.parts().values()) == pytest.approx([0.5, 0, 0.5, 0])
 
 

@@ -57,6 +57,16 @@ def test_the_interval_holds_the_loss(lost, gained):
     assert loss(ACCURACY, changed(lost, gained)) == pytest.approx((lost - gained) / 2000, abs=1e-12)
 
 
+@pytest.mark.parametrize(("right", "told"), [(520, True), (560, False), (80, True)])
+def test_a_model_at_chance_says_nothing_of_its_layers(right, told):
+    metric = Metric("val/accuracy", "max", right / 1000, 1000, chance=0.51)
+    found = layer_findings(metric, [changed(0, 0, metric=metric)])
+    said = "is not clearly better than always naming the commonest class (51.00 %)"
+    assert (said in layer_conclusion(found)) == told
+    none, line = changed(0, 0, "no Phi", metric), changed(0, 0, "linear part", metric)
+    assert (said in attention_conclusion(attention_findings(metric, [none, line]))[0]) == told
+
+
 def test_metrics_without_examples():
     assert judge(LOSS, replacement("constant", 0.504)) == "enough"
     assert judge(LOSS, replacement("constant", 0.506)) == "not enough"

@@ -103,6 +103,15 @@ def test_metrics():
         Passes(L.Trainer(limit_val_batches=0, **TRAINER), module, None, "val/accuracy").run()
 
 
+def test_the_commonest_label_is_counted():
+    module = small()
+    passes = Passes(trainer(), module, None, "val/accuracy")
+    passed = passes.run()
+    labels = torch.cat([batch[1] for batch in module.val_dataloader()])
+    assert passed.chance == labels.bincount().max() / len(labels)
+    assert passes.judged(passed).chance == passed.chance
+
+
 def test_metrics_that_are_no_share_of_right_examples_have_no_pairs():
     module = small()
     module.validation_step = lambda batch, batch_idx: module.log("val/accuracy", module(batch[0]).square().mean())

@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch import nn
 
-from lightning_qsgd.audit.recording import Panel, Recorder
+from lightning_qsgd.audit.recording import Panel, Recorder, find_optimizer
 from lightning_qsgd.optim import CircuitPerturbation, ControlPerturbation, SuperpositionalGradientDescent
 from lightning_qsgd.quantum import ExactSampler
 
@@ -117,6 +117,20 @@ def test_nothing_perturbed_is_nothing():
     net = model()
     assert train(net, optimizer_of(net, quantum_weight=0.0))[0] is None
     assert Recorder().trajectory() is None
+
+
+def test_settings_are_those_of_a_perturbed_group_and_more_optimizers_are_named():
+    net = model()
+    first, *others = net.parameters()
+    groups = [{"params": [first], "quantum_weight": 0.0}, {"params": others, "lr": 0.5}]
+    optimizer = SuperpositionalGradientDescent(groups, lr=0.1, quantum_weight=0.25)
+    recorder = Recorder()
+    recorder.listen(optimizer, net)
+    net(torch.ones(4, 6)).square().sum().backward()
+    optimizer.step()
+    assert (recorder.trajectory().settings["quantum_weight"], recorder.trajectory().settings["lr"]) == (0.25, 0.5)
+    with pytest.warns(UserWarning, match="2 optimizers have a perturbation; only the first"):
+        assert find_optimizer([torch.optim.SGD([first]), optimizer, optimizer]) is optimizer
 
 
 class Small(L.LightningModule):

@@ -85,11 +85,28 @@ def test_noise_is_rest_with_and_without_a_clean_answer():
     clean = angles.sin()
     noisy = clean + 0.5 * torch.randn(clean.shape, generator=rng, dtype=torch.float64)
     known = split_of(noisy, angles, clean=clean).shares()
-    told = split_of(noisy, angles, noise=torch.full((4,), 0.25)).shares()
+    told = split_of(noisy, angles, noise=torch.full((1, 4), 0.25)).shares()
     for shares in (known, told):
         assert shares.rest == pytest.approx(0.25 / 0.75, abs=0.01)
         assert shares.single == pytest.approx(0.5 / 0.75, abs=0.01)
         assert shares.multi < 0.01
+
+
+def test_intervals_hold_the_noise_that_was_measured():
+    """The variance of 1.0 comes from 50 repetitions: its estimates spread by 1/5, and so does the true share."""
+    covered, held = 0, 0
+    for seed in range(30):
+        rng = torch.Generator().manual_seed(100 + seed)
+        angles = uniform(2000, 1, seed)
+        noisy = 2 * angles.sin() + torch.randn(2000, 1, generator=rng, dtype=torch.float64)
+        repeats = torch.randn(50, 2, generator=rng, dtype=torch.float64).diff(dim=1).square() / 2
+        groups, owners = np.zeros(200, dtype=int), np.repeat(np.arange(200), 10)
+        low, high = split_of(noisy, angles, [3], noise=repeats).intervals(groups, owners)["rest"]
+        covered += low <= 1 / 3 <= high
+        low, high = split_of(noisy, angles, [3], noise=repeats.mean(0, keepdim=True)).intervals(groups, owners)["rest"]
+        held += low <= 1 / 3 <= high
+    assert covered >= 24
+    assert held < covered
 
 
 def test_a_table_is_no_function_of_the_angles():
