@@ -6,7 +6,7 @@ RUN := .venv/bin/python
 export OMP_NUM_THREADS ?= 1
 
 PAPER := logs/compare$(if $(QUICK),/quick)
-FEW := --root $(PAPER) --seeds.evaluation "[301, 302, 303]"
+FEW := --root $(PAPER) --seeds.evaluation "[301, 302, 303]" --seeds.tuning "[101]"
 QUICKLY := $(if $(QUICK),$(FEW))
 
 .PHONY: help fit paper test test-slow test-gpu bench lint format tensorboard clean
@@ -29,9 +29,9 @@ help: ## list the targets
 fit: .venv/.installed ## the main job on the embedded default data
 	$(RUN) -m lightning_qsgd fit --config configs/seqcls.yaml
 
-paper: .venv/.installed ## the paper's experiment with controls, and its report: 2 hours on 2 cores; QUICK=1: 3 seeds, exploratory
+paper: .venv/.installed ## the paper's experiment with controls, and its report: 2 hours on 2 cores; QUICK=1: 3 seeds and little tuning, exploratory
 	$(RUN) -m lightning_qsgd compare --config configs/compare/seqcls.yaml $(QUICKLY)
-	$(RUN) -m lightning_qsgd compare --config configs/compare/seqcls.yaml --config configs/compare/seqcls_cosine.yaml $(QUICKLY)
+	$(RUN) -m lightning_qsgd compare --config configs/compare/seqcls.yaml --config configs/compare/seqcls_cosine.yaml $(QUICKLY) $(if $(QUICK),--tuning.trials 3)
 	$(RUN) -m lightning_qsgd report $(PAPER)/seqcls $(PAPER)/seqcls_cosine --output $(PAPER)/paper
 
 test: .venv/.installed ## the tests, in minutes

@@ -94,7 +94,9 @@ def audit(arguments: Sequence[str]) -> None:
         console.print(" ".join(task.verdict), highlight=False)
     console.print(f"Audit: {written[0]}", highlight=False, soft_wrap=True)
     if options.compare and perturbation is not None:
-        judged = _compared(given, perturbation, output, options)
+        checkpoints = options.ckpt_path or Path(cli.trainer.default_root_dir) / "checkpoints"
+        again = f"go on with --ckpt_path {checkpoints} --compare -o {output}"
+        judged = _compared(given, perturbation, output, options, again)
         tasks[0] = task_of(findings["perturbation"], "0", judged)
         write_page(title, tasks, findings, output)
         console.print(" ".join(judged), highlight=False)
@@ -123,7 +125,9 @@ def _trained(arguments: list[str], recorder: Recorder) -> ExperimentCLI:
         raise
 
 
-def _compared(arguments: list[str], perturbation: Perturbation, output: Path, options: argparse.Namespace) -> list[str]:
+def _compared(
+    arguments: list[str], perturbation: Perturbation, output: Path, options: argparse.Namespace, again: str
+) -> list[str]:
     """Train the twins; the verdict."""
     config = parse(arguments)
     base = output / "config.yaml"
@@ -131,7 +135,6 @@ def _compared(arguments: list[str], perturbation: Perturbation, output: Path, op
     with atomic_write(base) as file:
         yaml.safe_dump(config, file, sort_keys=False)
     comparison = comparison_of(base, config, perturbation, options.seeds, options.margin, output)
-    again = f"go on with --ckpt_path {options.ckpt_path or output.parent / 'checkpoints'} --compare -o {output}"
     results = train(comparison, options.workers, again=again)
     write_report([results], comparison.folder)
     return verdict(analyse(results))

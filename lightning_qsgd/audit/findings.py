@@ -9,7 +9,7 @@ class Shares:
     """Shares of a modulation's (or an output's) mean square over the angles that occurred; they add up to 1.
 
     Attributes:
-        constant: its squared mean, of each qubit: a factor that needs no circuit.
+        constant: its squared mean, of each qubit: a number that needs no circuit.
         single: what the best sum of functions of one angle each adds (least squares): a product circuit could do it.
         multi: what depends on several angles together, and needs entanglement (or a classical series in them).
         rest: what no function of the angles explains: shots, hardware noise, random numbers, or a table.

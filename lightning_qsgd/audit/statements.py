@@ -107,7 +107,7 @@ def methods(findings: PerturbationFindings) -> list[str]:
     """How it was measured, in paragraphs."""
     touched, recorded = findings.coordinates
     definitions = (
-        "Constant is the squared mean of s, of each qubit: a factor that needs no circuit. Single-angle is what the "
+        "Constant is the squared mean of s, of each qubit: a number that needs no circuit. Single-angle is what the "
         "best sum of functions (trigonometric series) of one angle each adds to it, fitted by least squares over the "
         "angles that occurred: nothing in it needs entanglement. Multi-angle is the rest of what is a function of the "
         "angles: it depends on several of them together. A circuit without entanglement (a product circuit), read "

@@ -1,7 +1,12 @@
 """The command audit, as it is typed."""
 
 import json
+import os
 import re
+import signal
+import subprocess
+import sys
+import time
 from pathlib import Path
 
 import pytest
@@ -97,3 +102,36 @@ def test_twins_are_compared_and_the_page_ends_in_the_verdict(root, tmp_path, cap
     arms = {run["arm"] for run in runs}
     assert {"adamw", "circuit", "circuit/frozen", "circuit/scalar", "circuit/series", "sine", "product"} <= arms
     assert (tmp_path / "out" / "twins" / "report.html").is_file()
+
+
+@pytest.mark.slow
+def test_stopped_among_its_twins_it_goes_on(root, tmp_path):
+    out = tmp_path / "out"
+    given = [*GIVEN, EXACT, *WHOLE, *root, "-o", str(out), "--compare", "--seeds", "2", "--workers", "1"]
+    process = subprocess.Popen(
+        [sys.executable, "-m", "lightning_qsgd", "audit", *given],
+        stderr=subprocess.PIPE,
+        text=True,
+        start_new_session=True,
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),  # shells ignore it for background jobs
+    )
+    while process.poll() is None and not list(out.glob("twins/runs/*/*/*/result.json")):
+        time.sleep(0.1)
+    while process.poll() is None:
+        os.killpg(process.pid, signal.SIGINT)  # again, should it have come within a __del__
+        time.sleep(20)
+    stopped = process.communicate()[1].splitlines()[-1]
+    assert process.returncode == 130
+    assert f"go on with --ckpt_path {tmp_path}/seqcls/version_0/checkpoints --compare -o {out}" in stopped
+    ended = {path: path.stat().st_mtime for path in out.glob("twins/runs/*/*/*/result.json")}
+    again = ["--ckpt_path", str(tmp_path / "seqcls" / "version_0" / "checkpoints")]
+    main(["audit", *given, *again])
+    assert "exploratory" in (out / "audit.html").read_text()
+    assert all(path.stat().st_mtime == when for path, when in ended.items())
+
+
+def test_what_was_found_of_the_perturbation_stays_where_layers_fail(root, tmp_path, monkeypatch):
+    monkeypatch.setattr("lightning_qsgd.audit.command.audit_model", lambda *_: 1 / 0)
+    with pytest.raises(SystemExit):
+        main(["audit", *GIVEN, EXACT, *WHOLE, *root, "-o", str(tmp_path / "out")])
+    assert load_findings(tmp_path / "out" / "findings.json", "perturbation", PerturbationFindings).shares.power > 0
