@@ -129,6 +129,7 @@ def test_every_module_has_its_test():
         "reference": "superpositional",
         "circuit_series": "circuit_perturbation",
         "experiment": "cli",
+        "prompts": "instruction",
         "parser": "errors",
     }
     assert {s for s in stems if s not in tested and covered_elsewhere.get(s) not in tested} == set()

@@ -1,5 +1,8 @@
 """Level 1: data modules. They import nothing else of this package."""
 
+from lightning_qsgd.datamodules.gsm8k import GSM8K as GSM8K
+from lightning_qsgd.datamodules.instruction import InstructionTuning as InstructionTuning
 from lightning_qsgd.datamodules.loading import evaluation_loader as evaluation_loader
 from lightning_qsgd.datamodules.synthetic import SyntheticSequences as SyntheticSequences
 from lightning_qsgd.datamodules.text import TextClassification as TextClassification
+from lightning_qsgd.datamodules.tokenizer import load_tokenizer as load_tokenizer

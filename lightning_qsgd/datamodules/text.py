@@ -171,7 +171,7 @@ class TextClassification(L.LightningDataModule):
         assert path is not None
         if not Path(path).is_file():
             raise FileNotFoundError(f"File not found: {path}")
-        rows = _rows(Path(path))
+        rows = read_rows(Path(path))
         if not rows:
             raise ValueError(
                 f"{path} is empty: it needs a header and at least one row (CSV), or one JSON object a line"
@@ -251,7 +251,12 @@ def words(text: str) -> list[str]:
     return re.findall(r"\w+|[^\w\s]", text.lower())
 
 
-def _rows(path: Path) -> list[dict[str, Any]]:
+def read_rows(path: Path) -> list[dict[str, Any]]:
+    """Rows of a file: JSON lines (``.jsonl``, ``.json``), without its blank ones, or CSV with a header.
+
+    Raises:
+        ValueError: for a line that is no JSON object, with its number.
+    """
     with path.open(encoding="utf-8-sig", newline="") as file:
         if path.suffix.lower() not in (".jsonl", ".json"):
             return list(csv.DictReader(file))
