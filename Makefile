@@ -48,6 +48,7 @@ bench: .venv/.bench ## speed, as ratios measured side by side in one run
 	$(RUN) scripts/benchmark_optimizer.py
 	$(RUN) scripts/benchmark_circuits.py
 	$(RUN) scripts/benchmark_attention.py
+	$(RUN) scripts/benchmark_llm.py
 
 lint: .venv/.installed ## ruff and pyright
 	.venv/bin/ruff check .

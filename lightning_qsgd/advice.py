@@ -70,6 +70,8 @@ def memory_advice(error: BaseException, config: Mapping[str, Any], training: boo
         ways.append(f"a smaller batch_size (now {data['batch_size']}){window if training else ''}")
     if training and model.get("checkpoint_activations") is False:
         ways.append("model.checkpoint_activations true (now false)")
+    if training and model.get("gradient_checkpointing") is False:
+        ways.append("model.gradient_checkpointing true (now false)")
     if str(trainer.get("precision")) in ("32-true", "32", "64-true", "64", "None"):
         ways.append(f"trainer.precision bf16-mixed or bf16-true (now {trainer.get('precision')})")
     if kernel in ("plain", "compiled"):

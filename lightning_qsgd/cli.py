@@ -71,9 +71,11 @@ class CommandLine(ExperimentCLI):
         self._save_metrics("validate.json")
 
     def after_test(self) -> None:
-        """Save the metrics beside the checkpoint, and show the hardest classes."""
+        """Save the metrics beside the checkpoint, and show the hardest classes, or where the answers are."""
         self._save_metrics("test.json")
         (report,) = (c for c in self.trainer.callbacks if isinstance(c, TestReport))  # type: ignore[attr-defined]
+        if report.answers:
+            print(f"Answers: {report.answers}")
         if not report.table:
             return
         title = f"The {min(len(report.table), 10)} hardest of {len(report.table)} classes; all: classes.csv"

@@ -157,6 +157,11 @@ class ExperimentCLI(LightningCLI):
                 sys.exit(0)
             if message:
                 raise ValueError(message)
+            if "optimizer_states" not in checkpoint:
+                raise ValueError(
+                    f"Checkpoint {file} holds weights only (checkpoint.save_weights_only), and training cannot go on "
+                    "from it; use last.ckpt beside it (--ckpt_path last)"
+                )
             saved = [group for state in checkpoint["optimizer_states"] for group in state["param_groups"]]
             sharded = "ModelParallelStrategy" in str(config.trainer.strategy)
             if sharded and any("packed" not in group.get("perturbation_state", ["packed"]) for group in saved):

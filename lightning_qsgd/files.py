@@ -1,8 +1,9 @@
-"""Files that appear complete or not at all. Below all levels: imports nothing of this package."""
+"""Files and folders that appear complete or not at all. Below all levels: imports nothing of this package."""
 
 import errno
 import json
 import os
+import shutil
 import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -35,9 +36,7 @@ def atomic_write(path: str | Path, mode: Literal["w", "wb"] = "w") -> Iterator[I
             yield file
             file.flush()
             os.fsync(file.fileno())
-        umask = os.umask(0)
-        os.umask(umask)
-        os.chmod(temporary, 0o666 & ~umask)  # mkstemp makes files private
+        os.chmod(temporary, 0o666 & ~_umask())  # mkstemp makes files private
         os.replace(temporary, path)
     except OSError as error:
         Path(temporary).unlink(missing_ok=True)
@@ -69,3 +68,48 @@ def check_writable(path: str | Path) -> None:
         tempfile.TemporaryFile(dir=path.parent).close()
     except OSError as error:
         raise OSError(error.errno, f"Cannot write {path}: {error.strerror or error}") from error
+
+
+@contextmanager
+def atomic_folder(path: str | Path) -> Iterator[Path]:
+    """Fill a folder beside ``path``; on success flush its files to disk and move it there, on failure remove it.
+
+    Args:
+        path: the target; a folder that is there is replaced.
+
+    Raises:
+        OSError: if a file cannot be written, for example on a full disk; ``path`` is then as it was.
+    """
+    path = Path(path)
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        temporary = Path(tempfile.mkdtemp(dir=path.parent, prefix=f".{path.name}."))
+    except OSError as error:
+        raise OSError(error.errno, f"Could not write {path}: {error.strerror or error}; {_INTACT}") from error
+    old = temporary.with_name(f"{temporary.name}.old")
+    try:
+        try:
+            yield temporary
+            for file in temporary.rglob("*"):
+                if file.is_file():
+                    with file.open("rb") as handle:
+                        os.fsync(handle.fileno())
+            temporary.chmod(0o777 & ~_umask())  # mkdtemp makes folders private
+            if path.exists():
+                path.rename(old)
+            temporary.rename(path)
+        except Exception as error:  # safetensors has an error of its own for a full disk
+            if old.exists():
+                old.rename(path)
+            number = error.errno if isinstance(error, OSError) else None
+            reason = (error.strerror if isinstance(error, OSError) else None) or " ".join(str(error).split())
+            raise OSError(number or errno.EIO, f"Could not write {path}: {reason}; {_INTACT}") from error
+    finally:
+        shutil.rmtree(temporary, ignore_errors=True)
+        shutil.rmtree(old, ignore_errors=True)
+
+
+def _umask() -> int:
+    umask = os.umask(0)
+    os.umask(umask)
+    return umask

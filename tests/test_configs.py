@@ -1,5 +1,6 @@
 """Every YAML instantiates; every overlay runs one step on top of its base and keeps the optimizer's numbers."""
 
+import importlib.util
 from pathlib import Path
 
 import pytest
@@ -9,6 +10,8 @@ from lightning_qsgd.cli import main
 from lightning_qsgd.comparison import read_spec
 from lightning_qsgd.comparison.arms import Arms
 from lightning_qsgd.comparison.statistics import seeds_needed
+from lightning_qsgd.experiment import parse
+from tests.tiny_llm import save_llm, save_rows
 
 ROOT = Path(__file__).parents[1]
 CONFIGS = sorted((ROOT / "configs").glob("*.yaml"))
@@ -20,6 +23,15 @@ STEP = ["--trainer.fast_dev_run=1", "--trainer.accelerator=cpu", "--trainer.enab
 #: What a test must set beyond one step, and why.
 OVERRIDES = {
     "textcls": (["--data.train_file={texts}"], "it has no data of its own"),
+    "gsm8k": (
+        [
+            "--config=configs/overlay/llm_cpu.yaml",
+            "--threads=1",
+            "--model.pretrained={llm}",
+            "--data.train_file={rows}",
+        ],
+        "its model is gated and needs a GPU",
+    ),
     "compile": (["--model.compile={{backend: aot_eager}}"], "inductor takes half a minute"),
     "fp16": (
         ["--trainer.precision=bf16-mixed"],
@@ -35,11 +47,17 @@ NUMBERS = {"lr": 0.001, "betas": [0.9, 0.999], "eps": 1e-8, "weight_decay": 0.0}
 def texts(tmp_path_factory):
     path = tmp_path_factory.mktemp("texts") / "train.csv"
     path.write_text("text,label\n" + "".join(f"word{i} again,label{i % 2}\n" for i in range(40)))
-    return path
+    files = {"texts": path}
+    if importlib.util.find_spec("transformers"):
+        files["llm"] = save_llm(path.parent / "llm")
+        files["rows"] = save_rows(path.parent / "rows.jsonl")
+    return files
 
 
 def overrides(name, texts):
-    return [argument.format(texts=texts) for argument in OVERRIDES.get(name, ([], ""))[0]]
+    if name == "gsm8k" and "llm" not in texts:
+        pytest.skip("needs transformers")
+    return [argument.format_map(texts) for argument in OVERRIDES.get(name, ([], ""))[0]]
 
 
 def run(tmp_path, *arguments):
@@ -62,6 +80,14 @@ def test_each_overlay_is_short_runs_a_step_and_keeps_the_numbers(overlay, texts,
         main(["fit", *arguments, "--print_config"])
     optimizer = yaml.safe_load(capsys.readouterr().out)["model"]["init_args"]["optimizer"]
     assert {name: optimizer["init_args"][name] for name in NUMBERS} == NUMBERS
+
+
+@pytest.mark.parametrize("overlay", ["adamw", "lambda01"])
+def test_fine_tuning_keeps_its_numbers_in_each_arm(overlay, texts, tmp_path):
+    arguments = ["--config", "configs/gsm8k.yaml", "--config", f"configs/overlay/{overlay}.yaml"]
+    run(tmp_path, *arguments, *overrides("gsm8k", texts))
+    optimizer = parse(arguments)["model"]["init_args"]["optimizer"]["init_args"]
+    assert {name: optimizer[name] for name in NUMBERS} == NUMBERS | {"lr": 2e-5, "weight_decay": 0.01}
 
 
 def test_the_table_of_overrides_names_only_what_exists():

@@ -1,6 +1,7 @@
-"""PredictionWriter: predicted labels as a CSV file in the run folder."""
+"""PredictionWriter: predicted labels or texts as a file in the run folder."""
 
 import csv
+import json
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -16,12 +17,14 @@ from lightning_qsgd.files import atomic_write
 class PredictionWriter(BasePredictionWriter):
     """Writes ``predictions.csv`` at the end of predict: id, text (where batches hold ``text``), label, probability.
 
-    Takes class probabilities (B, C) from ``predict_step``. Ids are the batches' ``id``, or else the rows' numbers from
-    0; labels are named by the data module's ``labels``, or else numbered. Rows stand in the order of the data. The file
-    appears complete or not at all; in a distributed run rank 0 writes it, with the rows of all ranks.
+    Takes class probabilities (B, C) from ``predict_step``, or a list of B texts: then the columns are id, prompt (where
+    batches hold ``prompt``), generated. Ids are the batches' ``id``, or else the rows' numbers from 0; labels are named
+    by the data module's ``labels``, or else numbered. Rows stand in the order of the data. The file appears complete or
+    not at all; in a distributed run rank 0 writes it, with the rows of all ranks.
 
     Args:
-        filename: within the run folder; None: write nothing. Default: "predictions.csv".
+        filename: within the run folder; a name that ends in .jsonl makes it JSON lines, any other CSV; None: write
+            nothing. Default: "predictions.csv".
         all_classes: add the probability of each class, one column per label. Default: False.
 
     Attributes:
@@ -52,15 +55,23 @@ class PredictionWriter(BasePredictionWriter):
         """Keep the rows of a batch.
 
         Raises:
-            ValueError: if the prediction is no (B, C) tensor.
+            ValueError: if the prediction is neither a (B, C) tensor nor a list of texts.
         """
         if self.filename is None:
+            return
+        if isinstance(prediction, list) and all(isinstance(text, str) for text in prediction):
+            prompts = batch.get("prompt")
+            for i, text in enumerate(prediction):
+                number = batch_indices[i] if batch_indices else len(self._rows)
+                row = [batch["id"][i] if "id" in batch else number, *([prompts[i]] if prompts else []), text]
+                self._rows.append(((dataloader_idx, number), row))
+            self._header = ["id", *(["prompt"] if prompts else []), "generated"]
             return
         if not isinstance(prediction, Tensor) or prediction.ndim != 2:
             got = tuple(prediction.shape) if isinstance(prediction, Tensor) else type(prediction).__name__
             raise ValueError(
-                f"predict_step returned {got}; PredictionWriter takes class probabilities (batch, classes). Switch it "
-                "off with --predictions.filename=null, and write your own callback"
+                f"predict_step returned {got}; PredictionWriter takes class probabilities (batch, classes), or "
+                "a list of texts. Switch it off with --predictions.filename=null, and write your own callback"
             )
         names = getattr(getattr(trainer, "datamodule", None), "labels", None)
         probabilities = prediction.float().cpu()
@@ -85,7 +96,12 @@ class PredictionWriter(BasePredictionWriter):
         if not trainer.is_global_zero:
             return
         self.path = Path(folder or ".") / self.filename
+        ordered = [row for _, row in sorted(rows, key=lambda row: row[0])]
         with atomic_write(self.path, "w") as file:
-            writer = csv.writer(file)
-            writer.writerow(self._header)
-            writer.writerows(row for _, row in sorted(rows, key=lambda row: row[0]))
+            if self.path.suffix == ".jsonl":
+                lines = (dict(zip(self._header, row, strict=True)) for row in ordered)
+                file.writelines(json.dumps(line, ensure_ascii=False) + "\n" for line in lines)
+            else:
+                writer = csv.writer(file)
+                writer.writerow(self._header)
+                writer.writerows(ordered)

@@ -30,18 +30,20 @@ class RunSummary(L.Callback):
 
 
 def summarize(trainer: L.Trainer, module: L.LightningModule) -> dict[str, Any]:
-    """Plain numbers of a finished run: accuracy, cost, circuits, places."""
+    """Plain numbers of a finished run: metric, the module's ``summary_metrics``, cost, circuits, places."""
     callbacks: list[L.Callback] = trainer.callbacks  # type: ignore[attr-defined]
     clock = next(c for c in callbacks if isinstance(c, TimeToTarget))
     best = max if clock.mode == "max" else min
     ours = next((o for o in trainer.optimizers if isinstance(o, SuperpositionalGradientDescent)), None)
     best_path = next((c.best_model_path for c in callbacks if isinstance(c, ModelCheckpoint)), None)
     circuits, shots, seconds = count_circuits(module, ours)
+    wanted = [name for name in getattr(module, "summary_metrics", ()) if name in trainer.callback_metrics]
     last = clock.history[-3:]  # at a constant learning rate single epochs jump by points
     return {
         f"{clock.metric} final": round(clock.history[-1], 4) if last else None,
         f"{clock.metric} mean of last {len(last)}": round(sum(last) / len(last), 4) if last else None,
         f"{clock.metric} best": round(best(clock.history), 4) if last else None,
+        **{name: round(float(trainer.callback_metrics[name]), 6) for name in wanted},
         f"epochs to {clock.target:.2f}": clock.epochs,
         "epochs": trainer.current_epoch,
         "skipped_steps": next(c.skipped for c in callbacks if isinstance(c, FiniteSteps)),

@@ -1,6 +1,7 @@
-"""TestReport: what accuracy hides. Confusion matrix, calibration and a table per class."""
+"""TestReport: what accuracy hides. Confusion matrix, calibration and a table per class; the generated answers."""
 
 import csv
+import json
 from pathlib import Path
 from typing import Any
 
@@ -28,7 +29,11 @@ class TestReport(L.Callback):
     ``test/calibration_error``: the expected calibration error over 15 bins of confidence, in [0, 1] (Guo et al. 2017,
     arXiv 1706.04599). Classes are named by the data module's ``labels``, or else numbered.
 
+    Where ``test_step`` returns ``{"rows": [...]}``, a dict for each example (with its ``id``), these are written as
+    ``answers.jsonl`` instead, in the order of the ids; in a distributed run rank 0 writes those of all ranks.
+
     Attributes:
+        answers: that file, once written; None on ranks above 0.
         table: one row per class, worst F1 first: label, texts, precision, recall, f1; once test has ended.
     """
 
@@ -36,11 +41,13 @@ class TestReport(L.Callback):
 
     def __init__(self) -> None:
         self.table: list[dict[str, Any]] = []
+        self.answers: Path | None = None
         self._metrics: MetricCollection | None = None
+        self._rows: list[dict[str, Any]] = []
 
     def on_test_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         """Begin anew."""
-        self._metrics = None
+        self._metrics, self._rows = None, []
 
     def on_test_batch_end(
         self,
@@ -51,7 +58,10 @@ class TestReport(L.Callback):
         batch_idx: int,
         dataloader_idx: int = 0,
     ) -> None:
-        """Count a batch."""
+        """Count a batch, or keep its rows."""
+        if isinstance(outputs, dict) and "rows" in outputs:
+            self._rows += outputs["rows"]
+            return
         if not isinstance(outputs, Tensor) or outputs.ndim != 2 or not isinstance(batch, dict) or "labels" not in batch:
             return
         if self._metrics is None:
@@ -70,7 +80,9 @@ class TestReport(L.Callback):
         self._metrics.update(outputs.float().softmax(-1), batch["labels"])
 
     def on_test_epoch_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
-        """Log the calibration error and write figure and table."""
+        """Log the calibration error and write figure and table, or write the rows."""
+        if rows := [row for part in on_all_ranks(self._rows) for row in part]:
+            self._write_answers(trainer, rows)
         if not all(on_all_ranks(self._metrics is not None)) or self._metrics is None:
             return
         values = self._metrics.compute()  # asks all ranks
@@ -91,6 +103,15 @@ class TestReport(L.Callback):
                 writer.writerow({k: round(v, 4) if isinstance(v, float) else v for k, v in row.items()})
         with atomic_write(Path(folder) / "confusion_matrix.png", "wb") as file:
             confusion_figure(confusion, names).savefig(file, dpi=150)
+
+    def _write_answers(self, trainer: L.Trainer, rows: list[dict[str, Any]]) -> None:
+        folder = trainer.log_dir  # asks all ranks
+        if folder is None or not trainer.is_global_zero:
+            return
+        self.answers = Path(folder) / "answers.jsonl"
+        with atomic_write(self.answers) as file:
+            for row in sorted(rows, key=lambda row: row["id"]):
+                file.write(json.dumps(row, ensure_ascii=False) + "\n")
 
 
 def confusion_figure(confusion: np.ndarray, names: list[str]) -> Figure:

@@ -3,25 +3,21 @@
 Shapes: B batch, T tokens, C classes.
 """
 
-import copy
-import os
 from collections.abc import Callable, Sequence
 from typing import Any, Literal
 
-import lightning as L
-import numpy as np
 import torch
-from lightning.pytorch.cli import LRSchedulerCallable, OptimizerCallable, ReduceLROnPlateau
+from lightning.pytorch.cli import LRSchedulerCallable, OptimizerCallable
 from torch import Tensor, nn
-from torch.distributed.device_mesh import DeviceMesh
 from torch.nn import functional as F
 from torchmetrics import MeanMetric, Metric, MetricCollection
 from torchmetrics.classification import MulticlassAccuracy, MulticlassF1Score
 
 from lightning_qsgd.models import TransformerClassifier
 from lightning_qsgd.models.transformer import AttentionName
-from lightning_qsgd.optim import SuperpositionalGradientDescent, perturbed_groups
+from lightning_qsgd.optim import SuperpositionalGradientDescent
 from lightning_qsgd.optim.param_groups import Kind
+from lightning_qsgd.tasks.training import OptimizedTask, spread
 
 Batch = dict[str, Any]
 _SIZES = (
@@ -33,7 +29,7 @@ _NO_SIZES = (
 )  # fmt: skip
 
 
-class SequenceClassification(L.LightningModule):
+class SequenceClassification(OptimizedTask):
     """Cross-entropy on class labels; logs losses (in training of each step, and the epoch's mean), accuracy, macro F1.
 
     Takes any data module whose batches are dicts of ``tokens`` (B, T) int64, optionally ``padding_mask`` (B, T) bool
@@ -124,7 +120,7 @@ class SequenceClassification(L.LightningModule):
             for part in self.model.blocks if self.checkpoint_activations else [self.model]:
                 part.compile(**options)
         if self.device_mesh is not None:
-            _shard(self.model, self.device_mesh)
+            spread(self.model, self.model.blocks, self.device_mesh)
         classes = self.hparams["num_classes"]
         metrics = MetricCollection(
             {
@@ -156,18 +152,6 @@ class SequenceClassification(L.LightningModule):
         assert self.model is not None, "configure_model() builds the model; the Trainer calls it"
         return self.model(batch["tokens"], batch.get("padding_mask"))
 
-    def on_train_start(self) -> None:
-        """Let the perturbation do its one-time work now, after a checkpoint has brought it or not."""
-        for optimizer in self.trainer.optimizers:
-            if isinstance(optimizer, SuperpositionalGradientDescent) and (line := optimizer.prepare()):
-                self.print(line)
-
-    def on_train_batch_start(self, batch: Any, batch_idx: int) -> None:
-        """Seed dropout from (seed, epoch, batch, rank): arms that draw differently stay paired, resumed runs repeat."""
-        if (seed := os.environ.get("PL_GLOBAL_SEED")) is not None:
-            position = (int(seed), self.current_epoch, batch_idx, self.global_rank)
-            torch.manual_seed(int(np.random.SeedSequence(position).generate_state(1)[0]))
-
     def training_step(self, batch: Batch, batch_idx: int) -> Tensor:
         """Loss of one batch."""
         loss = F.cross_entropy(self(batch), batch["labels"], self.loss_weight)
@@ -197,32 +181,3 @@ class SequenceClassification(L.LightningModule):
         self.log(f"{stage}/loss", loss)
         self.log_dict(metrics, prog_bar=True)
         return logits
-
-    def configure_optimizers(self) -> Any:
-        """The optimizer, and the scheduler where there is one."""
-        params: Any = perturbed_groups(self, self.leave_out) if self.leave_out else self.parameters()
-        optimizer = self.optimizer(params)
-        if isinstance(optimizer, SuperpositionalGradientDescent):
-            # A second call, by a tuner or a second fit, starts from a fresh table and fresh counts.
-            optimizer.perturbation = copy.deepcopy(optimizer.perturbation)
-            optimizer.displacement = copy.deepcopy(optimizer.displacement)
-        if self.scheduler is None:
-            return optimizer
-        scheduler = self.scheduler(optimizer)
-        config: dict[str, Any] = {"scheduler": scheduler, "interval": "step"}
-        if isinstance(scheduler, ReduceLROnPlateau):
-            config = {"scheduler": scheduler, "interval": "epoch", "monitor": scheduler.monitor}
-        return {"optimizer": optimizer, "lr_scheduler": config}
-
-
-def _shard(model: TransformerClassifier, mesh: DeviceMesh) -> None:
-    """Spread the weights over the processes of ModelParallelStrategy, block by block (FSDP2)."""
-    from torch.distributed.fsdp import fully_shard
-
-    if mesh["tensor_parallel"].size() > 1:
-        raise ValueError(
-            f"Invalid tensor_parallel_size: {mesh['tensor_parallel'].size()}; it must be 1 (this model is not split "
-            "within tensors), with data_parallel_size the number of all processes"
-        )
-    for part in (*model.blocks, model):
-        fully_shard(part, mesh=mesh["data_parallel"])

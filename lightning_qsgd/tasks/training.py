@@ -1,0 +1,81 @@
+"""OptimizedTask: how every task here trains: optimizer and schedule as configured, dropout from the seed."""
+
+import copy
+import os
+from collections.abc import Iterable, Sequence
+from typing import Any
+
+import lightning as L
+import numpy as np
+import torch
+from lightning.pytorch.cli import LRSchedulerCallable, OptimizerCallable, ReduceLROnPlateau
+from torch import nn
+from torch.distributed.device_mesh import DeviceMesh
+
+from lightning_qsgd.optim import SuperpositionalGradientDescent, perturbed_groups
+from lightning_qsgd.optim.param_groups import Kind
+
+
+class OptimizedTask(L.LightningModule):
+    """A LightningModule that is trained by the optimizer it was given; subclasses set the attributes.
+
+    Attributes:
+        optimizer: called with the parameters.
+        scheduler: called with the optimizer; stepped after each optimizer step, so that T_max and the like count steps;
+            ``lightning.pytorch.cli.ReduceLROnPlateau`` (which names its ``monitor``) after each epoch. None: none.
+        leave_out, perturb: what the perturbation leaves alone, and a regular expression over the names of what it may
+            touch; see :func:`lightning_qsgd.optim.perturbed_groups`. Default: nothing, everything.
+        summary_metrics: logged metrics that belong in the run's ``summary.json``. Default: none.
+    """
+
+    optimizer: OptimizerCallable
+    scheduler: LRSchedulerCallable | None
+    leave_out: Sequence[Kind] = ()
+    perturb: str | None = None
+    summary_metrics: Sequence[str] = ()
+
+    def on_train_start(self) -> None:
+        """Let the perturbation do its one-time work now, after a checkpoint has brought it or not."""
+        for optimizer in self.trainer.optimizers:
+            if isinstance(optimizer, SuperpositionalGradientDescent) and (line := optimizer.prepare()):
+                self.print(line)
+
+    def on_train_batch_start(self, batch: Any, batch_idx: int) -> None:
+        """Seed dropout from (seed, epoch, batch, rank): arms that draw differently stay paired, resumed runs repeat."""
+        if (seed := os.environ.get("PL_GLOBAL_SEED")) is not None:
+            position = (int(seed), self.current_epoch, batch_idx, self.global_rank)
+            torch.manual_seed(int(np.random.SeedSequence(position).generate_state(1)[0]))
+
+    def configure_optimizers(self) -> Any:
+        """The optimizer, and the scheduler where there is one."""
+        grouped = self.leave_out or self.perturb is not None
+        params: Any = perturbed_groups(self, self.leave_out, self.perturb) if grouped else self.parameters()
+        optimizer = self.optimizer(params)
+        if isinstance(optimizer, SuperpositionalGradientDescent):
+            # A second call, by a tuner or a second fit, starts from a fresh table and fresh counts.
+            optimizer.perturbation = copy.deepcopy(optimizer.perturbation)
+            optimizer.displacement = copy.deepcopy(optimizer.displacement)
+        if self.scheduler is None:
+            return optimizer
+        scheduler = self.scheduler(optimizer)
+        config: dict[str, Any] = {"scheduler": scheduler, "interval": "step"}
+        if isinstance(scheduler, ReduceLROnPlateau):
+            config = {"scheduler": scheduler, "interval": "epoch", "monitor": scheduler.monitor}
+        return {"optimizer": optimizer, "lr_scheduler": config}
+
+
+def spread(model: nn.Module, blocks: Iterable[nn.Module], mesh: DeviceMesh) -> None:
+    """Spread the weights over the processes of ModelParallelStrategy, block by block (FSDP2).
+
+    Raises:
+        ValueError: for tensor_parallel_size above 1.
+    """
+    from torch.distributed.fsdp import fully_shard
+
+    if mesh["tensor_parallel"].size() > 1:
+        raise ValueError(
+            f"Invalid tensor_parallel_size: {mesh['tensor_parallel'].size()}; it must be 1 (this model is not split "
+            "within tensors), with data_parallel_size the number of all processes"
+        )
+    for part in (*blocks, model):
+        fully_shard(part, mesh=mesh["data_parallel"])
