@@ -4,7 +4,7 @@ import hashlib
 import math
 import pickle
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import is_dataclass
 from typing import Any
 
@@ -121,12 +121,14 @@ class RunRecorder(L.Callback):
         self._began = time.perf_counter()
 
     def on_train_epoch_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
-        """Close the epoch: its training loss, and the hashes of all steps so far."""
+        """Close the epoch: its mean training losses, and the hashes of all steps so far."""
         self._stop()
         self._before_step = None
-        loss = trainer.callback_metrics.get("train/loss_epoch")
-        if self.rows and loss is not None and math.isfinite(loss):
-            self.rows[-1]["train/loss_epoch"] = float(f"{float(loss):.6g}")
+        own: Sequence[str] = getattr(pl_module, "summary_metrics", ())
+        for name in dict.fromkeys(("train/loss_epoch", *own)):
+            mean = trainer.callback_metrics.get(name)
+            if self.rows and mean is not None and math.isfinite(mean):
+                self.rows[-1][name] = float(f"{float(mean):.6g}")
         self.hashes["batches"].append(self._batches.hex()[:16])
         self.hashes["seeds"].append(self._seeds.hex()[:16])
 
