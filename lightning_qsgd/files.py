@@ -69,3 +69,10 @@ def check_writable(path: str | Path) -> None:
         tempfile.TemporaryFile(dir=path.parent).close()
     except OSError as error:
         raise OSError(error.errno, f"Cannot write {path}: {error.strerror or error}") from error
+
+
+def shipped(path: str | Path) -> Path | None:
+    """A file or folder that comes with the package, such as "configs"; None if there is none of that name."""
+    package = Path(__file__).parent
+    places = (package / path, package.parent / path)  # in a wheel; in a checkout
+    return next((place for place in places if place.exists()), None)
