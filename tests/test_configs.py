@@ -64,14 +64,17 @@ def test_each_overlay_is_short_runs_a_step_and_keeps_the_numbers(overlay, texts,
     assert {name: optimizer["init_args"][name] for name in NUMBERS} == NUMBERS
 
 
-def test_a_printed_configuration_prints_itself_again(tmp_path, capsys):
+@pytest.mark.parametrize(
+    "configs", [CONFIGS, pytest.param(OVERLAYS, marks=pytest.mark.slow)], ids=["complete", "overlay"]
+)
+def test_a_printed_configuration_prints_itself_again(configs, tmp_path, capsys):
     def printed(*arguments):
         with pytest.raises(SystemExit, match="0"):
             main(["fit", *arguments, "--print_config"])
         return capsys.readouterr().out
 
-    for config in CONFIGS + OVERLAYS:
-        base = ["--config", "configs/seqcls.yaml"] if config in OVERLAYS else []
+    for config in configs:
+        base = ["--config", "configs/seqcls.yaml"] if configs is OVERLAYS else []
         (tmp_path / config.name).write_text(first := printed(*base, "--config", str(config)))
         assert len(first.splitlines()) > 100
         assert printed("--config", str(tmp_path / config.name)) == first, config.stem
