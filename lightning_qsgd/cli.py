@@ -1,4 +1,4 @@
-"""The commands. Level 5."""
+"""The commands. Level 6."""
 
 import contextlib
 import io
