@@ -45,6 +45,7 @@ test-gpu: .venv/.installed ## on a machine with a CUDA device
 
 bench: .venv/.bench ## speed, as ratios measured side by side in one run
 	$(RUN) scripts/benchmark.py
+	$(RUN) scripts/benchmark_start.py
 	$(RUN) scripts/benchmark_optimizer.py
 	$(RUN) scripts/benchmark_circuits.py
 	$(RUN) scripts/benchmark_attention.py

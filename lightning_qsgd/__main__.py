@@ -2,10 +2,16 @@
 
 import sys
 
+from lightning_qsgd import manual
+
 
 def main() -> None:
-    """Dispatch to a command."""
-    from lightning_qsgd import cli
+    """Print a page of the manual, or else dispatch to a command."""
+    text, _ = manual.asked(sys.argv[1:])
+    if text is not None:
+        print(text, end="")
+        return
+    from lightning_qsgd import cli  # seconds, for torch and Lightning
 
     cli.main(sys.argv[1:])
 

@@ -1,5 +1,7 @@
-"""The commands. Level 5."""
+"""The commands. Level 6."""
 
+import contextlib
+import io
 import json
 import logging
 import os
@@ -17,6 +19,7 @@ from rich.console import Console
 from rich.table import Column, Table
 from torch.multiprocessing.spawn import ProcessExitedException
 
+from lightning_qsgd import manual
 from lightning_qsgd.calibrate import calibrate
 from lightning_qsgd.callbacks import PredictionWriter, Stopped, TestReport
 from lightning_qsgd.callbacks.exact_resume import SIGNALS
@@ -26,6 +29,7 @@ from lightning_qsgd.doctor import doctor
 from lightning_qsgd.experiment import ExperimentCLI, find_config
 from lightning_qsgd.failures import explain
 from lightning_qsgd.files import write_json
+from lightning_qsgd.init import init
 from lightning_qsgd.run_folder import is_unused
 from lightning_qsgd.scrubbing import scrub
 
@@ -139,23 +143,13 @@ def main(args: Sequence[str] | None = None) -> None:
     warnings.filterwarnings("ignore", "Checkpoint directory .* exists and is not empty")  # a resumed run's own
     logging.getLogger("lightning.pytorch.utilities.rank_zero").addFilter(_is_no_advertisement)
     try:
-        if arguments[:1] == ["doctor"]:
-            if arguments[1:]:
-                raise ValueError(f"doctor takes no arguments: {' '.join(arguments[1:])}. {doctor.__doc__}")
-            doctor()
-        elif arguments[:1] == ["calibrate"]:
-            calibrate(arguments[1:])
-        elif arguments[:1] in (["compare"], ["report"]):
-            from lightning_qsgd.comparison import command  # others never pay for joblib and matplotlib
-
-            getattr(command, arguments[0])(arguments[1:])
-        elif arguments[:1] == ["audit"]:
-            from lightning_qsgd.audit.command import audit
-
-            audit(arguments[1:])
-        else:
-            CommandLine(arguments)
-            leave()
+        text, word = manual.asked(arguments)
+        if word is not None:
+            text = manual.select(_whole_help(arguments), word)
+        if text is not None:
+            print(text, end="")
+            return
+        _run(arguments)
     except SIGTERMException:  # before the first step; Lightning would end with 0, as if all were done
         sys.exit(Stopped.CODE)
     except Exception as error:
@@ -166,3 +160,37 @@ def main(args: Sequence[str] | None = None) -> None:
             raise
         print(f"(traceback: add --debug)\nerror: {explain(error)}", file=sys.stderr)
         sys.exit(2)
+
+
+def _run(arguments: list[str]) -> None:
+    command, *options = arguments or [""]
+    if command not in manual.COMMANDS and not command.startswith("-"):  # options may come before Lightning's commands
+        raise ValueError(
+            f"Invalid command: {command!r}; it must be one of {', '.join(manual.COMMANDS)}. All about them: --help"
+        )
+    if command == "doctor":
+        if options:
+            raise ValueError(f"doctor takes no arguments: {' '.join(options)}")
+        doctor()
+    elif command == "init":
+        init(options)
+    elif command == "calibrate":
+        calibrate(options)
+    elif command in ("compare", "report"):
+        from lightning_qsgd.comparison import command as comparison  # others never pay for joblib and matplotlib
+
+        getattr(comparison, command)(options)
+    elif command == "audit":
+        from lightning_qsgd.audit.command import audit
+
+        audit(options)
+    else:
+        CommandLine(arguments)
+        leave()
+
+
+def _whole_help(arguments: list[str]) -> str:
+    """What the parser of a command says of all its settings."""
+    with contextlib.redirect_stdout(io.StringIO()) as text, contextlib.suppress(SystemExit):
+        _run([arguments[0], "--help"])
+    return text.getvalue()

@@ -26,6 +26,7 @@ from lightning_qsgd.callbacks import (
     TestReport,
     TimeToTarget,
 )
+from lightning_qsgd.files import shipped
 from lightning_qsgd.parser import OneLineErrorParser, refuse_class_names, refuse_silent_functions
 from lightning_qsgd.run_folder import (
     AtomicCheckpointIO,
@@ -36,8 +37,6 @@ from lightning_qsgd.run_folder import (
     read_checkpoint,
     reserve,
 )
-
-ROOT = Path(__file__).parent
 
 
 class Experiment(NamedTuple):
@@ -66,9 +65,7 @@ class ExperimentCLI(LightningCLI):
             parser_class=OneLineErrorParser,
             parser_kwargs={
                 "prog": "lightning-qsgd",
-                "description": "Train, evaluate and use a model with quantum layers. "
-                "Also: doctor, which checks the installation, and calibrate, compare, report, audit, each with "
-                "its own --help.",
+                "description": "Train, evaluate and use a model with quantum layers.",
             },
             subclass_mode_model=True,
             subclass_mode_data=True,
@@ -291,8 +288,6 @@ class _ParseOnly(ExperimentCLI):
 
 def find_config(path: str | Path) -> str:
     """A configuration file: ``path`` as given, or else the one of that name that is shipped with the package."""
-    path = Path(path)
-    for shipped in (ROOT / path, ROOT.parent / path):  # in a wheel; in a checkout
-        if not path.is_file() and path.parts[:1] == ("configs",) and shipped.is_file():
-            return str(shipped)
+    if not Path(path).is_file() and Path(path).parts[:1] == ("configs",) and (file := shipped(path)):
+        return str(file)
     return str(path)

@@ -113,3 +113,10 @@ def _umask() -> int:
     umask = os.umask(0)
     os.umask(umask)
     return umask
+
+
+def shipped(path: str | Path) -> Path | None:
+    """A file or folder that comes with the package, such as "configs"; None if there is none of that name."""
+    package = Path(__file__).parent
+    places = (package / path, package.parent / path)  # in a wheel; in a checkout
+    return next((place for place in places if place.exists()), None)

@@ -21,7 +21,7 @@ class OneLineErrorParser(LightningArgumentParser):
         if "--debug" in sys.argv:
             sys.stderr.write(f"{scrubbed(message)}\n")
         sys.stderr.write(
-            f"error: {scrubbed(shorten(message))}; all settings: {parser.prog.replace(' [options]', '')} --help\n"
+            f"error: {scrubbed(shorten(message))}; all settings: {parser.prog.replace(' [options]', '')} --help all\n"
         )
         sys.exit(2)
 

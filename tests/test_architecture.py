@@ -10,6 +10,7 @@ import lightning_qsgd
 ROOT = Path(lightning_qsgd.__file__).parent
 LEVELS = {
     "files": -1,
+    "manual": -1,
     "scrubbing": -1,
     "distributed": -1,
     "quantum": 0,
@@ -27,6 +28,7 @@ LEVELS = {
     "audit": 5,
     "doctor": 4,
     "calibrate": 4,
+    "init": 4,
     "cli": 6,
     "__main__": 7,
 }

@@ -92,9 +92,6 @@ def test_errors_are_one_line(tmp_path, capsys):
     assert "Invalid seed" in error(capsys, "-o", str(tmp_path / "x.npz"), "--seed", "-3")
     product = [f"{PERTURBATION}.num_qubits=12", f"{PERTURBATION}.entanglement=none"]
     assert "fit needs few circuits" in error(capsys, "-o", "x.npz", *product)
-    with pytest.raises(SystemExit, match="0"):
-        main(["calibrate", "--help"])
-    assert "--dry-run" in capsys.readouterr().out
 
 
 def test_the_hint_names_the_option_of_a_nested_circuit(tmp_path, capsys):

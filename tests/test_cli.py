@@ -1,8 +1,5 @@
 import csv
 import json
-import os
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
@@ -140,83 +137,6 @@ def test_shipped_configs_are_found_from_anywhere(tmp_path, monkeypatch):
     Path(CONFIG).write_text("trainer:\n")
     assert find_config(CONFIG) == CONFIG  # the own one first
     assert next_version(tmp_path / "none") == 0
-
-
-def test_help_lists_the_commands():
-    out = subprocess.run(
-        [sys.executable, "-m", "lightning_qsgd", "--help"], capture_output=True, text=True, check=True, env=os.environ
-    ).stdout
-    for command in ("fit", "validate", "test", "predict"):
-        assert command in out
-
-
-def test_own_modules_by_class_path_from_a_folder_outside_of_the_package(tmp_path):
-    (tmp_path / "mine.py").write_text(
-        """
-import lightning as L
-import torch
-
-from lightning_qsgd.optim import Perturbation
-
-
-class Blobs(L.LightningDataModule):
-    num_classes, vocab_size, labels = 2, 5, ["low", "high"]
-
-    def loader(self):
-        rows = [{"tokens": torch.full((3,), i % 5), "labels": torch.tensor(int(i % 5 > 2))} for i in range(40)]
-        return torch.utils.data.DataLoader(rows, batch_size=8)
-
-    train_dataloader = val_dataloader = test_dataloader = predict_dataloader = loader
-
-
-class Half(Perturbation):
-    def __init__(self, value: float = 0.5):
-        super().__init__(num_qubits=2)
-        self.value = value
-
-    def forward(self, angles, *, step):
-        return torch.full_like(angles, self.value)
-
-
-class Clean(L.LightningModule):
-    def __init__(self, width: int = 4):
-        super().__init__()
-        self.save_hyperparameters()
-        self.layer = torch.nn.Embedding(5, 2)
-
-    def training_step(self, batch, _):
-        return torch.nn.functional.cross_entropy(self.layer(batch["tokens"][:, 0]), batch["labels"])
-
-    def validation_step(self, batch, _):
-        self.log("val/accuracy", (self.layer(batch["tokens"][:, 0]).argmax(-1) == batch["labels"]).float().mean())
-
-    def predict_step(self, batch, _):
-        return {"anything": 1}
-
-    def configure_optimizers(self):
-        return torch.optim.SGD(self.parameters(), lr=0.1)
-"""
-    )
-
-    def command(*arguments):
-        return subprocess.run(
-            [Path(sys.executable).parent / "lightning-qsgd", *arguments, "--trainer.accelerator=cpu"],
-            cwd=tmp_path, capture_output=True, text=True, env=os.environ | {"OMP_NUM_THREADS": "1"},
-        )  # fmt: skip
-
-    data = ["--config", CONFIG, "--data.class_path=mine.Blobs"]
-    own = "--model.optimizer.init_args.perturbation=mine.Half"
-    fitted = command("fit", *data, own, "--trainer.max_epochs=2", "--trainer.enable_model_summary=false")
-    assert fitted.returncode == 0, fitted.stderr
-    folder = tmp_path / "logs" / "seqcls" / "version_0"
-    assert command("predict", *data, own, "--ckpt_path=best").returncode == 0
-    assert "low" in (folder / "predictions.csv").read_text()
-    model = [*data, "--model=mine.Clean", "--experiment=clean"]
-    assert command("fit", *model, "--trainer.max_epochs=2").returncode == 0
-    assert command("validate", *model, "--ckpt_path=last").returncode == 0
-    refused = command("predict", *model, "--ckpt_path=last")
-    assert refused.returncode == 2
-    assert "predict_step returned dict" in refused.stderr.splitlines()[-1]
 
 
 @pytest.mark.parametrize(

@@ -90,6 +90,22 @@ def test_fine_tuning_keeps_its_numbers_in_each_arm(overlay, texts, tmp_path):
     assert {name: optimizer[name] for name in NUMBERS} == NUMBERS | {"lr": 2e-5, "weight_decay": 0.01}
 
 
+@pytest.mark.parametrize(
+    "configs", [CONFIGS, pytest.param(OVERLAYS, marks=pytest.mark.slow)], ids=["complete", "overlay"]
+)
+def test_a_printed_configuration_prints_itself_again(configs, tmp_path, capsys):
+    def printed(*arguments):
+        with pytest.raises(SystemExit, match="0"):
+            main(["fit", *arguments, "--print_config"])
+        return capsys.readouterr().out
+
+    for config in configs:
+        base = ["--config", "configs/seqcls.yaml"] if configs is OVERLAYS else []
+        (tmp_path / config.name).write_text(first := printed(*base, "--config", str(config)))
+        assert len(first.splitlines()) > 100
+        assert printed("--config", str(tmp_path / config.name)) == first, config.stem
+
+
 def test_the_table_of_overrides_names_only_what_exists():
     assert set(OVERRIDES) <= {path.stem for path in CONFIGS + OVERLAYS}
 

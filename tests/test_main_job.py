@@ -52,7 +52,7 @@ def test_two_ranks_stay_identical_and_run_each_circuit_once(tmp_path, strategy, 
 
 
 @pytest.mark.slow
-def test_the_wheel_holds_the_configs(tmp_path):
+def test_the_wheel_holds_the_configs_and_makes_projects(tmp_path):
     subprocess.run(
         [sys.executable, "-m", "build", "--wheel", "--no-isolation", "--outdir", str(tmp_path), str(ROOT)],
         check=True, capture_output=True,
@@ -63,10 +63,16 @@ def test_the_wheel_holds_the_configs(tmp_path):
         [sys.executable, "-m", "pip", "install", "--quiet", "--no-deps", "--target", str(site), str(wheel)], check=True
     )
     assert (site / "lightning_qsgd" / "configs" / "overlay" / "adamw.yaml").is_file()
+    assert (site / "lightning_qsgd" / "examples" / "own_data.py").is_file()
     elsewhere = tmp_path / "elsewhere"
     elsewhere.mkdir()
     code = f"import sys; sys.path.insert(0, {str(site)!r}); from lightning_qsgd.cli import main; main(sys.argv[1:])"
-    subprocess.run(
-        [sys.executable, "-c", code, "fit", "--config", "configs/seqcls.yaml", "--trainer.fast_dev_run=1"],
-        cwd=elsewhere, env=ENVIRONMENT, check=True, capture_output=True,
-    )  # fmt: skip
+
+    def command(*arguments, cwd=elsewhere):
+        subprocess.run(
+            [sys.executable, "-c", code, *arguments], cwd=cwd, env=ENVIRONMENT, check=True, capture_output=True
+        )
+
+    command("fit", "--config", "configs/seqcls.yaml", "--trainer.fast_dev_run=1")
+    command("init", "own")
+    command("fit", "--config", "configs/my_data.yaml", "--trainer.fast_dev_run=1", cwd=elsewhere / "own")

@@ -1,0 +1,270 @@
+"""What the commands are, and their settings that matter first. Below all levels: printed without importing torch."""
+
+import re
+from collections.abc import Sequence
+
+#: Every command, with what it is for.
+COMMANDS = {
+    "fit": "train: one run folder with metrics, TensorBoard, checkpoints and a summary",
+    "validate": "a checkpoint's metrics on the validation data",
+    "test": "a checkpoint's metrics on the test data, with a table of classes and a confusion matrix",
+    "predict": "labels and probabilities of new data, into predictions.csv",
+    "calibrate": "measure a circuit on its backend once, for many runs",
+    "compare": "train many runs as one experiment: arms, classical twins, seeds, tuning",
+    "report": "statistics, verdicts and figures of comparisons, on one page",
+    "audit": "say what the quantum part of a run did, classically",
+    "doctor": "versions, devices and backends of this installation, and a self-test",
+    "init": "a folder for a project of your own: configurations and a data module to start from",
+}
+
+_OVERVIEW = """\
+usage: lightning-qsgd COMMAND [options]      (or python -m lightning_qsgd COMMAND)
+
+Train, evaluate, compare and audit models with quantum layers and the optimizer Superpositional Gradient Descent.
+
+commands:
+{commands}
+
+examples:
+  lightning-qsgd fit --config configs/seqcls.yaml
+  lightning-qsgd fit --config configs/seqcls.yaml --config configs/overlay/adamw.yaml --experiment adamw
+  lightning-qsgd test --config configs/seqcls.yaml --ckpt_path best
+  lightning-qsgd audit --config configs/seqcls.yaml
+  lightning-qsgd compare --config configs/compare/seqcls.yaml --dry_run
+  lightning-qsgd init my_project
+
+Options of a command: lightning-qsgd COMMAND --help. Shipped configurations are found from any folder.
+A mistake exits with 2, and its last line says what is wrong; --debug adds the traceback.
+"""
+
+_SETTINGS = """\
+  --trainer...            epochs, devices, precision, strategy, callbacks: Lightning's Trainer
+  --model... --data...    the options of the classes that the configuration names
+  --checkpoint...         which epoch is the best
+  --exact_resume...       how often a run saves itself
+  --finite...             what happens at NaN and infinity
+  --time_to_target...     the target of the summary's "epochs to"
+  --monitor... --attention_monitor...   what is logged of perturbation and quantum attention
+  --predictions...        the file that predict writes
+
+more, after lightning-qsgd {command}:
+  --help WORD                     every setting with WORD in its name, such as precision; all: every setting
+  --config FILE --print_config    a configuration with all its values, as YAML that runs
+  --model.help CLASS              the options of a class, such as lightning_qsgd.tasks.SequenceClassification;
+                                  --data.help, --trainer.callbacks.help and others likewise
+"""
+
+_FIT = f"""\
+usage: lightning-qsgd fit --config FILE [--config OVERLAY] [--SETTING VALUE]
+
+{{purpose}}
+
+examples:
+  lightning-qsgd fit --config configs/seqcls.yaml
+  lightning-qsgd fit --config configs/seqcls.yaml --model.optimizer.init_args.quantum_weight 0.1
+  lightning-qsgd fit --config configs/seqcls.yaml --config configs/overlay/adamw.yaml --experiment adamw
+  lightning-qsgd fit --config configs/textcls.yaml --data.train_file data/train.csv
+  lightning-qsgd fit --config configs/seqcls.yaml --trainer.max_epochs 20 --ckpt_path last
+
+set most often:
+  --trainer.max_epochs N      how long
+  --trainer.accelerator cpu   where: cpu, gpu, auto (default); --trainer.devices N: on how many
+  --trainer.precision P       32-true, bf16-mixed and others
+  --experiment NAME           the run folder is logs/NAME/version_N; --trainer.default_root_dir: another than logs
+  --seed_everything N         initial weights, dropout, order of batches. Default: 0
+  --ckpt_path last            go on with a run: last, best, previous, a file; auto: if there is one
+  --threads N                 of torch. Default: 1
+  --model CLASS --data CLASS  another model or data module, also of a file in this folder: my_data.MyData
+  --model.optimizer CLASS     another optimizer; --model.optimizer.init_args.lr: its learning rate
+
+all groups:
+{_SETTINGS}"""
+
+_EVALUATE = f"""\
+usage: lightning-qsgd {{command}} --config FILE --ckpt_path CHECKPOINT [--SETTING VALUE]
+
+{{purpose}}
+
+examples:
+{{examples}}
+
+needed:
+  --config FILE         the run's configuration; its folder holds the complete one as config.yaml
+  --ckpt_path best      best, last or previous of the experiment's newest run, or a file
+
+all groups:
+{_SETTINGS}"""
+
+_EXAMPLES = {
+    "validate": """\
+  lightning-qsgd validate --config configs/seqcls.yaml --ckpt_path best""",
+    "test": """\
+  lightning-qsgd test --config configs/seqcls.yaml --ckpt_path best
+  lightning-qsgd test --config logs/seqcls/version_0/config.yaml --experiment seqcls --ckpt_path last""",
+    "predict": """\
+  lightning-qsgd predict --config configs/textcls.yaml --ckpt_path best --data.predict_file data/new.csv""",
+}
+
+_COMPARE = """\
+usage: lightning-qsgd compare --config FILE [--config FILE] [--SETTING VALUE]
+
+{purpose}
+Stopped at any time, the same command goes on; finished runs are not repeated.
+
+examples:
+  lightning-qsgd compare --config configs/compare/seqcls.yaml --dry_run
+  lightning-qsgd compare --config configs/compare/seqcls.yaml --workers 2
+  lightning-qsgd compare --config configs/compare/seqcls.yaml --root logs/short --seeds.evaluation "[301, 302]"
+
+how to run it:
+  --dry_run             list the runs, with their time and circuits, and stop
+  --workers N           processes on this machine. Default: 2
+  --scheduler ADDRESS   a Dask scheduler, whose workers train instead
+  --tuning_only         stop before the evaluation runs
+  --retry_failed        train failed runs again
+  --root FOLDER         of all comparisons. Default: logs/compare
+
+what it is, usually in the file (configs/compare/seqcls.yaml has all of it, with comments):
+  --name --base --arms --baseline     the runs
+  --metric... --contrasts --claims --gatekeeper --targets --dose     what is judged
+  --seeds... --tuning... --set --evaluation --test --short     how it is judged
+
+more, after lightning-qsgd compare:
+  --help WORD                     every setting with WORD in its name, such as seeds; all: every setting
+  --config FILE --print_config    a specification with all its values
+"""
+
+_CALIBRATE = """\
+usage: lightning-qsgd calibrate --config FILE --output FILE [--SETTING VALUE]
+
+{purpose}
+The circuit is that of the configuration's perturbation, and the fit is tested. --SETTING: as with fit.
+
+examples:
+  lightning-qsgd calibrate --config configs/seqcls.yaml --dry_run
+  lightning-qsgd calibrate --config configs/seqcls.yaml --config configs/overlay/fake_manila.yaml -o data/manila.npz
+  lightning-qsgd fit --config configs/seqcls.yaml --model.optimizer.perturbation.calibration data/manila.npz
+
+options:
+  --output FILE        where to (-o); needed without --dry_run
+  --dry_run            say what would run, and its QPU time, and stop
+  --held_out N         points that test the fit. Default: 64
+  --references N       repeats of one point, which show drift. Default: 16
+  --seed N             of the order, and of these points. Default: 0
+  --max_age_days N     after which fit refuses the file. Default: 1 on hardware, else no limit
+"""
+
+_REPORT = """\
+usage: lightning-qsgd report FOLDER [FOLDER] [--output FOLDER]
+
+{purpose}
+It writes report.html, report.md with its figures, and runs.csv. Runs may still be missing.
+
+examples:
+  lightning-qsgd report logs/compare/seqcls
+  lightning-qsgd report logs/compare/seqcls logs/compare/seqcls_cosine --output logs/report
+
+options:
+  FOLDER               of a comparison; several: one page, and what holds across them
+  --output FOLDER      where to (-o). Default: the first comparison's
+"""
+
+_AUDIT = """\
+usage: lightning-qsgd audit --config FILE [--config FILE] [--SETTING VALUE]
+
+{purpose}
+It trains as fit does, or replays checkpoints, and says which share of the circuit's effect is constant, depends on one
+angle, on several, or is noise, and which classical map does the same. --SETTING: as with fit.
+
+examples:
+  lightning-qsgd audit --config configs/seqcls.yaml
+  lightning-qsgd audit --config configs/seqcls.yaml --ckpt_path best
+  lightning-qsgd audit --config configs/seqcls.yaml --compare
+
+options:
+  --ckpt_path FILE     no training: a checkpoint (last, best, a file), or a folder of several
+  --compare            train the classical twins too, and judge whether the circuit helps
+  --seeds N            of --compare. Default: 10
+  --margin X           of --compare: the smallest difference that matters. Default: 0.01
+  --workers N          of --compare: processes. Default: 2
+  --output FOLDER      where to (-o). Default: audit in the run folder
+"""
+
+_DOCTOR = """\
+usage: lightning-qsgd doctor
+
+{purpose}
+It takes no options, and prints no token.
+"""
+
+_INIT = """\
+usage: lightning-qsgd init FOLDER
+
+{purpose}
+The folder must not exist. In it: my_data.py (a data module to change), configs/my_data.yaml (a complete configuration
+that uses it), all other shipped configurations, and a README.
+
+example:
+  lightning-qsgd init my_project
+  cd my_project
+  lightning-qsgd fit --config configs/my_data.yaml
+"""
+
+
+_PAGES = dict.fromkeys(_EXAMPLES, _EVALUATE) | {
+    "fit": _FIT,
+    "calibrate": _CALIBRATE,
+    "compare": _COMPARE,
+    "report": _REPORT,
+    "audit": _AUDIT,
+    "doctor": _DOCTOR,
+    "init": _INIT,
+}
+
+
+def overview() -> str:
+    """All commands, one line each, with the main examples."""
+    return _OVERVIEW.format(commands="\n".join(f"  {name:<11}{line}" for name, line in COMMANDS.items()))
+
+
+def page(command: str) -> str | None:
+    """The first page of a command's help; None if there is no such command."""
+    if command not in COMMANDS:
+        return None
+    line = COMMANDS[command]
+    purpose = f"{line[0].upper()}{line[1:]}."
+    return _PAGES[command].format(command=command, purpose=purpose, examples=_EXAMPLES.get(command, ""))
+
+
+def asked(arguments: Sequence[str]) -> tuple[str | None, str | None]:
+    """The page that a command line asks for, and the word after ``--help``; each None where there is none."""
+    at = next((i for i, argument in enumerate(arguments) if argument in ("-h", "--help")), None)
+    if at is None:
+        return None, None
+    if at == 0:
+        return overview(), None
+    if at + 1 < len(arguments) and not arguments[at + 1].startswith("-"):
+        return None, arguments[at + 1]
+    return page(arguments[0]), None
+
+
+def select(text: str, word: str) -> str:
+    """What a parser's help says of the settings with ``word`` in their names.
+
+    Args:
+        text: the parser's whole help.
+        word: part of a name, in any case; "all": the whole text.
+
+    Raises:
+        ValueError: if there is none.
+    """
+    if word == "all":
+        return text
+    entries = re.findall(r"^  -.*\n(?:   .*\n)*", text, re.MULTILINE)
+    found = [entry for entry in entries if word.lower().lstrip("-") in re.split(r"\s{2,}", entry.strip())[0].lower()]
+    if not found:
+        raise ValueError(
+            f"Invalid word after --help: {word!r}; no setting of the command has it in its name. All: --help all; "
+            "those of model, data and optimizer: --config FILE --print_config"
+        )
+    return "".join(found)

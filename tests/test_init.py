@@ -1,0 +1,51 @@
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from lightning_qsgd.cli import main
+from lightning_qsgd.init import make_project
+from tests.common import fails
+from tests.test_main_job import ENVIRONMENT, ROOT
+
+
+def test_a_new_project_trains(tmp_path, capsys):
+    folder = tmp_path / "work" / "mine"
+    main(["init", str(folder)])
+    assert f"cd {folder} && python -m lightning_qsgd fit --config configs/my_data.yaml" in capsys.readouterr().out
+    for kind in ("*.yaml", "overlay/*.yaml", "compare/*.yaml"):
+        shipped = {path.name for path in (ROOT / "configs").glob(kind)}
+        assert shipped <= {path.name for path in (folder / "configs").glob(kind)}
+    assert {path.name for path in folder.iterdir()} == {"README.md", "my_data.py", "configs"}
+    assert len((folder / "README.md").read_text().splitlines()) <= 10
+    short = ["--trainer.max_epochs=1", "--data.train_size=64", "--trainer.accelerator=cpu"]
+    run = subprocess.run(
+        [sys.executable, "-m", "lightning_qsgd", "fit", "--config", "configs/my_data.yaml", *short],
+        cwd=folder, env=ENVIRONMENT, capture_output=True, text=True,
+    )  # fmt: skip
+    assert run.returncode == 0, run.stderr
+    assert (folder / "logs" / "my_data" / "version_0" / "checkpoints" / "best.ckpt").is_file()
+
+
+@pytest.mark.parametrize("kind", ["folder", "file", "dangling link"])
+def test_nothing_is_written_over(tmp_path, capsys, kind):
+    target = tmp_path / "mine"
+    {"folder": target.mkdir, "file": target.touch, "dangling link": lambda: target.symlink_to("nowhere")}[kind]()
+    assert "it exists, and nothing is written over: name a new one" in fails(capsys, "init", str(target))
+    assert [path.name for path in tmp_path.iterdir()] == ["mine"]
+    assert not target.is_dir() or not list(target.iterdir())
+
+
+def test_a_failure_leaves_nothing_behind(tmp_path, monkeypatch):
+    def full(*arguments, **options):
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(Path, "write_text", full)
+    with pytest.raises(OSError, match=r"Could not write .*mine: No space left on device"):
+        make_project(tmp_path / "mine")
+    assert not list(tmp_path.iterdir())
+
+
+def test_a_folder_is_needed(capsys):
+    assert "folder" in fails(capsys, "init")
