@@ -7,7 +7,7 @@ from tensorboard.plugins.custom_scalar.layout_pb2 import Layout
 from tests.callbacks.test_perturbation_monitor import run
 
 QUANTUM = ["Training", "Quantum perturbation", "Circuit", "Cost"]
-ATTENTION = ["--config=configs/seqcls_quantum_attention.yaml", "--experiment=seqcls", "--model.num_layers=1"]
+ATTENTION = ["--config=configs/seqcls_quantum_attention.yaml", "--experiment=seqcls", "--data.train_size=128"]
 
 
 def layout(events):
