@@ -22,10 +22,12 @@ from lightning_qsgd.callbacks import (
     FiniteSteps,
     PerturbationMonitor,
     PredictionWriter,
+    RunMonitor,
     RunSummary,
     TestReport,
     TimeToTarget,
 )
+from lightning_qsgd.callbacks.run_page import RunPage
 from lightning_qsgd.files import shipped
 from lightning_qsgd.parser import OneLineErrorParser, refuse_class_names, refuse_silent_functions
 from lightning_qsgd.run_folder import (
@@ -56,10 +58,12 @@ class ExperimentCLI(LightningCLI):
     """
 
     def __init__(self, args: Sequence[str] | None = None, run: bool = True) -> None:
+        arguments = list(sys.argv[1:] if args is None else args)
         super().__init__(
             L.LightningModule,
             L.LightningDataModule,
-            save_config_kwargs={"overwrite": True},
+            save_config_callback=RunPage,
+            save_config_kwargs={"overwrite": True, "arguments": ["fit"][run:] + arguments},
             trainer_defaults={"default_root_dir": "logs", "accelerator": "auto"},
             seed_everything_default=0,
             parser_class=OneLineErrorParser,
@@ -95,6 +99,7 @@ class ExperimentCLI(LightningCLI):
         parser.add_lightning_class_args(FiniteSteps, "finite")
         parser.add_lightning_class_args(TimeToTarget, "time_to_target")
         parser.add_lightning_class_args(PerturbationMonitor, "monitor")
+        parser.add_lightning_class_args(RunMonitor, "run_monitor")
         parser.add_lightning_class_args(AttentionMonitor, "attention_monitor")
         parser.add_lightning_class_args(PredictionWriter, "predictions")
 

@@ -45,6 +45,7 @@ _SETTINGS = """\
   --finite...             what happens at NaN and infinity
   --time_to_target...     the target of the summary's "epochs to"
   --monitor... --attention_monitor...   what is logged of perturbation and quantum attention
+  --run_monitor...        what is logged of learning rate and cost
   --predictions...        the file that predict writes
 
 more, after lightning-qsgd {command}:

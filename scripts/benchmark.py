@@ -14,7 +14,7 @@ from collections.abc import Callable
 from contextlib import nullcontext
 from dataclasses import dataclass
 from importlib.metadata import version
-from pathlib import Path
+from types import UnionType
 from typing import Any, ClassVar, Literal
 
 import lightning as L
@@ -27,8 +27,7 @@ from scipy.stats import bootstrap
 from torch.nn import functional as F
 
 from lightning_qsgd.audit.recording import TIMES, Recorder
-from lightning_qsgd.callbacks import ExactResume, FiniteSteps
-from lightning_qsgd.callbacks.perturbation_monitor import record
+from lightning_qsgd.callbacks import ExactResume, FiniteSteps, PerturbationMonitor, RunMonitor
 from lightning_qsgd.datamodules import SyntheticSequences
 from lightning_qsgd.experiment import build
 from lightning_qsgd.models import TransformerClassifier
@@ -39,7 +38,6 @@ from lightning_qsgd.optim import (
     SuperpositionalGradientDescent,
 )
 from lightning_qsgd.quantum import AerSampler
-from lightning_qsgd.run_folder import make_loggers
 
 Step = Callable[[dict[str, torch.Tensor]], None]
 
@@ -93,30 +91,13 @@ def training_step(make_optimizer: Callable[[list[torch.Tensor]], torch.optim.Opt
     return step
 
 
-def monitor_share(rounds: int) -> Ratio:
-    """What recording and logging add to a step, as a share of the 50 plain steps of the default interval."""
-    model = TransformerClassifier(vocab_size=64, num_classes=4, max_length=32)
-    circuit = CircuitPerturbation()
-    optimizer = SuperpositionalGradientDescent(model.parameters(), perturbation=circuit)
-    optimizer.prepare()
-    batch = next(iter(SyntheticSequences().train_dataloader()))
-    seconds = np.zeros((rounds, 2))
-    with tempfile.TemporaryDirectory() as folder:
-        loggers = make_loggers(Path(folder) / "version_0")
-        for i in range(rounds):
-            for watched in (0, 1):
-                start = time.perf_counter()
-                optimizer.zero_grad()
-                F.cross_entropy(model(batch["tokens"]), batch["labels"]).backward()
-                optimizer.record_statistics = bool(watched)
-                optimizer.step()
-                if watched:
-                    record(optimizer, loggers, 50 * i)
-                seconds[i, watched] = time.perf_counter() - start
-        for logger in loggers:
-            logger.finalize("success")
-    plain = np.median(seconds[:, 0])
-    return ratio(seconds[:, 1] - seconds[:, 0], np.full(rounds, 50 * plain))
+def monitor_share(live: bool, epochs: int) -> Ratio:
+    """What recording, drawing and logging add to each 50th step, as a share of 50 plain steps in Lightning's loop."""
+    files = ["configs/seqcls.yaml"] + ["configs/overlay/live.yaml"] * live
+    _, steps = spent_in(PerturbationMonitor | RunMonitor, files, epochs)
+    plain = np.median(steps)
+    recorded = steps[50::50]  # without the first one, which does one-time work
+    return ratio(recorded - plain, np.full(len(recorded), 50 * plain))
 
 
 def audit_ratio(runs: int, steps: int = 600) -> Ratio:
@@ -151,7 +132,16 @@ def audit_ratio(runs: int, steps: int = 600) -> Ratio:
 
 
 def callback_shares(epochs: int) -> dict[str, Ratio]:
-    """What the callbacks that guard each step take of it, in Lightning's loop; without writing checkpoints."""
+    """What the callbacks that guard each step take of it, without loggers and without writing checkpoints."""
+    spent, steps = spent_in(ExactResume | FiniteSteps, ["configs/seqcls.yaml"], epochs, "logger=false")
+    whole = np.full(len(steps), np.median(steps))
+    return {name: ratio(seconds, whole) for name, seconds in spent.items()}
+
+
+def spent_in(
+    callbacks: UnionType, files: list[str], epochs: int, *options: str
+) -> tuple[dict[str, NDArray[np.float64]], NDArray[np.float64]]:
+    """Seconds that callbacks take of each step in Lightning's loop, by class, and of the whole steps."""
     hooks = (
         "on_train_batch_start",
         "on_before_backward",
@@ -160,11 +150,11 @@ def callback_shares(epochs: int) -> dict[str, Ratio]:
         "_on_fetch",
     )
     with tempfile.TemporaryDirectory() as folder:
-        options = ["logger=false", "enable_progress_bar=false", "enable_model_summary=false", "limit_val_batches=0"]
-        options += ["accelerator=cpu", f"max_epochs={epochs}", f"default_root_dir={folder}"]
-        run = build(["configs/seqcls.yaml"], [f"--trainer.{option}" for option in options])
-        guards = {type(c).__name__: c for c in run.trainer.callbacks if isinstance(c, ExactResume | FiniteSteps)}  # type: ignore[attr-defined]
-        spent = {name: [0.0] for name in guards}  # of each step
+        settings = ["enable_progress_bar=false", "enable_model_summary=false", "limit_val_batches=0", *options]
+        settings += ["accelerator=cpu", f"max_epochs={epochs}", f"default_root_dir={folder}"]
+        run = build(files, [f"--trainer.{setting}" for setting in settings])
+        watched = {type(c).__name__: c for c in run.trainer.callbacks if isinstance(c, callbacks)}  # type: ignore[attr-defined]
+        spent = {name: [0.0] for name in watched}  # of each step
 
         def timed(name: str, hook: Callable[..., None]) -> Callable[..., None]:
             def call(*arguments: Any) -> None:
@@ -182,15 +172,13 @@ def callback_shares(epochs: int) -> dict[str, Ratio]:
                 for seconds in spent.values():
                     seconds.append(0.0)
 
-        for name, guard in guards.items():
+        for name, callback in watched.items():
             for hook in hooks:
-                if hasattr(guard, hook):
-                    setattr(guard, hook, timed(name, getattr(guard, hook)))
-        run.trainer.callbacks.append(Clock())  # type: ignore[attr-defined]
+                if hasattr(callback, hook):
+                    setattr(callback, hook, timed(name, getattr(callback, hook)))
+        run.trainer.callbacks.insert(0, Clock())  # type: ignore[attr-defined]
         run.trainer.fit(run.module, datamodule=run.data)
-    steps = np.diff(Clock.ends)
-    whole = np.full(len(steps), np.median(steps))
-    return {name: ratio(np.array(seconds[1:-1]), whole) for name, seconds in spent.items()}
+    return {name: np.array(seconds[1:-1]) for name, seconds in spent.items()}, np.diff(Clock.ends)
 
 
 def main() -> None:
@@ -238,9 +226,9 @@ def main() -> None:
         table.add_section()
     console = Console(width=100)
     console.print(table)
-    share = monitor_share(200)
-    text = f"{share.median:.2%} [{share.low:.2%}, {share.high:.2%}]"
-    console.print(f"PerturbationMonitor, every 50 steps: {text} of the steps' time (goal: at most 2 %)")
+    for name, share in {"series": monitor_share(False, 20), "live circuits": monitor_share(True, 10)}.items():
+        text = f"{share.median:.2%} [{share.low:.2%}, {share.high:.2%}]"
+        console.print(f"Monitors, every 50 steps, {name}: {text} of the steps' time (goal: at most 2 %)")
     console.print(f"Recording for an audit: {audit_ratio(max(rounds // 100, 3))} of a run's time (goal: at most 1.02)")
     for name, share in callback_shares(8).items():
         text = f"{share.median:.2%} [{share.low:.2%}, {share.high:.2%}]"

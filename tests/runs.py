@@ -93,7 +93,10 @@ def differences(a, b, path=""):
 
 def rows(root):
     with open(folder(root) / "metrics.csv", newline="") as file:
-        return [{k: v for k, v in row.items() if v and "seconds" not in k} for row in csv.DictReader(file)]
+        return [
+            {k: v for k, v in row.items() if v and "seconds" not in k and "memory" not in k}
+            for row in csv.DictReader(file)
+        ]
 
 
 def assert_equal(straight, resumed):

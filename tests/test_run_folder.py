@@ -39,7 +39,7 @@ def test_a_resumed_run_continues_in_its_folder_as_if_it_had_never_stopped(tmp_pa
     checkpoints = [torch.load(f / "checkpoints" / "last.ckpt", weights_only=True) for f in folders]
     for name, value in checkpoints[0]["state_dict"].items():
         assert torch.equal(value, checkpoints[1]["state_dict"][name]), name
-    clock = {"train_seconds", "quantum/seconds"}
+    clock = {"train_seconds", "quantum/seconds", "cost/memory_GB"}
     first, second = ([{k: v for k, v in row.items() if k not in clock} for row in rows(folder)] for folder in folders)
     assert first == second  # metrics.csv: nothing lost, nothing twice
     assert (folders[1] / "config.yaml").is_file()

@@ -8,6 +8,7 @@ from lightning_qsgd.callbacks.exact_resume import Stopped as Stopped
 from lightning_qsgd.callbacks.finite_steps import FiniteSteps as FiniteSteps
 from lightning_qsgd.callbacks.perturbation_monitor import PerturbationMonitor as PerturbationMonitor
 from lightning_qsgd.callbacks.prediction_writer import PredictionWriter as PredictionWriter
+from lightning_qsgd.callbacks.run_monitor import RunMonitor as RunMonitor
 from lightning_qsgd.callbacks.run_summary import RunSummary as RunSummary
 from lightning_qsgd.callbacks.test_report import TestReport as TestReport
 from lightning_qsgd.callbacks.time_to_target import TimeToTarget as TimeToTarget

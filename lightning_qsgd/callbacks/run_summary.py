@@ -63,6 +63,13 @@ def count_circuits(
     model: torch.nn.Module, optimizer: SuperpositionalGradientDescent | None = None
 ) -> tuple[int, int, float]:
     """Circuits, shots and seconds in them, of the optimizer and of each network behind a model's layers."""
+    counting = that_count(model, optimizer)
+    circuits, shots, seconds = ([getattr(part, name) for part in counting] for name in ("circuits", "shots", "seconds"))
+    return sum(circuits), sum(shots), float(sum(seconds))
+
+
+def that_count(model: torch.nn.Module, optimizer: SuperpositionalGradientDescent | None) -> list[Any]:
+    """What counts circuits: the perturbation first, a displacement's circuit, each network behind a model's layers."""
     counting: list[Any] = []
     if optimizer is not None:
         circuit = None if optimizer.displacement is None else optimizer.displacement.circuit
@@ -73,8 +80,7 @@ def count_circuits(
 
         engines = {id(m.engine): m.engine for m in model.modules() if isinstance(m, CircuitModule)}
         counting += [engine for engine in engines.values() if isinstance(engine, QuantumNetwork)]
-    circuits, shots, seconds = ([getattr(part, name) for part in counting] for name in ("circuits", "shots", "seconds"))
-    return sum(circuits), sum(shots), float(sum(seconds))
+    return counting
 
 
 def peak_memory() -> float:

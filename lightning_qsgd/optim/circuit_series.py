@@ -50,7 +50,7 @@ def residuals(circuit: CircuitPerturbation, num_points: int) -> dict[str, float]
     surrogate, found = circuit.surrogate, {}
     if surrogate is None:
         return {}
-    points = torch.from_numpy(np.random.default_rng(0).uniform(-np.pi, np.pi, (num_points, circuit.num_qubits)))
+    points = random_points(num_points, circuit.num_qubits)
     if whole := isinstance(surrogate, FourierSurrogate):  # the series is of all outcomes
         found["surrogate_clipped_mass"] = float(surrogate.clipped_mass(points).mean())
     if circuit.calibration:
@@ -64,6 +64,11 @@ def residuals(circuit: CircuitPerturbation, num_points: int) -> dict[str, float]
     found["surrogate_residual"] = float((surrogate(points) - fresh).square().mean().sqrt())
     found["surrogate_residual_expected"] = float(noise.mean().sqrt())
     return found
+
+
+def random_points(num_points: int, num_qubits: int) -> torch.Tensor:
+    """(num_points, num_qubits) angles, float64, uniform in [-pi, pi); the same ones in each call."""
+    return torch.from_numpy(np.random.default_rng(0).uniform(-np.pi, np.pi, (num_points, num_qubits)))
 
 
 def without_shots(circuit: CircuitPerturbation) -> CircuitPerturbation:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 import warnings
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any, Literal
 
@@ -37,7 +37,10 @@ class QuantumNetwork:
     Attributes:
         qnn: the ``SamplerQNN``, for example for ``TorchConnector``; its circuit is the one that runs.
         circuits, shots, seconds: circuits and shots run so far, and wall-clock seconds in them.
+        on_run: called with (inputs, probabilities) of each batch that ran. Default: None.
     """
+
+    on_run: Callable[[NDArray[np.float64], NDArray[np.float64]], None] | None = None
 
     def __init__(
         self,
@@ -119,6 +122,8 @@ class QuantumNetwork:
                 f"The sampler {type(self.sampler).__name__} returned no probability distribution in {wrong.sum()} of "
                 f"{len(inputs)} rows; row {row} sums to {total[row]}"
             )
+        if self.on_run is not None:
+            self.on_run(inputs, probabilities)
         return probabilities
 
     def jacobian(

@@ -1,4 +1,5 @@
 import csv
+import math
 
 import pytest
 import torch
@@ -24,12 +25,23 @@ def test_what_the_loggers_hold(tmp_path):
     names = {tag.removeprefix("quantum/") for tag in events.Tags()["scalars"] if tag.startswith("quantum/")}
     assert names == {
         "norm_ratio", "norm_ratio_touched", "offset", "spread", "learning_rate_factor", "cosine", "touched",
-        "effective", "quantum_weight", "circuits", "shots", "seconds", "surrogate_residual",
+        "effective", "quantum_weight", "s_low", "s_high", "circuits", "shots", "seconds", "surrogate_residual",
         "surrogate_residual_expected", "surrogate_clipped_mass",
     }  # fmt: skip
     assert [event.step for event in events.Scalars("quantum/norm_ratio")] == [0, 3, 6]
     assert [event.step for event in events.Histograms("quantum/s")] == [0, 3, 6]
     assert events.Histograms("quantum/s")[0].histogram_value.num == 28 * 4
+    assert [event.step for event in events.Histograms("quantum/angles")] == [0, 3, 6]
+    angles = events.Histograms("quantum/angles")[0].histogram_value
+    assert angles.num == 28 * 4
+    assert angles.max == pytest.approx(math.pi)  # a layer norm's weights are 1
+    low, mean, high = (events.Scalars(f"quantum/{name}")[0].value for name in ("s_low", "offset", "s_high"))
+    s = events.Histograms("quantum/s")[0].histogram_value
+    assert s.min < low < mean < high < s.max
+    assert all(0 < event.value < 0.1 for event in events.Scalars("circuit/total_variation"))
+    assert [event.step for event in events.Scalars("circuit/error")] == [0, 3, 6]
+    assert [event.step for event in events.Images("circuit/outcomes")] == [0]  # a series stays as it is
+    assert [event.step for event in events.Images("circuit/drawing")] == [0]
     drawing = events.Tensors("quantum/circuit/text_summary")[0].tensor_proto.string_val[0].decode()
     assert "q_3" in drawing
     assert "Ry" in drawing
@@ -39,6 +51,17 @@ def test_what_the_loggers_hold(tmp_path):
     ratio = float(residual["quantum/surrogate_residual"]) / float(residual["quantum/surrogate_residual_expected"])
     assert 0.7 < ratio < 1.4  # shot noise explains it
     assert {row["quantum/circuits"] for row in rows if row["quantum/circuits"]} == {"657"}
+
+
+def test_live_circuits_are_drawn_in_each_record(tmp_path):
+    folder = run(tmp_path, "--config", "configs/overlay/live.yaml")
+    events = EventAccumulator(str(folder), size_guidance={"images": 0}).Reload()
+    assert [event.step for event in events.Images("circuit/outcomes")] == [0, 3, 6]
+    for name in ("total_variation", "error"):
+        found, expected = (events.Scalars(f"circuit/{name}{end}") for end in ("", "_expected"))
+        assert [event.step for event in found] == [0, 3, 6]
+        assert all(a.value == pytest.approx(b.value, rel=0.4) for a, b in zip(found, expected))  # shots explain it
+    assert [event.value for event in events.Scalars("quantum/circuits")] == [28, 4 * 28, 7 * 28]  # none for pictures
 
 
 @pytest.mark.parametrize("arguments", [["--monitor.every_n_steps=0"], ["--config", "configs/overlay/adamw.yaml"]])

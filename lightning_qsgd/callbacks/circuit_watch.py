@@ -1,0 +1,190 @@
+"""What a perturbation was asked in a step, and how far its circuit's answer is from the exact circuit's.
+
+Shapes: B blocks, n qubits, O = 2**n outcomes; bit k of an outcome is qubit k.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, NamedTuple
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from lightning_qsgd.optim import CircuitPerturbation
+from lightning_qsgd.optim.circuit_series import random_points
+from lightning_qsgd.optim.perturbation import Perturbation
+
+if TYPE_CHECKING:
+    from lightning_qsgd.quantum import CircuitSimulator
+
+BLOCKS = 32  # that are compared: the first of a step
+_SAMPLE = 2**18  # angles, for the histogram
+
+
+class Outcomes(NamedTuple):
+    """Distributions of the outcomes of some blocks.
+
+    Args:
+        exact: (B, O), of the perfect circuit.
+        found: by name, (B, O): "measured" on the sampler, "series" of the surrogate.
+    """
+
+    exact: Tensor
+    found: dict[str, Tensor]
+
+
+class CircuitWatch:
+    """Listens to a perturbation between :meth:`start` and :meth:`stop`; no circuit runs for it.
+
+    Args:
+        perturbation: any; outcomes are compared where it is a :class:`CircuitPerturbation` that a ``CircuitSimulator``
+            takes (at most 12 qubits).
+
+    Attributes:
+        perturbation: as given.
+        circuit: the same, where it is a circuit's; else None.
+    """
+
+    def __init__(self, perturbation: Perturbation) -> None:
+        self.perturbation = perturbation
+        self.circuit = perturbation if isinstance(perturbation, CircuitPerturbation) else None
+        self._listening, self._before, self._network = False, perturbation.on_answer, None
+        self._rotations: Tensor | None = None
+        self._simulator: CircuitSimulator | None = None
+        self._can_simulate = True
+        self._forget()
+
+    def _forget(self) -> None:
+        self._angles: list[Tensor] = []
+        self._first: Tensor | None = None  # blocks of the first question
+        self._ran: tuple[Tensor, Tensor] | None = None  # inputs and frequencies of the first circuits
+
+    def start(self, *, reporting: bool = False) -> None:
+        """Listen from now on, and forget what was heard.
+
+        Args:
+            reporting: to ``CircuitPerturbation.report``, in which a series' circuits run too. Default: False.
+        """
+        self.stop()
+        self._forget()
+        self._listening, self._before = True, self.perturbation.on_answer
+        self.perturbation.on_answer = self._hear
+        if (circuit := self.circuit) is not None:
+            fresh = reporting and circuit.surrogate is not None and not circuit.calibration
+            if circuit.mode == "live" or fresh:
+                self._network = circuit.network
+                self._network.on_run = self._measured
+
+    def stop(self) -> None:
+        """Listen no more."""
+        if self._listening:
+            self._listening, self.perturbation.on_answer = False, self._before
+        if self._network is not None:
+            self._network.on_run, self._network = None, None
+
+    @property
+    def angles(self) -> Tensor:
+        """pi * theta of the touched coordinates of this rank, flat, float32, at most 2**18; once."""
+        angles, self._angles = torch.cat([*self._angles, torch.empty(0)]), []
+        return angles
+
+    def outcomes(self) -> Outcomes | None:
+        """Distributions of the first 32 circuits that ran, or blocks that the series answered.
+
+        None: there is no circuit, or nothing answered. With a calibration, before any step: at random points.
+        """
+        circuit = self.circuit
+        if circuit is None:
+            return None
+        found = {}
+        points = self._first
+        if self._ran is not None:
+            points, found["measured"] = self._ran
+        elif circuit.mode == "live":
+            return None  # its fallback answered
+        elif points is None and circuit.calibration:
+            points = random_points(BLOCKS, circuit.num_qubits)
+        if points is None or not points.isfinite().all() or (exact := self._exact(points)) is None:
+            return None
+        from lightning_qsgd.quantum import FourierSurrogate
+
+        if isinstance(circuit.surrogate, FourierSurrogate):
+            found["series"] = circuit.surrogate.probabilities(points)
+        return Outcomes(exact, found)
+
+    def distances(self) -> dict[str, float]:
+        """How far what answers, live circuits or the series, is from the exact circuit, over the first 32 blocks.
+
+        Returns:
+            - error: root mean square difference of s, without ``center``;
+            - total_variation: mean total-variation distance of the outcomes; not for a series of single qubits;
+            - error_expected, total_variation_expected: what the shots of live circuits alone make of both.
+        """
+        circuit, outcomes = self.circuit, self.outcomes()
+        if circuit is None or outcomes is None:
+            return {}
+        exact, matrix = outcomes.exact, circuit.matrix
+        s = exact @ matrix
+        name = "measured" if circuit.mode == "live" else "series"
+        if name not in outcomes.found:
+            if circuit.surrogate is None or self._first is None:
+                return {}
+            return {"error": _rms(2 * circuit.surrogate(self._first) - 1 - s)}
+        found = outcomes.found[name]
+        numbers = {
+            "error": _rms(found @ matrix - s),
+            "total_variation": float(total_variation(found, exact).mean()),
+        }
+        if circuit.mode == "live" and (shots := circuit.network.qnn.shots):
+            numbers["error_expected"] = float(((1 - s * s) / shots).mean().sqrt())
+            numbers["total_variation_expected"] = float(_of_shots(exact, shots).mean())
+        return numbers
+
+    def _exact(self, points: Tensor) -> Tensor | None:
+        if self._simulator is None and self.circuit is not None and self._can_simulate:
+            from lightning_qsgd.quantum import CircuitSimulator
+
+            try:
+                self._simulator = CircuitSimulator(self.circuit.ansatz)
+            except ValueError:  # too many qubits, or a gate of a user's own circuit
+                self._can_simulate = False
+                return None
+            self._rotations = torch.from_numpy(self.circuit.weights) if self.circuit.ansatz.num_weights else None
+        return None if self._simulator is None else self._simulator(points, self._rotations)
+
+    def _hear(self, angles: Tensor, s: Tensor, step: int) -> None:
+        if self._before is not None:
+            self._before(angles, s, step)
+        if self._first is None:
+            self._first = angles[:BLOCKS].detach().double().cpu()
+        if (left := _SAMPLE - sum(map(len, self._angles))) > 0:
+            runs = [length for _, *run in self.perturbation.layout for length in run]
+            own = angles.detach().flatten()
+            if any(runs[1::2]):  # padding
+                own = torch.cat(own.split(runs)[::2])
+            self._angles.append(own[:left].float().cpu().clone())
+
+    def _measured(self, inputs: NDArray[np.float64], probabilities: NDArray[np.float64]) -> None:
+        if self._ran is None:
+            self._ran = torch.from_numpy(inputs[:BLOCKS]), torch.from_numpy(probabilities[:BLOCKS])
+
+
+def total_variation(p: Tensor, q: Tensor) -> Tensor:
+    """(B,): half the sum of absolute differences of two distributions (B, O), in [0, 1]."""
+    return (p - q).abs().sum(-1) / 2
+
+
+def _of_shots(exact: Tensor, shots: int) -> Tensor:
+    """(B,): the mean total variation of frequencies of ``shots`` from the distribution itself, by De Moivre's formula
+    for the mean absolute deviation of a binomial number (Diaconis and Zabell 1991)."""
+    from scipy.stats import binom
+
+    p = exact.clamp(0, 1).numpy()
+    m = np.floor(shots * p)
+    return torch.from_numpy(((m + 1) * (1 - p) * binom.pmf(m + 1, shots, p)).sum(-1) / shots)
+
+
+def _rms(difference: Tensor) -> float:
+    return float(difference.square().mean().sqrt())
