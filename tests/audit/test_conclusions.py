@@ -43,6 +43,8 @@ def test_entanglement_is_named_with_the_series_that_replaces_it():
         "qubit.",
         "A classical series of 31 of 2,500 terms gives all of it but 0.90 %.",
     ]
+    whole = conclude(found(maps=maps(), shares=shares(multi=0.3), truncation=replace(series, left=0.0)))
+    assert whole[-1] == "A classical series of 31 of 2,500 terms gives all of it."
     unreached = replace(series, terms=None)
     assert "series" not in conclude(found(maps=maps(), shares=shares(multi=0.3), truncation=unreached))[-1]
 
@@ -50,6 +52,8 @@ def test_entanglement_is_named_with_the_series_that_replaces_it():
 def test_little_entanglement_is_said_to_be_little():
     sentences = conclude(found(maps=maps(sine=0.97), shares=shares(multi=0.02)))
     assert sentences[-1].startswith("2.00 % of it depends on several weights together, which no circuit without")
+    nothing = conclude(found(maps=maps(sine=1.0), shares=shares(multi=0.0)))
+    assert nothing[-1] == "Nothing in it depends on several weights together: no entanglement is needed."
     assert conclude(found(maps=maps(sine=0.97), shares=shares(multi=0.02), few=True))[-1].endswith("a lower bound.")
 
 

@@ -57,6 +57,18 @@ def test_a_weight_that_has_faded_out_is_replayed_all_the_same(run, tmp_path):
     assert recorder.trajectory() is not None
 
 
+def test_checkpoints_of_weights_only_are_left_out_or_named(run, tmp_path):
+    whole = torch.load(run / "checkpoints" / "last.ckpt", weights_only=True)
+    early = {k: v for k, v in whole.items() if k not in ("optimizer_states", "lr_schedulers")} | {"global_step": 1}
+    torch.save(early, tmp_path / "best.ckpt")
+    with pytest.raises(ValueError, match=r"best.ckpt holds weights only .*; use last.ckpt beside it"):
+        replay(GIVEN, str(tmp_path / "best.ckpt"), Recorder())
+    torch.save(whole, tmp_path / "last.ckpt")
+    recorder = Recorder()
+    replay(GIVEN, str(tmp_path), recorder)
+    assert len(recorder.trajectory().steps) == 1
+
+
 def test_an_empty_folder_is_refused(tmp_path):
     with pytest.raises(FileNotFoundError, match=r"No checkpoints in .*; give a file, a run folder, last, or best"):
         checkpoints_in(tmp_path)

@@ -13,10 +13,11 @@ from torch.nn import functional as F
 
 from lightning_qsgd.callbacks import PredictionWriter, TestReport
 from lightning_qsgd.cli import main
+from lightning_qsgd.datamodules import GSM8K
 from lightning_qsgd.optim import SuperpositionalGradientDescent, perturbed_groups
 from lightning_qsgd.tasks import CausalLanguageModeling
 from tests.ranks import on_two_ranks
-from tests.tiny_llm import ROWS, Rows, save_llm
+from tests.tiny_llm import ROWS, Rows, save_llm, save_rows
 
 pytest.importorskip("transformers")
 ADAMW = partial(torch.optim.AdamW, lr=3e-3, weight_decay=0.0)
@@ -155,6 +156,14 @@ def test_exact_match_and_the_files_of_answers(llm, overfitted, tmp_path):
     trainer_of(tmp_path, callbacks=[PredictionWriter()]).predict(module, Rows(llm, size=3))
     with (tmp_path / "predictions.csv").open(newline="") as file:
         assert [row["generated"] for row in csv.DictReader(file)] == [row["generated"] for row in rows]
+
+
+def test_exact_match_of_gsm8k_is_that_of_the_same_rows(llm, overfitted, tmp_path):
+    data = GSM8K(test_file=save_rows(tmp_path / "test.jsonl", ROWS[:3]), eval_batch_size=2)  # tokenizer: the model's
+    (metrics,) = trainer_of(tmp_path).test(overfitted[0], data, verbose=False)
+    assert metrics["test/exact_match"] == pytest.approx(2 / 3)
+    (same,) = trainer_of(tmp_path).test(overfitted[0], Rows(llm, size=3, batch_size=2), verbose=False)
+    assert metrics == same
 
 
 def test_batches_generate_what_single_prompts_do(llm, overfitted):
