@@ -29,11 +29,11 @@ def at_step(number, act):
 
 
 def fill_the_disk():
-    """From step 8 on no file can grow beyond 60 kB, as on a full disk; a checkpoint is larger."""
+    """From step 8 on no file can grow beyond 300 kB, as on a full disk; a checkpoint is larger."""
 
     def act(folder):
         signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
-        resource.setrlimit(resource.RLIMIT_FSIZE, (60_000, resource.getrlimit(resource.RLIMIT_FSIZE)[1]))
+        resource.setrlimit(resource.RLIMIT_FSIZE, (300_000, resource.getrlimit(resource.RLIMIT_FSIZE)[1]))
 
     at_step(8, act)
 
