@@ -105,10 +105,8 @@ def test_it_opens_from_disk_with_search_and_equations(site, tmp_path):
     with page(tmp_path) as browser:
         browser.send("Emulation.setFocusEmulationEnabled", enabled=True)
         browser.open((site / "index.html").as_uri())
-        browser.wait_for(
-            lambda: browser.evaluate("document.querySelector('math')?.getBoundingClientRect().height ?? 0") > 10
-        )
         browser.wait_for(lambda: browser.evaluate("'IFrameWorker' in window && document.readyState === 'complete'"))
+        assert browser.evaluate("document.querySelector('math').getBoundingClientRect().height") > 10
         browser.evaluate("document.querySelector('[data-md-component=search-query]').focus()")
         browser.send("Input.insertText", text="transpile")
         browser.send("Input.dispatchKeyEvent", type="keyUp", key="e")
