@@ -4,8 +4,12 @@ import re
 
 
 def on_page_markdown(markdown: str, page: object, config: object, files: object) -> str:
-    """Cut what tests/test_docs.py reads, a `no-run (reason)` after a fence's language: MkDocs would see no fence."""
-    return re.sub(r"^(```\w+) no-run \(.*\)$", r"\1", markdown, flags=re.MULTILINE)
+    """Cut what the tests read and MkDocs would see no fence for; write what reports escape as Python-Markdown reads it.
+
+    A link to a comparison's report leads to the page beside it.
+    """
+    markdown = re.sub(r"^(```\w+) no-run \(.*\)$", r"\1", markdown, flags=re.MULTILINE)
+    return re.sub(r"(\]\([^)]*\breport)\.md\)", r"\1.html)", markdown.replace(r"\<", "&lt;"))
 
 
 def on_page_content(html: str, page: object, config: object, files: object) -> str:
