@@ -9,7 +9,7 @@ PAPER := logs/compare$(if $(QUICK),/quick)
 FEW := --root $(PAPER) --seeds.evaluation "[301, 302, 303]" --seeds.tuning "[101]"
 QUICKLY := $(if $(QUICK),$(FEW))
 
-.PHONY: help fit paper test test-slow test-gpu bench lint format tensorboard clean
+.PHONY: help fit paper test test-slow test-gpu bench docs docs-serve lint format tensorboard clean
 
 help: ## list the targets
 	@grep -E '^[a-z.-]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*##/\t/' | expand -t 16
@@ -22,6 +22,10 @@ help: ## list the targets
 
 .venv/.bench: .venv/.installed
 	.venv/bin/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[dev,bench]'
+	touch $@
+
+.venv/.docs: .venv/.installed
+	.venv/bin/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[dev,docs]'
 	touch $@
 
 .venv: .venv/.installed ## the environment, from pyproject.toml and constraints.txt
@@ -51,6 +55,14 @@ bench: .venv/.bench ## speed, as ratios measured side by side in one run
 	$(RUN) scripts/benchmark_attention.py
 	$(RUN) scripts/benchmark_llm.py
 
+docs: export NO_MKDOCS_2_WARNING = 1
+docs: .venv/.docs ## the documentation as a site in site/: open site/index.html, no network needed
+	$(RUN) -m mkdocs build --strict
+
+docs-serve: export NO_MKDOCS_2_WARNING = 1
+docs-serve: .venv/.docs ## the same at http://localhost:8000, built anew at each change
+	$(RUN) -m mkdocs serve
+
 lint: .venv/.installed ## ruff and pyright
 	.venv/bin/ruff check .
 	.venv/bin/ruff format --check .
@@ -64,4 +76,4 @@ tensorboard: .venv/.installed ## open the runs in TensorBoard
 	.venv/bin/tensorboard --logdir logs
 
 clean: ## remove caches and the environment; logs and data stay
-	rm -rf .venv .pytest_cache .ruff_cache .hypothesis build dist
+	rm -rf .venv .pytest_cache .ruff_cache .hypothesis build dist site

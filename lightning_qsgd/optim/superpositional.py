@@ -39,11 +39,11 @@ from lightning_qsgd.optim.update import refuse_impossible_steps, step_few, step_
 
 
 class SuperpositionalGradientDescent(SavedState):
-    r"""AdamW whose step gains the perturbation lambda * Q(theta, g).
+    """AdamW whose step gains the perturbation lambda * Q(theta, g).
 
-    .. math::
-        \theta_{t+1} = (1 - \alpha w)\,\theta_t - \alpha \left( \frac{\hat m_t}{\sqrt{\hat v_t} + \epsilon}
-        + \lambda\, Q(\theta_t, g_t) \right), \qquad Q_i = s_i(\pi\theta_t)\, g_i
+    With Adam's direction u = m_hat / (sqrt(v_hat) + eps), alpha the learning rate, and w the weight decay:
+
+        theta <- (1 - alpha * w) * theta - alpha * (u + lambda * Q),    Q_i = s_i(pi * theta) * g_i
 
     Paper: arXiv 2511.01918, Eq. 1 and 2. What the paper leaves open is an option: ``scope`` (which coordinates),
     ``coupling`` (whether alpha multiplies Q), ``bias_correction``.
@@ -83,7 +83,7 @@ class SuperpositionalGradientDescent(SavedState):
     ``state_dict()["param_groups"][0]``.
 
     Parameters may be DTensors (FSDP2): the step is that of the whole tensors. Memory beside AdamW's: of the order of
-    the touched coordinates; with scope="all" that of a chunk of 2**18 coordinates on a CPU, 2**24 elsewhere, unless the
+    the touched coordinates; with scope="all" that of a chunk of 2^18 coordinates on a CPU, 2^24 elsewhere, unless the
     perturbation needs all blocks at once (``Perturbation.blockwise``: controls, shot noise, live circuits).
 
     Attributes:

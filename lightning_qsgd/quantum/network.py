@@ -139,7 +139,7 @@ class QuantumNetwork:
             of: leave out gates that only inputs, or only weights, would need. Default: "both".
 
         Returns:
-            (batch, 2**num_qubits, num_inputs) and (batch, 2**num_qubits, num_weights), float64; zeros where not asked.
+            (batch, 2^n, num_inputs) and (batch, 2^n, num_weights) of n qubits, float64; zeros where not asked.
 
         Raises:
             ValueError: as :meth:`probabilities`; or if a parameter enters a gate that is no Pauli rotation.

@@ -35,9 +35,9 @@ class ScoreSeries(CircuitModule):
         count: H.
         num_qubits, depth, entanglement: of :func:`score_circuit`. Defaults: 4, 2, "linear".
         readout: what is read for Phi. "probability" (default): sum over k = 1..n of |psi_k|^2, the probability of the
-            outcomes 1 to n. "expectation": sum of <Z_k> over the qubits. "amplitude": sum over k = 1..n of Re psi_k,
-            the paper's letter; it depends on the unobservable global phase, that is on how gates are written down, and
-            no device can measure it: on the simulator only.
+            outcomes 1 to n. "expectation": sum of the means of Z_k over the qubits. "amplitude": sum over k = 1..n of
+            Re psi_k, the paper's letter; it depends on the unobservable global phase, that is on how gates are written
+            down, and no device can measure it: on the simulator only.
         source: "circuit" (default). Controls without a circuit: "series", a series of the same frequencies whose
             coefficients are trained themselves and start at those of a random circuit; "random": one with fixed random
             coefficients, as large on average over a period.
