@@ -134,8 +134,8 @@ def main(args: Sequence[str] | None = None) -> None:
             arguments[i] = find_config(argument)
         elif argument.startswith("--config="):
             arguments[i] = f"--config={find_config(argument.removeprefix('--config='))}"
-    if "" not in sys.path:
-        sys.path.insert(0, "")  # class_path finds files of the current folder, as with python -m
+    if (here := os.getcwd()) not in sys.path:  # class_path finds files of the current folder, as with python -m
+        sys.path.insert(0, here)  # "" would not do: jsonargparse goes to a configuration's folder to read it
     # Noise that no user of this package can act on.
     warnings.filterwarnings("ignore", ".*LeafSpec.*")
     warnings.filterwarnings("ignore", ".*does not have many workers.*")

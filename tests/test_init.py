@@ -21,7 +21,7 @@ def test_a_new_project_trains(tmp_path, capsys):
     assert len((folder / "README.md").read_text().splitlines()) <= 10
     short = ["--trainer.max_epochs=1", "--data.train_size=64", "--trainer.accelerator=cpu"]
     run = subprocess.run(
-        [sys.executable, "-m", "lightning_qsgd", "fit", "--config", "configs/my_data.yaml", *short],
+        [Path(sys.executable).parent / "lightning-qsgd", "fit", "--config", "configs/my_data.yaml", *short],
         cwd=folder, env=ENVIRONMENT, capture_output=True, text=True,
     )  # fmt: skip
     assert run.returncode == 0, run.stderr

@@ -137,8 +137,8 @@ def execute(
             return known
         os.environ["OMP_NUM_THREADS"] = "1"
         os.chdir(place)
-        if "" not in sys.path:
-            sys.path.insert(0, "")
+        if place not in sys.path:
+            sys.path.insert(0, place)
         with atomic_write(target / "run.yaml") as file:
             yaml.safe_dump(config, file, sort_keys=False)
         with (target / "output.log").open("a") as log, contextlib.redirect_stdout(log), contextlib.redirect_stderr(log):
