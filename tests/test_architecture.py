@@ -100,6 +100,7 @@ def test_every_module_has_its_test():
         "findings": "page",
         "pretrained": "language_modeling",
         "training": "classification",
+        "parts": "run_monitor",
         "model_findings": "model_audit",
         "model_figures": "model_sections",
         "worker": "runner",

@@ -9,11 +9,11 @@ from typing import Any
 import lightning as L
 import numpy as np
 import torch
-from lightning.pytorch.loggers import TensorBoardLogger
 from rich.console import Console
 from torch import Tensor
 
 from lightning_qsgd.callbacks.attention_figures import curve_figure, pixels, score_window, spectrum_figure
+from lightning_qsgd.callbacks.parts import tensorboard_writers
 from lightning_qsgd.callbacks.sampled_attention import SampledAttention, quantum_layers, simulated
 from lightning_qsgd.models import QuantumAttention
 
@@ -97,7 +97,7 @@ class AttentionMonitor(L.Callback):
                 metrics |= {f"attention/{key}/{name}": value.float().mean().item() for key, value in numbers.items()}
             if layer.series.source == "circuit":
                 angles = torch.remainder(layer.series.weights.detach().float() + math.pi, 2 * math.pi) - math.pi
-                for writer in _writers(trainer) if angles.isfinite().all() else []:
+                for writer in tensorboard_writers(trainer.loggers) if angles.isfinite().all() else []:
                     writer.add_histogram(f"attention/angles/{name}", angles, self._step)
         self._stop_watching()
         for logger in trainer.loggers if metrics else []:
@@ -136,7 +136,7 @@ class AttentionMonitor(L.Callback):
 
     @torch.no_grad()
     def _draw(self, trainer: L.Trainer, module: L.LightningModule) -> None:
-        writers = _writers(trainer) if self.every_n_steps and trainer.is_global_zero else []
+        writers = tensorboard_writers(trainer.loggers) if self.every_n_steps and trainer.is_global_zero else []
         for name, layer in quantum_layers(trainer, module).items() if writers else []:
             series, scale = layer.shift_series()
             if not (series.isfinite().all() and scale.isfinite().all()):
@@ -194,7 +194,3 @@ class AttentionMonitor(L.Callback):
 
 def _numpy(tensor: Tensor) -> np.ndarray:
     return tensor.float().cpu().numpy()
-
-
-def _writers(trainer: L.Trainer) -> list[Any]:
-    return [logger.experiment for logger in trainer.loggers if isinstance(logger, TensorBoardLogger)]

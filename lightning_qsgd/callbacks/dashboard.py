@@ -6,6 +6,7 @@ from typing import Any
 import lightning as L
 
 from lightning_qsgd.callbacks.attention_monitor import AttentionMonitor
+from lightning_qsgd.callbacks.parts import superpositional
 from lightning_qsgd.callbacks.perturbation_monitor import PerturbationMonitor
 from lightning_qsgd.callbacks.run_summary import that_count
 from lightning_qsgd.callbacks.sampled_attention import quantum_layers
@@ -29,7 +30,7 @@ def dashboard(trainer: L.Trainer, module: L.LightningModule) -> dict[str, Charts
     """
     callbacks: list[L.Callback] = trainer.callbacks  # type: ignore[attr-defined]
     groups = {"Training": _training()}
-    optimizer = next((o for o in trainer.optimizers if isinstance(o, SuperpositionalGradientDescent)), None)
+    optimizer = superpositional(trainer.optimizers)
     monitor = next((c for c in callbacks if isinstance(c, PerturbationMonitor) and c.every_n_steps), None)
     counts = len(that_count(module, optimizer)) > (optimizer is not None)  # beside the perturbation
     if optimizer is not None and monitor is not None:

@@ -4,10 +4,11 @@ from collections.abc import Mapping
 from typing import Any, Literal
 
 import lightning as L
-from lightning.pytorch.loggers import Logger, TensorBoardLogger
+from lightning.pytorch.loggers import Logger
 from torch import Tensor
 
 from lightning_qsgd.callbacks.circuit_watch import CircuitWatch
+from lightning_qsgd.callbacks.parts import superpositional, tensorboard_writers
 from lightning_qsgd.optim import SuperpositionalGradientDescent
 
 _MARGINS = {"s_low": 0.05, "s_high": 0.95}
@@ -64,7 +65,7 @@ class PerturbationMonitor(L.Callback):
         watch.stop()
         for name, text in report.items():
             if isinstance(text, str):
-                for writer in _writers(trainer.loggers):
+                for writer in tensorboard_writers(trainer.loggers):
                     writer.add_text(f"quantum/{name}", "\n".join(f"    {line}" for line in text.splitlines()))
         self._draw(watch, trainer.loggers, step=0, drawing=True)
         numbers: dict[str, float] = {
@@ -111,7 +112,7 @@ class PerturbationMonitor(L.Callback):
 
     def _draw(self, watch: CircuitWatch, loggers: list[Logger], step: int, *, drawing: bool = False) -> None:
         """The outcomes of the first block beside the exact ones; with ``drawing`` the circuit too."""
-        writers, circuit = _writers(loggers), watch.circuit
+        writers, circuit = tensorboard_writers(loggers), watch.circuit
         if not writers or circuit is None:
             return
         from lightning_qsgd.callbacks.circuit_figures import OutcomePicture, drawing_image
@@ -140,8 +141,7 @@ class PerturbationMonitor(L.Callback):
         return {}
 
     def _optimizer(self, trainer: L.Trainer) -> SuperpositionalGradientDescent | None:
-        found = (o for o in trainer.optimizers if isinstance(o, SuperpositionalGradientDescent))
-        return next(found, None) if self.every_n_steps else None
+        return superpositional(trainer.optimizers) if self.every_n_steps else None
 
 
 def record(
@@ -182,11 +182,7 @@ def record(
             metrics |= {f"circuit/{name}": value for name, value in watch.distances().items()}
             histograms["angles"] = watch.angles
         for name, values in histograms.items():
-            for writer in _writers(loggers) if len(values) else []:
+            for writer in tensorboard_writers(loggers) if len(values) else []:
                 writer.add_histogram(f"quantum/{name}", values, step)
     for logger in loggers if metrics else []:
         logger.log_metrics(metrics, step=step)
-
-
-def _writers(loggers: list[Logger]) -> list[Any]:
-    return [logger.experiment for logger in loggers if isinstance(logger, TensorBoardLogger)]

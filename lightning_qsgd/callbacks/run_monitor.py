@@ -5,11 +5,10 @@ from typing import Any
 
 import lightning as L
 import torch
-from lightning.pytorch.loggers import TensorBoardLogger
 
 from lightning_qsgd.callbacks.dashboard import dashboard
+from lightning_qsgd.callbacks.parts import superpositional, tensorboard_writers
 from lightning_qsgd.callbacks.run_summary import count_circuits, peak_memory
-from lightning_qsgd.optim import SuperpositionalGradientDescent
 
 
 class RunMonitor(L.Callback):
@@ -40,9 +39,8 @@ class RunMonitor(L.Callback):
         """Write the layout."""
         self._rates, self._last = None, None
         if self.every_n_steps and trainer.is_global_zero:
-            for logger in trainer.loggers:
-                if isinstance(logger, TensorBoardLogger):
-                    logger.experiment.add_custom_scalars(dashboard(trainer, pl_module))
+            for writer in tensorboard_writers(trainer.loggers):
+                writer.add_custom_scalars(dashboard(trainer, pl_module))
 
     def on_train_batch_start(
         self, trainer: L.Trainer, pl_module: L.LightningModule, batch: Any, batch_idx: int
@@ -75,7 +73,7 @@ class RunMonitor(L.Callback):
         metrics["cost/memory_GB"] = peak_memory()
         if pl_module.device.type == "cuda":
             metrics["cost/gpu_memory_GB"] = torch.cuda.max_memory_allocated(pl_module.device) / 1e9
-        ours = next((o for o in trainer.optimizers if isinstance(o, SuperpositionalGradientDescent)), None)
+        ours = superpositional(trainer.optimizers)
         circuits, shots, _ = count_circuits(pl_module, ours)
         if ours is not None:
             circuits, shots = circuits - ours.perturbation.circuits, shots - ours.perturbation.shots

@@ -8,8 +8,8 @@ from typing import Any
 
 import lightning as L
 from lightning.pytorch.cli import SaveConfigCallback
-from lightning.pytorch.loggers import TensorBoardLogger
 
+from lightning_qsgd.callbacks.parts import tensorboard_writers
 from lightning_qsgd.scrubbing import scrubbed
 
 PACKAGES = ("lightning-qsgd", "torch", "lightning", "qiskit", "qiskit-aer", "qiskit-machine-learning")
@@ -34,8 +34,7 @@ class RunPage(SaveConfigCallback):
         """Write the page; a resumed run has one for each start."""
         if not trainer.is_global_zero:
             return
-        writers = [logger.experiment for logger in trainer.loggers if isinstance(logger, TensorBoardLogger)]
-        for writer in writers:
+        for writer in tensorboard_writers(trainer.loggers):
             config = self.parser.dump(self.config, skip_unset=False)
             writer.add_text("run", run_page(self.arguments, config), trainer.global_step)
 

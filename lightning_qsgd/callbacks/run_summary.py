@@ -10,6 +10,7 @@ import torch
 from lightning.pytorch.callbacks import ModelCheckpoint
 
 from lightning_qsgd.callbacks.finite_steps import FiniteSteps
+from lightning_qsgd.callbacks.parts import superpositional
 from lightning_qsgd.callbacks.time_to_target import TimeToTarget
 from lightning_qsgd.files import write_json
 from lightning_qsgd.optim import SuperpositionalGradientDescent
@@ -34,7 +35,7 @@ def summarize(trainer: L.Trainer, module: L.LightningModule) -> dict[str, Any]:
     callbacks: list[L.Callback] = trainer.callbacks  # type: ignore[attr-defined]
     clock = next(c for c in callbacks if isinstance(c, TimeToTarget))
     best = max if clock.mode == "max" else min
-    ours = next((o for o in trainer.optimizers if isinstance(o, SuperpositionalGradientDescent)), None)
+    ours = superpositional(trainer.optimizers)
     best_path = next((c.best_model_path for c in callbacks if isinstance(c, ModelCheckpoint)), None)
     circuits, shots, seconds = count_circuits(module, ours)
     wanted = [name for name in getattr(module, "summary_metrics", ()) if name in trainer.callback_metrics]

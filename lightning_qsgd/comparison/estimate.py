@@ -10,11 +10,11 @@ from typing import Any, NamedTuple
 import lightning as L
 import yaml
 
+from lightning_qsgd.callbacks.parts import superpositional
 from lightning_qsgd.callbacks.run_summary import count_circuits
 from lightning_qsgd.comparison.recorder import RunRecorder
 from lightning_qsgd.comparison.runner import Runner
 from lightning_qsgd.comparison.worker import CompareCLI, quiet
-from lightning_qsgd.optim import SuperpositionalGradientDescent
 
 STEPS = 8  # optimizer steps that are measured
 
@@ -69,7 +69,7 @@ class _FirstSteps(RunRecorder):
         super().on_train_batch_end(trainer, pl_module, outputs, batch, batch_idx)
         if self.steps > before:
             self.times.append(time.perf_counter())
-            ours = next((o for o in trainer.optimizers if isinstance(o, SuperpositionalGradientDescent)), None)
+            ours = superpositional(trainer.optimizers)
             self.circuits.append(count_circuits(pl_module, ours)[:2])
         trainer.should_stop = self.steps >= STEPS
 

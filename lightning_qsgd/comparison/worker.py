@@ -29,6 +29,7 @@ from lightning.pytorch.utilities.exceptions import SIGTERMException
 from lightning_utilities.core.rank_zero import rank_zero_warn
 
 from lightning_qsgd.callbacks import ExactResume, Stopped
+from lightning_qsgd.callbacks.parts import superpositional
 from lightning_qsgd.callbacks.run_summary import count_circuits
 from lightning_qsgd.comparison.memory import peak, reset_peak
 from lightning_qsgd.comparison.provenance import commit, machine
@@ -37,7 +38,6 @@ from lightning_qsgd.comparison.results import Run
 from lightning_qsgd.experiment import ExperimentCLI
 from lightning_qsgd.failures import explain
 from lightning_qsgd.files import atomic_write, write_json
-from lightning_qsgd.optim import SuperpositionalGradientDescent
 from lightning_qsgd.run_folder import epochs_of, read_checkpoint
 from lightning_qsgd.scrubbing import scrubbed
 
@@ -255,9 +255,7 @@ def _averaged(cli: CompareCLI, recorder: RunRecorder) -> dict[str, float]:
 def _circuits(cli: CompareCLI | None) -> dict[str, float | None]:
     if cli is None:
         return {"circuits": 0, "shots": 0, "circuit_seconds": 0.0}
-    optimizers = cli.trainer.optimizers
-    ours = next((o for o in optimizers if isinstance(o, SuperpositionalGradientDescent)), None)
-    circuits, shots, seconds = count_circuits(cli.model, ours)
+    circuits, shots, seconds = count_circuits(cli.model, superpositional(cli.trainer.optimizers))
     return {"circuits": circuits, "shots": shots, "circuit_seconds": round(seconds, 3)}
 
 
