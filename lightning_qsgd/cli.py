@@ -26,9 +26,9 @@ from lightning_qsgd.callbacks.exact_resume import SIGNALS
 from lightning_qsgd.callbacks.run_summary import SUMMARY, count_circuits
 from lightning_qsgd.distributed import leave
 from lightning_qsgd.doctor import doctor
-from lightning_qsgd.experiment import ExperimentCLI, find_config
+from lightning_qsgd.experiment import ExperimentCLI
 from lightning_qsgd.failures import explain
-from lightning_qsgd.files import write_json
+from lightning_qsgd.files import find_config, write_json
 from lightning_qsgd.init import init
 from lightning_qsgd.run_folder import is_unused
 from lightning_qsgd.scrubbing import scrub
@@ -129,11 +129,6 @@ def main(args: Sequence[str] | None = None) -> None:
     arguments = list(sys.argv[1:] if args is None else args)
     debug = "--debug" in arguments
     arguments = [argument for argument in arguments if argument != "--debug"]
-    for i, argument in enumerate(arguments):
-        if i and arguments[i - 1] in ("-c", "--config"):
-            arguments[i] = find_config(argument)
-        elif argument.startswith("--config="):
-            arguments[i] = f"--config={find_config(argument.removeprefix('--config='))}"
     if (here := os.getcwd()) not in sys.path:  # class_path finds files of the current folder, as with python -m
         sys.path.insert(0, here)  # "" would not do: jsonargparse goes to a configuration's folder to read it
     # Noise that no user of this package can act on.
@@ -149,7 +144,7 @@ def main(args: Sequence[str] | None = None) -> None:
         if text is not None:
             print(text, end="")
             return
-        _run(arguments)
+        _run(_with_found_configs(arguments))
     except SIGTERMException:  # before the first step; Lightning would end with 0, as if all were done
         sys.exit(Stopped.CODE)
     except Exception as error:
@@ -160,6 +155,16 @@ def main(args: Sequence[str] | None = None) -> None:
             raise
         print(f"(traceback: add --debug)\nerror: {explain(error)}", file=sys.stderr)
         sys.exit(2)
+
+
+def _with_found_configs(arguments: list[str]) -> list[str]:
+    found = list(arguments)
+    for i, argument in enumerate(arguments):
+        if i and arguments[i - 1] in ("-c", "--config"):
+            found[i] = find_config(argument)
+        elif argument.startswith("--config="):
+            found[i] = f"--config={find_config(argument.removeprefix('--config='))}"
+    return found
 
 
 def _run(arguments: list[str]) -> None:

@@ -28,7 +28,7 @@ from lightning_qsgd.callbacks import (
     TimeToTarget,
 )
 from lightning_qsgd.callbacks.run_page import RunPage
-from lightning_qsgd.files import shipped
+from lightning_qsgd.files import find_config
 from lightning_qsgd.parser import OneLineErrorParser, refuse_class_names, refuse_silent_functions
 from lightning_qsgd.run_folder import (
     AtomicCheckpointIO,
@@ -289,10 +289,3 @@ class _ParseOnly(ExperimentCLI):
 
     def instantiate_classes(self) -> None:
         """Leave it at the arguments."""
-
-
-def find_config(path: str | Path) -> str:
-    """A configuration file: ``path`` as given, or else the one of that name that is shipped with the package."""
-    if not Path(path).is_file() and Path(path).parts[:1] == ("configs",) and (file := shipped(path)):
-        return str(file)
-    return str(path)

@@ -1,8 +1,10 @@
-"""Files and folders that appear complete or not at all. Below all levels: imports nothing of this package."""
+"""Files that appear complete or not at all, and those that come with the package. Below all levels."""
 
+import difflib
 import errno
 import json
 import os
+import re
 import shutil
 import tempfile
 from collections.abc import Iterator
@@ -120,3 +122,35 @@ def shipped(path: str | Path) -> Path | None:
     package = Path(__file__).parent
     places = (package / path, package.parent / path)  # in a wheel; in a checkout
     return next((place for place in places if place.exists()), None)
+
+
+def find_config(path: str | Path) -> str:
+    """A configuration file, by its path or by its short name.
+
+    Args:
+        path: of a file; or one that starts with ``configs/``; or a name below it without ".yaml", such as "seqcls" or
+            "overlay/adamw". The last two are looked for in the current folder first, then among those shipped with the
+            package.
+
+    Returns:
+        The path of the file. A path that names none is returned as it is.
+
+    Raises:
+        FileNotFoundError: if no configuration has the short name.
+    """
+    if Path(path).is_file():
+        return str(path)
+    name = re.fullmatch(r"(?:configs/)?([\w-]+(?:/[\w-]+)*)", str(path))
+    file = Path("configs", f"{name[1]}.yaml") if name else Path(path)
+    if file.is_file():
+        return str(file)
+    if file.parts[:1] == ("configs",) and (found := shipped(file)):
+        return str(found)
+    if name:
+        folder = shipped("configs")
+        names = sorted(str(f.relative_to(folder).with_suffix("")) for f in folder.rglob("*.yaml")) if folder else []
+        near = difflib.get_close_matches(name[1], names, cutoff=0.5) or [n for n in names if "/" not in n]
+        raise FileNotFoundError(
+            f"No configuration {str(path)!r}: there is neither this file nor {file}. Shipped: {', '.join(near)}"
+        )
+    return str(path)

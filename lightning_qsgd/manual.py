@@ -68,6 +68,7 @@ examples:
   lightning-qsgd fit --config configs/seqcls.yaml --trainer.max_epochs 20 --ckpt_path last
 
 set most often:
+  --config NAME               a file, or a shipped one: seqcls, textcls, overlay/adamw; a further one lies over it
   --trainer.max_epochs N      how long
   --trainer.accelerator cpu   where: cpu, gpu, auto (default); --trainer.devices N: on how many
   --trainer.precision P       32-true, bf16-mixed and others

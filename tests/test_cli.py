@@ -1,6 +1,5 @@
 import csv
 import json
-from pathlib import Path
 
 import pytest
 import torch
@@ -8,7 +7,7 @@ import yaml
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 from lightning_qsgd.cli import main
-from lightning_qsgd.experiment import build, find_config
+from lightning_qsgd.experiment import build
 from lightning_qsgd.run_folder import next_version
 from tests.common import SMALL
 
@@ -129,13 +128,17 @@ def test_own_scheduler(tmp_path):
     assert experiment.trainer.optimizers[0].param_groups[0]["lr"] == pytest.approx(1e-3 / 8)
 
 
-def test_shipped_configs_are_found_from_anywhere(tmp_path, monkeypatch):
+def test_a_configuration_has_a_short_name(tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)
-    assert Path(find_config(CONFIG)).is_file()
-    assert find_config("own.yaml") == "own.yaml"
-    Path("configs").mkdir()
-    Path(CONFIG).write_text("trainer:\n")
-    assert find_config(CONFIG) == CONFIG  # the own one first
+    main(["fit", "--config=seqcls", "--config", "overlay/adamw", "--trainer.fast_dev_run=1", *SMALL])
+    with pytest.raises(SystemExit):
+        main(["fit", "--config", "seqlcs"])
+    assert "error: No configuration 'seqlcs': there is neither this file nor configs/seqlcs.yaml. Shipped: seqcls" in (
+        capsys.readouterr().err
+    )
+
+
+def test_the_first_version_is_0(tmp_path):
     assert next_version(tmp_path / "none") == 0
 
 

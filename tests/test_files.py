@@ -3,11 +3,12 @@ import os
 import resource
 import signal
 import stat
+from pathlib import Path
 
 import pytest
 import torch
 
-from lightning_qsgd.files import atomic_write
+from lightning_qsgd.files import atomic_write, find_config
 from lightning_qsgd.run_folder import AtomicCheckpointIO
 
 
@@ -88,3 +89,27 @@ def test_a_failed_save_keeps_the_checkpoint(tmp_path):
         io.save_checkpoint({"x": lambda: None}, path)
     assert io.load_checkpoint(path) == {"x": 1}
     assert os.listdir(tmp_path) == ["x.ckpt"]
+
+
+def test_a_configuration_is_found_by_path_or_short_name(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    shipped = find_config("configs/seqcls.yaml")
+    assert Path(shipped).is_file()
+    assert {find_config(name) for name in ("seqcls", Path("configs/seqcls"))} == {shipped}
+    assert find_config("overlay/adamw").endswith("configs/overlay/adamw.yaml")
+    assert find_config("own.yaml") == "own.yaml"  # its reader says that there is none
+    assert find_config("a: 1") == "a: 1"
+    for own in ("configs/seqcls.yaml", "configs/mine.yaml", "plain"):
+        Path(own).parent.mkdir(exist_ok=True)
+        Path(own).write_text("trainer:\n")
+    assert find_config("seqcls") == find_config("configs/seqcls.yaml") == "configs/seqcls.yaml"  # the own one first
+    assert find_config("mine") == "configs/mine.yaml"
+    assert find_config("plain") == "plain"
+
+
+def test_an_unknown_short_name_is_told_what_there_is(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(FileNotFoundError, match=r"'seqlcs'.*Shipped: seqcls"):
+        find_config("seqlcs")
+    with pytest.raises(FileNotFoundError, match=r"Shipped: .*gsm8k, .*textcls"):
+        find_config("zzz")

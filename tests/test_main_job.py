@@ -4,6 +4,7 @@ import json
 import os
 import subprocess
 import sys
+import tarfile
 from pathlib import Path
 
 import pytest
@@ -52,18 +53,22 @@ def test_two_ranks_stay_identical_and_run_each_circuit_once(tmp_path, strategy, 
 
 
 @pytest.mark.slow
-def test_the_wheel_holds_the_configs_and_makes_projects(tmp_path):
+def test_a_wheel_made_from_the_sdist_trains_and_makes_projects(tmp_path):
     subprocess.run(
-        [sys.executable, "-m", "build", "--wheel", "--no-isolation", "--outdir", str(tmp_path), str(ROOT)],
+        [sys.executable, "-m", "build", "--no-isolation", "--outdir", str(tmp_path), str(ROOT)],
         check=True, capture_output=True,
     )  # fmt: skip
+    (source,) = tmp_path.glob("*.tar.gz")
+    with tarfile.open(source) as archive:
+        names = {name.partition("/")[2] for name in archive.getnames()}
+    assert {"README.md", "LICENSE", "Makefile", "constraints.txt", "tests/test_main_job.py", "docs/index.md"} <= names
+    assert not any(name.startswith(("data/", "logs/", "models/", ".venv/", "site/")) for name in names)
     (wheel,) = tmp_path.glob("*.whl")
     site = tmp_path / "site"
     subprocess.run(
         [sys.executable, "-m", "pip", "install", "--quiet", "--no-deps", "--target", str(site), str(wheel)], check=True
     )
-    assert (site / "lightning_qsgd" / "configs" / "overlay" / "adamw.yaml").is_file()
-    assert (site / "lightning_qsgd" / "examples" / "own_data.py").is_file()
+    assert (site / "lightning_qsgd" / "py.typed").is_file()
     elsewhere = tmp_path / "elsewhere"
     elsewhere.mkdir()
     code = f"import sys; sys.path.insert(0, {str(site)!r}); from lightning_qsgd.cli import main; main(sys.argv[1:])"
@@ -73,6 +78,6 @@ def test_the_wheel_holds_the_configs_and_makes_projects(tmp_path):
             [sys.executable, "-c", code, *arguments], cwd=cwd, env=ENVIRONMENT, check=True, capture_output=True
         )
 
-    command("fit", "--config", "configs/seqcls.yaml", "--trainer.fast_dev_run=1")
+    command("fit", "--config", "seqcls", "--config", "overlay/sine", "--trainer.fast_dev_run=1")
     command("init", "own")
     command("fit", "--config", "configs/my_data.yaml", "--trainer.fast_dev_run=1", cwd=elsewhere / "own")

@@ -12,7 +12,8 @@ import yaml
 
 from lightning_qsgd.comparison.results import Phase
 from lightning_qsgd.comparison.spec import Comparison, Seeds
-from lightning_qsgd.experiment import find_config, parse
+from lightning_qsgd.experiment import parse
+from lightning_qsgd.files import find_config
 
 Config = dict[str, Any]
 PERTURBATION = "model.init_args.optimizer.init_args.perturbation"

@@ -5,7 +5,7 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
-from lightning_qsgd.experiment import find_config
+from lightning_qsgd.files import find_config
 from lightning_qsgd.parser import OneLineErrorParser
 
 Settings = dict  # of plain values; the parser would fill in dict[str, Any] where it finds a class_path
