@@ -57,7 +57,7 @@ def part(path):
 @pytest.mark.parametrize("path", FILES, ids=lambda p: str(p.relative_to(ROOT)))
 def test_imports_go_down(path):
     own = part(path)
-    assert own in LEVELS, f"{own} has no level: add it to the picture in the README and here"
+    assert own in LEVELS, f"{own} has no level: add it to the picture in docs/develop.md and here"
     for name, _ in imported(path):
         parts = name.split(".")
         if parts[0] == "lightning_qsgd" and parts[1] in LEVELS and parts[1] != own:

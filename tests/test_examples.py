@@ -69,6 +69,14 @@ def test_plain_pytorch(monkeypatch, capsys):
     assert last == "625 circuits, 640000 shots"
 
 
+@pytest.mark.slow
+def test_plain_pytorch_trains(monkeypatch, capsys):
+    monkeypatch.setattr(sys, "argv", ["plain_pytorch.py"])
+    runpy.run_path("plain_pytorch.py")
+    accuracies = [float(line.split()[2]) for line in capsys.readouterr().out.splitlines()[:12]]
+    assert sum(accuracies[-3:]) / 3 >= 0.85  # single epochs jump by points
+
+
 def test_hybrid_head():
     run("hybrid_head.py", *SMALL)
     weights = torch.load("logs/hybrid/version_0/checkpoints/last.ckpt", weights_only=True)["state_dict"]
