@@ -12,6 +12,7 @@ from pathlib import Path
 import torch
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
+from matplotlib.layout_engine import ConstrainedLayoutEngine
 from norm_ratios import ROOT
 from plot_method import BLUE, ORANGE, OTHERS, answers, save
 
@@ -65,9 +66,12 @@ def draw_answer(axis: Axes, qubit: int = 1) -> None:
     weights[:, qubit] = theta
     axis.axvspan(-2 * OTHERS, 2 * OTHERS, color="0.92")
     axis.axhline(0, color="0.8", linewidth=0.8)
-    for rotations, color, name in (("zero", BLUE, "paper's circuit"), ("aligned", ORANGE, "aligned")):
-        s = answers(CircuitPerturbation(rotations=rotations), weights)[:, qubit]
-        axis.plot(theta, s, color=color, linewidth=2, label=name)
+    circuits = (
+        (CircuitPerturbation(rotations="zero"), BLUE, "paper's circuit"),
+        (CircuitPerturbation(), ORANGE, "aligned"),
+    )
+    for perturbation, color, name in circuits:
+        axis.plot(theta, answers(perturbation, weights)[:, qubit], color=color, linewidth=2, label=name)
     axis.plot(theta, torch.sin(math.pi * theta), color="black", linewidth=1, linestyle=":", label=r"$\sin\,\pi\theta$")
     axis.set(xlim=(-1, 1), ylim=(-1.08, 1.45), xlabel=r"weight $\theta$ (grey: where most start)", ylabel="$s$")
     axis.legend(
@@ -93,8 +97,7 @@ def draw_comparison(axis: Axes, found: dict[str, Paired]) -> None:
 
 def draw(found: dict[str, Paired]) -> Figure:
     """The whole picture."""
-    figure = Figure(figsize=(10.6, 3.2), layout="constrained")
-    figure.get_layout_engine().set(wspace=0.04)  # type: ignore[union-attr]
+    figure = Figure(figsize=(10.6, 3.2), layout=ConstrainedLayoutEngine(wspace=0.04))
     left, middle, right = figure.subplots(1, 3, width_ratios=(1, 0.85, 1))
     draw_circuit(left)
     draw_answer(middle)
