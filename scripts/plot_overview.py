@@ -16,8 +16,7 @@ from matplotlib.layout_engine import ConstrainedLayoutEngine
 from norm_ratios import ROOT
 from plot_method import BLUE, ORANGE, OTHERS, answers, save
 
-from lightning_qsgd.comparison.results import Results
-from lightning_qsgd.comparison.statistics import Paired, paired
+from lightning_qsgd.comparison import Paired, Results, paired
 from lightning_qsgd.optim import CircuitPerturbation
 
 RESULTS = ROOT / "docs" / "results" / "seqcls_cosine"

@@ -20,9 +20,9 @@ from lightning_qsgd.audit.perturbation import audit_perturbation
 from lightning_qsgd.audit.recording import Recorder
 from lightning_qsgd.audit.replay import replay
 from lightning_qsgd.audit.twins import check_comparable, comparison_of
+from lightning_qsgd.comparison import write_report
 from lightning_qsgd.comparison.analysis import analyse
 from lightning_qsgd.comparison.command import train
-from lightning_qsgd.comparison.report import write_report
 from lightning_qsgd.comparison.sections import Task
 from lightning_qsgd.comparison.wording import verdict
 from lightning_qsgd.experiment import ExperimentCLI, parse
