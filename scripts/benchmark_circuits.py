@@ -28,7 +28,16 @@ from lightning_qsgd.quantum import AerSampler, QuantumNetwork, superposition_cir
 SIZES = {4: (1, 32, 256, 2048), 8: (1, 32, 256, 2048), 12: (1, 64, 256)}
 OURS = {torch.complex64: SIDES[0].name, torch.complex128: SIDES[1].name}
 LONGEST = 20.0  # seconds a call may take
-PACKAGES = ("torch", "qiskit", "qiskit-aer", "qiskit-machine-learning", "pennylane", "pyqtorch", "tensorcircuit-ng")
+PACKAGES = (
+    "torch",
+    "qiskit",
+    "qiskit-aer",
+    "qiskit-machine-learning",
+    "pennylane",
+    "pyqtorch",
+    "tensorcircuit-ng",
+    "torchquantum-ng",
+)
 Step = Callable[[], object]
 
 
@@ -139,6 +148,8 @@ def circuit_table(results: Results, num_qubits: int, backward: bool) -> Table:
             compared = "" if cell is None or side.name in OURS.values() else f"\n{pretty(cell.same)}"
             cells.append("-" if cell is None else f"{cell.ms:.4g}{compared}")
         if not side.installed:
+            if side.optional:
+                continue
             cells = ["not installed"]
         table.add_row(side.name, str(side.state).removeprefix("torch."), *cells)
     return table
@@ -251,7 +262,7 @@ def main() -> None:
         console.print(goal_table(results))
     if arguments.only in (None, "network"):
         console.print(network_table(arguments.quick))
-    if not all(side.installed for side in SIDES):
+    if not all(side.installed or side.optional for side in SIDES):
         console.print("not installed: pip install -c constraints.txt 'lightning-qsgd[bench]'", markup=False)
     console.print(versions())
 

@@ -1,16 +1,23 @@
-# pyright: reportMissingImports=false
-# (The other libraries are the extra `bench`, which the type checker's environment need not have.)
+# pyright: reportMissingImports=false, reportArgumentType=false, reportAttributeAccessIssue=false
+# pyright: reportCallIssue=false, reportReturnType=false
+# (The other libraries are the extra `bench`, which the type checker may see or not; their types are wide.)
 """The paper's circuit at depth 2 in this package and in other libraries, each as a torch user would write it for speed.
 
 Shapes: B batch, n qubits; inputs x (B, n), weights (3n,) = theta (2 x n), phi (n), in radians; outputs (B, 2**n).
 A maker takes (n, B, initial weights) and returns the function of x and the weights' leaf tensor.
+
+TorchQuantum is not in the extra `bench`: it brings torchvision, whose wheel breaks torchmetrics beside a CPU build of
+torch. To measure it, make an environment of its own (torchquantum itself, of 2024, needs qiskit below 1):
+pip install -c constraints.txt '.[bench]' torchquantum-ng torchvision==0.28.0; pip uninstall torchvision
 """
 
 import math
+import sys
 import warnings
 from collections.abc import Callable
 from dataclasses import dataclass
 from importlib.util import find_spec
+from unittest.mock import MagicMock
 
 import torch
 from torch import Tensor
@@ -35,6 +42,7 @@ class Side:
         package: module that must be installed, or None.
         big_endian: qubit 0 is the highest bit of an outcome.
         feasible: whether to run it for (n, B).
+        optional: not in the extra `bench`: left out where it is not installed.
     """
 
     name: str
@@ -44,6 +52,7 @@ class Side:
     package: str | None = None
     big_endian: bool = True
     feasible: Callable[[int, int], bool] = lambda num_qubits, batch: True
+    optional: bool = False
 
     @property
     def installed(self) -> bool:
@@ -167,6 +176,45 @@ def tensorcircuit_fused(num_qubits: int, batch: int, weights: Tensor) -> tuple[F
     return lambda x: rows(*_fused_gates(x, leaf)), leaf
 
 
+def torchquantum(num_qubits: int, batch: int, weights: Tensor) -> tuple[Forward, Tensor]:
+    """Gate functions on a QuantumDevice: faster than its modules, its static mode and its other way of multiplying."""
+    tq, n, leaf = _torchquantum(), num_qubits, torch.nn.Parameter(weights)
+    device = tq.QuantumDevice(n_wires=n)
+
+    def forward(x: Tensor) -> Tensor:
+        device.reset_states(x.shape[0])
+        for layer in range(2):
+            for q in range(n):
+                tq.functional.hadamard(device, wires=q)
+                tq.functional.ry(device, wires=q, params=x[:, q] + leaf[layer * n + q])
+                if layer == 0:
+                    tq.functional.rz(device, wires=q, params=leaf[2 * n + q])
+            for q in range(n - 1):
+                tq.functional.cnot(device, wires=[q, q + 1])
+        state = device.get_states_1d()
+        return state.real**2 + state.imag**2
+
+    return forward, leaf
+
+
+def torchquantum_fused(num_qubits: int, batch: int, weights: Tensor) -> tuple[Forward, Tensor]:
+    """As above, the one-qubit gates multiplied beforehand."""
+    tq, n, leaf = _torchquantum(), num_qubits, torch.nn.Parameter(weights)
+    device = tq.QuantumDevice(n_wires=n)
+
+    def forward(x: Tensor) -> Tensor:
+        device.reset_states(x.shape[0])
+        for gates in _fused_gates(x, leaf):
+            for q in range(n):
+                tq.functional.qubitunitaryfast(device, wires=q, params=gates[:, q])
+            for q in range(n - 1):
+                tq.functional.cnot(device, wires=[q, q + 1])
+        state = device.get_states_1d()
+        return state.real**2 + state.imag**2
+
+    return forward, leaf
+
+
 def torch_connector(num_qubits: int, batch: int, weights: Tensor) -> tuple[Forward, Tensor]:
     """qiskit-machine-learning's own layer: exact SamplerQNN, gradients by its default parameter shift."""
     from qiskit_machine_learning.connectors import TorchConnector
@@ -194,6 +242,14 @@ def _tensorcircuit(num_qubits: int, batch: int):
     return tc
 
 
+def _torchquantum():
+    for name in ("torchvision", "torchvision.datasets", "torchvision.transforms", "torchvision.datasets.utils"):
+        sys.modules.setdefault(name, MagicMock())  # its data sets need it, and nothing here
+    import torchquantum as tq
+
+    return tq
+
+
 def _fused_gates(x: Tensor, weights: Tensor) -> tuple[Tensor, Tensor]:  # of both layers: each (B, n, 2, 2), complex
     n, half = x.shape[1], math.sqrt(0.5)
     hadamard = x.new_tensor([[half, half], [half, -half]])
@@ -212,8 +268,10 @@ SIDES = [
     Side("PennyLane", pennylane, torch.complex128, package="pennylane"),
     Side("pyqtorch", pyqtorch, package="pyqtorch"),
     Side("tensorcircuit-ng", tensorcircuit, package="tensorcircuit"),
+    Side("TorchQuantum", torchquantum, package="torchquantum", optional=True),
     Side("PennyLane, gates fused by hand", pennylane_fused, torch.complex128, package="pennylane"),
     Side("tensorcircuit-ng, gates fused by hand", tensorcircuit_fused, package="tensorcircuit"),
+    Side("TorchQuantum, gates fused by hand", torchquantum_fused, package="torchquantum", optional=True),
     Side(
         "TorchConnector(SamplerQNN), exact",
         torch_connector,
