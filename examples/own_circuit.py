@@ -1,7 +1,7 @@
 """A circuit of your own as the optimizer's perturbation, on a simulated IBM device, with an audit of what it does.
 
 In this folder:  python -m lightning_qsgd audit --config configs/seqcls.yaml --config own_circuit.yaml
-It measures the circuit on FakeManilaV2 (qiskit-ibm-runtime: pip install 'lightning-qsgd[hardware]'), trains, and says
+It measures the circuit on FakeManilaV2 (qiskit-ibm-runtime: pip install qiskit-ibm-runtime), trains, and says
 which share of the perturbation is a constant, needs one angle, needs several, and which classical map does the same;
 the page it names shows that in figures, and how far the device is from the exact circuit. This circuit, at the small
 weights of a network, is nearly a constant for each tensor: a smaller learning rate.

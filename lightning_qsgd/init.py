@@ -48,6 +48,7 @@ def make_project(folder: Path) -> None:
     with atomic_folder(folder) as project:
         shutil.copytree(configs, project / "configs")
         for name, place in (("own_data.py", "my_data.py"), ("own_data.yaml", "configs/my_data.yaml")):
-            text = (examples / name).read_text(encoding="utf-8").replace("own_data", "my_data")
+            text = (examples / name).read_text(encoding="utf-8").replace("own_data.yaml", "configs/my_data.yaml")
+            text = text.replace("own_data", "my_data")
             (project / place).write_text(text, encoding="utf-8")
         (project / "README.md").write_text(_README.format(name=folder.name), encoding="utf-8")

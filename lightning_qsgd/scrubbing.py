@@ -21,8 +21,12 @@ def chain(error: BaseException) -> Iterator[BaseException]:
 
 
 def secrets_of_environment() -> list[str]:
-    """Values of environment variables that are named like secrets, such as QISKIT_IBM_TOKEN, of 8 letters or more."""
-    return [value for name, value in os.environ.items() if _NAMES.search(name) and len(value) >= 8]
+    """Values of environment variables that are named like secrets, such as QISKIT_IBM_TOKEN, of 8 letters or more.
+
+    PWD is the shell's current folder.
+    """
+    named = (value for name, value in os.environ.items() if name != "PWD" and _NAMES.search(name))
+    return [value for value in named if len(value) >= 8]
 
 
 def scrubbed(text: str, secrets: Iterable[str] = ()) -> str:

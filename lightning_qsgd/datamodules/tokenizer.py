@@ -22,7 +22,7 @@ def import_transformers() -> ModuleType:
     try:
         import transformers
     except ImportError as error:
-        raise ImportError(f"Language models need transformers ({error}): pip install 'lightning-qsgd[llm]'") from error
+        raise ImportError(f"Language models need transformers ({error}): pip install transformers") from error
     return transformers
 
 

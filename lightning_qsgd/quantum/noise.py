@@ -146,7 +146,7 @@ def missing_runtime(error: ModuleNotFoundError) -> ModuleNotFoundError:
     """The error to raise where qiskit-ibm-runtime is not installed; another missing module's error is kept."""
     if error.name is None or error.name.split(".")[0] != "qiskit_ibm_runtime":
         return error
-    return ModuleNotFoundError("qiskit-ibm-runtime is not installed; pip install 'lightning-qsgd[hardware]'")
+    return ModuleNotFoundError("qiskit-ibm-runtime is not installed; pip install qiskit-ibm-runtime")
 
 
 def _check(name: str, value: float, highest: float) -> None:
