@@ -64,7 +64,7 @@ def test_wrong_arguments(capsys, tmp_path, arguments, words):
         ("missing.csv", None, ["File not found", "missing.csv"]),
         ("empty.csv", "text,label\n", ["empty.csv is empty"]),
         ("column.csv", "sentence,label\na,b\n", ["column 'text' is missing; there are: sentence, label"]),
-        ("gap.csv", "text,label\na,b\nc,\n", ["row 2: column 'label' is empty"]),
+        ("gap.csv", "text,label\na,b\nc,\n", ["gap.csv, line 3: column 'label' is empty; remove it"]),
     ],
 )
 def test_wrong_files(capsys, tmp_path, name, text, words):
@@ -81,7 +81,7 @@ def test_unknown_label(capsys, tmp_path):
     (tmp_path / "val.csv").write_text("text,label\na,hot\n")
     files = [f"--data.{split}_file={tmp_path / split}.csv" for split in ("train", "val")]
     last = fails(capsys, "fit", "--config=configs/textcls.yaml", f"--trainer.default_root_dir={tmp_path}", *files)
-    assert "val.csv, row 1: label 'hot' is not among those of the training data: x, y" in last
+    assert "val.csv, line 2: label 'hot' is not among those of the training data: x, y" in last
 
 
 def test_text_without_a_file_says_what_to_type(capsys, tmp_path):

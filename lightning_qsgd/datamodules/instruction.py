@@ -17,7 +17,7 @@ from torch.utils.data import DataLoader
 
 from lightning_qsgd.datamodules.loading import check_at_least, evaluation_loader, train_loader
 from lightning_qsgd.datamodules.prompts import PromptFormat, encode
-from lightning_qsgd.datamodules.text import read_rows
+from lightning_qsgd.datamodules.rows import read_rows
 from lightning_qsgd.datamodules.tokenizer import load_tokenizer, padding_token
 
 if TYPE_CHECKING:
@@ -28,12 +28,14 @@ Split = Literal["train", "val", "test", "predict"]
 
 
 class Example(NamedTuple):
-    """One row of a file: its number (from 0), prompt, answer ("" where there is none), and what its answer comes to."""
+    """One row of a file: its number (from 0), prompt, answer ("" where there is none), what its answer comes to, and
+    its line (from 1)."""
 
     id: int
     prompt: str
     answer: str
     reference: str | None
+    line: int
 
 
 class InstructionTuning(L.LightningDataModule):
@@ -70,7 +72,7 @@ class InstructionTuning(L.LightningDataModule):
 
     Raises:
         ValueError: for an invalid value, an empty file, a missing or empty value in a row, a prompt that leaves no room
-            for an answer: with its file and row; for a tokenizer that cannot be loaded or has no chat template.
+            for an answer: with its file and line; for a tokenizer that cannot be loaded or has no chat template.
         FileNotFoundError: for a missing file.
         ImportError: without transformers.
     """
@@ -178,17 +180,18 @@ class InstructionTuning(L.LightningDataModule):
 
     def _read(self, path: str, answered: bool) -> list[Example]:
         examples = []
-        for i, row in enumerate(read_rows(Path(path))):
-            place = f"{path}, row {i + 1}"
+        for i, (line, row) in enumerate(read_rows(Path(path))):
+            place = f"{path}, line {line}"
             for key in (self.prompt_key, self.answer_key)[: 1 + answered]:
                 if not isinstance(row.get(key), str) or not row[key].strip():
                     what = f"is no text: {row[key]!r}" if key in row else f"is missing; there are: {', '.join(row)}"
                     raise ValueError(f"{place}: {key!r} {what}")
             answer = row[self.answer_key] if answered else ""
             try:
-                examples.append(Example(i, row[self.prompt_key], answer, self.reference(answer) if answered else None))
+                reference = self.reference(answer) if answered else None
             except ValueError as error:
                 raise ValueError(f"{place}: {self.answer_key!r} {error}") from error
+            examples.append(Example(i, row[self.prompt_key], answer, reference, line))
         if not examples:
             raise ValueError(f"{path} is empty: it needs one JSON object a line")
         return examples
@@ -207,7 +210,7 @@ class InstructionTuning(L.LightningDataModule):
             ):
                 if len(prompt) >= self.max_length:
                     raise ValueError(
-                        f"{self._source(split)}, row {example.id + 1}: the prompt has {len(prompt)} tokens, which "
+                        f"{self._source(split)}, line {example.line}: the prompt has {len(prompt)} tokens, which "
                         f"leaves no room for an answer in max_length={self.max_length}; raise --data.max_length"
                     )
                 tokens = torch.tensor(prompt + answer)

@@ -3,32 +3,33 @@
 Shapes: B batch, T tokens of the longest text in the batch, V words in the vocabulary.
 """
 
-import csv
-import json
 import re
 from collections import Counter
 from collections.abc import Sequence
-from functools import partial
+from functools import cached_property, partial
 from pathlib import Path
 from typing import Any, NamedTuple, NoReturn
 
 import lightning as L
 import numpy as np
 import torch
+from lightning_utilities.core.rank_zero import rank_zero_info, rank_zero_warn
 from torch.nn.utils.rnn import pad_sequence
 from torch.utils.data import DataLoader
 
 from lightning_qsgd.datamodules.loading import check_at_least, evaluation_loader, train_loader
+from lightning_qsgd.datamodules.rows import check_columns, first_three, in_lines, read_rows
 
 Split = list["Example"]
 
 
 class Example(NamedTuple):
-    """One row of a file: its number (from 0), text, and label ("" where there is none)."""
+    """One row of a file: its number (from 0), text, label ("" where there is none), and its line (from 1)."""
 
     id: int
     text: str
     label: str
+    line: int
 
 
 class TextClassification(L.LightningDataModule):
@@ -62,7 +63,7 @@ class TextClassification(L.LightningDataModule):
 
     Raises:
         ValueError: for an invalid value, an empty file, a missing column, an unknown or missing label: with its file
-            and row.
+            and line.
         FileNotFoundError: for a missing file.
     """
 
@@ -121,6 +122,25 @@ class TextClassification(L.LightningDataModule):
             self.class_counts = [classes[label] for label in self.labels]
             if len(self.labels) < 2:
                 raise ValueError(f"{self.files['train']} has {len(self.labels)} label ({self.labels}); it takes two")
+            self._tell({"train": classes} | {s: Counter(e.label for e in self.examples(s)) for s in ("val", "test")})
+
+    def _tell(self, counts: dict[str, Counter[str]]) -> None:
+        """Say how many texts each split has, given their labels, and warn of classes that a split has none of."""
+        train, val, test = (count.total() for count in counts.values())
+        rank_zero_info(
+            f"{train} texts to train, {val} to validate, {test} to test; {len(self.labels)} classes, "
+            f"{len(self.vocabulary)} words"
+        )
+        absent = [
+            "{} ({} to train, {} to validate, {} to test)".format(label, *(count[label] for count in counts.values()))
+            for label in self.labels
+            if not all(count[label] for count in counts.values())
+        ]
+        if absent:
+            rank_zero_warn(
+                f"Classes without texts to validate or test: {first_three(absent)}; raise val_share and test_share, or "
+                "set val_file and test_file"
+            )
 
     def examples(self, split: str) -> Split:
         """Rows of a split: train, val, test or predict."""
@@ -135,7 +155,7 @@ class TextClassification(L.LightningDataModule):
             return self._read(path)
         if not self.files["train"]:
             self._no_file(split)
-        return self._parts()[split]
+        return self._parts[split]
 
     def _no_file(self, split: str) -> NoReturn:
         or_else = " (or train_file, of which a share is set aside)" if split in ("val", "test") else ""
@@ -143,6 +163,7 @@ class TextClassification(L.LightningDataModule):
             f"No file for {split}: set {split}_file{or_else}, for example --data.{split}_file=data/{split}.csv"
         )
 
+    @cached_property
     def _parts(self) -> dict[str, Split]:
         """The training file, less the shares that are set aside from it: stratified, a function of split_seed."""
         parts: dict[str, Split] = {"train": [], "val": [], "test": []}
@@ -162,8 +183,12 @@ class TextClassification(L.LightningDataModule):
         for split, part in parts.items():
             part.sort()
             if not part and not (split != "train" and self.files[split]):
+                texts, why = sum(map(len, by_label.values())), ";"
+                if 2 * len(by_label) > texts:
+                    why = f": {texts} texts have {len(by_label)} different labels. "
+                    why += f"Is {self.label_column!r} the right column? If so,"
                 raise ValueError(
-                    f"{self.files['train']} is too small to set {split} aside; set {split}_file, or a larger share"
+                    f"{self.files['train']} is too small to set {split} aside{why} set {split}_file, or a larger share"
                 )
         return parts
 
@@ -176,15 +201,11 @@ class TextClassification(L.LightningDataModule):
             raise ValueError(
                 f"{path} is empty: it needs a header and at least one row (CSV), or one JSON object a line"
             )
-        examples = []
-        for i, row in enumerate(rows):
-            for column in (self.text_column, self.label_column)[: 1 + labelled]:
-                if row.get(column) in (None, ""):
-                    what = "is empty" if column in row else f"is missing; there are: {', '.join(map(str, row))}"
-                    raise ValueError(f"{path}, row {i + 1}: column {column!r} {what}")
-            label = str(row.get(self.label_column, "")) if labelled else ""
-            examples.append(Example(i, str(row[self.text_column]), label))
-        return examples
+        text, label = self.text_column, self.label_column
+        check_columns(Path(path), rows, (text, label)[: 1 + labelled])
+        return [
+            Example(i, str(row[text]), str(row[label]) if labelled else "", line) for i, (line, row) in enumerate(rows)
+        ]
 
     def encode(self, texts: Sequence[str]) -> list[torch.Tensor]:
         """Word ids of each text, (words,) int64; an empty text is one unknown word."""
@@ -199,17 +220,19 @@ class TextClassification(L.LightningDataModule):
         examples = self.examples(split)
         tokens = self.encode([example.text for example in examples])
         known = {label: i for i, label in enumerate(self.labels)}
-        dataset: list[dict[str, Any]] = []
-        for example, ids in zip(examples, tokens, strict=True):
-            row: dict[str, Any] = {"tokens": ids, "id": example.id, "text": example.text}
-            if split != "predict":
-                if example.label not in known:
-                    raise ValueError(
-                        f"{self.files[split] or self.files['train']}, row {example.id + 1}: label {example.label!r} is "
-                        f"not among those of the training data: {', '.join(self.labels)}"
-                    )
-                row["label"] = known[example.label]
-            dataset.append(row)
+        dataset: list[dict[str, Any]] = [
+            {"tokens": ids, "id": example.id, "text": example.text}
+            for example, ids in zip(examples, tokens, strict=True)
+        ]
+        if split == "predict":
+            return dataset
+        if unknown := [example for example in examples if example.label not in known]:
+            raise ValueError(
+                f"{self.files[split] or self.files['train']}, {in_lines([e.line for e in unknown])}: label "
+                f"{unknown[0].label!r} is not among those of the training data: {first_three(self.labels)}"
+            )
+        for row, example in zip(dataset, examples, strict=True):
+            row["label"] = known[example.label]
         return dataset
 
     def train_dataloader(self) -> DataLoader:
@@ -249,28 +272,6 @@ class TextClassification(L.LightningDataModule):
 def words(text: str) -> list[str]:
     """Lower-case words and single punctuation marks; any language that separates its words."""
     return re.findall(r"\w+|[^\w\s]", text.lower())
-
-
-def read_rows(path: Path) -> list[dict[str, Any]]:
-    """Rows of a file: JSON lines (``.jsonl``, ``.json``), without its blank ones, or CSV with a header.
-
-    Raises:
-        ValueError: for a line that is no JSON object, with its number.
-    """
-    with path.open(encoding="utf-8-sig", newline="") as file:
-        if path.suffix.lower() not in (".jsonl", ".json"):
-            return list(csv.DictReader(file))
-        rows = []
-        for i, line in enumerate(file):
-            if line.strip():
-                try:
-                    row = json.loads(line)
-                except json.JSONDecodeError as error:
-                    raise ValueError(f"{path}, line {i + 1} is no JSON: {error}") from error
-                if not isinstance(row, dict):
-                    raise ValueError(f"{path}, line {i + 1} is no JSON object: {line.strip()[:60]}")
-                rows.append(row)
-        return rows
 
 
 def _collate(padding: int, rows: list[dict[str, Any]]) -> dict[str, Any]:

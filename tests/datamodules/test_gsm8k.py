@@ -61,7 +61,7 @@ def test_negative_and_decimal_numbers():
 
 
 def test_a_solution_without_a_number_names_its_row(file):
-    with pytest.raises(ValueError, match=r"gsm8k.jsonl, row 2: 'answer' has no number after '#### ': 'It is 3'"):
+    with pytest.raises(ValueError, match=r"gsm8k.jsonl, line 2: 'answer' has no number after '#### ': 'It is 3'"):
         GSM8K(test_file=file(ROW, ROW | {"answer": "It is 3"})).examples("test")
 
 

@@ -138,7 +138,9 @@ def test_long_answers_are_cut_and_counted_and_long_prompts_refused(lines, tokeni
     assert len([w for w in caught if "are cut" in str(w.message)]) == 1
     assert torch.equal(batch["tokens"][1], full[:20])
     prompt = int((~whole.test_dataloader().collate_fn(whole.test_dataloader().dataset)["prompt_padding_mask"])[0].sum())
-    with pytest.raises(ValueError, match=rf"train.jsonl, row 1: the prompt has {prompt} tokens, .*max_length={prompt}"):
+    with pytest.raises(
+        ValueError, match=rf"train.jsonl, line 1: the prompt has {prompt} tokens, .*max_length={prompt}"
+    ):
         InstructionTuning(test_file=path, tokenizer=tokenizer, max_length=prompt).test_dataloader()
 
 
@@ -177,9 +179,9 @@ def test_equal_texts_are_correct():
     ("rows", "message"),
     [
         ([], "train.jsonl is empty"),
-        ([ROWS[0], {"prompt": "a"}], r"train.jsonl, row 2: 'answer' is missing; there are: prompt"),
-        ([ROWS[0], {"prompt": " ", "answer": "b"}], "train.jsonl, row 2: 'prompt' is no text: ' '"),
-        ([{"prompt": "a", "answer": 3}], "train.jsonl, row 1: 'answer' is no text: 3"),
+        ([ROWS[0], {"prompt": "a"}], r"train.jsonl, line 2: 'answer' is missing; there are: prompt"),
+        ([ROWS[0], {"prompt": " ", "answer": "b"}], "train.jsonl, line 2: 'prompt' is no text: ' '"),
+        ([{"prompt": "a", "answer": 3}], "train.jsonl, line 1: 'answer' is no text: 3"),
         (ROWS[:1], "train.jsonl is too small to set val aside; set val_file"),
     ],
 )

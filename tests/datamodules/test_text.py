@@ -81,18 +81,37 @@ def test_the_order_of_training_batches_follows_the_seed(table, monkeypatch):
     assert first() != one
 
 
+def test_fit_says_how_many_texts_go_where_and_names_classes_that_are_not_tested(table, caplog, recwarn):
+    caplog.set_level("INFO")
+    ready(table(), min_count=2)
+    assert "32 texts to train, 4 to validate, 4 to test; 2 classes, 5 words" in caplog.text
+    assert not recwarn.list
+    rare = [(f"star {i}", label) for label in ("p", "q", "r", "s") for i in range(3)]
+    wanted = (
+        r"test: p \(3 to train, 0 to validate, 0 to test\), q .*, r .* and 1 more; raise val_share and test_share, or"
+    )
+    with pytest.warns(UserWarning, match=wanted):
+        ready(table([*ROWS, *rare]))
+
+
 def test_json_lines(tmp_path):
     path = tmp_path / "t.jsonl"
     rows = [{"utterance": text, "intent": label} for text, label in ROWS]
     path.write_text("\n".join(map(json.dumps, rows)) + "\n\n")
     data = ready(str(path), text_column="utterance", label_column="intent")
     assert Counter(e.label for e in data.examples("train")) == {"warm": 16, "cold": 16}
-    path.write_text('{"text": "a", "label": "b"}\n{"text"\n')
-    with pytest.raises(ValueError, match=r"t.jsonl, line 2 is no JSON"):
-        ready(str(path))
-    path.write_text("[1]\n")
-    with pytest.raises(ValueError, match="line 1 is no JSON object"):
-        ready(str(path))
+
+
+def test_all_empty_values_are_named_at_once(table):
+    rows = [("a", "x"), ("", "y"), *[("b", "")] * 5]
+    wanted = r"line 3: column 'text' is empty; lines 4, 5, 6 and 2 more: column 'label' is empty; remove them$"
+    with pytest.raises(ValueError, match=wanted):
+        ready(table(rows))
+    fitted = ready(table())
+    new = TextClassification(predict_file=table([("one",), ('""',), ("two",), ('""',)], "new.csv", "text"))
+    new.load_state_dict(fitted.state_dict())
+    with pytest.raises(ValueError, match=r"new.csv, lines 3, 5: column 'text' is empty; remove them"):
+        new.predict_dataloader()
 
 
 def test_state_brings_vocabulary_and_labels_to_a_new_process(table):
@@ -114,14 +133,20 @@ def test_state_brings_vocabulary_and_labels_to_a_new_process(table):
     ("rows", "header", "message"),
     [
         ([], "text,label", r"train.csv is empty"),
-        (ROWS, "sentence,label", r"train.csv, row 1: column 'text' is missing; there are: sentence, label"),
+        (ROWS, "sentence,label", r"train.csv, line 1: column 'text' is missing; there are: sentence, label"),
         (ROWS, "text,class", r"column 'label' is missing; there are: text, class"),
-        ([("a", "x"), ("b", "")], "text,label", r"row 2: column 'label' is empty"),
+        ([("a", "x"), ("b", "")], "text,label", r"line 3: column 'label' is empty; remove it$"),
+        ([("a;x",)], "text;label", r"there are: text;label; separated by ';'\? It must be a comma"),
         ([("a", "x")] * 20, "text,label", r"has 1 label \(\['x'\]\)"),
-        ([("a", "x"), ("b", "y")], "text,label", r"too small to set val aside; set val_file"),
+        ([("a", "x"), ("b", "y")] * 2, "text,label", r"too small to set val aside; set val_file"),
+        (
+            [(f"a {i}", f"{i / 7}") for i in range(299)],
+            "text,label",
+            r"to set val aside: 299 texts have 299 different labels. Is 'label' the right column\? If so, set val_file",
+        ),
     ],
 )
-def test_bad_files_name_row_and_column(table, rows, header, message):
+def test_bad_files_name_line_and_column(table, rows, header, message):
     with pytest.raises(ValueError, match=message):
         ready(table(rows, header=header))
 
@@ -134,7 +159,7 @@ def test_missing_and_unknown(table):
     ):
         TextClassification().setup("fit")
     data = ready(table(), val_file=table([("a b", "hot")], "val.csv"))
-    with pytest.raises(ValueError, match=r"val.csv, row 1: label 'hot' is not among those .*: cold, warm"):
+    with pytest.raises(ValueError, match=r"val.csv, line 2: label 'hot' is not among those .*: cold, warm"):
         data.val_dataloader()
     with pytest.raises(ValueError, match="The vocabulary is unknown: fit, or load a checkpoint"):
         TextClassification(predict_file=table()).predict_dataloader()
