@@ -11,6 +11,7 @@ import sys
 import warnings
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 from lightning.pytorch.loggers import TensorBoardLogger
 from lightning.pytorch.strategies.launchers import _MultiProcessingLauncher
@@ -23,7 +24,7 @@ from lightning_qsgd import manual
 from lightning_qsgd.calibrate import calibrate
 from lightning_qsgd.callbacks import PredictionWriter, Stopped, TestReport
 from lightning_qsgd.callbacks.exact_resume import SIGNALS
-from lightning_qsgd.callbacks.run_summary import SUMMARY, count_circuits
+from lightning_qsgd.callbacks.run_summary import SUMMARY, count_circuits, samplers_of
 from lightning_qsgd.distributed import leave
 from lightning_qsgd.doctor import doctor
 from lightning_qsgd.experiment import ExperimentCLI
@@ -76,17 +77,22 @@ class CommandLine(ExperimentCLI):
 
     def after_test(self) -> None:
         """Save the metrics beside the checkpoint, and show the hardest classes, or where the answers are."""
-        self._save_metrics("test.json")
         (report,) = (c for c in self.trainer.callbacks if isinstance(c, TestReport))  # type: ignore[attr-defined]
+        self._save_metrics("test.json", {"examples": report.examples} if report.examples else {})
         if report.answers:
             print(f"Answers: {report.answers}")
         if not report.table:
             return
-        title = f"The {min(len(report.table), 10)} hardest of {len(report.table)} classes; all: classes.csv"
-        table = Table(*report.table[0], title=title, title_justify="left")
-        for row in report.table[:10]:
-            table.add_row(*(f"{value:.3f}" if isinstance(value, float) else str(value) for value in row.values()))
+        rows = report.table[:10]
+        title = "By class" if len(rows) == len(report.table) else f"The 10 hardest of {len(report.table)} classes"
+        table = Table(*rows[0], title=title, title_justify="left")
+        for row in rows:
+            cells = ("-" if v is None else f"{v:.3f}" if isinstance(v, float) else str(v) for v in row.values())
+            table.add_row(*cells)
         Console().print(table)
+        if any(row["f1"] is None for row in rows):
+            print("-: no examples; test/f1 leaves the class out, unless it was predicted")
+        print(f"Classes: {report.classes}")
 
     def _folder_to_write(self) -> Path | None:
         """The run folder on rank 0; None on the other ranks, and in a dry run. To be called on all ranks."""
@@ -94,14 +100,16 @@ class CommandLine(ExperimentCLI):
         dry = self.trainer.fast_dev_run  # type: ignore[attr-defined]
         return None if folder is None or dry or not self.trainer.is_global_zero else Path(folder)
 
-    def _save_metrics(self, name: str) -> None:
+    def _save_metrics(self, name: str, more: dict[str, Any] | None = None) -> None:
         if (folder := self._folder_to_write()) is None:
             return
         metrics = {key: value.item() for key, value in self.trainer.callback_metrics.items()}
         circuits, shots, _ = count_circuits(self.model)
         if circuits:
-            metrics |= {"circuits": circuits, "shots": shots}
-        write_json(folder / name, {"checkpoint": str(self.trainer.ckpt_path)} | self._checkpoint | metrics)
+            metrics |= {"circuits": circuits, "shots": shots, "samplers": samplers_of(self.model)}
+        write_json(
+            folder / name, {"checkpoint": str(self.trainer.ckpt_path)} | self._checkpoint | (more or {}) | metrics
+        )
         print(f"Metrics: {folder / name}")
 
     def after_predict(self) -> None:

@@ -5,6 +5,8 @@ import errno
 import os
 import re
 import shutil
+from collections.abc import Sequence
+from itertools import count
 from pathlib import Path
 from typing import Any
 
@@ -144,6 +146,16 @@ def keep(path: Path, target: Path) -> None:
 def folder_of(checkpoint: Path) -> Path:
     """The run folder of a checkpoint, or the folder it lies in."""
     return checkpoint.parent.parent if checkpoint.parent.name == "checkpoints" else checkpoint.parent
+
+
+def set_aside(folder: Path, names: Sequence[str]) -> None:
+    """Rename the files of these names that are in a folder, all with the same new number: test.json to test_1.json."""
+    paths = [folder / name for name in names]
+    free = (n for n in count(1) if not any(path.with_stem(f"{path.stem}_{n}").exists() for path in paths))
+    number = next(free)
+    for path in paths:
+        if path.exists():
+            path.rename(path.with_stem(f"{path.stem}_{number}"))
 
 
 def make_loggers(folder: Path, resume_step: int | None = None) -> list[Logger]:

@@ -129,7 +129,10 @@ def test_a_model_with_a_quantum_head_trains_here_and_is_tested_on_a_noisy_device
     device = ["--model.head.num_qubits=2", "--model.head.sampler=lightning_qsgd.quantum.FakeBackendSampler"]
     main(["test", *config, *device, "--ckpt_path=best", "--data.test_size=10"])
     metrics = json.loads((folder / "test.json").read_text())
-    assert (metrics["circuits"], metrics["shots"]) == (10, 10 * 1024)
+    assert (metrics["circuits"], metrics["shots"], metrics["examples"]) == (10, 10 * 1024, 10)
+    (sampler,) = metrics["samplers"]
+    assert (sampler["class"], sampler["shots"]) == ("FakeBackendSampler", 1024)
+    assert "manila" in sampler["device"]
     assert np.isfinite(metrics["test/loss"])
     for other in ("--model.head=torch.nn.Linear", "--model.head.entanglement=none"):
         with pytest.raises(SystemExit):

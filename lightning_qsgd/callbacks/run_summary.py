@@ -84,6 +84,20 @@ def that_count(model: torch.nn.Module, optimizer: SuperpositionalGradientDescent
     return counting
 
 
+def samplers_of(model: torch.nn.Module) -> list[dict[str, Any]]:
+    """What ran the circuits of a model's layers, each once: class, device (None: any circuit as it is), shots (None:
+    exact)."""
+    from lightning_qsgd.quantum.samplers import backend_of
+
+    found: list[dict[str, Any]] = []
+    for network in that_count(model, None):
+        if network.circuits:
+            device = getattr(backend_of(network.sampler), "name", None)
+            each = {"class": type(network.sampler).__name__, "device": device, "shots": network.qnn.shots}
+            found += [] if each in found else [each]
+    return found
+
+
 def peak_memory() -> float:
     """Peak resident memory of this process so far, in GB (1e9 bytes)."""
     unit = 1 if sys.platform == "darwin" else 1024

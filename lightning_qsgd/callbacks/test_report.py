@@ -20,10 +20,14 @@ from torchmetrics.classification import (
 
 from lightning_qsgd.distributed import on_all_ranks
 from lightning_qsgd.files import atomic_write
+from lightning_qsgd.run_folder import set_aside
+
+_FILES = ("test.json", "classes.csv", "confusion_matrix.png", "answers.jsonl")
 
 
 class TestReport(L.Callback):
-    """Writes ``confusion_matrix.png`` and ``classes.csv`` (lowest F1 first) into the run folder at the end of test.
+    """Writes ``confusion_matrix.png`` and ``classes.csv`` (lowest F1 first; nothing for a class without examples) into
+    the run folder at the end of test.
 
     Takes logits (B, C) from ``test_step`` and ``labels`` (B,) from the batch; other modules are left alone. Logs
     ``test/calibration_error``: the expected calibration error over 15 bins of confidence, in [0, 1] (Guo et al. 2017,
@@ -32,16 +36,22 @@ class TestReport(L.Callback):
     Where ``test_step`` returns ``{"rows": [...]}``, a dict for each example (with its ``id``), these are written as
     ``answers.jsonl`` instead, in the order of the ids; in a distributed run rank 0 writes those of all ranks.
 
+    The files of an earlier test, ``test.json`` among them, get a number: ``test_1.json``, ``classes_1.csv`` and so on.
+
     Attributes:
-        answers: that file, once written; None on ranks above 0.
-        table: one row per class, worst F1 first: label, texts, precision, recall, f1; once test has ended.
+        examples: how many were tested, on all ranks; None for a module that is left alone.
+        answers, classes: the files answers.jsonl and classes.csv, once written; None on ranks above 0.
+        table: one row per class, worst F1 first: label, examples, precision, recall, f1; the last three are None for a
+            class without examples. Filled once test has ended.
     """
 
     __test__ = False  # its name makes pytest look inside
 
     def __init__(self) -> None:
         self.table: list[dict[str, Any]] = []
+        self.examples: int | None = None
         self.answers: Path | None = None
+        self.classes: Path | None = None
         self._metrics: MetricCollection | None = None
         self._rows: list[dict[str, Any]] = []
 
@@ -81,34 +91,41 @@ class TestReport(L.Callback):
 
     def on_test_epoch_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         """Log the calibration error and write figure and table, or write the rows."""
-        if rows := [row for part in on_all_ranks(self._rows) for row in part]:
-            self._write_answers(trainer, rows)
-        if not all(on_all_ranks(self._metrics is not None)) or self._metrics is None:
-            return
-        values = self._metrics.compute()  # asks all ranks
-        pl_module.log("test/calibration_error", values["calibration"], sync_dist=True)  # the same on all ranks
+        rows = [row for part in on_all_ranks(self._rows) for row in part]
+        counted = all(on_all_ranks(self._metrics is not None))
+        values = self._metrics.compute() if counted and self._metrics is not None else {}  # asks all ranks
+        if values:
+            pl_module.log("test/calibration_error", values["calibration"], sync_dist=True)  # the same on all ranks
         folder = trainer.log_dir  # asks all ranks
-        if folder is None or not trainer.is_global_zero:
+        dry: bool = trainer.fast_dev_run  # type: ignore[attr-defined]
+        if folder is None or dry or not trainer.is_global_zero:
             return
+        set_aside(Path(folder), _FILES)
+        if rows:
+            self._write_answers(Path(folder), rows)
+        if values:
+            self._write_classes(Path(folder), values, getattr(getattr(trainer, "datamodule", None), "labels", None))
+
+    def _write_classes(self, folder: Path, values: dict[str, Tensor], names: list[str] | None) -> None:
         confusion = values["confusion"].cpu().numpy()
-        names = getattr(getattr(trainer, "datamodule", None), "labels", None) or [str(k) for k in range(len(confusion))]
+        names = names or [str(k) for k in range(len(confusion))]
+        self.examples, self.classes = int(confusion.sum()), folder / "classes.csv"
         numbers = [values[name].tolist() for name in ("precision", "recall", "f1")]
-        columns: list[str] = ["label", "texts", "precision", "recall", "f1"]
+        columns: list[str] = ["label", "examples", "precision", "recall", "f1"]
         rows = zip(names, confusion.sum(1).tolist(), *numbers, strict=True)
-        self.table = sorted((dict(zip(columns, row, strict=True)) for row in rows), key=lambda row: row["f1"])
-        with atomic_write(Path(folder) / "classes.csv") as file:
+        known = [row if row[1] else (*row[:2], None, None, None) for row in rows]
+        table = [dict(zip(columns, row, strict=True)) for row in known]
+        self.table = sorted(table, key=lambda row: 2.0 if row["f1"] is None else row["f1"])
+        with atomic_write(self.classes) as file:
             writer = csv.DictWriter(file, columns)
             writer.writeheader()
             for row in self.table:
                 writer.writerow({k: round(v, 4) if isinstance(v, float) else v for k, v in row.items()})
-        with atomic_write(Path(folder) / "confusion_matrix.png", "wb") as file:
+        with atomic_write(folder / "confusion_matrix.png", "wb") as file:
             confusion_figure(confusion, names).savefig(file, dpi=150)
 
-    def _write_answers(self, trainer: L.Trainer, rows: list[dict[str, Any]]) -> None:
-        folder = trainer.log_dir  # asks all ranks
-        if folder is None or not trainer.is_global_zero:
-            return
-        self.answers = Path(folder) / "answers.jsonl"
+    def _write_answers(self, folder: Path, rows: list[dict[str, Any]]) -> None:
+        self.examples, self.answers = len(rows), folder / "answers.jsonl"
         with atomic_write(self.answers) as file:
             for row in sorted(rows, key=lambda row: row["id"]):
                 file.write(json.dumps(row, ensure_ascii=False) + "\n")

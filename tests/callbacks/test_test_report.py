@@ -1,4 +1,5 @@
 import csv
+import json
 
 import numpy as np
 import pytest
@@ -28,14 +29,38 @@ def trained(tmp_path_factory):
 def test_a_table_and_a_picture_per_class(trained, capsys):
     folder, arguments, data = trained
     main(["test", *arguments, *data, "--ckpt_path=best"])
-    assert "The 3 hardest of 3 classes" in capsys.readouterr().out
+    out = capsys.readouterr().out
+    assert "By class" in out
+    assert f"Classes: {folder / 'classes.csv'}" in out
     with open(folder / "classes.csv", newline="") as file:
         rows = list(csv.DictReader(file))
     assert sorted(row["label"] for row in rows) == ["day", "night", "sky"]
-    assert sum(int(row["texts"]) for row in rows) == 24
+    assert sum(int(row["examples"]) for row in rows) == 24
     assert [float(row["f1"]) for row in rows] == sorted(float(row["f1"]) for row in rows)
     assert (folder / "confusion_matrix.png").read_bytes()[:4] == b"\x89PNG"
-    assert "test/calibration_error" in (folder / "test.json").read_text()
+    metrics = json.loads((folder / "test.json").read_text())
+    assert metrics["examples"] == 24
+    assert "test/calibration_error" in metrics
+
+
+def test_a_class_without_examples_has_no_scores_and_an_earlier_test_stays(trained, capsys):
+    folder, arguments, data = trained
+    main(["test", *arguments, *data, "--ckpt_path=best"])
+    before = {name: (folder / name).read_bytes() for name in ("test.json", "classes.csv", "confusion_matrix.png")}
+    taken = len(list(folder.glob("test_*.json")))
+    few = folder.parents[2] / "few.csv"
+    few.write_text("text,label\nsun word1,day\nmoon word2,night\n")
+    capsys.readouterr()
+    main(["test", *arguments, f"--data.test_file={few}", "--ckpt_path=best"])
+    out = capsys.readouterr().out
+    assert "-: no examples; test/f1 leaves the class out, unless it was predicted\n" in out
+    with open(folder / "classes.csv", newline="") as file:
+        last = list(csv.DictReader(file))[-1]
+    assert last == {"label": "sky", "examples": "0", "precision": "", "recall": "", "f1": ""}
+    assert json.loads((folder / "test.json").read_text())["examples"] == 2
+    for name, content in before.items():
+        path = folder / name
+        assert path.with_stem(f"{path.stem}_{taken + 1}").read_bytes() == content
 
 
 def test_predict_labels_raw_sentences_by_name(trained):
