@@ -2,7 +2,6 @@
 
 import contextlib
 import io
-import json
 import logging
 import os
 import shutil
@@ -17,14 +16,14 @@ from lightning.pytorch.loggers import TensorBoardLogger
 from lightning.pytorch.strategies.launchers import _MultiProcessingLauncher
 from lightning.pytorch.utilities.exceptions import SIGTERMException
 from rich.console import Console
-from rich.table import Column, Table
+from rich.table import Table
 from torch.multiprocessing.spawn import ProcessExitedException
 
 from lightning_qsgd import manual
 from lightning_qsgd.calibrate import calibrate
 from lightning_qsgd.callbacks import PredictionWriter, Stopped, TestReport
 from lightning_qsgd.callbacks.exact_resume import SIGNALS
-from lightning_qsgd.callbacks.run_summary import SUMMARY, count_circuits, samplers_of
+from lightning_qsgd.callbacks.run_summary import count_circuits, samplers_of, summary_table
 from lightning_qsgd.distributed import leave
 from lightning_qsgd.doctor import doctor
 from lightning_qsgd.experiment import ExperimentCLI
@@ -62,12 +61,8 @@ class CommandLine(ExperimentCLI):
         folder = Path(self.trainer.default_root_dir)
         if self.trainer.fast_dev_run or not self.trainer.is_global_zero:  # type: ignore[attr-defined]
             return
-        summary = json.loads((folder / SUMMARY).read_text())
-        table = Table("", Column(overflow="fold"), title="Summary", show_header=False, title_justify="left")
-        for name, value in summary.items():
-            table.add_row(name.replace("_", " "), "-" if value is None else str(value))
         console = Console(soft_wrap=True) if sys.stdout.isatty() else Console(width=160)
-        console.print(table)
+        console.print(summary_table(folder))
         if any(isinstance(logger, TensorBoardLogger) for logger in self.trainer.loggers):
             console.print(f"Look at it: {tensorboard()} --logdir {folder.parent}", highlight=False)
 
@@ -143,6 +138,7 @@ def main(args: Sequence[str] | None = None) -> None:
     warnings.filterwarnings("ignore", ".*LeafSpec.*")
     warnings.filterwarnings("ignore", ".*does not have many workers.*")
     warnings.filterwarnings("ignore", ".*your dataloader is not resumable.*")  # ExactResume sees to it
+    warnings.filterwarnings("ignore", ".*is smaller than the logging interval.*")  # each epoch is logged
     warnings.filterwarnings("ignore", "Checkpoint directory .* exists and is not empty")  # a resumed run's own
     logging.getLogger("lightning.pytorch.utilities.rank_zero").addFilter(_is_no_advertisement)
     try:

@@ -1,5 +1,6 @@
 import csv
 import json
+import re
 
 import pytest
 import torch
@@ -52,6 +53,18 @@ def test_summary_is_printed_with_the_way_to_tensorboard(tmp_path, capsys):
     for words in ("val/accuracy final", "epochs to 0.90", "training seconds", "circuits", "672768", "peak memory GB"):
         assert words in out
     assert f"tensorboard --logdir {tmp_path / 'seqcls'}" in out.replace("\n", "")
+    assert "Circuit sampled on its grid: 625 circuits" in out
+    assert "Series checked at random points: 32 circuits, residual 0.0" in out
+
+
+def test_the_summary_of_a_run_without_circuits_does_not_count_them(tmp_path, capsys):
+    run(
+        "fit", f"--trainer.default_root_dir={tmp_path}", "--trainer.max_epochs=1", "--model.optimizer=torch.optim.AdamW"
+    )
+    out = capsys.readouterr().out
+    assert "training seconds" in out
+    assert not re.search("circuit|shots|fallback", out)
+    assert json.loads((tmp_path / "seqcls" / "version_0" / "summary.json").read_text())["circuits"] == 0
 
 
 def test_checkpoints_hold_plain_values_and_the_circuits_series(trained):

@@ -20,6 +20,7 @@ from lightning_qsgd.audit.perturbation import audit_perturbation
 from lightning_qsgd.audit.recording import Recorder
 from lightning_qsgd.audit.replay import replay
 from lightning_qsgd.audit.twins import check_comparable, comparison_of
+from lightning_qsgd.callbacks.run_summary import summary_table
 from lightning_qsgd.comparison import write_report
 from lightning_qsgd.comparison.analysis import analyse
 from lightning_qsgd.comparison.command import train
@@ -51,6 +52,11 @@ class AuditCLI(ExperimentCLI):
             )
         trainer.callbacks.insert(0, self._recorder)  # type: ignore[attr-defined]
         return trainer
+
+    def after_fit(self) -> None:
+        """Print the summary, as ``fit`` does."""
+        if not self.trainer.fast_dev_run:  # type: ignore[attr-defined]
+            Console(width=160).print(summary_table(Path(self.trainer.default_root_dir)))
 
 
 def audit(arguments: Sequence[str]) -> None:

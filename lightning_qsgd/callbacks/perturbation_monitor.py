@@ -61,8 +61,15 @@ class PerturbationMonitor(L.Callback):
             return
         watch = self._watching(optimizer)
         watch.start(reporting=True)
+        before = optimizer.perturbation.circuits
         report = optimizer.perturbation.report()
         watch.stop()
+        if "surrogate_residual" in report:
+            pl_module.print(
+                f"Series checked at random points: {optimizer.perturbation.circuits - before} circuits, residual "
+                f"{report['surrogate_residual']:.2g}; shot noise alone makes "
+                f"{report['surrogate_residual_expected']:.2g}"
+            )
         for name, text in report.items():
             if isinstance(text, str):
                 for writer in tensorboard_writers(trainer.loggers):

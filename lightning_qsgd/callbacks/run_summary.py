@@ -1,5 +1,6 @@
 """RunSummary: the numbers of a finished run in one file."""
 
+import json
 import resource
 import sys
 from pathlib import Path
@@ -8,6 +9,7 @@ from typing import Any
 import lightning as L
 import torch
 from lightning.pytorch.callbacks import ModelCheckpoint
+from rich.table import Column, Table
 
 from lightning_qsgd.callbacks.finite_steps import FiniteSteps
 from lightning_qsgd.callbacks.parts import superpositional
@@ -58,6 +60,18 @@ def summarize(trainer: L.Trainer, module: L.LightningModule) -> dict[str, Any]:
         "best_checkpoint": best_path or None,
         "run_folder": str(trainer.default_root_dir),
     }
+
+
+def summary_table(folder: Path) -> Table:
+    """The summary in a run folder, for printing; where no circuit ran, without its numbers of circuits."""
+    summary = json.loads((folder / SUMMARY).read_text())
+    if not summary["circuits"]:
+        unused = ("circuits", "shots", "circuit_seconds", "fallback_steps")
+        summary = {name: value for name, value in summary.items() if name not in unused or value}
+    table = Table("", Column(overflow="fold"), title="Summary", show_header=False, title_justify="left")
+    for name, value in summary.items():
+        table.add_row(name.replace("_", " "), "-" if value is None else str(value))
+    return table
 
 
 def count_circuits(

@@ -31,6 +31,7 @@ def test_a_run_is_trained_and_audited(root, tmp_path, capsys):
     main(["audit", *GIVEN, EXACT, *WHOLE, "--model.optimizer.perturbation.rotations=zero", *root])
     folder = tmp_path / "seqcls" / "version_0"
     printed = capsys.readouterr().out
+    assert "training seconds" in printed
     assert "The perturbation is" in printed
     assert "of its power" in printed
     assert f"Audit: {folder / 'audit' / 'audit.html'}" in printed
