@@ -67,6 +67,12 @@ def test_the_summary_of_a_run_without_circuits_does_not_count_them(tmp_path, cap
     assert json.loads((tmp_path / "seqcls" / "version_0" / "summary.json").read_text())["circuits"] == 0
 
 
+def test_few_batches_are_no_reason_to_warn(tmp_path, recwarn):
+    few = ["--trainer.max_epochs=1", "--trainer.log_every_n_steps=50", "--model.optimizer=torch.optim.AdamW"]
+    run("fit", f"--trainer.default_root_dir={tmp_path}", *few)
+    assert not any("logging interval" in str(warning.message) for warning in recwarn)
+
+
 def test_checkpoints_hold_plain_values_and_the_circuits_series(trained):
     checkpoint = torch.load(trained / "checkpoints" / "last.ckpt", weights_only=True)
     assert checkpoint["hyper_parameters"]["vocab_size"] == 64
