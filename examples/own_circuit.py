@@ -7,7 +7,6 @@ the page it names shows that in figures, and how far the device is from the exac
 weights of a network, is nearly a constant for each tensor: a smaller learning rate.
 """
 
-import numpy as np
 from qiskit import QuantumCircuit
 from qiskit.circuit import ParameterVector
 
@@ -17,11 +16,6 @@ from lightning_qsgd.quantum import Ansatz
 
 class Ring(CircuitPerturbation):
     """RY of each angle, then CNOTs around the ring. s of a coordinate is P(1) - P(0) of its qubit."""
-
-    @property
-    def weights(self) -> np.ndarray:
-        """Angles that stay fixed: none."""
-        return np.zeros(0)
 
     @property
     def ansatz(self) -> Ansatz:

@@ -19,7 +19,6 @@ from functools import cached_property
 from pathlib import Path
 
 import lightning as L
-import numpy as np
 import torch
 from qiskit import QuantumCircuit
 from qiskit.circuit import ParameterVector
@@ -38,8 +37,6 @@ def pair():
 
 
 class Pair(CircuitPerturbation):
-    weights = np.zeros(0)
-
     @cached_property
     def ansatz(self):
         return pair()
@@ -108,10 +105,7 @@ def test_own_circuit_and_sampler(folder):
     own = [f"{OPTIMIZER}.perturbation=parts.Pair", f"{OPTIMIZER}.perturbation.init_args.num_qubits=2"]
     sampler = f"{OPTIMIZER}.perturbation.init_args.sampler"
     options = [f"{sampler}=parts.Noted", f"{sampler}.init_args.file=asked.txt", f"{sampler}.init_args.shots=50"]
-    group = fit(*own, *options, f"{OPTIMIZER}.perturbation.init_args.rotations=zero")["optimizer_states"][0][
-        "param_groups"
-    ][0]
-    state = group["perturbation_state"]
+    state = fit(*own, *options)["optimizer_states"][0]["param_groups"][0]["perturbation_state"]
     assert state["surrogate.coefficients"].shape == (3, 3, 4)  # its own two angles, each once; four outcomes
     assert state["circuits"] == sum(map(int, Path("asked.txt").read_text().split())) >= 9
     assert state["shots"] == 50 * state["circuits"]

@@ -151,7 +151,8 @@ class CircuitWatch:
             except ValueError:  # too many qubits, or a gate of a user's own circuit
                 self._can_simulate = False
                 return None
-            self._rotations = torch.from_numpy(self.circuit.weights) if self.circuit.ansatz.num_weights else None
+            if self.circuit.ansatz.num_weights:
+                self._rotations = torch.as_tensor(self.circuit.weights, dtype=torch.float64)
         return None if self._simulator is None else self._simulator(points, self._rotations)
 
     def _hear(self, angles: Tensor, s: Tensor, step: int) -> None:

@@ -7,15 +7,17 @@ from __future__ import annotations
 
 import logging
 import time
-from typing import TYPE_CHECKING, Any, Literal, get_args
+from functools import cached_property
+from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 import torch
 from torch import Tensor
 
 from lightning_qsgd.distributed import counted_from_rank_0
-from lightning_qsgd.optim.circuit_series import measured_series, residuals
+from lightning_qsgd.optim.circuit_series import fallback_series, measured_series, residuals
 from lightning_qsgd.optim.fallback import SeriesFallback, check_finite
+from lightning_qsgd.optim.fixed_angles import Rotations, check_rotations, fingerprint, fixed_angles
 from lightning_qsgd.optim.perturbation import Perturbation, require
 
 if TYPE_CHECKING:
@@ -23,12 +25,14 @@ if TYPE_CHECKING:
 
     from lightning_qsgd.quantum import Ansatz, FourierSurrogate, LightConeSurrogate, QuantumNetwork
 
-Rotations = Literal["aligned", "zero", "random"]
 log = logging.getLogger("lightning_qsgd")
 
 
 class CircuitPerturbation(Perturbation):
     """s from a circuit of ``depth`` layers H, Ry(a + theta), Rz(phi), CNOT chain.
+
+    A subclass with an ``ansatz`` of its own is another circuit. Fixed angles are ``weights`` (default: none), depth,
+    entanglement and rotations mean nothing, and no chain of CNOTs is decoded unless ``decode_chain=True``.
 
     Args:
         num_qubits: coordinates per block and circuit. Default: 4.
@@ -42,7 +46,7 @@ class CircuitPerturbation(Perturbation):
             - a list of (2 * depth - 1) * num_qubits radians: theta row by row, then phi.
         rotation_seed: of "random", at least 0. Default: 0.
         decode_chain: read x_k = y_k XOR y_(k-1), which undoes the last chain of CNOTs classically (needs
-            entanglement="linear"). None (default): only with "aligned".
+            entanglement="linear"). None (default): with "aligned" only.
         center: None (default), "zero" (s(a) - s(0), range [-2, 2]) or "odd" ((s(a) - s(-a)) / 2, twice the circuits
             when live): removes a constant part, which is a learning-rate factor and no answer to the weights.
         mode: "surrogate" (default): the circuit runs on a grid once, at the start, and its exact trigonometric series
@@ -91,10 +95,6 @@ class CircuitPerturbation(Perturbation):
         super().__init__(num_qubits)
         require("depth", depth, depth >= 1, "at least 1")
         require("entanglement", entanglement, entanglement in ("linear", "none"), "'linear' or 'none'")
-        if isinstance(rotations, str):
-            require("rotations", rotations, rotations in get_args(Rotations), "aligned, zero, random or a list")
-        elif len(rotations) != (num_weights := (2 * depth - 1) * num_qubits):
-            raise ValueError(f"Invalid rotations: {len(rotations)} angles; this circuit takes {num_weights}")
         require("rotation_seed", rotation_seed, rotation_seed >= 0, "at least 0")
         if decode_chain and entanglement == "none":
             raise ValueError("Invalid decode_chain: True; without entanglement there is no chain of CNOTs to undo")
@@ -109,29 +109,37 @@ class CircuitPerturbation(Perturbation):
         require("shot_noise", shot_noise, valid, "at least 1, or null for none; null with mode='live'")
         require("shot_noise_seed", shot_noise_seed, shot_noise_seed >= 0, "at least 0")
         if decode_chain is None:
-            decode_chain = rotations == "aligned" and entanglement == "linear"
+            decode_chain = rotations == "aligned" and entanglement == "linear" and not self.own_ansatz
         self.entanglement: Literal["linear", "none"] = entanglement
         self.depth, self.rotations, self.rotation_seed = depth, rotations, rotation_seed
+        check_rotations(self)
         self.decode_chain, self.center, self.mode, self.max_circuits = decode_chain, center, mode, max_circuits
         self.sampler, self.calibration, self.joint = sampler, calibration, shot_noise is not None
+        self.on_failure: Literal["stop", "series"] = on_failure
         self.shot_noise, self.shot_noise_seed = shot_noise, shot_noise_seed
         self._network: QuantumNetwork | None = None
         self._surrogate: FourierSurrogate | LightConeSurrogate | None = None
         self._modulation: FourierSurrogate | None = None  # of s: the full surrogate, projected
         self._offset: Tensor | None = None  # s(0), (1, n)
         self.tests: dict[str, float] = {}
-        self.on_failure: Literal["stop", "series"] = on_failure
-        self._fallback: SeriesFallback | None = None
-        if on_failure == "series":
-            shape = (num_qubits, depth, entanglement, rotations, rotation_seed, decode_chain)
-            self._fallback = SeriesFallback(CircuitPerturbation(*shape, calibration=calibration))
+
+    @cached_property
+    def _fallback(self) -> SeriesFallback | None:
+        return SeriesFallback(fallback_series(self)) if self.on_failure == "series" else None
 
     def identity(self) -> str:
         """Everything that decides what the circuit answers, but for noise."""
         rotations = f"random, seed {self.rotation_seed}" if self.rotations == "random" else self.rotations
-        size = f"num_qubits={self.num_qubits}, depth={self.depth}, entanglement={self.entanglement}"
-        reading = f"rotations={rotations}, decode_chain={self.decode_chain}, center={self.center}"
-        return f"{type(self).__name__}({size}, {reading})"
+        circuit = f"depth={self.depth}, entanglement={self.entanglement}, rotations={rotations}"
+        if self.own_ansatz:
+            circuit = f"circuit={fingerprint(self)}"
+        reading = f"decode_chain={self.decode_chain}, center={self.center}"
+        return f"{type(self).__name__}(num_qubits={self.num_qubits}, {circuit}, {reading})"
+
+    @property
+    def own_ansatz(self) -> bool:
+        """Whether this is a subclass with an ``ansatz`` of its own, and not the paper's circuit."""
+        return type(self).ansatz is not CircuitPerturbation.ansatz
 
     @property
     def blockwise(self) -> bool:
@@ -166,15 +174,8 @@ class CircuitPerturbation(Perturbation):
 
     @property
     def weights(self) -> np.ndarray:
-        """The fixed rotations, ((2 * depth - 1) * num_qubits,) radians: theta row by row, then phi."""
-        size, rotations = (2 * self.depth - 1) * self.num_qubits, self.rotations
-        if rotations == "random":
-            return np.random.default_rng(self.rotation_seed).uniform(-np.pi, np.pi, size)
-        if rotations == "aligned":
-            from lightning_qsgd.quantum import aligned_rotations
-
-            rotations = aligned_rotations(self.num_qubits, self.depth, self.entanglement)
-        return np.zeros(size) if isinstance(rotations, str) else np.array(rotations, dtype=np.float64)
+        """The fixed angles, (num_weights,) radians. Of the paper's circuit: theta row by row, then phi."""
+        return fixed_angles(self)
 
     def prepare(self) -> str | None:
         """Fit the surrogate, and measure s(0) where it is subtracted, unless a checkpoint brought them."""

@@ -90,3 +90,10 @@ def simulated(circuit: CircuitPerturbation) -> CircuitPerturbation:
     twin._network = twin._surrogate = twin._modulation = twin._offset = twin._fallback = None
     twin.on_failure, twin.circuits, twin.shots = "stop", 0, 0
     return twin
+
+
+def fallback_series(circuit: CircuitPerturbation) -> CircuitPerturbation:
+    """A copy whose series, uncentred, stands in for live circuits: that of its calibration, or of the exact circuit."""
+    twin = simulated(circuit)
+    twin.calibration, twin.center = circuit.calibration, None
+    return twin

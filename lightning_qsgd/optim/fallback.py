@@ -55,7 +55,8 @@ class SeriesFallback:
             if s is not None:
                 return s
         self.steps += 1
-        return self.series(angles, step=step)
+        self.series.prepare()
+        return self.series._evaluate(angles, step)  # what a subclass makes of s in forward, it makes of this as well
 
     def _try(self, circuit: CircuitPerturbation, run: Callable[[], Tensor], step: int) -> Tensor | None:
         try:

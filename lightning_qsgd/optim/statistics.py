@@ -11,6 +11,7 @@ from torch import Tensor
 from lightning_qsgd.optim.adam import Lists, direction
 from lightning_qsgd.optim.blocks import Piece, chunks
 from lightning_qsgd.optim.param_groups import rate
+from lightning_qsgd.optim.perturbation import Perturbation
 from lightning_qsgd.optim.sharding import local, run_of, sum_over_ranks
 
 _COLUMNS = ("touched", "s", "s_squared", "perturbation", "inside", "q_g", "q_squared", "g_squared", "effective", "adam")
@@ -146,13 +147,15 @@ def constant_equivalent(s: Tensor, group: Mapping[str, Any]) -> str | None:
     return f"a plain gradient step of rate {rate(group) * weight * mean:.3g} beside AdamW's"
 
 
-def warn_if_constant(s: Tensor, group: Mapping[str, Any]) -> None:
+def warn_if_constant(s: Tensor, group: Mapping[str, Any], perturbation: Perturbation) -> None:
     """Warn of an s that hardly varies: it is a learning rate, not an answer to the weights."""
+    circuit = getattr(perturbation, "reference", perturbation)
+    aligned = "" if getattr(circuit, "own_ansatz", False) else "rotations='aligned' or "
     if (equivalent := constant_equivalent(s, group)) is not None:
         warnings.warn(
             f"The perturbation is nearly constant: s has mean {float(s.mean()):.3f} and spread "
             f"{float(s.std(correction=0)):.3f}. On the touched coordinates it acts like {equivalent}. "
-            "CircuitPerturbation's rotations='aligned' or center='zero' remove the constant part; "
+            f"CircuitPerturbation's {aligned}center='zero' removes the constant part; "
             "ControlPerturbation('constant', ...) is its classical twin.",
             stacklevel=9,
         )

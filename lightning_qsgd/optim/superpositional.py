@@ -252,7 +252,8 @@ class SuperpositionalGradientDescent(SavedState):
             self._warned = True
             if rank() > 0:  # of weights that are spread over ranks it may hold too few to judge by
                 return s
-            warn_if_constant(s, next(group for group in self.param_groups if participates(group)))
+            touched = next(group for group in self.param_groups if participates(group))
+            warn_if_constant(s, touched, self.perturbation)
         return s
 
 
