@@ -86,5 +86,8 @@ def test_hybrid_head():
 def test_own_circuit(capsys):
     run("own_circuit.py", *SMALL)
     found = json.loads(Path("logs/own_circuit/version_0/audit/findings.json").read_text())["findings"]["perturbation"]
-    assert found["identity"].startswith("Ring(")
-    assert "from the exact one" in capsys.readouterr().out  # the device's noise
+    assert found["identity"].startswith("Ring(num_qubits=4, circuit=")
+    printed = " ".join(capsys.readouterr().out.split())
+    assert "As it ran (FakeBackendSampler on FakeManilaV2, 1,024 shots), the circuit is" in printed
+    page = Path("logs/own_circuit/version_0/audit/audit.md").read_text()
+    assert "circuits: FakeBackendSampler on FakeManilaV2, 1,024 shots" in page

@@ -51,9 +51,10 @@ def conclude(findings: PerturbationFindings) -> list[str]:
         but = "" if percent(series.left) == percent(0) else f" but {percent(series.left)}"
         sentences.append(f"A classical series of {terms} gives all of it{but}.")
     if findings.device_error is not None and findings.device_error > NEGLIGIBLE:
+        on = f" ({findings.ran_on})" if findings.ran_on else ""
         sentences.append(
-            f"As it ran, the circuit is {percent(findings.device_error)} of its power from the exact one (shots, or "
-            "a device's noise); what of that is frozen for the run counts as constant, single- and multi-angle."
+            f"As it ran{on}, the circuit is {percent(findings.device_error)} of its power from the exact one (shots, "
+            "or a device's noise); what of that is frozen for the run counts as constant, single- and multi-angle."
         )
     return sentences
 

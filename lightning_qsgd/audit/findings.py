@@ -56,6 +56,7 @@ class PerturbationFindings:
 
     Attributes:
         identity: of the perturbation, as checkpoints have it.
+        ran_on: the sampler, its device and shots, or the calibration; empty where there is no circuit.
         settings: of the optimizer, by name: quantum_weight, scale, scope, target, coupling, lr.
         steps: optimizer steps that were recorded, in order.
         coordinates: touched coordinates, and how many of them were recorded.
@@ -109,3 +110,4 @@ class PerturbationFindings:
     shots: int = 0
     sampled: bool = False
     few: bool = False
+    ran_on: str = ""

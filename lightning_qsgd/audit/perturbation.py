@@ -108,6 +108,7 @@ def audit_perturbation(trajectory: Trajectory, perturbation: Perturbation) -> Pe
         few=blocks < split.enough,
         circuits=perturbation.circuits - before[0],
         shots=perturbation.shots - before[1],
+        ran_on=_ran_on(perturbation),
     )
 
 
@@ -190,6 +191,23 @@ def _uniform(perturbation: Perturbation) -> Shares | None:
     total = float(split.total.sum())
     constant, single, multi = (float((part * split.total).sum()) / (total or 1) for part in split[:3])
     return Shares(constant, single, multi, 0.0, total / len(split.total), 0)
+
+
+def _ran_on(perturbation: Perturbation) -> str:
+    circuit = perturbation.reference if isinstance(perturbation, ControlPerturbation) else perturbation
+    if not isinstance(circuit, CircuitPerturbation):
+        return ""
+    from lightning_qsgd.quantum import Calibration
+    from lightning_qsgd.quantum.samplers import ExactSampler, described
+
+    if circuit.calibration is None or circuit.mode == "live":
+        return described(circuit.sampler or ExactSampler())
+    try:
+        measured = Calibration.load(circuit.calibration).provenance
+    except (FileNotFoundError, ValueError):  # a checkpoint's series needs no file
+        return f"calibration {circuit.calibration}"
+    device = str(measured["backend"] or "no device").removeprefix("aer_simulator_from(").removesuffix(")")
+    return f"calibration {circuit.calibration} of {measured['sampler']} on {device}"
 
 
 def _device_error(

@@ -60,8 +60,8 @@ def equivalents_table(findings: PerturbationFindings) -> Table:
     rows.append(("standard deviation of s", number(findings.spread, ".4g"), said))
     if findings.device_error is not None:
         said = (
-            "Mean squared distance of the circuit as it ran (calibrated, sampled or noisy) from the same circuit "
-            "simulated without shots and noise, over the power."
+            f"Mean squared distance of the circuit as it ran ({findings.ran_on or 'calibrated, sampled or noisy'}) "
+            "from the same circuit simulated without shots and noise, over the power."
         )
         rows.append(("distance from the exact circuit", percent(findings.device_error), said))
     if findings.norm_ratio is not None:
@@ -83,7 +83,8 @@ def subject(findings: PerturbationFindings) -> str:
     touched, recorded = findings.coordinates
     named = {"quantum_weight": "quantum weight \u03bb"}
     settings = [f"{named.get(name, name)} {_plain(value)}" for name, value in findings.settings.items()]
-    said = [f"Audited: {findings.identity}", *settings, _steps(findings)]
+    circuits = [f"circuits: {findings.ran_on}"] if findings.ran_on else []
+    said = [f"Audited: {findings.identity}", *circuits, *settings, _steps(findings)]
     return "; ".join([*said, f"{recorded:,} of {count(touched, 'touched coordinate', thousands=True)}"]) + "."
 
 

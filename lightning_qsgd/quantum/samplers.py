@@ -159,6 +159,17 @@ def backend_of(sampler: BaseSamplerV2) -> Any:
     return backend() if callable(backend) else backend
 
 
+def described(sampler: BaseSamplerV2) -> str:
+    """A sampler in words, without connecting to anything: "FakeBackendSampler on FakeManilaV2, 1,024 shots"."""
+    inner: Any = getattr(sampler, "sampler", sampler)  # what a ReliableSampler wraps
+    device, noise, shots = (getattr(inner, name, None) for name in ("name", "noise", "shots"))
+    if device in (None, "least_busy"):
+        device = getattr(getattr(inner, "_backend", None), "name", device)
+    where = f" on {device}" if device and device != "aer_simulator" else ""
+    said = f", noise {noise if isinstance(noise, str) else 'of its own'}" if noise is not None else ""
+    return f"{type(sampler).__name__}{where}{said}{f', {shots:,} shots' if isinstance(shots, int) else ''}"
+
+
 def with_noise_position(sampler: Any) -> Any:
     """The sampler, or the one it wraps, whose noise has a place to go on from (``noise_position``); None without."""
     while sampler is not None and not hasattr(sampler, "noise_position"):

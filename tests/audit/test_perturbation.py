@@ -7,7 +7,7 @@ import torch
 from lightning_qsgd.audit.perturbation import audit_perturbation, terms_of
 from lightning_qsgd.audit.recording import Trajectory
 from lightning_qsgd.optim import CircuitPerturbation, ControlPerturbation, Perturbation, SinePerturbation
-from lightning_qsgd.quantum import AerSampler, ExactSampler
+from lightning_qsgd.quantum import AerSampler, ExactSampler, FakeBackendSampler, calibrate
 
 
 def audit(perturbation, width=0.3, times=6, blocks=150, seed=0, stands_for=1.0):
@@ -196,3 +196,20 @@ def test_what_is_no_function_of_the_angles_is_not_taken_for_entanglement():
 def test_few_blocks_are_said_to_be_few():
     assert audit(circuit(rotations="zero"), blocks=28, times=40).few
     assert not audit(circuit(rotations="zero"), blocks=180).few
+
+
+def test_it_says_what_ran_the_circuits(tmp_path):
+    device = FakeBackendSampler("FakeManilaV2", shots=64)
+    assert audit(SinePerturbation()).ran_on == ""
+    assert audit(CircuitPerturbation()).ran_on == "ExactSampler"
+    for kind in (
+        CircuitPerturbation(sampler=device),
+        ControlPerturbation("frozen", CircuitPerturbation(sampler=device)),
+    ):
+        assert audit(kind).ran_on == "FakeBackendSampler on FakeManilaV2, 64 shots"
+    measured, path = CircuitPerturbation(sampler=device, num_qubits=2), str(tmp_path / "manila.npz")
+    calibrate(measured.network, measured.weights).save(path)
+    calibrated = CircuitPerturbation(num_qubits=2, calibration=path)
+    assert audit(calibrated).ran_on == f"calibration {path} of FakeBackendSampler on fake_manila"
+    (tmp_path / "manila.npz").unlink()  # the series is kept by checkpoints
+    assert audit(calibrated).ran_on == f"calibration {path}"

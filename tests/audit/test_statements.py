@@ -51,6 +51,8 @@ def test_each_stand_in_has_a_number_and_a_sentence():
     assert numbers["short series"] == "37 of 2,500 terms"
     assert numbers["learning-rate factor"] == "0.645"
     assert numbers["distance from the exact circuit"] == "<0.01 %"
+    named = column(statements.equivalents_table(fake_findings(ran_on="IBMSampler on ibm_x")), 2)
+    assert "as it ran (IBMSampler on ibm_x) from" in named["distance from the exact circuit"]
     assert findings.maps.keys() <= numbers.keys()
     assert all(said.endswith(".") for said in column(table, 2).values())
 
@@ -85,6 +87,9 @@ def test_the_subject_names_the_run():
     assert said.startswith("Audited: CircuitPerturbation(center=None, depth=2")
     assert "quantum weight \u03bb 0.5; scale adam" in said
     assert "32 recorded steps, from 0 to 775; 16,000 of 79,364 touched coordinates." in said
+    assert "circuits:" not in said
+    device = statements.subject(fake_findings(ran_on="FakeBackendSampler on FakeJakartaV2, 1,024 shots"))
+    assert "; circuits: FakeBackendSampler on FakeJakartaV2, 1,024 shots; quantum weight" in device
     assert "one recorded step (0)" in statements.subject(fake_findings(steps=1, spans=1))
 
 

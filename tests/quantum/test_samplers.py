@@ -8,12 +8,22 @@ import torch
 from jsonargparse import ArgumentParser
 from qiskit import QuantumCircuit
 from qiskit.circuit import ParameterVector
-from qiskit.primitives import BaseSamplerV2
+from qiskit.primitives import BackendSamplerV2, BaseSamplerV2
 from qiskit_aer.noise import NoiseModel
 from qiskit_ibm_runtime.fake_provider import FakeKolkataV2, FakeManilaV2
 
-from lightning_qsgd.quantum import AerSampler, Ansatz, FakeBackendSampler, QuantumNetwork, superposition_circuit
+from lightning_qsgd.quantum import (
+    AerSampler,
+    Ansatz,
+    ExactSampler,
+    FakeBackendSampler,
+    IBMSampler,
+    QuantumNetwork,
+    ReliableSampler,
+    superposition_circuit,
+)
 from lightning_qsgd.quantum.noise import depolarizing_noise, readout_noise, thermal_noise
+from lightning_qsgd.quantum.samplers import described
 from tests.ranks import on_two_ranks
 
 ANSATZ = superposition_circuit(4, 2)
@@ -154,6 +164,22 @@ def test_fake_backend_is_built_once_and_its_couplings_are_kept():
     distance = np.abs(noisy - QuantumNetwork(ANSATZ).probabilities(INPUTS, WEIGHTS)).sum(-1) / 2
     assert distance.min() > 0.02
     assert distance.max() < 0.2  # noisy, but not permuted
+
+
+@pytest.mark.parametrize(
+    ("sampler", "words"),
+    [
+        (ExactSampler(), "ExactSampler"),
+        (AerSampler(shots=2048, noise="readout"), "AerSampler, noise readout, 2,048 shots"),
+        (FakeBackendSampler("FakeJakartaV2"), "FakeBackendSampler on FakeJakartaV2, 1,024 shots"),
+        (ReliableSampler(FakeBackendSampler(shots=8)), "ReliableSampler on FakeManilaV2, 8 shots"),
+        (IBMSampler("ibm_torino"), "IBMSampler on ibm_torino, 1,024 shots"),  # it connects to nothing
+        (BackendSamplerV2(backend=FakeManilaV2()), "BackendSamplerV2 on fake_manila"),
+    ],
+    ids=lambda value: value if isinstance(value, str) else "",
+)
+def test_a_sampler_in_words(sampler, words):
+    assert described(sampler) == words
 
 
 def test_fake_backend_repeats_with_seed_and_step_and_pickles():
