@@ -36,10 +36,10 @@ def folder(tmp_path, monkeypatch):
         monkeypatch.delitem(sys.modules, path.stem, raising=False)
 
 
-def run(name, *short):
-    (words,) = commands(name)
+def run(name, *short, command=0):
+    words = commands(name)[command]
     assert words[:2] == ["-m", "lightning_qsgd"]
-    main([*words[2:], *SHORT, *short])
+    main([*words[2:], *(SHORT if words[2] != "test" else SHORT[1:]), *short])
 
 
 def test_every_example_is_run_here():
@@ -81,6 +81,8 @@ def test_hybrid_head():
     run("hybrid_head.py", *SMALL)
     weights = torch.load("logs/hybrid/version_0/checkpoints/last.ckpt", weights_only=True)["state_dict"]
     assert weights["model.head.circuit.weights"].shape == (12,)
+    run("hybrid_head.py", *SMALL, "--data.test_size=20", command=1)
+    assert json.loads(Path("logs/hybrid/version_0/test.json").read_text())["circuits"] == 20
 
 
 def test_own_circuit(capsys):

@@ -99,7 +99,7 @@ class QuantumLayer(CircuitModule):
         output: "probabilities" (default) or "expectations".
         engine: "simulator" (default): :class:`CircuitSimulator`, exact, by autograd (also twice); or a
             :class:`QuantumNetwork` on any sampler: gradients by parameter shift, one job of one PUB for all rows, once
-            differentiable.
+            differentiable. None: "simulator".
         observables: names such as "Z0" or "Z0Z1", for "expectations" only. Default: Z of each qubit.
 
     Circuits run in float32, or in float64 if inputs or weights are, outside of autocast; the output has the dtype of
@@ -122,7 +122,7 @@ class QuantumLayer(CircuitModule):
         self,
         ansatz: Ansatz,
         output: Output = "probabilities",
-        engine: Literal["simulator"] | QuantumNetwork = "simulator",
+        engine: Literal["simulator"] | QuantumNetwork | None = "simulator",
         *,
         observables: Sequence[str] | None = None,
     ) -> None:
@@ -131,8 +131,13 @@ class QuantumLayer(CircuitModule):
             raise ValueError(f"Invalid output: {output!r}; it must be 'probabilities' or 'expectations'")
         if observables is not None and output == "probabilities":
             raise ValueError("Invalid observables: they need output='expectations'")
-        if isinstance(engine, str) and engine != "simulator":
-            raise ValueError(f"Invalid engine: {engine!r}; it must be 'simulator' or a QuantumNetwork")
+        if engine is None:
+            engine = "simulator"
+        if engine != "simulator" and not isinstance(engine, QuantumNetwork):
+            raise ValueError(
+                f"Invalid engine: {str(engine)!r} ({type(engine).__name__}); it must be 'simulator', None or a "
+                "QuantumNetwork, for a sampler QuantumNetwork(ansatz, sampler)"
+            )
         if isinstance(engine, QuantumNetwork) and engine.ansatz != ansatz:
             raise ValueError(
                 "Invalid engine: the network runs another ansatz; write QuantumLayer(network.ansatz, engine=network)"

@@ -34,6 +34,9 @@ class QuantumNetwork:
     On a device with a coupling map it warns if, after transpiling, parameters sit in other gates than the virtual rz:
     errors that depend on the angle then make a Fourier surrogate of it approximate.
 
+    Raises:
+        ValueError: for a sampler of another type.
+
     Attributes:
         qnn: the ``SamplerQNN``, for example for ``TorchConnector``; its circuit is the one that runs.
         circuits, shots, seconds: circuits and shots run so far, and wall-clock seconds in them.
@@ -50,6 +53,11 @@ class QuantumNetwork:
         optimization_level: int = 1,
         initial_layout: Sequence[int] | None = None,
     ) -> None:
+        if sampler is not None and not isinstance(sampler, BaseSamplerV2):
+            raise ValueError(
+                f"Invalid sampler: {str(sampler)!r} ({type(sampler).__name__}); it must be a BaseSamplerV2: in a class "
+                "of your own, give the argument the type BaseSamplerV2 | None"
+            )
         self.ansatz = ansatz
         self.sampler = ExactSampler() if sampler is None else sampler
         self.circuits, self.shots, self.seconds = 0, 0, 0.0

@@ -12,6 +12,7 @@ from lightning_qsgd.quantum import (
     AerSampler,
     Ansatz,
     CircuitSimulator,
+    ExactSampler,
     QuantumLayer,
     QuantumNetwork,
     ReliableSampler,
@@ -186,6 +187,8 @@ def test_it_learns():
     [
         ({"output": "samples"}, "Invalid output: 'samples'"),
         ({"engine": "aer"}, "Invalid engine: 'aer'"),
+        ({"engine": ExactSampler()}, r"\(ExactSampler\); it must be 'simulator', None or a QuantumNetwork"),
+        ({"engine": 3}, r"Invalid engine: '3' \(int\)"),
         ({"observables": ["Z0"]}, "need output='expectations'"),
         ({"output": "expectations", "observables": ["Z7"]}, "Invalid observable: 'Z7'"),
         ({"engine": QuantumNetwork(layered_circuit(2, 1))}, "another ansatz"),
@@ -194,6 +197,10 @@ def test_it_learns():
 def test_invalid_layers_are_refused(arguments, message):
     with pytest.raises(ValueError, match=message):
         QuantumLayer(ANSATZ, **arguments)
+
+
+def test_no_engine_is_the_simulator():
+    assert QuantumLayer(ANSATZ, engine=None).engine_name == "simulator"
 
 
 @pytest.mark.parametrize("inputs", [torch.zeros(2, 4), torch.zeros(()), torch.zeros(2, 3, dtype=torch.int64)])

@@ -44,6 +44,12 @@ def test_exact_sampler_gives_the_statevectors_probabilities():
     assert network.seconds > 0
 
 
+@pytest.mark.parametrize("sampler", ["lightning_qsgd.quantum.FakeBackendSampler", ExactSampler, AerSimulator()])
+def test_what_is_no_sampler_is_refused_at_once(sampler):
+    with pytest.raises(ValueError, match=r"Invalid sampler: .*give the argument the type BaseSamplerV2 \| None"):
+        QuantumNetwork(ANSATZ, sampler)
+
+
 def test_bit_k_of_the_outcome_is_qubit_k():
     x = ParameterVector("x", 3)
     circuit = QuantumCircuit(3)
