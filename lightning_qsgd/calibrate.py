@@ -153,7 +153,9 @@ def _result(calibration: Calibration) -> dict[str, Any]:
         else untested,
         "largest residual": f"{results['fit_largest_residual']:.2g}",
         "drift of the reference point": f"p = {results['drift_p']:.3g}" if "drift_p" in results else untested,
-        "valid for": "ever" if provenance["max_age_days"] is None else f"{provenance['max_age_days']:g} days",
+        "valid for": "no limit of age"
+        if provenance["max_age_days"] is None
+        else f"{provenance['max_age_days']:g} days",
     }
 
 

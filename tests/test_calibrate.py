@@ -29,7 +29,15 @@ def test_a_run_trains_with_a_calibration_and_runs_no_circuit(tmp_path, capsys):
     path = tmp_path / "calibrations" / "manila.npz"
     calibrate("--output", str(path), f"{PERTURBATION}.sampler=lightning_qsgd.quantum.FakeBackendSampler")
     out = capsys.readouterr().out
-    for words in ("FakeBackendSampler", "105", "107,520", "fit at held-out points", "p = ", f"calibration {path}"):
+    for words in (
+        "FakeBackendSampler",
+        "105",
+        "107,520",
+        "fit at held-out points",
+        "p = ",
+        "no limit of age",
+        f"calibration {path}",
+    ):
         assert words in out
     assert Calibration.load(path).provenance["sampler"] == "FakeBackendSampler"
     options = [f"{PERTURBATION}.num_qubits=2", f"{PERTURBATION}.calibration={path}"]

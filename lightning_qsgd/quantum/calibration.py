@@ -23,6 +23,7 @@ from typing import Any
 import numpy as np
 import torch
 from numpy.typing import ArrayLike, NDArray
+from qiskit import QuantumCircuit
 
 from lightning_qsgd.files import atomic_write
 from lightning_qsgd.quantum.circuits import Ansatz
@@ -230,6 +231,12 @@ def _run(
     return run_in_chunks(network, points, weights, max(64, min(CHUNK, len(points) // 50)), on_progress)
 
 
+def _description(circuit: QuantumCircuit) -> str:
+    name = "" if circuit.name.startswith("circuit-") else f"{circuit.name}, "  # Qiskit's own names are running numbers
+    gates = ", ".join(f"{count} {gate}" for gate, count in circuit.count_ops().items())
+    return f"{name}{circuit.num_qubits} qubits, depth {circuit.depth()}: {gates}"
+
+
 def _provenance(network: QuantumNetwork, weights: ArrayLike | None) -> dict[str, Any]:
     backend = backend_of(network.sampler)
     versions = {}
@@ -242,7 +249,7 @@ def _provenance(network: QuantumNetwork, weights: ArrayLike | None) -> dict[str,
     return {
         "format": FORMAT,
         "circuit": of_ansatz(ansatz, weights),
-        "description": f"{ansatz.circuit.name}, {ansatz.num_qubits} qubits, depth {ansatz.circuit.depth()}",
+        "description": _description(ansatz.circuit),
         "weights": np.asarray([] if weights is None else weights, float).tolist(),
         "sampler": type(network.sampler).__name__,
         "backend": getattr(backend, "name", None),

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 import torch
 from qiskit import QuantumCircuit
-from qiskit.circuit import ParameterVector
+from qiskit.circuit import Parameter, ParameterVector
 from qiskit.primitives import BaseSamplerV2
 from qiskit_aer.noise import NoiseModel, coherent_unitary_error, depolarizing_error
 
@@ -90,6 +90,15 @@ def test_another_circuit_is_refused(ansatz, weights):
     calibration = calibrate(QuantumNetwork(ANSATZ), WEIGHTS)
     with pytest.raises(ValueError, match=r"Calibration x\.npz is of another circuit \(superposition, 2 qubits"):
         calibration.check(ansatz, weights, "x.npz")
+
+
+def test_a_circuit_without_a_name_is_known_by_its_gates():
+    x, circuit = Parameter("x"), QuantumCircuit(2)
+    circuit.rx(x, 0)
+    circuit.cz(0, 1)
+    calibration = calibrate(QuantumNetwork(Ansatz(circuit, [x])))
+    with pytest.raises(ValueError, match=r"of another circuit \(2 qubits, depth 2: 1 rx, 1 cz\)"):
+        calibration.check(ANSATZ, WEIGHTS, "x.npz")
 
 
 def test_too_old_is_refused():
