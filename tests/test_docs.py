@@ -5,6 +5,7 @@ The Python blocks of a page run in order and share their names; commands are par
 
 import re
 import shlex
+import sys
 from pathlib import Path
 
 import pytest
@@ -66,6 +67,7 @@ def test_the_comparisons_have_configurations(page, tmp_path, monkeypatch):
     (tmp_path / "mine.py").write_text("import torch\n\n\nclass MyOptimizer(torch.optim.SGD):\n    pass\n")
     monkeypatch.chdir(tmp_path)
     monkeypatch.syspath_prepend(tmp_path)
+    monkeypatch.delitem(sys.modules, "mine", raising=False)  # of another test
     texts = [text for language, _, text in blocks(page) if language == "yaml" and "arms:" in text]
     for text in texts:
         (tmp_path / "comparison.yaml").write_text(text)
