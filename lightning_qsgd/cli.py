@@ -162,12 +162,12 @@ def main(args: Sequence[str] | None = None) -> None:
 
 
 def _with_found_configs(arguments: list[str]) -> list[str]:
-    found = list(arguments)
+    found, comparison = list(arguments), arguments[:1] == ["compare"]
     for i, argument in enumerate(arguments):
         if i and arguments[i - 1] in ("-c", "--config"):
-            found[i] = find_config(argument)
+            found[i] = find_config(argument, comparison)
         elif argument.startswith("--config="):
-            found[i] = f"--config={find_config(argument.removeprefix('--config='))}"
+            found[i] = f"--config={find_config(argument.removeprefix('--config='), comparison)}"
     return found
 
 

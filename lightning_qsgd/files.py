@@ -124,33 +124,33 @@ def shipped(path: str | Path) -> Path | None:
     return next((place for place in places if place.exists()), None)
 
 
-def find_config(path: str | Path) -> str:
+def find_config(path: str | Path, comparison: bool = False) -> str:
     """A configuration file, by its path or by its short name.
 
     Args:
-        path: of a file; or one that starts with ``configs/``; or a name below it without ".yaml", such as "seqcls" or
-            "overlay/adamw". The last two are looked for in the current folder first, then among those shipped with the
-            package.
+        path: of a file; or one that starts with ``configs/``; or a name below it, such as "seqcls" or
+            "overlay/adamw". The last two may leave out ".yaml", and are looked for in the current folder first, then
+            among those shipped with the package. Text that is YAML itself, such as "a: 1", is returned as it is.
+        comparison: whether the error names comparisons, or else all other configurations. Default: False.
 
     Returns:
-        The path of the file. A path that names none is returned as it is.
+        The path of the file.
 
     Raises:
-        FileNotFoundError: if no configuration has the short name.
+        FileNotFoundError: if there is none.
     """
-    if Path(path).is_file():
+    if re.search(r"[:{\n]", str(path)) or (Path(path).exists() and not Path(path).is_dir()):
         return str(path)
-    name = re.fullmatch(r"(?:configs/)?([\w-]+(?:/[\w-]+)*)", str(path))
+    name = re.fullmatch(r"(?:configs/)?([\w-]+(?:/[\w-]+)*)(?:\.yaml)?", str(path))
     file = Path("configs", f"{name[1]}.yaml") if name else Path(path)
     if file.is_file():
         return str(file)
-    if file.parts[:1] == ("configs",) and (found := shipped(file)):
+    if name and (found := shipped(file)):
         return str(found)
-    if name:
-        folder = shipped("configs")
-        names = sorted(str(f.relative_to(folder).with_suffix("")) for f in folder.rglob("*.yaml")) if folder else []
-        near = difflib.get_close_matches(name[1], names, cutoff=0.5) or [n for n in names if "/" not in n]
-        raise FileNotFoundError(
-            f"No configuration {str(path)!r}: there is neither this file nor {file}. Shipped: {', '.join(near)}"
-        )
-    return str(path)
+    folder = shipped("configs")
+    names = sorted(str(f.relative_to(folder).with_suffix("")) for f in folder.rglob("*.yaml")) if folder else []
+    names = [n for n in names if n.startswith("compare/") == comparison]
+    asked = name[1] if name else Path(path).stem
+    near = difflib.get_close_matches(asked, names, cutoff=0.5) or [n for n in names if comparison or "/" not in n]
+    missing = "there is no such file" if file == Path(path) else f"there is neither this file nor {file}"
+    raise FileNotFoundError(f"No configuration {str(path)!r}: {missing}. Shipped: {', '.join(near)}")

@@ -44,7 +44,7 @@ OPTIMIZER = "--model.optimizer.init_args"
         (["--model.max_length=8"], ["32 per sequence; max_length is 8"]),
         (["--checkpoint.monitor=val/acc"], ["val/acc"]),
         (["--time_to_target.metric=val/acc"], ["'val/acc' is not logged", "val/accuracy"]),
-        (["--config=nowhere.yaml"], ["nowhere.yaml"]),
+        (["--config=configs/seqcl.yaml"], ["No configuration 'configs/seqcl.yaml'", "Shipped: seqcls"]),
         (["--ckpt_path=last", "--experiment=none"], ["No last checkpoint: no run in", "none has one"]),
         (["--ckpt_path=nowhere.ckpt"], ["Checkpoint nowhere.ckpt not found"]),
         (["--trainer.strategy=fsdp"], ["`fsdp` requires a GPU accelerator, but received `accelerator='cpu'`"]),

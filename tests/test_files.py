@@ -97,8 +97,9 @@ def test_a_configuration_is_found_by_path_or_short_name(tmp_path, monkeypatch):
     assert Path(shipped).is_file()
     assert {find_config(name) for name in ("seqcls", Path("configs/seqcls"))} == {shipped}
     assert find_config("overlay/adamw").endswith("configs/overlay/adamw.yaml")
-    assert find_config("own.yaml") == "own.yaml"  # its reader says that there is none
-    assert find_config("a: 1") == "a: 1"
+    assert find_config("seqcls.yaml") == shipped
+    for inline in ("a: 1", "{}", "a:\n  b: 1\n" * 99):
+        assert find_config(inline) == inline
     for own in ("configs/seqcls.yaml", "configs/mine.yaml", "plain"):
         Path(own).parent.mkdir(exist_ok=True)
         Path(own).write_text("trainer:\n")
@@ -107,9 +108,16 @@ def test_a_configuration_is_found_by_path_or_short_name(tmp_path, monkeypatch):
     assert find_config("plain") == "plain"
 
 
-def test_an_unknown_short_name_is_told_what_there_is(tmp_path, monkeypatch):
+def test_an_unknown_configuration_is_told_what_there_is(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
-    with pytest.raises(FileNotFoundError, match=r"'seqlcs'.*Shipped: seqcls"):
-        find_config("seqlcs")
+    neither = r": there is neither this file nor configs/seqlcs.yaml. Shipped: seqcls$"
+    for name in ("seqlcs", "seqlcs.yaml"):
+        with pytest.raises(FileNotFoundError, match=f"'{name}'{neither}"):
+            find_config(name)
+    for name in ("configs/seqlcs.yaml", "/nowhere/seqlcs.yaml", "../seqlcs.yaml"):
+        with pytest.raises(FileNotFoundError, match=f"'{name}': there is no such file. Shipped: seqcls"):
+            find_config(name)
+    with pytest.raises(FileNotFoundError, match=r"Shipped: compare/seqcls, compare/"):
+        find_config("compare/seqlcs", comparison=True)
     with pytest.raises(FileNotFoundError, match=r"Shipped: .*gsm8k, .*textcls"):
         find_config("zzz")

@@ -76,10 +76,10 @@ class Arms:
 
     def _parse(self, name: str, last: dict[str, Any]) -> Config:
         arm = self.comparison.arms[name]
-        files = [find_config(path) for path in (*self.comparison.base, *arm.overlays)]
-        for file in files:
-            if not Path(file).is_file():
-                raise FileNotFoundError(f"No configuration {file}, which arm {name} names")
+        try:
+            files = [find_config(path) for path in (*self.comparison.base, *arm.overlays)]
+        except FileNotFoundError as error:
+            raise FileNotFoundError(f"Arm {name}: {error}") from error
         base = len(self.comparison.base)
         layers: list[str | Config] = [*files[:base], self.comparison.set, *files[base:], arm.set, last]
         with tempfile.TemporaryDirectory() as folder:

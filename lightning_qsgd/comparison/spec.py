@@ -256,7 +256,7 @@ def read_spec(config: Sequence[str | Path], overrides: Sequence[str] = ()) -> Co
     """
     parser = OneLineErrorParser(prog="lightning-qsgd compare", exit_on_error=False)
     add_arguments(parser)
-    arguments = [part for path in config for part in ("--config", find_config(path))]
+    arguments = [part for path in config for part in ("--config", find_config(path, comparison=True))]
     return to_comparison(parser.parse_args([*arguments, *overrides]).as_dict())
 
 

@@ -78,7 +78,7 @@ def test_arms_that_cannot_be_run(tmp_path, arm, message):
 def test_what_is_not_there(tmp_path, capsys):
     with pytest.raises(ValueError, match=r"Invalid seeds\.keys: 'data\.init_args\.sed'; no arm"):
         Arms(comparison(tmp_path, seeds=Seeds(keys=["seed_everything", "data.init_args.sed"])))
-    with pytest.raises(FileNotFoundError, match=r"nothing\.yaml, which arm a names"):
+    with pytest.raises(FileNotFoundError, match=r"Arm a: No configuration '.*nothing\.yaml'"):
         Arms(comparison(tmp_path, {"a": Arm(["nothing.yaml"])}))
     with pytest.raises(ValueError, match=r"Invalid space: 'model\.init_args\.optimizer\.init_args\.speed'; arm adamw"):
         Arms(comparison(tmp_path)).plan("adamw", 1, "tuning", {"optimizer.speed": 1})
