@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import argparse
 import pkgutil
 import sys
 from collections.abc import Iterator, Sequence
@@ -18,6 +17,7 @@ from rich.table import Table
 from lightning_qsgd.experiment import parse
 from lightning_qsgd.files import check_writable
 from lightning_qsgd.optim import CircuitPerturbation
+from lightning_qsgd.parser import KnownArgumentsParser
 
 if TYPE_CHECKING:
     from lightning_qsgd.quantum import Calibration
@@ -81,10 +81,9 @@ def calibrate(arguments: Sequence[str]) -> None:
     console.print(f"Train with it: --{key}.init_args.calibration {options.output}", highlight=False, soft_wrap=True)
 
 
-def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(
+def _parser() -> KnownArgumentsParser:
+    parser = KnownArgumentsParser(
         "lightning-qsgd calibrate",
-        allow_abbrev=False,
         description="Measure the response of a configuration's circuit on its sampler once, test it, and write it to a "
         "file that training runs take by the perturbation's option calibration. Further arguments override the "
         "configuration, as with fit.",

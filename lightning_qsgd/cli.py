@@ -9,6 +9,7 @@ import signal
 import sys
 import warnings
 from collections.abc import Sequence
+from difflib import get_close_matches
 from pathlib import Path
 from typing import Any
 
@@ -173,10 +174,12 @@ def _with_found_configs(arguments: list[str]) -> list[str]:
 
 def _run(arguments: list[str]) -> None:
     command, *options = arguments or [""]
+    if not command:
+        print(manual.overview(), file=sys.stderr)
+        raise ValueError("No command; for example: lightning-qsgd fit --config seqcls")
     if command not in manual.COMMANDS and not command.startswith("-"):  # options may come before Lightning's commands
-        raise ValueError(
-            f"Invalid command: {command!r}; it must be one of {', '.join(manual.COMMANDS)}. All about them: --help"
-        )
+        near = get_close_matches(command, manual.COMMANDS) or manual.COMMANDS
+        raise ValueError(f"Invalid command: {command!r}; close: {', '.join(near)}; all: lightning-qsgd --help")
     if command == "doctor":
         if options:
             raise ValueError(f"doctor takes no arguments: {' '.join(options)}")

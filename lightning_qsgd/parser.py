@@ -1,29 +1,86 @@
 """A parser of arguments and YAML whose errors are one line. Level 1."""
 
+import argparse
+import inspect
+import pkgutil
 import re
 import sys
+from collections.abc import Iterable
+from difflib import get_close_matches
 from typing import Any, NoReturn
 
 from jsonargparse import Namespace
 from lightning.pytorch.cli import LightningArgumentParser
 
+from lightning_qsgd import manual
 from lightning_qsgd.scrubbing import scrubbed
 
 
 class OneLineErrorParser(LightningArgumentParser):
-    """A parser whose errors are one line: the key, the value, what was expected."""
+    """A parser whose errors are one line: the key, the value, what was expected. It takes no abbreviations."""
+
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        super().__init__(*args, **({"prog": "lightning-qsgd", "allow_abbrev": False} | kwargs))
 
     def error(self, message: str, ex: Exception | None = None) -> NoReturn:
         """Exit with 2; with ``--debug`` the parser's whole explanation comes first."""
         if not self.exit_on_error:  # an inner parser, whose message becomes part of the outer one's
             super().error(message, ex)
-        parser = getattr(ex, "subcommand_parser", None) or self
-        if "--debug" in sys.argv:
-            sys.stderr.write(f"{scrubbed(message)}\n")
-        sys.stderr.write(
-            f"error: {scrubbed(shorten(message))}; all settings: {parser.prog.replace(' [options]', '')} --help all\n"
-        )
-        sys.exit(2)
+        _fail(message, getattr(ex, "subcommand_parser", None) or self)
+
+    def format_help(self, *args: Any, **kwargs: Any) -> str:
+        """The help, without the lists of all classes that happen to be imported."""
+        return re.sub(r",\s+known\s+subclasses:[^()]*\)", ")", super().format_help(*args, **kwargs))
+
+
+class KnownArgumentsParser(argparse.ArgumentParser):
+    """A parser that leaves what it does not know to another one, with the same errors."""
+
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        super().__init__(*args, allow_abbrev=False, **kwargs)
+
+    def error(self, message: str) -> NoReturn:
+        """Exit with 2."""
+        _fail(message, self)
+
+
+def _fail(message: str, parser: argparse.ArgumentParser) -> NoReturn:
+    """Exit with 2 and one line: the error and the way out."""
+    if "--debug" in sys.argv:
+        sys.stderr.write(f"{scrubbed(message)}\n")
+    command = parser.prog.partition(" ")[2].replace("[options] ", "") or "fit"
+    line, way_out = shorten(message), f"; all settings: lightning-qsgd {command} --help all"
+    if missing := re.search(r"arguments are required: (.*)", line):
+        names = missing[1].split(", ")
+        if (head := names[0].split(".")[0]) in manual.COMMANDS:  # said by the parser of all commands
+            command, names = head, [name.removeprefix(f"{head}.") for name in names]
+        example = re.search(r"^  (lightning-qsgd .*)$", manual.page(command) or "", re.MULTILINE)
+        line, way_out = f"Missing: {', '.join(names)}", f"; for example: {example[1]}" if example else ""
+    elif unknown := re.search(
+        r"^unrecognized arguments: --([\w.]+)|^Subcommand .* does not accept option '(.*)'", line
+    ):
+        line += _close(unknown[1] or unknown[2], _names(parser))
+    elif _of_a_class(message):
+        way_out = ""
+    sys.stderr.write(f"error: {scrubbed(line + way_out)}\n")
+    sys.exit(2)
+
+
+def class_options(class_path: str, key: str, given: Iterable[str] = ()) -> OneLineErrorParser:
+    """A parser of the options of a class, for their names and help.
+
+    Args:
+        class_path: of the class.
+        key: where it is in the configuration, such as "model.optimizer".
+        given: names of arguments that a configuration gives; others without a default are not options but what the
+            program gives, such as the parameters of an optimizer.
+    """
+    cls = pkgutil.resolve_name(class_path)
+    parameters = inspect.signature(cls).parameters.values()
+    needed: set[str | int] = {p.name for p in parameters if p.default is p.empty and p.kind is p.POSITIONAL_OR_KEYWORD}
+    parser = OneLineErrorParser(add_help=False)
+    parser.add_class_arguments(cls, key, skip=needed - set(given), fail_untyped=False)
+    return parser
 
 
 def refuse_silent_functions(config: Any, key: str = "") -> None:
@@ -74,8 +131,9 @@ def refuse_class_names(value: Any, name: str) -> None:
 
 def shorten(message: str) -> str:
     """One line of a jsonargparse message: the keys that lead to the value, the innermost reasons, the value."""
-    keys = ".".join(re.findall(r'Parser key "([^"]+)"', message))
-    innermost = message.rpartition("Parser key")[2] if keys else message
+    if line := _of_a_class(message):
+        return line
+    keys, innermost = _innermost(message)
     noise = (
         'Does not validate|Subtypes|Errors:|Expected a <class \'NoneType\'>|Given value|Problem with given|"[^"]*":$'
     )
@@ -89,3 +147,36 @@ def shorten(message: str) -> str:
     if given and given[1] not in reason:
         reason += f". Got value: {given[1]}"
     return " ".join(f"{keys}: {reason}".split()) if keys else " ".join(reason.split())
+
+
+def _innermost(message: str) -> tuple[str, str]:
+    """The keys that lead to the value, and the part of the message about it."""
+    keys = ".".join(re.findall(r'Parser key "([^"]+)"', message))
+    return keys, message.rpartition("Parser key")[2] if keys else message
+
+
+def _of_a_class(message: str) -> str | None:
+    """What to say of an option that a class does not have, or of a class that a module does not have."""
+    key, innermost = _innermost(message)
+    if missing := re.search(r"module '([^']+)' has no attribute '([^']+)'", innermost):
+        module, name = missing.groups()
+        names = [n for n, value in vars(sys.modules[module]).items() if callable(value)]
+        return f"{key}: no class {name} in {module}{_close(name, names)}"
+    option = re.search(r"Option '([^']+)' is not accepted", innermost)
+    of = re.search(r"class_path[= ]'([^']+)'", innermost)  # before or after it
+    if not (key and option and of):
+        return None
+    names = [name.removeprefix(f"{key}.") for name in _names(class_options(of[1], key))]
+    if not names:
+        return f"{key}: {of[1]} has no options; name another class, or add --config FILE"
+    return f"{key}: no option {option[1]!r}{_close(option[1], names)}; its options: --{key}.help {of[1]}"
+
+
+def _names(parser: argparse.ArgumentParser) -> list[str]:
+    names = [name.lstrip("-") for name in parser._option_string_actions if name.startswith("--")]
+    return [name for name in names if not name.endswith(("+", ".help"))]
+
+
+def _close(name: str, names: Iterable[str]) -> str:
+    close = get_close_matches(name, list(names), cutoff=0.7)
+    return f"; close: {', '.join(close)}" if close else ""

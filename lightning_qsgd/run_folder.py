@@ -57,7 +57,7 @@ def find_checkpoint(path: str, root: Path, experiment: str) -> Path | None:
         experiment: name of the experiment.
 
     Raises:
-        FileNotFoundError: if there is none; the message names those there are.
+        FileNotFoundError: if there is none; the message names some that are there.
         IsADirectoryError: for a sharded checkpoint.
     """
     if path in ("auto", "last", "previous", "best"):
@@ -67,8 +67,10 @@ def find_checkpoint(path: str, root: Path, experiment: str) -> Path | None:
                 return file
         if path == "auto":
             return None
+        others = sorted({file.parts[-4] for file in root.glob(f"*/version_*/checkpoints/{name}")})
+        ways = f"name another --experiment ({', '.join(others[:5])}), or " if others else ""
         raise FileNotFoundError(
-            f"No {path} checkpoint: no run in {root / experiment} has one; start without --ckpt_path"
+            f"No {path} checkpoint: no run in {root / experiment} has one; {ways}train first: fit without --ckpt_path"
         )
     if Path(path).is_dir():
         raise IsADirectoryError(
@@ -77,8 +79,9 @@ def find_checkpoint(path: str, root: Path, experiment: str) -> Path | None:
             "lightning.pytorch.utilities.consolidate_checkpoint"
         )
     if not Path(path).is_file():
-        found = ", ".join(map(str, sorted(root.glob("*/version_*/checkpoints/*.ckpt"))))
-        raise FileNotFoundError(f"Checkpoint {path} not found; there are: {found or 'none'}")
+        own, all_runs = (root.glob(f"{runs}/version_*/checkpoints/*.ckpt") for runs in (experiment, "*"))
+        newest = sorted(list(own) or all_runs, key=lambda file: file.stat().st_mtime, reverse=True)[:3]
+        raise FileNotFoundError(f"Checkpoint {path} not found; newest: {', '.join(map(str, newest)) or 'none'}")
     return Path(path)
 
 

@@ -23,8 +23,21 @@ OPTIMIZER = "--model.optimizer.init_args"
     ("arguments", "words"),
     [
         (["--modle.x=3"], ["--modle.x=3", "fit --help"]),
+        (["--trainer.max_epohcs=3"], ["close: trainer.max_epochs", "all settings: lightning-qsgd fit --help all"]),
+        (["--trainer.max_epoch=3"], ["unrecognized arguments", "close: trainer.max_epochs"]),  # no abbreviations
+        (
+            ["--data=lightning_qsgd.datamodules.TextClassification", "--data.trian_file=x"],
+            ["data: no option 'trian_file'; close: train_file; its options: --data.help lightning_qsgd.datamodules.Te"],
+        ),
+        (
+            [f"{OPTIMIZER}.perturbation.sampler=lightning_qsgd.quantum.FakeSampler"],
+            ["sampler: no class FakeSampler in lightning_qsgd.quantum; close: AerSampler, FakeBackendSampler"],
+        ),
         (["--trainer.max_epochs=many"], ["trainer.max_epochs", "many"]),
-        ([f"{OPTIMIZER}.lrr=0.1"], ["model.optimizer", "'lrr' is not accepted"]),
+        (
+            [f"{OPTIMIZER}.lrr=0.1"],
+            ["model.optimizer: no option 'lrr'; close: lr; its options: --model.optimizer.help lightning_qsgd.optim."],
+        ),
         ([f"{OPTIMIZER}.scope=foo"], ["model.optimizer.scope", "'first_of_tensor', 'first_of_model', 'all'", "foo"]),
         (["--data.class_path=nope.Nope"], ["data", "No module named 'nope'"]),
         (["--data.kind=parity"], ["data.kind", "'majority', 'order'", "parity"]),
@@ -147,3 +160,33 @@ def test_predict_without_a_file_asks_for_one(capsys, tmp_path):
 def test_debug_shows_the_traceback():
     with pytest.raises(ValueError, match="Invalid threads: 0"):
         main(["fit", "--config", CONFIG, "--threads=0", "--debug"])
+
+
+@pytest.mark.parametrize(
+    ("command", "missing", "example"),
+    [
+        ("fit", "data, model", "lightning-qsgd fit --config configs/seqcls.yaml"),
+        ("test", "data, model", "lightning-qsgd test --config configs/seqcls.yaml --ckpt_path best"),
+        ("init", "folder", "lightning-qsgd init my_project"),
+        ("audit", "-c/--config", "lightning-qsgd audit --config configs/seqcls.yaml"),
+        ("calibrate", "-c/--config", "lightning-qsgd calibrate --config configs/seqcls.yaml --dry_run"),
+    ],
+)
+def test_what_a_command_needs_comes_with_an_example(capsys, command, missing, example):
+    assert fails(capsys, command) == f"error: Missing: {missing}; for example: {example}"
+
+
+@pytest.mark.parametrize("command", ["audit", "calibrate"])
+def test_a_misspelled_option_of_a_command_that_hands_on_the_rest(capsys, command):
+    last = fails(capsys, command, "--config", CONFIG, "--trainer.max_epohcs=3")
+    assert "unrecognized arguments: --trainer.max_epohcs=3; close: trainer.max_epochs" in last
+
+
+def test_a_misspelled_option_in_a_file(capsys, tmp_path):
+    (tmp_path / "mine.yaml").write_text("trainer:\n  max_epohcs: 1\n")
+    last = fails(capsys, "fit", "--config", CONFIG, "--config", str(tmp_path / "mine.yaml"))
+    assert "option 'trainer.max_epohcs'; close: trainer.max_epochs" in last
+
+
+def test_an_option_of_no_class(capsys):
+    assert "data: lightning.LightningDataModule has no options" in fails(capsys, "fit", "--data.train_file=x")

@@ -98,6 +98,25 @@ def test_a_word_finds_settings(capsys):
 
 def test_a_command_that_does_not_exist(capsys):
     last = fails(capsys, "fti", "--config", "configs/seqcls.yaml")
-    assert "Invalid command: 'fti'; it must be one of fit, validate" in last
-    assert "Invalid command: ''" in fails(capsys)
+    assert last == "error: Invalid command: 'fti'; close: fit; all: lightning-qsgd --help"
+    assert "close: fit, validate, test, predict" in fails(capsys, "xyz")
+
+
+def test_no_command(capsys):
+    with pytest.raises(SystemExit, match="2"):
+        main([])
+    err = capsys.readouterr().err
+    assert manual.overview() in err
+    assert err.splitlines()[-1] == "error: No command; for example: lightning-qsgd fit --config seqcls"
+
+
+def test_doctor_takes_no_arguments(capsys):
     assert "doctor takes no arguments: now" in fails(capsys, "doctor", "now")
+
+
+def test_the_help_of_a_class_lists_no_imported_classes(capsys):
+    text = printed(capsys, "fit", "--model.help", "lightning_qsgd.tasks.SequenceClassification")
+    assert text.startswith("usage: lightning-qsgd [")
+    assert "--model.head HEAD" in text
+    assert "known" not in text
+    assert len(text.splitlines()) < 150

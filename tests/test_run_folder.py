@@ -1,9 +1,11 @@
 import csv
 import json
+import os
 import signal
 import subprocess
 import sys
 import time
+from pathlib import Path
 
 import pytest
 import torch
@@ -104,10 +106,26 @@ def test_last_and_best_are_those_of_the_newest_run_that_has_them(tmp_path):
     assert find_checkpoint("auto", tmp_path, "y") is None
     with pytest.raises(IsADirectoryError, match="one file for each process; train with the strategy's save_dist"):
         find_checkpoint(str(tmp_path), tmp_path, "x")
-    with pytest.raises(FileNotFoundError, match="No best checkpoint"):
+    with pytest.raises(FileNotFoundError, match=r"No best checkpoint.*has one; train first: fit"):
         find_checkpoint("best", tmp_path, "x")
-    with pytest.raises(FileNotFoundError, match=r"there are: .*version_10/checkpoints/last.ckpt"):
-        find_checkpoint(str(tmp_path / "no.ckpt"), tmp_path, "x")
+    with pytest.raises(FileNotFoundError, match=r"name another --experiment \(x\), or train first: fit"):
+        find_checkpoint("last", tmp_path, "y")
+    for experiment in ("x", "y"):
+        with pytest.raises(FileNotFoundError, match=r"newest: .*/x/version_\d+/checkpoints/last.ckpt"):
+            find_checkpoint(str(tmp_path / "no.ckpt"), tmp_path, experiment)
+
+
+def test_a_missing_checkpoint_names_the_three_newest_of_its_experiment(tmp_path):
+    for experiment in ("x", "y"):
+        for version in range(5):
+            file = tmp_path / experiment / f"version_{version}" / "checkpoints" / "last.ckpt"
+            file.parent.mkdir(parents=True)
+            file.touch()
+            os.utime(file, (version, version))
+    with pytest.raises(FileNotFoundError) as caught:
+        find_checkpoint("no.ckpt", tmp_path, "x")
+    names = str(caught.value).partition("newest: ")[2].split(", ")
+    assert [Path(name).parts[-4:-2] for name in names] == [("x", f"version_{v}") for v in (4, 3, 2)]
 
 
 def test_auto_starts_goes_on_and_has_finished(tmp_path, capsys):

@@ -29,6 +29,7 @@ from lightning_qsgd.comparison.wording import verdict
 from lightning_qsgd.experiment import ExperimentCLI, parse
 from lightning_qsgd.files import atomic_write, check_writable
 from lightning_qsgd.optim import Perturbation
+from lightning_qsgd.parser import KnownArgumentsParser
 
 
 class AuditCLI(ExperimentCLI):
@@ -126,7 +127,9 @@ def task_of(
 def _trained(arguments: list[str], recorder: Recorder) -> ExperimentCLI:
     try:
         return AuditCLI(arguments, recorder)
-    except (KeyboardInterrupt, SystemExit):
+    except (KeyboardInterrupt, SystemExit) as error:
+        if isinstance(error, SystemExit) and error.code == 2:  # a wrong argument
+            raise
         print("Stopped; the way on: fit --ckpt_path last, then audit --ckpt_path last", file=sys.stderr)
         raise
 
@@ -146,10 +149,9 @@ def _compared(
     return verdict(analyse(results))
 
 
-def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(
+def _parser() -> KnownArgumentsParser:
+    parser = KnownArgumentsParser(
         "lightning-qsgd audit",
-        allow_abbrev=False,
         description="Train as fit does and say what the quantum part did, classically: what of its power is constant, "
         "depends on one angle, on several, or is noise, and which classical map does the same. Further arguments "
         "override the configuration, as with fit.",
