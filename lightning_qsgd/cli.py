@@ -27,10 +27,11 @@ from lightning_qsgd.callbacks.exact_resume import SIGNALS
 from lightning_qsgd.callbacks.run_summary import count_circuits, samplers_of, summary_table
 from lightning_qsgd.distributed import leave
 from lightning_qsgd.doctor import doctor
-from lightning_qsgd.experiment import ExperimentCLI
+from lightning_qsgd.experiment import ExperimentCLI, parse
 from lightning_qsgd.failures import explain
-from lightning_qsgd.files import find_config, write_json
+from lightning_qsgd.files import find_config, shipped, write_json
 from lightning_qsgd.init import init
+from lightning_qsgd.parser import class_options
 from lightning_qsgd.run_folder import is_unused
 from lightning_qsgd.scrubbing import scrub
 
@@ -145,7 +146,8 @@ def main(args: Sequence[str] | None = None) -> None:
     try:
         text, word = manual.asked(arguments)
         if word is not None:
-            text = manual.select(_whole_help(arguments), word)
+            classes = "" if word == "all" or arguments[0] in ("compare", "report") else _help_of_classes(arguments)
+            text = manual.select(_whole_help(arguments) + classes, word)
         if text is not None:
             print(text, end="")
             return
@@ -206,3 +208,25 @@ def _whole_help(arguments: list[str]) -> str:
     with contextlib.redirect_stdout(io.StringIO()) as text, contextlib.suppress(SystemExit):
         _run([arguments[0], "--help"])
     return text.getvalue()
+
+
+def _help_of_classes(arguments: list[str]) -> str:
+    """What the classes of the given configurations say of their options, or else those of the shipped ones."""
+    arguments = [part for argument in _with_found_configs(arguments) for part in argument.split("=", 1)]
+    given = [arguments[i + 1] for i, part in enumerate(arguments) if part in ("-c", "--config")]
+    folder = shipped("configs")
+    runs = [given] if given else [[str(file)] for file in sorted(folder.glob("*.yaml"))] if folder else []
+    found: dict[tuple[str, str], Sequence[str]] = {}
+    for files in runs:
+        _find_classes(parse([part for file in files for part in ("--config", file)]), "", found)
+    return "".join(class_options(name, key, options).format_help() for (key, name), options in found.items())
+
+
+def _find_classes(config: Any, key: str, found: dict[tuple[str, str], Sequence[str]]) -> None:
+    if not isinstance(config, dict):
+        return
+    options = config.get("init_args") or {}
+    if "class_path" in config:
+        found[key, config["class_path"]] = list(options)
+    for name, value in (options if "class_path" in config else config).items():
+        _find_classes(value, f"{key}.{name}".lstrip("."), found)

@@ -267,6 +267,6 @@ def select(text: str, word: str) -> str:
     if not found:
         raise ValueError(
             f"Invalid word after --help: {word!r}; no setting of the command has it in its name. All: --help all; "
-            "those of model, data and optimizer: --config FILE --print_config"
+            "those of model, data and optimizer of a configuration: add --config FILE"
         )
     return "".join(found)

@@ -93,6 +93,9 @@ def test_a_word_finds_settings(capsys):
     assert re.findall(r"^  (\S+)", found, re.MULTILINE) == ["--trainer.precision"]
     assert "(type:" in found
     assert "--seeds.tuning" in printed(capsys, "compare", "--help", "SEEDS")
+    assert "--model.optimizer.quantum_weight QUANTUM_WEIGHT" in printed(capsys, "fit", "--help", "quantum_weight")
+    assert "--data.train_file TRAIN_FILE" in printed(capsys, "fit", "--config=textcls", "--help", "train_file")
+    assert "no setting of the command has it" in fails(capsys, "fit", "--config=seqcls", "--help", "train_file")
     assert "no setting of the command has it" in fails(capsys, "fit", "--help", "nonsense")
 
 
