@@ -193,9 +193,9 @@ def test_unknown_backends_are_refused_with_a_list(make):
         _ = make(backend="ibm_nowhere").backend
 
 
-def test_without_the_runtime_the_extra_is_named(monkeypatch):
+def test_without_the_runtime_it_is_named(monkeypatch):
     monkeypatch.setitem(sys.modules, "qiskit_ibm_runtime", None)
-    with pytest.raises(ModuleNotFoundError, match=r"pip install 'lightning-qsgd\[hardware\]'"):
+    with pytest.raises(ModuleNotFoundError, match=r"pip install qiskit-ibm-runtime"):
         _ = IBMSampler().backend
 
 

@@ -196,10 +196,10 @@ def test_fake_backend_repeats_with_seed_and_step_and_pickles():
     np.testing.assert_array_equal(copy.probabilities(INPUTS, WEIGHTS, step=0), first)
 
 
-def test_without_the_runtime_the_extra_is_named(monkeypatch):
+def test_without_the_runtime_it_is_named(monkeypatch):
     monkeypatch.setitem(sys.modules, "qiskit_ibm_runtime", None)
     for sampler in (FakeBackendSampler(), AerSampler(noise="FakeManilaV2")):
-        with pytest.raises(ModuleNotFoundError, match=r"pip install 'lightning-qsgd\[hardware\]'"):
+        with pytest.raises(ModuleNotFoundError, match=r"pip install qiskit-ibm-runtime"):
             _ = sampler.backend
 
 
