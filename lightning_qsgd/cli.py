@@ -146,8 +146,15 @@ def main(args: Sequence[str] | None = None) -> None:
     try:
         text, word = manual.asked(arguments)
         if word is not None:
-            classes = "" if word == "all" or arguments[0] in ("compare", "report") else _help_of_classes(arguments)
-            text = manual.select(_whole_help(arguments) + classes, word)
+            text = _whole_help(arguments)
+            if word != "all" and arguments[0] not in (
+                "compare",
+                "report",
+                "doctor",
+                "init",
+            ):  # no classes there
+                text += _help_of_classes(arguments)
+            text = manual.select(text, word)
         if text is not None:
             print(text, end="")
             return
