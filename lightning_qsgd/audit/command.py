@@ -56,7 +56,7 @@ class AuditCLI(ExperimentCLI):
 
     def after_fit(self) -> None:
         """Print the summary, as ``fit`` does."""
-        if not self.trainer.fast_dev_run:  # type: ignore[attr-defined]
+        if self.trainer.is_global_zero and not self.trainer.fast_dev_run:  # type: ignore[attr-defined]
             Console(width=160).print(summary_table(Path(self.trainer.default_root_dir)))
 
 
