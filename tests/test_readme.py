@@ -3,33 +3,22 @@
 import importlib
 import re
 import shlex
-from pathlib import Path
 
 import pytest
 
 from lightning_qsgd.cli import main
+from tests.test_docs import ROOT, blocks
 
-ROOT = Path(__file__).parents[1]
 README = (ROOT / "README.md").read_text()
 PAGES = ("README.md", "docs/runs.md", "docs/backends.md", "docs/quantum_attention.md")
 SMALL = ["--data.train_size=64", "--data.val_size=64", "--data.test_size=64", "--trainer.enable_progress_bar=false"]
-
-
-def blocks(page):
-    """(language, words after it, text) for each fenced block."""
-    return re.findall(r"^```(\w*)([^\n]*)\n(.*?)^```", (ROOT / page).read_text(), re.MULTILINE | re.DOTALL)
-
-
-def test_every_block_that_does_not_run_says_why():
-    for language, words, _ in blocks("README.md"):
-        assert not words or re.fullmatch(r" no-run \(.{10,}\)", words), f"{language}{words}"
 
 
 @pytest.mark.parametrize("page", PAGES)
 def test_the_commands(page, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     (tmp_path / "docs").symlink_to(ROOT / "docs")
-    texts = [text for language, words, text in blocks(page) if language == "bash" and not words]
+    texts = [text for language, words, text in blocks(ROOT / page) if language == "bash" and not words]
     commands = [line.split("#")[0] for text in texts for line in text.splitlines() if line.strip()]
     assert len(commands) >= 4
     if (
