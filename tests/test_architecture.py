@@ -87,7 +87,8 @@ def test_only_samplers_name_a_backend():
 
 
 def test_files_stay_small():
-    too_long = {p.name: n for p in FILES if (n := len(p.read_text().splitlines())) > 300}
+    """A class that is one thing may have 500 lines rather than be torn."""
+    too_long = {p.name: n for p in FILES if (n := len(p.read_text().splitlines())) > 500}
     assert not too_long
 
 

@@ -5,18 +5,18 @@
 Paper: arXiv 2511.01918, Eq. 5.
 """
 
+from __future__ import annotations
+
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Literal
 
-import numpy as np
-from numpy.typing import NDArray
 from qiskit import QuantumCircuit
-from qiskit.circuit import Operation, Parameter, ParameterExpression, ParameterVector
+from qiskit.circuit import Parameter, ParameterVector
+
+from lightning_qsgd.quantum.normal_form import NormalForm
 
 Entanglement = Literal["linear", "none"]
-#: Gates with one angle, whose generator has two eigenvalues at distance 1: probabilities have frequency 1 in the angle.
-ROTATIONS = ("rx", "ry", "rz", "p", "rxx", "ryy", "rzz", "rzx", "cp")
 
 
 @dataclass(frozen=True)
@@ -24,48 +24,77 @@ class Ansatz:
     """A circuit whose parameters are split into inputs (data, angles) and weights.
 
     Args:
-        circuit: a circuit on ``n`` qubits without measurements or classical bits: networks measure every qubit
-            themselves, into bit ``k`` of the outcome for qubit ``k`` (little-endian, as everywhere in Qiskit).
+        circuit: any circuit of gates on ``n`` qubits; it is copied. Outcome bit ``k`` is qubit ``k`` (little-endian,
+            as everywhere in Qiskit), for all qubits: measurements at the end and classical bits are left out. If it
+            was transpiled, ``n`` counts the qubits that it had before, in their order then.
         inputs: the parameters that take data, in the order of the last axis of ``inputs`` arrays. At least one.
         weights: the remaining parameters, in the order of ``weights`` arrays. Default: none.
 
     Together ``inputs`` and ``weights`` must name each parameter of the circuit exactly once. They are explicit
     because ``circuit.parameters`` sorts scalar parameters by name (x0, x1, x10, x2).
 
+    Gates are taken apart into a small basis, once, and every engine runs the same ``normal_form``; so a
+    ``PauliEvolutionGate`` means its synthesis everywhere, where Qiskit's own ``Statevector`` takes the exact
+    exponential. Angles may be any real expression of inputs and weights.
+
+    Attributes:
+        normal_form: what engines compute with; see :class:`NormalForm`.
+
     Raises:
-        ValueError: if the circuit is measured, or a parameter is missing, unknown or named twice.
+        ValueError: for a measurement before the last gate, control flow, a gate without definition, an angle that is
+            not real, or a layout that cannot be undone; or if a parameter is missing, unknown or named twice.
     """
 
     circuit: QuantumCircuit
     inputs: tuple[Parameter, ...]
     weights: tuple[Parameter, ...] = ()
+    normal_form: NormalForm = field(compare=False, repr=False, kw_only=True)
 
     def __init__(self, circuit: QuantumCircuit, inputs: Sequence[Parameter], weights: Sequence[Parameter] = ()) -> None:
-        if circuit.num_clbits:
-            raise ValueError(
-                f"The circuit has {circuit.num_clbits} classical bits; pass it without measurements: "
-                "the network adds its own (circuit.remove_final_measurements(inplace=False))"
-            )
+        if not isinstance(circuit, QuantumCircuit):
+            raise ValueError(f"Invalid circuit: {circuit!r} ({type(circuit).__name__}); it must be a QuantumCircuit")
         named = [*inputs, *weights]
         if not inputs:
             raise ValueError("An ansatz needs at least one input parameter; got none")
         if len(set(named)) != len(named):
             raise ValueError(f"A parameter is named twice among inputs and weights: {[p.name for p in named]}")
-        unknown = [p.name for p in named if p not in circuit.parameters]
+        own = {parameter.name: parameter for parameter in circuit.parameters}
+        twins = [p.name for p in named if p.name in own and p != own[p.name]]
+        if twins:
+            raise ValueError(
+                f"Inputs and weights hold another Parameter called {twins[0]!r} than the circuit: two parameters of "
+                "one name are different parameters; take them from the circuit, {p.name: p for p in circuit.parameters}"
+            )
+        unknown = [p.name for p in named if p.name not in own]
         missing = [p.name for p in circuit.parameters if p not in named]
         if unknown or missing:
             raise ValueError(
                 f"Inputs and weights must name each circuit parameter once; not in the circuit: {unknown}, "
                 f"neither input nor weight: {missing}"
             )
+        circuit = circuit.copy()
         object.__setattr__(self, "circuit", circuit)
         object.__setattr__(self, "inputs", tuple(inputs))
         object.__setattr__(self, "weights", tuple(weights))
+        object.__setattr__(self, "normal_form", NormalForm.of(circuit, self.inputs, self.weights))
+
+    def separated(self) -> Ansatz:
+        """The same circuit with one input for each source of its normal form, in their order, and no weights."""
+        angles = tuple(Parameter(f"angle{k:04}") for k in range(len(self.normal_form.sources)))
+        ansatz = object.__new__(Ansatz)
+        for name, value in (
+            ("circuit", self.normal_form.circuit(angles)),
+            ("inputs", angles),
+            ("weights", ()),
+            ("normal_form", self.normal_form.separated(angles)),
+        ):
+            object.__setattr__(ansatz, name, value)
+        return ansatz
 
     @property
     def num_qubits(self) -> int:
         """Number of qubits ``n``; a network of this ansatz has ``2**n`` outcomes."""
-        return self.circuit.num_qubits
+        return self.normal_form.num_bits
 
     @property
     def num_inputs(self) -> int:
@@ -189,69 +218,3 @@ def _layers(
             for qubit in range(num_qubits - 1):
                 circuit.cx(qubit, qubit + 1)
     return Ansatz(circuit, x[:1] if shared_input else x, [*theta, *phi])
-
-
-def linear_angle(angle: ParameterExpression | float) -> tuple[float, dict[Parameter, float]]:
-    """Split a gate angle into ``constant + sum(coefficient * parameter)``.
-
-    Raises:
-        ValueError: if the angle is not linear in its parameters.
-    """
-    if not isinstance(angle, ParameterExpression):
-        return float(angle), {}
-    coefficients = {}
-    for parameter in angle.parameters:
-        slope = angle.gradient(parameter)
-        if isinstance(slope, ParameterExpression):
-            if slope.parameters:
-                raise ValueError(f"Angle {angle} is not linear in {parameter.name}; only linear angles are supported")
-            slope = slope.numeric()
-        if isinstance(slope, complex):
-            raise ValueError(f"Angle {angle} has the complex coefficient {slope}; only real ones are supported")
-        coefficients[parameter] = float(slope)
-    constant = angle.bind(dict.fromkeys(angle.parameters, 0.0)).numeric()
-    return float(constant.real), coefficients
-
-
-def linear_form(ansatz: Ansatz, angle: ParameterExpression | float) -> NDArray[np.float64]:
-    """An angle as (constant, coefficient of each input, of each weight), (1 + num_inputs + num_weights,).
-
-    Raises:
-        ValueError: if the angle is not linear in its parameters.
-    """
-    constant, coefficients = linear_angle(angle)
-    return np.array([constant, *(coefficients.get(parameter, 0.0) for parameter in (*ansatz.inputs, *ansatz.weights))])
-
-
-def has_parameters(operation: Operation) -> bool:
-    """Whether any angle of a gate holds a parameter."""
-    return any(getattr(angle, "parameters", ()) for angle in operation.params)
-
-
-def separate_gates(ansatz: Ansatz) -> tuple[Ansatz, NDArray[np.float64], NDArray[np.float64]]:
-    """The same circuit with one input of its own for each gate that has parameters, as parameter shifts need it.
-
-    Returns:
-        The new ansatz (G inputs, no weights); offsets (G,) and slopes (G, num_inputs + num_weights), so that its inputs
-        are ``offsets + slopes @ (inputs, weights)``.
-
-    Raises:
-        ValueError: for a parametrised gate that is no Pauli rotation, or an angle that is not linear.
-    """
-    circuit = ansatz.circuit.copy_empty_like()
-    circuit.global_phase = 0
-    angles, forms = [], []
-    for instruction in ansatz.circuit.data:
-        operation = instruction.operation
-        if has_parameters(operation):
-            if operation.name not in ROTATIONS:
-                raise ValueError(
-                    f"A parameter enters gate {operation.name!r}, which has no two-term shift rule; use "
-                    f"{', '.join(ROTATIONS)} (circuit.decompose() or qiskit.transpile make them)"
-                )
-            forms.append(linear_form(ansatz, operation.params[0]))
-            angles.append(Parameter(f"angle{len(angles):04}"))
-            operation = type(operation)(angles[-1])
-        circuit.append(operation, instruction.qubits)
-    rows = np.stack(forms)
-    return Ansatz(circuit, angles), rows[:, 0], rows[:, 1:]

@@ -15,7 +15,8 @@ from qiskit import QuantumCircuit
 from qiskit.circuit import ControlledGate, Gate, Instruction, Parameter
 from qiskit.primitives.containers.sampler_pub import SamplerPub
 
-from lightning_qsgd.quantum.circuits import Ansatz, linear_angle
+from lightning_qsgd.quantum.angles import linear_angle
+from lightning_qsgd.quantum.circuits import Ansatz
 
 
 def of_ansatz(ansatz: Ansatz, weights: ArrayLike | None = None) -> str:

@@ -127,6 +127,11 @@ class QuantumLayer(CircuitModule):
         observables: Sequence[str] | None = None,
     ) -> None:
         super().__init__()
+        if not isinstance(ansatz, Ansatz):
+            raise ValueError(
+                f"Invalid ansatz: a {type(ansatz).__name__}; wrap the circuit: QuantumLayer(Ansatz(circuit, inputs, "
+                "weights)), where inputs and weights are its parameters that take data and those that are trained"
+            )
         if output not in get_args(Output):
             raise ValueError(f"Invalid output: {output!r}; it must be 'probabilities' or 'expectations'")
         if observables is not None and output == "probabilities":

@@ -18,6 +18,7 @@ import torch
 from numpy.typing import ArrayLike
 from torch import Tensor
 
+from lightning_qsgd.quantum.basis import IGNORED
 from lightning_qsgd.quantum.observables import expectation_matrix, z_string
 from lightning_qsgd.quantum.power import PowerSplit, split_samples
 from lightning_qsgd.quantum.surrogate import FourierSurrogate, check_grid, grid_points, grid_sizes, run_in_chunks
@@ -29,15 +30,14 @@ if TYPE_CHECKING:
 
 def light_cones(ansatz: Ansatz, observables: Sequence[str]) -> list[tuple[int, ...]]:
     """For each observable the inputs, in ascending order, that its expectation can depend on."""
-    cones = []
+    depends, cones = ansatz.normal_form.angles.depends[:, : ansatz.num_inputs], []
     for name in observables:
         qubits, inputs = set(z_string(name, ansatz.num_qubits)), set()
-        for instruction in reversed(ansatz.circuit.data):
-            touched = {ansatz.circuit.find_bit(qubit).index for qubit in instruction.qubits}
-            if instruction.operation.name != "barrier" and touched & qubits:
-                qubits |= touched
-                parameters = {p for angle in instruction.operation.params for p in getattr(angle, "parameters", ())}
-                inputs |= {i for i, parameter in enumerate(ansatz.inputs) if parameter in parameters}
+        for gate in reversed(ansatz.normal_form.gates):
+            if gate.name not in IGNORED and qubits.intersection(gate.qubits):
+                qubits.update(gate.qubits)
+                if gate.angle is not None and gate.angle.source >= 0:
+                    inputs.update(np.flatnonzero(depends[gate.angle.source]).tolist())
         cones.append(tuple(sorted(inputs)) or (0,))  # a constant is a series in any input
     return cones
 

@@ -6,16 +6,17 @@ import time
 import warnings
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from functools import cache
 from typing import Any, Literal
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
-from qiskit import transpile
+from qiskit import QuantumCircuit, transpile
 from qiskit.primitives import BaseSamplerV2, BitArray
 from qiskit_machine_learning.neural_networks import SamplerQNN
 
-from lightning_qsgd.quantum.circuits import Ansatz, has_parameters, separate_gates
-from lightning_qsgd.quantum.samplers import ExactSampler, backend_of
+from lightning_qsgd.quantum.circuits import Ansatz
+from lightning_qsgd.quantum.samplers import ExactSampler, backend_of, statevector_sampler
 
 
 class QuantumNetwork:
@@ -35,7 +36,7 @@ class QuantumNetwork:
     errors that depend on the angle then make a Fourier surrogate of it approximate.
 
     Raises:
-        ValueError: for a sampler of another type.
+        ValueError: for a sampler of another type, or a reset on a sampler that computes with statevectors.
 
     Attributes:
         qnn: the ``SamplerQNN``, for example for ``TorchConnector``; its circuit is the one that runs.
@@ -61,28 +62,15 @@ class QuantumNetwork:
         self.ansatz = ansatz
         self.sampler = ExactSampler() if sampler is None else sampler
         self.circuits, self.shots, self.seconds = 0, 0, 0.0
-        circuit = ansatz.circuit.copy()
-        circuit.measure_all()
-        backend = backend_of(self.sampler)
-        if backend is not None:
-            circuit = transpile(
-                circuit,
-                backend,
-                optimization_level=optimization_level,
-                initial_layout=None if initial_layout is None else list(initial_layout),
-                seed_transpiler=0,
+        if ansatz.normal_form.resets and (pure := statevector_sampler(self.sampler)):
+            raise ValueError(
+                f"The circuit has a reset, which {pure} cannot run: a statevector takes one branch of it at random; "
+                "use AerSampler, FakeBackendSampler or a device"
             )
-            circuit._layout = None
-            outside = {i.operation.name for i in circuit.data if has_parameters(i.operation)} - {"rz", "p", "u1"}
-            if outside and getattr(backend, "coupling_map", None) is not None:
-                warnings.warn(
-                    f"On {backend.name} parameters sit in {', '.join(sorted(outside))}, not in the virtual rz alone: "
-                    "errors may depend on the angle, and a surrogate of this network is approximate (on IBM hardware: "
-                    "use_fractional_gates=False)",
-                    stacklevel=2,
-                )
-        self._transpiling = {"optimization_level": optimization_level, "initial_layout": initial_layout}
-        self._shifted: tuple[QuantumNetwork, NDArray[np.float64], NDArray[np.float64]] | None = None
+        layout = None if initial_layout is None else list(initial_layout)
+        self._transpiling = {"optimization_level": optimization_level, "initial_layout": layout}
+        circuit = self._transpiled(ansatz.normal_form.circuit())
+        self._shifted: QuantumNetwork | None = None
         self.qnn = _CountingSamplerQNN(
             circuit=circuit,
             sampler=self.sampler,
@@ -92,6 +80,25 @@ class QuantumNetwork:
             output_shape=2**ansatz.num_qubits,
             input_gradients=True,
         )
+
+    def _transpiled(self, circuit: QuantumCircuit) -> QuantumCircuit:
+        backend = backend_of(self.sampler)
+        if backend is None:
+            return circuit
+        circuit = transpile(circuit, backend, seed_transpiler=0, **self._transpiling)
+        circuit._layout = None
+        operations = [instruction.operation for instruction in circuit.data]
+        parametrised = [each for each in operations if any(getattr(p, "parameters", ()) for p in each.params)]
+        assert all(each.is_parameterized() for each in parametrised)  # Aer does not bind the others
+        outside = {each.name for each in parametrised} - {"rz", "p", "u1"}
+        if outside and getattr(backend, "coupling_map", None) is not None:
+            warnings.warn(
+                f"On {backend.name} parameters sit in {', '.join(sorted(outside))}, not in the virtual rz alone: "
+                "errors may depend on the angle, and a surrogate of this network is approximate (on IBM hardware: "
+                "use_fractional_gates=False)",
+                stacklevel=3,
+            )
+        return circuit
 
     def probabilities(
         self, inputs: ArrayLike, weights: ArrayLike | None = None, *, step: int | None = None
@@ -139,8 +146,9 @@ class QuantumNetwork:
     ) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
         """Derivatives of the probabilities by the parameter-shift rule, in one job of one PUB.
 
-        Each gate with parameters is shifted by +-pi/2 on its own (Schuld et al. 2019, arXiv 1811.11184), once for all
-        the parameters in its angle: 2 circuits per row and gate.
+        Each gate with parameters is shifted on its own (Schuld et al. 2019, arXiv 1811.11184), once for all the
+        parameters in its angle: 2 circuits per row and gate, 4 for controlled rotations (Wierichs et al. 2022, arXiv
+        2107.12390). The chain rule through the angle, whatever its expression, needs no circuit.
 
         Args:
             inputs, weights: as in :meth:`probabilities`.
@@ -150,26 +158,32 @@ class QuantumNetwork:
             (batch, 2^n, num_inputs) and (batch, 2^n, num_weights) of n qubits, float64; zeros where not asked.
 
         Raises:
-            ValueError: as :meth:`probabilities`; or if a parameter enters a gate that is no Pauli rotation.
+            ValueError: as :meth:`probabilities`.
         """
         inputs, weights = self._check(inputs, weights)
+        form, split = self.ansatz.normal_form, self.ansatz.num_inputs
         if self._shifted is None:
-            ansatz, offsets, slopes = separate_gates(self.ansatz)
-            self._shifted = QuantumNetwork(ansatz, self.sampler, **self._transpiling), offsets, slopes
-        network, offsets, slopes = self._shifted
-        split = self.ansatz.num_inputs
-        asked = slopes.copy()  # (G, P)
-        asked[:, :split] *= of != "weights"
-        asked[:, split:] *= of != "inputs"
-        gates = np.flatnonzero(asked.any(-1))
-        parameters = np.concatenate([inputs, np.broadcast_to(weights, (len(inputs), len(weights)))], -1)
-        shifts = np.pi / 2 * np.eye(len(slopes))[gates]  # (gates, G)
-        rows = (offsets + parameters @ slopes.T)[:, None] + np.concatenate([shifts, -shifts])  # (batch, 2 gates, G)
-        with network.counting_for(self):
-            shifted = network.probabilities(rows.reshape(-1, len(slopes)))
-        plus, minus = np.split(shifted.reshape(len(inputs), 2 * len(gates), shifted.shape[-1]), 2, axis=1)
-        jacobian = np.einsum("bgo,gp->bop", (plus - minus) / 2, asked[gates])
-        return jacobian[..., :split], jacobian[..., split:]
+            self._shifted = QuantumNetwork(self.ansatz.separated(), self.sampler, **self._transpiling)
+        depends = form.angles.depends
+        asked = depends[:, split:] if of == "weights" else depends[:, :split] if of == "inputs" else depends
+        gates = [g for g in np.flatnonzero(asked.any(-1)) if form.sources[g].frequencies]
+        rules = [shift_rule(form.sources[g].frequencies) for g in gates]
+        counts = [len(shifts) for shifts, _ in rules]
+        outcomes = 2**self.ansatz.num_qubits
+        if not len(inputs) or not gates:
+            by_angle = np.zeros((len(inputs), outcomes, len(gates)))
+        else:
+            directions = np.eye(len(form.sources))[np.repeat(gates, counts)]  # (shifts, G)
+            shifts = np.concatenate([shifts for shifts, _ in rules])[:, None] * directions
+            angles = form.angles.values(inputs, weights)
+            rows = angles[:, None] + np.concatenate([shifts, -shifts])  # (batch, 2 shifts, G)
+            with self._shifted.counting_for(self):
+                shifted = self._shifted.probabilities(rows.reshape(-1, rows.shape[-1]))
+            plus, minus = np.split(shifted.reshape(len(inputs), -1, outcomes), 2, axis=1)
+            terms = (plus - minus) * np.concatenate([factors for _, factors in rules])[:, None]
+            by_angle = np.add.reduceat(terms, np.cumsum([0, *counts[:-1]]), axis=1).swapaxes(1, 2)
+        by_inputs, by_weights = form.angles.jacobian(inputs, weights, np.array(gates, int))
+        return by_angle @ (by_inputs * float(of != "weights")), by_angle @ (by_weights * float(of != "inputs"))
 
     @contextmanager
     def counting_for(self, owner: Any) -> Iterator[None]:
@@ -211,6 +225,22 @@ class _CountingSamplerQNN(SamplerQNN):
         index += outcomes * np.arange(len(rows))[:, None]
         counts = np.bincount(index.ravel(), minlength=outcomes * len(rows))
         return counts.reshape(len(rows), outcomes) / max(bits.num_shots, 1)
+
+
+@cache
+def shift_rule(frequencies: tuple[float, ...]) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+    """Shifts and factors of a gate: the derivative is the sum of factor * (P(angle + shift) - P(angle - shift)).
+
+    Args:
+        frequencies: of the probabilities in the angle, ascending, multiples of the first: (1,) for Pauli rotations,
+            (1/2, 1) under controls.
+
+    Returns:
+        As many shifts, in radians, and factors as there are frequencies.
+    """
+    waves = np.array(frequencies)
+    shifts = np.asarray((2 * np.arange(len(waves)) + 1) * np.pi / (2 * waves[-1]), np.float64)
+    return shifts, np.linalg.solve(2 * np.sin(np.outer(waves, shifts)), waves)
 
 
 def _identity(outcome: int) -> int:  # SamplerQNN's own default is a lambda, which cannot be pickled

@@ -10,7 +10,7 @@ from collections.abc import Iterable
 from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
-from qiskit.primitives import BasePrimitiveJob, BaseSamplerV2
+from qiskit.primitives import BasePrimitiveJob, BaseSamplerV2, StatevectorSampler
 from qiskit.primitives.containers import PrimitiveResult, SamplerPubLike, SamplerPubResult
 from qiskit_machine_learning.primitives import QMLSampler
 
@@ -57,8 +57,10 @@ class AerSampler(BaseSamplerV2):
         noise: NoiseModel | str | None = None,
         device: Literal["CPU", "GPU"] = "CPU",
     ) -> None:
-        if shots < 1:
-            raise ValueError(f"Invalid shots: {shots}; it must be at least 1 (exact probabilities: ExactSampler)")
+        if not isinstance(shots, int) or shots < 1:
+            raise ValueError(
+                f"Invalid shots: {shots!r}; it must be a whole number, at least 1 (exact probabilities: ExactSampler)"
+            )
         if seed < 0:
             raise ValueError(f"Invalid seed: {seed}; it must be at least 0")
         if isinstance(noise, str):
@@ -157,6 +159,14 @@ def backend_of(sampler: BaseSamplerV2) -> Any:
     """The backend that circuits must be transpiled for, or None where the sampler runs any circuit."""
     backend = getattr(sampler, "backend", None)  # a property in Qiskit and here, a method in qiskit-ibm-runtime
     return backend() if callable(backend) else backend
+
+
+def statevector_sampler(sampler: BaseSamplerV2) -> str | None:
+    """The name of the sampler, or of the one it wraps, that computes with a pure state alone; None for others."""
+    inner: Any = sampler
+    while inner is not None and not isinstance(inner, StatevectorSampler):
+        inner = getattr(inner, "sampler", None)
+    return None if inner is None else type(inner).__name__
 
 
 def described(sampler: BaseSamplerV2) -> str:

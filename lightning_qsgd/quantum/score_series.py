@@ -16,7 +16,7 @@ import torch
 from torch import Tensor, nn
 
 from lightning_qsgd.distributed import counted_from_rank_0
-from lightning_qsgd.quantum.circuits import Ansatz, Entanglement, has_parameters
+from lightning_qsgd.quantum.circuits import Ansatz, Entanglement
 from lightning_qsgd.quantum.layer import CircuitModule
 from lightning_qsgd.quantum.network import QuantumNetwork
 from lightning_qsgd.quantum.score_spectrum import Readout, ScoreSpectrum
@@ -147,8 +147,7 @@ class ScoreSeries(CircuitModule):
     @property
     def circuits_per_gradient(self) -> int:
         """Further circuits that parameter shifts need for the gradient of all series."""
-        gates = sum(has_parameters(instruction.operation) for instruction in self.ansatz.circuit.data)
-        return self.circuits_per_evaluation * 2 * gates
+        return self.circuits_per_evaluation * self.ansatz.normal_form.num_shifts
 
     def forward(self) -> Tensor:
         """Coefficients of each series.

@@ -17,9 +17,10 @@ from torch import Tensor
 
 from lightning_qsgd.quantum.circuits import Ansatz
 from lightning_qsgd.quantum.constants import Constants
-from lightning_qsgd.quantum.stages import PermutationStage, PhaseStage, RealStage, compile_stages
+from lightning_qsgd.quantum.stages import PermutationStage, PhaseStage, compile_stages
 
 MAX_QUBITS = 12
+LONG = 16  # real stages, above which states are normalised: each H loses 6e-8 of the norm in float32
 
 
 class _Real(NamedTuple):  # a stage of real gates, as tensors: t = rows of the angles
@@ -45,44 +46,55 @@ class CircuitSimulator(Constants):
 
     In reverse mode, so torch.func.jacrev, not jacfwd. torch.compile takes it whole.
 
-    Gates: H, X, Y, Z, S, SDG, T, TDG, SX, RX, RY, RZ, P, RZZ, CP, CX, CZ, SWAP, with angles that are linear in the
-    parameters.
-
     Args:
-        ansatz: the circuit; at most 12 qubits.
+        ansatz: the circuit; at most 12 qubits, and without resets.
         amplitudes: return complex amplitudes, phases and all as Qiskit's ``Statevector`` has them, instead of outcome
             probabilities. Their phases depend on conventions that nothing can measure. Default: False.
 
     Raises:
-        ValueError: for more qubits, another gate, or an angle that is not linear.
+        ValueError: for more qubits, or a reset.
     """
 
     def __init__(self, ansatz: Ansatz, amplitudes: bool = False) -> None:
-        n = ansatz.num_qubits
+        form = ansatz.normal_form
+        n, columns = form.num_qubits, form.angles.num_columns
         if n > MAX_QUBITS:
-            raise ValueError(f"Invalid ansatz: {n} qubits; the simulator takes at most {MAX_QUBITS}")
+            besides = n - ansatz.num_qubits
+            routed = f" (with the {besides} that its router used besides)" if besides else ""
+            raise ValueError(
+                f"Invalid ansatz: {n} qubits{routed}; the simulator takes at most {MAX_QUBITS}. A sampler takes more: "
+                "QuantumNetwork(ansatz, AerSampler())"
+            )
         self.ansatz, self.amplitudes = ansatz, amplitudes
+        self._extend = None if form.angles.is_linear else form.angles.extend
+        self._routed = n > ansatz.num_qubits
         group = 2 if n < 10 else 4  # qubits whose gates act as one matrix: measured
         forms: list[np.ndarray] = []
+
+        def rows_of(own: list[np.ndarray]) -> tuple[slice, bool]:  # their places, and whether they depend on inputs
+            forms.extend(own)
+            return slice(len(forms) - len(own), len(forms)), any(each[1 : 1 + columns].any() for each in own)
+
         self._plan: list[_Real | _Phase | _Permutation] = []
-        for stage in compile_stages(ansatz, phases=amplitudes):
+        for stage in compile_stages(form, phases=amplitudes):
             if isinstance(stage, PermutationStage):
                 index = torch.from_numpy(stage.index)
                 self._plan.append(_Permutation(index, index.argsort()))
-                continue
-            gates = dict(sorted(stage.gates.items())) if isinstance(stage, RealStage) else {}
-            own = [form for _, form in gates.values()] if isinstance(stage, RealStage) else stage.forms
-            rows = slice(len(forms), len(forms) + len(own))
-            batched = any(form[1 : 1 + ansatz.num_inputs].any() for form in own)
-            forms += own
-            if isinstance(stage, PhaseStage):
-                signs = torch.from_numpy(np.stack(stage.signs))
-                self._plan.append(_Phase(rows, signs, batched))
+            elif isinstance(stage, PhaseStage):
+                terms = dict(stage.signs)
+                if stage.constant.any() or not terms:
+                    terms = {-1: stage.constant, **terms}
+                one = np.eye(1, form.angles.forms.shape[1])[0]
+                rows, batched = rows_of([one if source < 0 else form.angles.forms[source] for source in terms])
+                self._plan.append(_Phase(rows, torch.from_numpy(np.stack([*terms.values()])), batched))
             else:
+                gates = dict(sorted(stage.gates.items()))
+                rows, batched = rows_of([each for _, each in gates.values()])
                 signs = torch.tensor([-1.0 if reflection else 1.0 for reflection, _ in gates.values()])
                 self._plan.append(_Real(rows, signs, _runs(list(gates), n, group), batched))
+        self._is_long = sum(isinstance(stage, _Real) for stage in self._plan) > LONG
         slopes = torch.from_numpy(np.stack(forms))  # (angles, 1 + P)
-        self._slopes = slopes[:, 0], slopes[:, 1 : 1 + ansatz.num_inputs].T, slopes[:, 1 + ansatz.num_inputs :].T
+        self._slopes = slopes[:, 0], slopes[:, 1 : 1 + columns].T, slopes[:, 1 + columns :].T
         self.forget_constants()
 
     def __call__(self, inputs: Tensor, weights: Tensor | None = None) -> Tensor:
@@ -98,7 +110,7 @@ class CircuitSimulator(Constants):
         Raises:
             ValueError: for a wrong shape or dtype.
         """
-        n, batch = self.ansatz.num_qubits, len(inputs)
+        batch, outcomes = len(inputs), 2**self.ansatz.num_qubits
         if inputs.ndim != 2 or inputs.shape[1] != self.ansatz.num_inputs:
             raise ValueError(f"Invalid inputs: shape {tuple(inputs.shape)}; it must be (B, {self.ansatz.num_inputs})")
         if not inputs.is_floating_point():
@@ -111,9 +123,11 @@ class CircuitSimulator(Constants):
                 f"({count},) or ({batch}, {count})"
             )
         if not batch:
-            empty = inputs.new_zeros(0, 2**n) * (inputs.sum() + weights.sum())  # gradients of 0
+            empty = inputs.new_zeros(0, outcomes) * (inputs.sum() + weights.sum())  # gradients of 0
             return torch.complex(empty, empty) if self.amplitudes else empty
         (constants, input_slopes, weight_slopes), plan = self.constants(inputs.dtype, inputs.device)
+        if self._extend is not None:
+            inputs, weights = self._extend(inputs, weights)
         fixed = torch.atleast_2d(constants + weights @ weight_slopes if len(weight_slopes) else constants)
         angles = fixed + inputs @ input_slopes  # (B, angles)
 
@@ -145,15 +159,20 @@ class CircuitSimulator(Constants):
         if self.amplitudes:  # there are two parts: the last stage is one of phases
             axis = 2 if parts_last else 1
             real, imaginary = state.view(batch, *((-1, 2) if parts_last else (2, -1))).unbind(axis)
-            return torch.complex(real, imaginary)
+            state = torch.complex(real, imaginary)
+            if self._is_long:
+                state = state / torch.linalg.vector_norm(state, dim=-1, keepdim=True)
+            return state[:, :outcomes] if self._routed else state
         probabilities = state.square()
         if parts == 2:
             probabilities = (
                 probabilities.view(batch, -1, 2).sum(2) if parts_last else probabilities.view(batch, 2, -1).sum(1)
             )
+        if self._is_long:
+            probabilities = probabilities / probabilities.sum(-1, keepdim=True)
         if last is not None:
             probabilities = _Permute.apply(probabilities, last.order, last.inverse, 1)
-        return probabilities
+        return probabilities[:, :outcomes] if self._routed else probabilities  # the router's qubits, behind, are 0
 
     def make_constants(self, dtype: torch.dtype, device: torch.device) -> tuple[Any, Any]:
         """Slopes of the angles, and the stages."""

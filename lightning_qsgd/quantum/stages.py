@@ -1,11 +1,12 @@
 """A circuit as few stages, for the simulator: real gates, phases and permutations of the basis.
 
-Every supported gate is, up to a global phase, a product of real orthogonal 2x2 matrices (RY, H, X, Y), diagonal ones
-(RZ, P, Z, S, T, CZ, CP, RZZ) and permutations of basis states (CX, SWAP); RX(a) = RZ(-pi/2) RY(a) RZ(pi/2). A real
-orthogonal 2x2 matrix is a rotation or a reflection, so that neighbours fuse by adding their angles. All angles are
-linear in the parameters: a *form* is (constant, coefficient of each parameter).
+Every gate of the normal form is, up to a global phase, a product of real orthogonal 2x2 matrices (RY, H, X, Y),
+diagonal ones (RZ, Z, S, T, CZ) and permutations of basis states (CX, SWAP); RX(a) = RZ(-pi/2) RY(a) RZ(pi/2). A real
+orthogonal 2x2 matrix is a rotation or a reflection, so that neighbours fuse by adding their angles. Permutations that
+cancel vanish, and phases of one source add up: a controlled phase, taken apart into RZ and CX, is one phase again.
 
-Shapes: n qubits, P parameters. Basis state ``k`` has qubit ``q`` in bit ``q``.
+Shapes: n qubits, P parameters. Basis state ``k`` has qubit ``q`` in bit ``q``. A *form* is linear in the parameters:
+(constant, coefficient of each); see angles.py.
 """
 
 from __future__ import annotations
@@ -17,14 +18,14 @@ from typing import TypeVar
 import numpy as np
 from numpy.typing import NDArray
 
-from lightning_qsgd.quantum.circuits import Ansatz, linear_form
+from lightning_qsgd.quantum.basis import IGNORED, Angle
+from lightning_qsgd.quantum.normal_form import NormalForm
 
 Form = NDArray[np.float64]  # (1 + P,)
 
 _QUARTERS = {"z": 4, "s": 2, "sdg": -2, "t": 1, "tdg": -1}  # gates that are RZ by so many quarters of pi
 _HALF_TURN = {"h": (True, pi / 4), "x": (True, pi / 2), "y": (False, pi / 2)}  # reflection or rotation, and its angle
-_IGNORED = ("barrier", "id", "delay")
-SUPPORTED = (*_HALF_TURN, *_QUARTERS, "sx", "rx", "ry", "rz", "p", "rzz", "cp", "cx", "cz", "swap")
+_ROOTS = {"sx": pi / 2, "sxdg": -pi / 2}  # RX by so much
 
 
 @dataclass
@@ -46,10 +47,38 @@ class RealStage:
 
 @dataclass
 class PhaseStage:
-    """exp(i * signs @ forms @ (1, parameters)): ``signs`` columns (2**n,), each with its form."""
+    """exp(i * (constant + sum of signs[source] * source)): columns (2**n,), one for each source."""
 
-    signs: list[NDArray[np.float64]] = field(default_factory=list)
-    forms: list[Form] = field(default_factory=list)
+    constant: NDArray[np.float64]
+    signs: dict[int, NDArray[np.float64]] = field(default_factory=dict)
+
+    def add(self, column: NDArray[np.float64], angle: Angle) -> None:
+        """Multiply by exp(i * column * angle)."""
+        self.constant = self.constant + column * angle.constant
+        if angle.source >= 0:
+            self.signs[angle.source] = self.signs.get(angle.source, 0.0) + column * angle.slope
+
+    def join(self, later: PhaseStage) -> None:
+        """Multiply by another."""
+        self.constant = self.constant + later.constant
+        for source, column in later.signs.items():
+            self.signs[source] = self.signs.get(source, 0.0) + column
+
+    def permute(self, index: NDArray[np.int64]) -> None:
+        """Let a permutation pass to the front."""
+        self.constant = self.constant[index]
+        self.signs = {source: column[index] for source, column in self.signs.items()}
+
+    def tidied(self) -> PhaseStage:
+        """Without the columns that cancelled."""
+        return PhaseStage(
+            self.constant, {s: column for s, column in self.signs.items() if np.abs(column).max() > 1e-12}
+        )
+
+    @property
+    def is_nothing(self) -> bool:
+        """Whether no phase is left."""
+        return not self.signs and not np.abs(self.constant).max() > 1e-12
 
 
 @dataclass
@@ -63,28 +92,33 @@ Stage = RealStage | PhaseStage | PermutationStage
 S = TypeVar("S", RealStage, PhaseStage, PermutationStage)
 
 
-def compile_stages(ansatz: Ansatz, phases: bool = False) -> list[Stage]:
+def compile_stages(normal_form: NormalForm, phases: bool = False) -> list[Stage]:
     """The circuit as stages, equal to it up to a global phase and, in the end, up to phases of basis states.
 
     The first stage is a :class:`RealStage` on every qubit, so that the state after it is a real product. With
     ``phases`` the stages equal the circuit, as Qiskit defines it, phases and all.
 
     Raises:
-        ValueError: for a gate that is not supported, or an angle that is not linear in the parameters.
+        ValueError: for a reset, which no statevector has.
     """
-    n = ansatz.num_qubits
+    n, forms = normal_form.num_qubits, normal_form.angles.forms
     basis = np.arange(2**n)
     z = 1.0 - 2.0 * ((basis[:, None] >> np.arange(n)) & 1)  # (2**n, n): 1 at bit 0, -1 at bit 1
+    ones, zeros = np.ones(2**n), np.zeros(2**n)
 
-    def constant(value: float) -> Form:
-        return linear_form(ansatz, value)
+    def form(angle: Angle) -> Form:
+        value = np.zeros(forms.shape[1]) if angle.source < 0 else angle.slope * forms[angle.source]
+        value[0] += angle.constant
+        return value
 
-    first = RealStage({q: (False, constant(0)) for q in range(n)})
+    first = RealStage({q: (False, form(Angle(0.0))) for q in range(n)})
     stages: list[Stage] = [first]
     last = [0] * n  # the latest stage that touches a qubit
-    whole = linear_form(ansatz, ansatz.circuit.global_phase)  # the phase that the stages leave out
+    whole = PhaseStage(zeros)  # the global phase, which the stages leave out
+    for angle in normal_form.phases:
+        whole.add(ones, angle)
 
-    def stage_for(new: S, qubits: list[int]) -> S:  # the first of new's kind that may take a gate on these qubits
+    def stage_for(new: S, qubits: tuple[int, ...]) -> S:  # the first of new's kind that may take a gate on these qubits
         earliest = max(last[q] for q in qubits)
         place = next((i for i in range(earliest, len(stages)) if isinstance(stages[i], type(new))), len(stages))
         if place == len(stages):
@@ -95,77 +129,104 @@ def compile_stages(ansatz: Ansatz, phases: bool = False) -> list[Stage]:
         assert isinstance(found, type(new))
         return found
 
-    def real(qubit: int, reflection: bool, form: Form) -> None:
-        stage_for(RealStage(), [qubit]).add(qubit, reflection, form)
+    def real(qubit: int, reflection: bool, angle: Angle) -> None:
+        stage_for(RealStage(), (qubit,)).add(qubit, reflection, form(angle))
 
-    def phase(qubits: list[int], sign: NDArray[np.float64], form: Form) -> None:
-        stage = stage_for(PhaseStage(), qubits)
-        stage.signs.append(sign)
-        stage.forms.append(form)
+    def phase(qubits: tuple[int, ...], column: NDArray[np.float64], angle: Angle) -> None:
+        stage_for(PhaseStage(zeros), qubits).add(column, angle)
 
-    def permute(qubits: list[int], index: NDArray[np.int64]) -> None:
+    def permute(qubits: tuple[int, ...], index: NDArray[np.int64]) -> None:
         stage = stage_for(PermutationStage(basis), qubits)
         stage.index = stage.index[index]
 
-    for instruction in ansatz.circuit.data:
-        name = instruction.operation.name
-        if name in _IGNORED:
+    for name, qubits, angle, _ in normal_form.gates:
+        if name in IGNORED:
             continue
-        if name not in SUPPORTED:
-            raise ValueError(
-                f"Gate {name!r} is not supported ({', '.join(SUPPORTED)}); decompose() or transpile() first"
-            )
-        qubits = [ansatz.circuit.find_bit(qubit).index for qubit in instruction.qubits]
         a, b = qubits[0], qubits[-1]
-        form = constant(pi / 2)  # SX is RX(pi / 2)
-        if instruction.operation.params:
-            form = linear_form(ansatz, instruction.operation.params[0])
         if name in _HALF_TURN:
-            reflection, angle = _HALF_TURN[name]
-            real(a, reflection, constant(angle))
-            whole = whole + constant(pi / 2 if name == "y" else 0)
+            reflection, turn = _HALF_TURN[name]
+            real(a, reflection, Angle(turn))
+            whole.add(ones, Angle(pi / 2 if name == "y" else 0.0))
         elif name == "ry":
-            real(a, False, form / 2)
-        elif name in ("rx", "sx"):
-            phase([a], -z[:, a] / 2, constant(pi / 2))
-            real(a, False, form / 2)
-            phase([a], -z[:, a] / 2, constant(-pi / 2))
-            whole = whole + constant(pi / 4 if name == "sx" else 0)
-        elif name in _QUARTERS or name in ("rz", "p"):
-            form = constant(_QUARTERS[name] * pi / 4) if name in _QUARTERS else form
-            phase([a], -z[:, a] / 2, form)
-            whole = whole + (0 if name == "rz" else form / 2)
-        elif name == "rzz":
-            phase(qubits, -z[:, a] * z[:, b] / 2, form)
-        elif name in ("cp", "cz"):
-            both = (1 - z[:, a]) * (1 - z[:, b]) / 4
-            phase(qubits, both, form if name == "cp" else constant(pi))
+            assert angle is not None
+            real(a, False, angle.scaled(0.5))
+        elif name == "rx" or name in _ROOTS:
+            angle = angle or Angle(_ROOTS[name])
+            phase(qubits, -z[:, a] / 2, Angle(pi / 2))
+            real(a, False, angle.scaled(0.5))
+            phase(qubits, -z[:, a] / 2, Angle(-pi / 2))
+            whole.add(ones, Angle(_ROOTS.get(name, 0.0) / 2))
+        elif name in _QUARTERS or name == "rz":
+            angle = angle or Angle(_QUARTERS[name] * pi / 4)
+            phase(qubits, -z[:, a] / 2, angle)
+            whole.add(ones, Angle(0.0) if name == "rz" else angle.scaled(0.5))
+        elif name == "cz":
+            phase(qubits, (1 - z[:, a]) * (1 - z[:, b]) / 4, Angle(pi))
         elif name == "cx":
             permute(qubits, basis ^ (((basis >> a) & 1) << b))
-        else:  # swap
+        elif name == "swap":
             differ = ((basis >> a) ^ (basis >> b)) & 1
             permute(qubits, basis ^ ((differ << a) | (differ << b)))
-    if phases:
-        stages.append(PhaseStage([np.ones(2**n)], [whole]))
+        else:
+            raise ValueError(
+                f"The circuit has a {name}, which makes mixed states that the simulator does not have; run it on "
+                "AerSampler, a fake backend or a device: QuantumNetwork(ansatz, AerSampler(shots=1024))"
+            )
     stages = _tidy(stages)
-    return stages[:-1] if isinstance(stages[-1], PhaseStage) and not phases else stages
+    if phases:
+        if isinstance(latest := stages[-1], PhaseStage):
+            whole.join(latest)
+            stages.pop()
+        return [*stages, whole]
+    return stages[:-1] if isinstance(stages[-1], PhaseStage) else stages
 
 
 def _tidy(stages: list[Stage]) -> list[Stage]:
-    """Move phases behind permutations, where they may meet other phases, and join neighbours."""
+    """Move phases behind permutations, where they may meet other phases; join neighbours; drop what cancels.
+
+    Between two real stages there is then at most one permutation, and at most one stage of phases after it.
+    """
     out: list[Stage] = []
+
+    def close() -> None:
+        """Drop what came to nothing since the latest real stage."""
+        behind: list[Stage] = []
+        if isinstance(latest := out[-1], PhaseStage):
+            out.pop()
+            behind = [] if (tidied := latest.tidied()).is_nothing else [tidied]
+        if isinstance(latest := out[-1], PermutationStage) and (latest.index == np.arange(len(latest.index))).all():
+            out.pop()
+        out.extend(behind)
+
     for stage in stages:
-        previous = out[-1] if out else None
-        if isinstance(stage, PhaseStage) and isinstance(previous, PhaseStage):
-            previous.signs += stage.signs
-            previous.forms += stage.forms
-        elif isinstance(stage, PermutationStage) and isinstance(previous, PhaseStage):
-            previous.signs = [sign[stage.index] for sign in previous.signs]
-            earlier = out[-2]  # the first stage is real
-            if isinstance(earlier, PermutationStage):
-                earlier.index = earlier.index[stage.index]
+        if isinstance(stage, RealStage):
+            if out:
+                close()
+            if out and isinstance(latest := out[-1], RealStage):
+                for qubit, (reflection, form) in stage.gates.items():
+                    latest.add(qubit, reflection, form)
             else:
-                out.insert(-1, stage)
+                out.append(stage)
+            continue
+        if isinstance(latest := out[-1], RealStage) and len(out) > 1:  # the first one is on every qubit
+            latest.gates = {q: gate for q, gate in latest.gates.items() if gate[0] or gate[1].any()}
+            if not latest.gates:
+                out.pop()
+                latest = out[-1]
+        if isinstance(stage, PhaseStage):
+            if isinstance(latest, PhaseStage):
+                latest.join(stage)
+            else:
+                out.append(stage)
+            continue
+        if isinstance(latest, PhaseStage):
+            out.pop()
+            latest.permute(stage.index)
+        if isinstance(before := out[-1], PermutationStage):
+            before.index = before.index[stage.index]
         else:
             out.append(stage)
+        if isinstance(latest, PhaseStage):
+            out.append(latest)
+    close()
     return out

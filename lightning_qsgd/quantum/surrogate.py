@@ -185,35 +185,33 @@ class FourierSurrogate:
 
 
 def input_degrees(ansatz: Ansatz) -> list[int]:
-    """Highest frequency of each input: the sum of |coefficient| over the gates that it enters.
+    """Highest frequency of each input: the sum, over the gates that it enters, of |coefficient| times the gate's own.
 
     Raises:
-        ValueError: for a gate without a Fourier series of integer frequencies, or a coefficient that is no integer.
+        ValueError: for an angle that is not linear in an input, or a frequency that is no integer.
     """
-    from lightning_qsgd.quantum.circuits import ROTATIONS, linear_angle
-
+    form = ansatz.normal_form
     degrees = [0] * ansatz.num_inputs
-    for instruction in ansatz.circuit.data:
-        for angle in instruction.operation.params:
-            constants = getattr(angle, "parameters", ())
-            used = [i for i, parameter in enumerate(ansatz.inputs) if parameter in constants]
-            if not used:
-                continue
-            name = instruction.operation.name
-            if name not in ROTATIONS:
+    for source, slopes, depends in zip(form.sources, form.angles.forms[:, 1:], form.angles.depends, strict=True):
+        if not source.frequencies:
+            continue
+        for i in np.flatnonzero(depends[: ansatz.num_inputs]):
+            name = ansatz.inputs[i].name
+            bent = [k for k, row in enumerate(form.angles.rows) if slopes[ansatz.num_inputs + k]]
+            if any(ansatz.inputs[i] in form.angles.rows[k].parameters for k in bent):
                 raise ValueError(
-                    f"An input enters gate {name!r}, which has no series of integer frequencies; "
-                    f"encode inputs in {', '.join(ROTATIONS)}, or use mode='live'"
+                    f"Angle {source.expression} is not linear in {name}, so that it has no Fourier series of its own; "
+                    "run the circuit in each step (mode='live')"
                 )
-            coefficients = linear_angle(angle)[1]
-            for i in used:
-                coefficient = coefficients[ansatz.inputs[i]]
-                if coefficient != round(coefficient):
-                    raise ValueError(
-                        f"Input {ansatz.inputs[i].name} enters {name!r} with coefficient {coefficient}; "
-                        "only integers have a Fourier series of period 2 pi"
-                    )
-                degrees[i] += abs(round(coefficient))
+            products = [slopes[i] * frequency for frequency in source.frequencies]
+            if any(abs(product - round(product)) > 1e-12 for product in products):
+                raise ValueError(
+                    f"Input {name} enters a gate by the angle {source.expression}, which gives the frequencies "
+                    f"{', '.join(f'{product:g}' for product in products)}; only integers have a Fourier series of "
+                    "period 2 pi: multiply the input by a whole number there, or run the circuit in each step "
+                    "(mode='live')"
+                )
+            degrees[i] += abs(round(products[-1]))
     return degrees
 
 

@@ -4,11 +4,10 @@ import numpy as np
 import pytest
 import torch
 from qiskit import QuantumCircuit
-from qiskit.circuit import Parameter, ParameterVector
+from qiskit.circuit import Parameter
 from qiskit.quantum_info import Statevector
 
 from lightning_qsgd.quantum import Ansatz, CircuitSimulator, layered_circuit, superposition_circuit
-from lightning_qsgd.quantum.circuits import linear_angle, separate_gates
 from lightning_qsgd.quantum.surrogate import input_degrees
 
 
@@ -65,9 +64,10 @@ def test_ansatz_refuses_what_a_network_would_get_wrong():
     circuit.rz(y, 0)
     with pytest.raises(ValueError, match=r"neither input nor weight: \['y'\]"):
         Ansatz(circuit, [x])
-    circuit.measure_all()
-    with pytest.raises(ValueError, match="without measurements"):
-        Ansatz(circuit, [x], [y])
+    with pytest.raises(ValueError, match=r"another Parameter called 'y'.*take them from the circuit"):
+        Ansatz(circuit, [x], [Parameter("y")])
+    with pytest.raises(ValueError, match=r"Invalid circuit: .* \(str\); it must be a QuantumCircuit"):
+        Ansatz("circuit", [x])
 
 
 def test_order_of_inputs_is_the_ansatz_own_not_the_alphabets():
@@ -80,18 +80,6 @@ def test_order_of_inputs_is_the_ansatz_own_not_the_alphabets():
     inputs[10] = math.pi
     assert probabilities(ansatz, inputs).argmax() == 2**10
     assert list(ansatz.inputs) == x
-
-
-def test_linear_angle():
-    x = ParameterVector("x", 2)
-    assert linear_angle(0.5) == (0.5, {})
-    constant, coefficients = linear_angle(2 * x[0] - x[1] + 0.25)
-    assert constant == pytest.approx(0.25)
-    assert coefficients == {x[0]: pytest.approx(2), x[1]: pytest.approx(-1)}
-    with pytest.raises(ValueError, match="not linear"):
-        linear_angle(x[0] * x[1])
-    with pytest.raises(ValueError, match="not linear"):
-        linear_angle(x[0].sin())
 
 
 @pytest.mark.parametrize(("encoding", "degree"), [("angle", 1), ("reuploading", 3)])
@@ -125,11 +113,11 @@ def test_invalid_layered_circuits(arguments, message):
         layered_circuit(**arguments)
 
 
-def test_separate_gates_is_the_same_circuit():
+def test_separated_gates_are_the_same_circuit():
     ansatz = superposition_circuit(3, 2)
-    separate, offsets, slopes = separate_gates(ansatz)
-    assert (separate.num_inputs, separate.num_weights, slopes.shape) == (9, 0, (9, 12))
+    separated, angles = ansatz.separated(), ansatz.normal_form.angles
+    assert (separated.num_inputs, separated.num_weights) == (9, 0)
     parameters = torch.randn(4, 12, dtype=torch.float64)
-    angles = torch.from_numpy(offsets) + parameters @ torch.from_numpy(slopes).T
-    ours = CircuitSimulator(separate)(angles)
-    torch.testing.assert_close(ours, CircuitSimulator(ansatz)(parameters[:, :3], parameters[:, 3:]))
+    values = torch.from_numpy(angles.values(parameters[:, :3].numpy(), parameters[0, 3:].numpy()))
+    ours = CircuitSimulator(separated)(values)
+    torch.testing.assert_close(ours, CircuitSimulator(ansatz)(parameters[:, :3], parameters[0, 3:]))

@@ -1,0 +1,184 @@
+# pyright: reportInvalidTypeForm=false, reportAttributeAccessIssue=false
+# (Qiskit's Parameter and ParameterExpression come from a compiled module without types.)
+"""The normal form of a circuit: a fixed skeleton over a small basis, whose angles are functions of inputs and weights.
+
+It is made once, when an :class:`Ansatz` is built, and every engine computes with it. A transpiled circuit's layout is
+undone, measurements at the end are left out, and gates are taken apart (see basis.py).
+
+Shapes: n outcome bits, m >= n qubits, G sources.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from typing import Any
+
+import numpy as np
+from qiskit import ClassicalRegister, QuantumCircuit
+from qiskit.circuit import Parameter, ParameterExpression
+from qiskit.quantum_info import Statevector
+
+from lightning_qsgd.quantum.angles import Angles
+from lightning_qsgd.quantum.basis import IGNORED, Angle, Gate, Parts, Source
+
+MAX_ROUTED = 20  # qubits of a routed circuit whose ancillas are checked to end in 0
+_PLAIN = (
+    "pass the circuit from before it was transpiled; or, if outcome bit k is to be qubit k of this one, "
+    "QuantumCircuit(circuit.num_qubits).compose(circuit)"
+)
+
+
+@dataclass(frozen=True)
+class NormalForm:
+    """A circuit over the basis.
+
+    Attributes:
+        num_qubits: m. More than n only where a device's router moved qubits over ancillas, which end in 0.
+        num_bits: n. Qubit k < n is read into outcome bit k.
+        gates: in their order; see :class:`Gate`.
+        sources: (G,) the angles that gates depend on; see :class:`Source`.
+        phases: their sum is the global phase.
+        angles: the sources as functions of inputs and weights.
+    """
+
+    num_qubits: int
+    num_bits: int
+    gates: tuple[Gate, ...]
+    sources: tuple[Source, ...]
+    phases: tuple[Angle, ...]
+    angles: Angles
+
+    @property
+    def num_shifts(self) -> int:
+        """Shifted circuits that the derivative by all angles takes: 2 for each frequency of each source."""
+        return sum(2 * len(source.frequencies) for source in self.sources)
+
+    @property
+    def resets(self) -> bool:
+        """Whether a qubit is reset."""
+        return any(gate.name == "reset" for gate in self.gates)
+
+    def circuit(self, values: Sequence[ParameterExpression | float] | None = None) -> QuantumCircuit:
+        """The circuit for Qiskit, measured into the register ``meas``, bit k for outcome bit k; its phase is 0.
+
+        Args:
+            values: (G,) for the sources; None: their own expressions of the user's parameters, each of which is in
+                the circuit, even if outcomes do not depend on it.
+        """
+        circuit = QuantumCircuit(self.num_qubits)
+        if values is None:
+            values = [source.expression for source in self.sources]
+            for parameter in self._idle_parameters():
+                circuit.rz(parameter, 0)  # of a qubit in 0: a global phase
+        for gate in self.gates:
+            if gate.operation is not None:
+                circuit.append(gate.operation, gate.qubits)
+            elif gate.angle is None:
+                getattr(circuit, gate.name)(*gate.qubits)
+            else:
+                getattr(circuit, gate.name)(_value(gate.angle, values), *gate.qubits)
+        circuit.barrier()
+        register = ClassicalRegister(self.num_bits, "meas")
+        circuit.add_register(register)
+        circuit.measure(range(self.num_bits), register)
+        return circuit
+
+    def _idle_parameters(self) -> list[Parameter]:
+        """Those that no gate depends on, as where they enter the global phase alone."""
+        sources = {gate.angle.source for gate in self.gates if gate.angle is not None} - {-1}
+        used = {parameter for source in sources for parameter in self.sources[source].expression.parameters}
+        return [parameter for parameter in (*self.angles.inputs, *self.angles.weights) if parameter not in used]
+
+    def separated(self, angles: Sequence[Parameter]) -> NormalForm:
+        """The same skeleton with a parameter in place of each source."""
+        sources = tuple(Source(angle, source.spectrum) for angle, source in zip(angles, self.sources, strict=True))
+        return replace(self, sources=sources, angles=Angles(angles, (), angles))
+
+    @classmethod
+    def of(cls, circuit: QuantumCircuit, inputs: Sequence[Parameter], weights: Sequence[Parameter]) -> NormalForm:
+        """The normal form of a circuit.
+
+        Raises:
+            ValueError: for what no engine can run, or a layout that cannot be undone; the message says what to do.
+        """
+        physical = _outcome_qubits(circuit)
+        parts = Parts()
+        parts.circuit(circuit, range(circuit.num_qubits))
+        _check_measurements(parts)
+        used = {q for gate in parts.gates if gate.name not in IGNORED for q in gate.qubits}
+        kept = [*physical, *sorted(used - set(physical))]
+        place = {q: k for k, q in enumerate(kept)}
+        moved = []
+        for gate in parts.gates:
+            qubits = tuple(place[q] for q in gate.qubits if q in place)
+            if gate.operation is not None and len(qubits) != len(gate.qubits):  # barriers over what is left out
+                if not qubits:
+                    continue
+                gate = gate._replace(operation=type(gate.operation)(len(qubits)))
+            moved.append(gate._replace(qubits=qubits))
+        angles = Angles(inputs, weights, [source.expression for source in parts.sources])
+        angles.compile()
+        form = cls(len(kept), len(physical), tuple(moved), tuple(parts.sources), tuple(parts.phases), angles)
+        if len(kept) > len(physical):
+            form._check_ancillas()
+        return form
+
+    def _check_ancillas(self) -> None:
+        """Raise unless the qubits that the router used besides the circuit's own end in 0."""
+        n, m = self.num_bits, self.num_qubits
+        if m > MAX_ROUTED or self.resets:
+            why = "it resets qubits" if self.resets else f"more than {MAX_ROUTED} qubits are used"
+            raise ValueError(
+                f"The transpiled circuit uses {m - n} qubits besides its own {n}, and whether they end in 0 cannot be "
+                f"checked ({why}); {_PLAIN}"
+            )
+        circuit = self.circuit()
+        circuit.remove_final_measurements()
+        rng = np.random.default_rng(0)
+        values = {parameter: rng.uniform(-np.pi, np.pi) for parameter in circuit.parameters}
+        state = Statevector(circuit.assign_parameters(values)).data.reshape(-1, 2**n)
+        if (excited := float((np.abs(state[1:]) ** 2).sum())) > 1e-9:
+            raise ValueError(
+                f"The circuit was transpiled, and qubits that its layout calls ancillas do not end in 0 (probability "
+                f"{excited:.2g}): a gate was put on them afterwards; {_PLAIN}"
+            )
+
+
+def _value(angle: Angle, values: Sequence[Any]) -> Any:
+    if angle.source < 0:
+        return angle.constant
+    value = values[angle.source]
+    if angle.slope != 1:
+        value = angle.slope * value
+    return value + angle.constant if angle.constant else value
+
+
+def _outcome_qubits(circuit: QuantumCircuit) -> list[int]:
+    """The qubit that each outcome bit is read from: those of the circuit before a transpiler moved them."""
+    layout = circuit.layout
+    if layout is None:
+        return list(range(circuit.num_qubits))
+    try:
+        order = layout.final_index_layout()
+    except Exception as error:  # Qiskit fails in several ways on layouts that it did not make itself
+        raise ValueError(
+            f"The circuit carries a layout that Qiskit cannot read ({type(error).__name__}: {error}), as after a round "
+            f"trip through QASM 3; {_PLAIN}"
+        ) from error
+    known = layout._output_qubit_list
+    if known is not None and list(known) != circuit.qubits:
+        raise ValueError(f"The circuit carries the layout of another circuit, whose qubits are not its own; {_PLAIN}")
+    if circuit.name.endswith("_reverse") and order != list(range(circuit.num_qubits)):
+        raise ValueError(f"The circuit was reversed after it was transpiled, so that its layout is wrong; {_PLAIN}")
+    return order
+
+
+def _check_measurements(parts: Parts) -> None:
+    for index, qubit in parts.measured:
+        if any(qubit in gate.qubits for gate in parts.gates[index:] if gate.name not in IGNORED):
+            raise ValueError(
+                f"Qubit {qubit} is measured before its last gate; only measurements at the end can be left out. Leave "
+                "the measurement out: put a fresh qubit and cx(qubit, fresh) in its place, and read the fresh qubit's "
+                "outcome bit; to make the qubit 0 again, circuit.reset(qubit)"
+            )
