@@ -145,8 +145,10 @@ class ControlPerturbation(Perturbation):
             - "series": a random function of the weights with the circuit's spectrum: its trigonometric series, each
               coefficient but the constant with a random sign, clamped to [-1, 1]. The reference must be a
               CircuitPerturbation in surrogate mode without center.
-        reference: the perturbation to imitate; None: :class:`SinePerturbation`. "sign" and "uniform" take from it only
-            the number of qubits. A circuit is run as often as its twin needs it (once for frozen, constant and scalar).
+        reference: the perturbation to imitate; None: :class:`SinePerturbation`, also where this control replaces
+            another perturbation in stacked configurations: the optimizer's option ``twin`` keeps that one as the
+            reference. "sign" and "uniform" take from it only the number of qubits. A circuit is run as often as its
+            twin needs it (once for frozen, constant and scalar).
         seed: of the random kinds, at least 0. Default: 0.
 
     The table of frozen, constant and scalar belongs to one optimizer and travels in its state. The first optimizer that

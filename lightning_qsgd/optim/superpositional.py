@@ -31,7 +31,7 @@ from lightning_qsgd.optim.param_groups import (
     checked_weight,
     participates,
 )
-from lightning_qsgd.optim.perturbation import Perturbation, SinePerturbation, require
+from lightning_qsgd.optim.perturbation import Control, ControlPerturbation, Perturbation, SinePerturbation, require
 from lightning_qsgd.optim.saved_state import SavedState
 from lightning_qsgd.optim.sharding import refuse_unknown_sharding
 from lightning_qsgd.optim.statistics import Tally, warn_if_constant
@@ -60,6 +60,9 @@ class SuperpositionalGradientDescent(SavedState):
         perturbation: where s comes from. None (default): :class:`SinePerturbation` of 4 qubits, that is Eq. 2 in
             closed form: no circuit runs. ``CircuitPerturbation()`` runs one. A :class:`ControlPerturbation` that has
             been used, or belongs to another optimizer, is not changed: this optimizer starts with a copy.
+        twin: a kind of :class:`ControlPerturbation`: train with this classical twin of ``perturbation`` in its place,
+            which in stacked configurations is the one that all of them together describe. None (default): train with
+            the perturbation itself.
         scope: the touched coordinates, in blocks of the perturbation's num_qubits: "first_of_tensor" (default; the
             first of each tensor, C order), "first_of_model" (of the first parameters in group order) or "all" (each
             tensor flattened, padded with angle 0). Parameters without gradient contribute nothing, nor do groups whose
@@ -108,6 +111,7 @@ class SuperpositionalGradientDescent(SavedState):
         *,
         quantum_weight: float | Callable[[int], float] = 0.5,
         perturbation: Perturbation | None = None,
+        twin: Control | None = None,
         scope: Scope = "first_of_tensor",
         target: Target = "update",
         scale: Scale = "gradient",
@@ -125,6 +129,9 @@ class SuperpositionalGradientDescent(SavedState):
             raise ValueError(f"Invalid scope: {scope!r}; it must be one of {', '.join(get_args(Scope))}")
         perturbation = SinePerturbation(num_qubits=4) if perturbation is None else perturbation
         require("perturbation", perturbation, isinstance(perturbation, Perturbation), "a Perturbation")
+        if twin is not None:
+            require("twin", twin, twin in get_args(Control), f"one of {', '.join(get_args(Control))}, or None")
+            perturbation = ControlPerturbation(twin, perturbation)
         self.perturbation = perturbation.fresh()
         self.scope: Scope = scope
         self.displacement = displacement

@@ -328,6 +328,7 @@ def test_invalid_controls(arguments, message):
 # ---- controls and their optimizers
 
 TABLES = ["frozen", "constant", "scalar"]
+CONSTANT = pytest.mark.filterwarnings("ignore:The perturbation is nearly constant")
 
 
 def trained(perturbation, seed, steps=3):
@@ -335,6 +336,7 @@ def trained(perturbation, seed, steps=3):
     return params, run(params, steps, perturbation=perturbation, scope="all", scale="adam", lr=0.05)
 
 
+@CONSTANT
 @pytest.mark.parametrize("reference", [None, CircuitPerturbation(num_qubits=2, rotations="random")])
 @pytest.mark.parametrize("kind", get_args(Control))
 def test_a_used_control_starts_anew_with_each_optimizer(kind, reference):
@@ -349,6 +351,7 @@ def test_a_used_control_starts_anew_with_each_optimizer(kind, reference):
         assert optimizer.perturbation.reference is used.reference  # whose circuits have been run
 
 
+@CONSTANT
 @pytest.mark.parametrize("kind", TABLES)
 def test_two_optimizers_that_take_turns_have_a_table_each(kind):
     shared = ControlPerturbation(kind)
@@ -382,6 +385,7 @@ def test_a_control_of_a_control_starts_anew():
     assert_equal(params, fresh)
 
 
+@CONSTANT
 @pytest.mark.parametrize("kind", TABLES)
 def test_a_state_brings_its_table_to_an_optimizer_with_a_used_control(kind):
     used = ControlPerturbation(kind)
@@ -408,6 +412,25 @@ def test_a_loaded_state_brings_its_random_series():
     assert not torch.equal(ask(second, angles), expected)
     second.load_state_dict(first.state_dict())
     assert torch.equal(ask(second, angles), expected)
+
+
+@CONSTANT
+@pytest.mark.parametrize("kind", get_args(Control))
+def test_an_optimizers_twin_is_a_control_of_its_perturbation(kind):
+    circuit = CircuitPerturbation(num_qubits=2, rotations="random")
+    options = {"scope": "all", "scale": "adam", "lr": 0.05}
+    first, second = make_params(), make_params()
+    optimizer = run(first, perturbation=circuit, twin=kind, **options)
+    run(second, perturbation=ControlPerturbation(kind, circuit), **options)
+    assert_equal(first, second)
+    assert optimizer.perturbation.reference is circuit
+
+
+def test_an_invalid_twin_and_the_twin_of_the_default():
+    with pytest.raises(ValueError, match="Invalid twin: 'icy'; it must be one of sign, uniform, "):
+        SuperpositionalGradientDescent(make_params(), twin="icy")
+    optimizer = SuperpositionalGradientDescent(make_params(), twin="sign")
+    assert isinstance(optimizer.perturbation.reference, SinePerturbation)
 
 
 def test_own_perturbations_need_only_forward():
