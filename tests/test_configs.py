@@ -4,13 +4,16 @@ import importlib.util
 from pathlib import Path
 
 import pytest
+import torch
 import yaml
 
 from lightning_qsgd.cli import main
 from lightning_qsgd.comparison import read_spec
 from lightning_qsgd.comparison.arms import Arms
 from lightning_qsgd.comparison.statistics import seeds_needed
-from lightning_qsgd.experiment import parse
+from lightning_qsgd.experiment import build, parse
+from lightning_qsgd.optim import CircuitPerturbation, ControlPerturbation
+from tests.common import SMALL, TINY_ARGUMENTS, fails
 from tests.tiny_llm import save_llm, save_rows
 
 ROOT = Path(__file__).parents[1]
@@ -81,6 +84,75 @@ def test_each_overlay_is_short_runs_a_step_and_keeps_the_numbers(overlay, texts,
         main(["fit", *arguments, "--print_config"])
     optimizer = yaml.safe_load(capsys.readouterr().out)["model"]["init_args"]["optimizer"]
     assert {name: optimizer["init_args"][name] for name in NUMBERS} == NUMBERS
+
+
+PERTURBATION = "--model.optimizer.init_args.perturbation"
+#: What may stand before or after a twin's overlay.
+CHANGES = {
+    "a circuit": ["--config=configs/overlay/live.yaml", "--config=configs/overlay/zero_rotations.yaml",
+                  "--config=configs/overlay/fake_manila.yaml", f"{PERTURBATION}.init_args.num_qubits=3"],
+    "a sine": ["--config=configs/overlay/sine.yaml"],
+}  # fmt: skip
+
+
+def stacked(*arguments):
+    return parse(["--config=configs/seqcls.yaml", *arguments])
+
+
+@pytest.mark.parametrize("kind", ["frozen", "matched"])
+@pytest.mark.parametrize("change", CHANGES.values(), ids=CHANGES)
+def test_a_twin_is_a_twin_of_the_perturbation_that_the_other_configurations_describe(kind, change):
+    twin, alone = f"--config=configs/overlay/{kind}.yaml", stacked(*change)
+    for stack in ([*change, twin], [twin, *change]):
+        config = stacked(*stack)
+        assert config["model"]["init_args"]["optimizer"]["init_args"].pop("twin") == kind
+        expected = alone["model"]["init_args"]["optimizer"]["init_args"]
+        assert config["model"]["init_args"]["optimizer"]["init_args"] == {
+            name: value for name, value in expected.items() if name != "twin"
+        }
+
+
+def test_of_two_twins_the_last_counts_and_is_a_control_of_the_runs_own_circuit(tmp_path):
+    configs = ["seqcls", "overlay/frozen", "overlay/live", "overlay/zero_rotations", "overlay/matched"]
+    options = [f"{PERTURBATION}.init_args.num_qubits=2", f"--trainer.default_root_dir={tmp_path}"]
+    optimizer = build(configs, options).module.optimizer([torch.nn.Parameter(torch.zeros(3))])
+    assert isinstance(optimizer.perturbation, ControlPerturbation)
+    assert (optimizer.perturbation.kind, optimizer.perturbation.num_qubits) == ("matched", 2)
+    circuit = optimizer.perturbation.reference
+    assert isinstance(circuit, CircuitPerturbation)
+    assert (circuit.mode, circuit.rotations, circuit.num_qubits, circuit.sampler.shots) == ("live", "zero", 2, 1024)
+
+
+def trained(root, *arguments):
+    """The checkpoint after a small run."""
+    main(["fit", *arguments, *SMALL, *TINY_ARGUMENTS, f"--trainer.default_root_dir={root}"])
+    return torch.load(root / "seqcls" / "version_0" / "checkpoints" / "last.ckpt", weights_only=True)
+
+
+def test_a_frozen_twin_takes_the_runs_first_step_and_repeats_from_its_own_configuration(tmp_path):
+    base = ["--config=configs/seqcls.yaml", "--model.optimizer.scale=adam", "--model.optimizer.scope=all"]
+    base += [f"{PERTURBATION}.init_args.num_qubits=2", "--trainer.max_steps=1"]
+    twin, own = "--config=configs/overlay/frozen.yaml", "--config=configs/overlay/zero_rotations.yaml"
+    run = trained(tmp_path / "run", *base, own)
+    frozen = trained(tmp_path / "frozen", *base, twin, own)
+    config = tmp_path / "frozen" / "seqcls" / "version_0" / "config.yaml"
+    again = trained(tmp_path / "again", f"--config={config}")
+    for name, value in run["state_dict"].items():
+        assert torch.equal(value, frozen["state_dict"][name])
+        assert torch.equal(value, again["state_dict"][name])
+    states = [saved["optimizer_states"][0]["param_groups"][0]["perturbation_state"] for saved in (frozen, again)]
+    assert states[0]["identity"] == states[1]["identity"]
+    assert states[0]["identity"].startswith("ControlPerturbation(frozen, CircuitPerturbation(num_qubits=2")
+
+
+def test_what_does_not_fit_a_twin_is_refused(capsys):
+    base, frozen = "--config=configs/seqcls.yaml", "--config=configs/overlay/frozen.yaml"
+    for overlay in ("adamw", "sam"):
+        last = fails(capsys, "fit", base, f"--config=configs/overlay/{overlay}.yaml", frozen)
+        assert "no option 'twin'" in last
+    last = fails(capsys, "fit", base, frozen, f"{PERTURBATION}.init_args.reference.init_args.rotations=zero")
+    assert "model.optimizer.perturbation: unrecognized arguments: --reference.init_args.rotations=zero" in last
+    assert "twin" in fails(capsys, "fit", base, "--model.optimizer.init_args.twin=icy")
 
 
 @pytest.mark.parametrize("overlay", ["adamw", "lambda01", "smollm2"])

@@ -8,11 +8,13 @@ import shlex
 import sys
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 from lightning_qsgd.cli import main
 from lightning_qsgd.comparison import read_spec
 from lightning_qsgd.comparison.arms import Arms
+from lightning_qsgd.quantum import QuantumNetwork, superposition_circuit
 
 ROOT = Path(__file__).parents[1]
 PAGES = sorted((ROOT / "docs").glob("*.md"))
@@ -60,6 +62,27 @@ def test_the_python_blocks_run(page, tmp_path, monkeypatch):
     for language, words, text in blocks(page):
         if language == "python" and not words:
             exec(compile(text, page.name, "exec"), names)
+
+
+def test_the_noise_of_the_example_sampler_is_fresh_and_reproducible():
+    (text,) = (text for _, _, text in blocks(ROOT / "docs" / "extend.md") if "class Counting" in text)
+    exec(compile(text, "extend.md", "exec"), names := {"__name__": "extend"})
+
+    def frequencies(seed=0, step=None, calls=2):
+        network = QuantumNetwork(superposition_circuit(2, 1), names["Counting"](seed=seed))
+        weights = np.zeros(network.ansatz.num_weights)
+        return [network.probabilities(np.full((3, 2), 0.4), weights, step=step) for _ in range(calls)]
+
+    first, second = frequencies()
+    assert len({row.tobytes() for row in (*first, *second)}) == 6
+    again, _ = frequencies()
+    assert np.array_equal(first, again)
+    other, _ = frequencies(seed=1)
+    assert not np.array_equal(first, other)
+    at_5, repeated = frequencies(step=5)
+    assert np.array_equal(at_5, repeated)  # a resumed run repeats its step
+    (at_6,) = frequencies(step=6, calls=1)
+    assert not np.array_equal(at_5, at_6)
 
 
 @each_page

@@ -19,6 +19,7 @@ from functools import cached_property
 from pathlib import Path
 
 import lightning as L
+import numpy as np
 import torch
 from qiskit import QuantumCircuit
 from qiskit.circuit import ParameterVector
@@ -43,15 +44,19 @@ class Pair(CircuitPerturbation):
 
 
 class Noted(BaseSamplerV2):
-    def __init__(self, file: str, shots: int = 100):
-        self.file, self.shots = Path(file), shots
+    def __init__(self, file: str, shots: int = 100, seed: int = 0):
+        self.file, self.shots, self.seed = Path(file), shots, seed
+        self.reseed(-1)
+
+    def reseed(self, step):
+        self.generator = np.random.default_rng((self.seed, step + 1))
 
     def run(self, pubs, *, shots=None):
         pubs = list(pubs)
         rows = sum(pub[1].shape[0] if hasattr(pub[1], "shape") else 1 for pub in pubs)
         with self.file.open("a") as file:
             print(rows, file=file)
-        return StatevectorSampler(default_shots=self.shots, seed=0).run(pubs, shots=shots)
+        return StatevectorSampler(default_shots=self.shots, seed=self.generator).run(pubs, shots=shots)
 
 
 class Head(torch.nn.Module):

@@ -29,6 +29,11 @@ def comparison_of(
     check_comparable(config, seeds)
     optimizer = config["model"]["init_args"]["optimizer"]["init_args"]
     given: dict[str, Any] = optimizer.get("perturbation") or {}
+    settings: dict[str, Any] = {}
+    if twin := optimizer.get("twin"):  # written out, so that it has twins, and the sine is no twin of the sine
+        inner = {"kind": twin, "reference": optimizer.get("perturbation")}
+        given = {"class_path": "lightning_qsgd.optim.ControlPerturbation", "init_args": inner}
+        settings = {"optimizer.perturbation": given, "optimizer.twin": None}
     kind = given.get("class_path", "").rpartition(".")[2]
     has_series = isinstance(perturbation, CircuitPerturbation) and perturbation.series is not None
     meaningful: dict[Twin, bool] = {
@@ -49,8 +54,7 @@ def comparison_of(
         and given["init_args"]["entanglement"] == "linear"
         and not given["init_args"].get("calibration")
     ):
-        settings = {"perturbation.entanglement": "none", "perturbation.decode_chain": False}
-        arms["product"] = Arm(set=settings)
+        arms["product"] = Arm(set={"perturbation.entanglement": "none", "perturbation.decode_chain": False})
     others = ["adamw", *(f"circuit/{twin}" for twin in twins), *(name for name in ("sine", "product") if name in arms)]
     keys = ["seed_everything"] + ["data.init_args.seed"] * ("seed" in config["data"].get("init_args", {}))
     monitor, mode = config["checkpoint"]["monitor"], config["checkpoint"]["mode"]
@@ -60,6 +64,7 @@ def comparison_of(
         metric=Metric(margin=margin, name=monitor, mode=mode, last=3),
         arms=arms,
         baseline="adamw",
+        set=settings,
         contrasts=[Contrast("circuit", other) for other in others],
         gatekeeper="circuit - adamw",
         claims={"circuit": [other for other in others if other in CLAIMED]},

@@ -17,6 +17,7 @@ from lightning_qsgd.files import find_config
 
 Config = dict[str, Any]
 PERTURBATION = "model.init_args.optimizer.init_args.perturbation"
+TWIN = "model.init_args.optimizer.init_args.twin"
 
 
 @dataclass(frozen=True)
@@ -54,8 +55,8 @@ class Arms:
     Raises:
         FileNotFoundError: for a file that is not there.
         SystemExit: if the parser refuses an arm's configuration (it prints which setting, and why).
-        ValueError: if a twin's arm has no perturbation, an arm wants several processes for a run, or no arm has a
-            setting that takes the seed.
+        ValueError: if a twin's arm has no perturbation, or trains with a twin itself; if an arm wants several processes
+            for a run; or if no arm has a setting that takes the seed.
     """
 
     def __init__(self, comparison: Comparison) -> None:
@@ -130,6 +131,8 @@ def _twin_of(config: Config, name: str, kind: str) -> Config:
     if not has(config, PERTURBATION):
         raise ValueError(f"Invalid twins of arm {name}: {kind!r}; its configuration has no perturbation to imitate")
     reference = get(config, PERTURBATION, name)
+    if has(config, TWIN) and (own := get(config, TWIN, name)):
+        raise ValueError(f"Invalid twins of arm {name}: {kind!r}; its optimizer trains with the twin {own!r} already")
     put(
         config,
         PERTURBATION,

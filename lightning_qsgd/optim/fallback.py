@@ -49,7 +49,7 @@ class SeriesFallback:
         Raises:
             Exception: that of ``run``, if no circuit has run before.
         """
-        if self.failed_at is None or step - self.failed_at >= RETRY_AFTER:
+        if self.failed_at is None or not 0 <= step - self.failed_at < RETRY_AFTER:  # before it: a new optimizer
             s = counted_from_rank_0(circuit, lambda: self._try(circuit, run, step))
             self.failed_at = step if s is None else None
             if s is not None:

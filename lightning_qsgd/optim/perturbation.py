@@ -6,6 +6,7 @@ Shapes: B blocks, n qubits; one angle, one qubit and one s per touched coordinat
 
 from __future__ import annotations
 
+import copy
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Sequence
 from typing import Any, Literal, get_args
@@ -67,6 +68,13 @@ class Perturbation(ABC):
     def prepare(self) -> str | None:
         """Do one-time work, such as fitting a surrogate, unless it is done; returns a line about it, or None."""
         return None
+
+    def fresh(self) -> Perturbation:
+        """What a new optimizer trains with. Default: this object, which several optimizers may then share.
+
+        One that remembers something about the weights it has seen returns a copy that has seen none, unless it is new.
+        """
+        return self
 
     def report(self) -> dict[str, str | float]:
         """What is known once: texts (the circuit's drawing) and numbers, by name. Default: nothing."""
@@ -137,9 +145,14 @@ class ControlPerturbation(Perturbation):
             - "series": a random function of the weights with the circuit's spectrum: its trigonometric series, each
               coefficient but the constant with a random sign, clamped to [-1, 1]. The reference must be a
               CircuitPerturbation in surrogate mode without center.
-        reference: the perturbation to imitate; None: :class:`SinePerturbation`. "sign" and "uniform" take from it only
-            the number of qubits. A circuit is run as often as its twin needs it (once for frozen, constant and scalar).
+        reference: the perturbation to imitate; None: :class:`SinePerturbation`, also where this control replaces
+            another perturbation in stacked configurations: the optimizer's option ``twin`` keeps that one as the
+            reference. "sign" and "uniform" take from it only the number of qubits. A circuit is run as often as its
+            twin needs it (once for frozen, constant and scalar).
         seed: of the random kinds, at least 0. Default: 0.
+
+    The table of frozen, constant and scalar belongs to one optimizer and travels in its state. The first optimizer that
+    is given a new control trains with it, any other one with a copy that has no table yet (see :meth:`fresh`).
 
     Raises:
         ValueError: for an unknown kind, a negative seed, or ("series") a reference without series.
@@ -155,6 +168,15 @@ class ControlPerturbation(Perturbation):
         self._random_series: Any = None
         self._table: Tensor | None = None
         self._table_layout: list[tuple[int, int, int]] = []
+        self._taken = False  # by an optimizer
+
+    def fresh(self) -> ControlPerturbation:
+        """Itself, once; afterwards, or when it has been asked before, a copy without table, of the same reference."""
+        control = copy.copy(self) if self._taken or self._table is not None else self
+        control.reference = self.reference.fresh()
+        control._table, control._table_layout, control._random_series = None, [], None
+        control._taken = True
+        return control
 
     def identity(self) -> str:
         """Class, kind, seed and reference."""
@@ -245,7 +267,9 @@ class ControlPerturbation(Perturbation):
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Take over what :meth:`state_dict` returned."""
         super().load_state_dict(state)
+        self._random_series = None
         self._table = state.get("table")
         self._table_layout = [tuple(run) for run in state["layout"].tolist()] if "layout" in state else []
         prefix = "reference."
         self.reference.load_state_dict({k[len(prefix) :]: v for k, v in state.items() if k.startswith(prefix)})
+        self.fallback_steps = self.reference.fallback_steps

@@ -31,7 +31,7 @@ from lightning_qsgd.optim.param_groups import (
     checked_weight,
     participates,
 )
-from lightning_qsgd.optim.perturbation import Perturbation, SinePerturbation
+from lightning_qsgd.optim.perturbation import Control, ControlPerturbation, Perturbation, SinePerturbation, require
 from lightning_qsgd.optim.saved_state import SavedState
 from lightning_qsgd.optim.sharding import refuse_unknown_sharding
 from lightning_qsgd.optim.statistics import Tally, warn_if_constant
@@ -58,7 +58,11 @@ class SuperpositionalGradientDescent(SavedState):
         quantum_weight: lambda, a number of at least 0, or a function of the step number (from 0). With 0 the step
             is torch.optim.AdamW's bit for bit. Default: 0.5 (the paper also uses 0.1).
         perturbation: where s comes from. None (default): :class:`SinePerturbation` of 4 qubits, that is Eq. 2 in
-            closed form: no circuit runs. ``CircuitPerturbation()`` runs one.
+            closed form: no circuit runs. ``CircuitPerturbation()`` runs one. A :class:`ControlPerturbation` that has
+            been used, or belongs to another optimizer, is not changed: this optimizer starts with a copy.
+        twin: a kind of :class:`ControlPerturbation`: train with this classical twin of ``perturbation`` in its place,
+            which in stacked configurations is the one that all of them together describe. None (default): train with
+            the perturbation itself.
         scope: the touched coordinates, in blocks of the perturbation's num_qubits: "first_of_tensor" (default; the
             first of each tensor, C order), "first_of_model" (of the first parameters in group order) or "all" (each
             tensor flattened, padded with angle 0). Parameters without gradient contribute nothing, nor do groups whose
@@ -107,6 +111,7 @@ class SuperpositionalGradientDescent(SavedState):
         *,
         quantum_weight: float | Callable[[int], float] = 0.5,
         perturbation: Perturbation | None = None,
+        twin: Control | None = None,
         scope: Scope = "first_of_tensor",
         target: Target = "update",
         scale: Scale = "gradient",
@@ -122,9 +127,12 @@ class SuperpositionalGradientDescent(SavedState):
     ) -> None:
         if scope not in get_args(Scope):
             raise ValueError(f"Invalid scope: {scope!r}; it must be one of {', '.join(get_args(Scope))}")
-        self.perturbation = SinePerturbation(num_qubits=4) if perturbation is None else perturbation
-        if not isinstance(self.perturbation, Perturbation):
-            raise ValueError(f"Invalid perturbation: {perturbation!r}; it must be a Perturbation")
+        perturbation = SinePerturbation(num_qubits=4) if perturbation is None else perturbation
+        require("perturbation", perturbation, isinstance(perturbation, Perturbation), "a Perturbation")
+        if twin is not None:
+            require("twin", twin, twin in get_args(Control), f"one of {', '.join(get_args(Control))}, or None")
+            perturbation = ControlPerturbation(twin, perturbation)
+        self.perturbation = perturbation.fresh()
         self.scope: Scope = scope
         self.displacement = displacement
         self._schedule = quantum_weight if callable(quantum_weight) else None

@@ -55,6 +55,23 @@ def test_twins_that_mean_nothing_are_left_out(tmp_path):
     assert "product" not in proposed(tmp_path, ControlPerturbation("sign"), control).all_arms()
 
 
+def test_the_run_of_a_twin_has_twins_and_a_sine(tmp_path):
+    twin = ["--config=configs/overlay/matched.yaml", "--config=configs/overlay/zero_rotations.yaml"]
+    comparison = proposed(tmp_path, ControlPerturbation("matched", fitted(rotations="zero")), twin)
+    twins = ["circuit/frozen", "circuit/constant", "circuit/shuffled"]
+    assert comparison.all_arms() == ["adamw", "circuit", *twins, "sine"]
+    arms = Arms(comparison)
+    found = {}
+    for name in comparison.all_arms():
+        optimizer = arms.plan(name, 501, "evaluation", {}).config["model"]["init_args"]["optimizer"]["init_args"]
+        assert optimizer.get("twin") is None
+        found[name] = optimizer["perturbation"]
+    assert found["circuit"]["init_args"]["kind"] == "matched"
+    assert found["circuit"]["init_args"]["reference"]["init_args"]["rotations"] == "zero"
+    assert found["circuit/frozen"]["init_args"]["reference"] == found["circuit"]
+    assert found["sine"]["class_path"].endswith("SinePerturbation")
+
+
 def test_the_default_sine_has_no_twins_of_its_own(tmp_path):
     settings = ["--config", "configs/overlay/sine.yaml"]
     comparison = proposed(tmp_path, SinePerturbation(), settings)

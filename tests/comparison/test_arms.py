@@ -38,6 +38,18 @@ def test_a_twin_is_its_arm_around_a_control(tmp_path):
     assert twin.config["model"] == arm.config["model"]
 
 
+def test_an_arm_with_a_twins_overlay_is_a_twin_of_that_arms_circuit(tmp_path):
+    settings = {"perturbation.rotations": "zero", "perturbation.num_qubits": 2}
+    arms = {"circuit": Arm(set=settings, twins=["frozen"]), "twin": Arm(["configs/overlay/frozen.yaml"], settings)}
+    plans = Arms(comparison(tmp_path, arms))
+    circuit, of_circuit, twin = (
+        optimizer(plans.plan(name, 1, "evaluation", {}))["init_args"] for name in ("circuit", "circuit/frozen", "twin")
+    )
+    assert twin["perturbation"] == circuit["perturbation"] == of_circuit["perturbation"]["init_args"]["reference"]
+    assert twin["perturbation"]["init_args"]["rotations"] == "zero"
+    assert (circuit.get("twin"), twin["twin"]) == (None, "frozen")
+
+
 def test_tuned_values_also_those_in_the_circuit_of_a_twin(tmp_path):
     arms, values = Arms(comparison(tmp_path)), {"optimizer.lr": 0.3, "perturbation.depth": 1}
     assert optimizer(arms.plan("circuit", 1, "tuning", values))["init_args"]["perturbation"]["init_args"]["depth"] == 1
@@ -67,6 +79,10 @@ PHASES = ("tuning", "evaluation")
     ("arm", "message"),
     [
         (Arm(["configs/overlay/adamw.yaml"], twins=["frozen"]), "'frozen'; its configuration has no perturbation"),
+        (
+            Arm(["configs/overlay/matched.yaml"], twins=["frozen"]),
+            "'frozen'; its optimizer trains with the twin 'matched'",
+        ),
         (Arm(["configs/overlay/ddp2.yaml"]), "Invalid trainer.devices, trainer.num_nodes of arm a"),
     ],
 )

@@ -55,6 +55,14 @@ def train(perturbation, steps, weight=None, optimizer=None):
     return weight, optimizer
 
 
+def test_a_new_optimizer_tries_circuits_again():
+    circuit = live(sampler=Dying(good=5, bad=1))
+    train(circuit, 8)
+    assert circuit.fallback_steps == 3
+    train(circuit, 2)
+    assert circuit.fallback_steps == 3
+
+
 def test_stop_raises_before_anything_of_the_step_is_applied():
     weight, optimizer = train(live("stop", sampler=Dying(good=3)), 3)
     before = weight.detach().clone()

@@ -1,5 +1,7 @@
+import copy
 import math
 import pickle
+from typing import get_args
 
 import numpy as np
 import pytest
@@ -7,9 +9,16 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from lightning_qsgd.optim import CircuitPerturbation, ControlPerturbation, Perturbation, SinePerturbation
+from lightning_qsgd.optim import (
+    CircuitPerturbation,
+    ControlPerturbation,
+    Perturbation,
+    SinePerturbation,
+    SuperpositionalGradientDescent,
+)
+from lightning_qsgd.optim.perturbation import Control
 from lightning_qsgd.quantum import AerSampler
-from tests.optim.common import ask, random_angles
+from tests.optim.common import ask, assert_equal, make_params, random_angles, run, set_gradients, through_a_file
 
 angle = st.floats(-7, 7, allow_nan=False)
 
@@ -314,6 +323,114 @@ def test_controls_of_a_circuit_count_its_circuits_and_keep_its_state():
 def test_invalid_controls(arguments, message):
     with pytest.raises(ValueError, match=message):
         ControlPerturbation(*arguments)
+
+
+# ---- controls and their optimizers
+
+TABLES = ["frozen", "constant", "scalar"]
+CONSTANT = pytest.mark.filterwarnings("ignore:The perturbation is nearly constant")
+
+
+def trained(perturbation, seed, steps=3):
+    params = make_params(seed=seed)
+    return params, run(params, steps, perturbation=perturbation, scope="all", scale="adam", lr=0.05)
+
+
+@CONSTANT
+@pytest.mark.parametrize("reference", [None, CircuitPerturbation(num_qubits=2, rotations="random")])
+@pytest.mark.parametrize("kind", get_args(Control))
+def test_a_used_control_starts_anew_with_each_optimizer(kind, reference):
+    if kind == "series" and reference is None:
+        reference = CircuitPerturbation(num_qubits=2)
+    used = ControlPerturbation(kind, reference)
+    trained(used, seed=1)
+    for seed in (1, 2):  # a restart of the same model, and another one
+        params, optimizer = trained(used, seed)
+        fresh, _ = trained(ControlPerturbation(kind, reference), seed)
+        assert_equal(params, fresh)
+        assert optimizer.perturbation.reference is used.reference  # whose circuits have been run
+
+
+@CONSTANT
+@pytest.mark.parametrize("kind", TABLES)
+def test_two_optimizers_that_take_turns_have_a_table_each(kind):
+    shared = ControlPerturbation(kind)
+    both = [make_params(seed=seed) for seed in (1, 2)]
+    optimizers = [SuperpositionalGradientDescent(p, perturbation=shared, scale="adam") for p in both]
+    for step in range(3):
+        for params, optimizer in zip(both, optimizers):
+            set_gradients(params, step)
+            optimizer.step()
+    for seed, params in zip((1, 2), both):
+        alone = make_params(seed=seed)
+        run(alone, 3, perturbation=ControlPerturbation(kind), scale="adam")
+        assert_equal(params, alone)
+
+
+def test_a_control_that_was_asked_before_starts_anew():
+    asked = ControlPerturbation("frozen")
+    ask(asked, random_angles(2))
+    params, optimizer = trained(asked, 1)
+    fresh, own = trained(new := ControlPerturbation("frozen"), 1)
+    assert_equal(params, fresh)
+    assert optimizer.perturbation is not asked  # which keeps its table
+    assert own.perturbation is new
+
+
+def test_a_control_of_a_control_starts_anew():
+    frozen = ControlPerturbation("frozen")
+    trained(ControlPerturbation("shuffled", frozen), 1)
+    params, _ = trained(ControlPerturbation("shuffled", frozen), 2)
+    fresh, _ = trained(ControlPerturbation("shuffled", ControlPerturbation("frozen")), 2)
+    assert_equal(params, fresh)
+
+
+@CONSTANT
+@pytest.mark.parametrize("kind", TABLES)
+def test_a_state_brings_its_table_to_an_optimizer_with_a_used_control(kind):
+    used = ControlPerturbation(kind)
+    straight, _ = trained(used, 1, steps=6)
+    params, old = trained(used, 1)
+    new = SuperpositionalGradientDescent(params, perturbation=used, scope="all", scale="adam", lr=0.05)
+    new.load_state_dict(through_a_file(old.state_dict()))
+    copied = copy.deepcopy(old)
+    for optimizer in (new, copied):
+        params = optimizer.param_groups[0]["params"]
+        for step in range(3, 6):
+            set_gradients(params, step)
+            optimizer.step()
+        assert_equal(params, straight)
+
+
+def test_a_loaded_state_brings_its_random_series():
+    first, second = (
+        ControlPerturbation("series", CircuitPerturbation(num_qubits=2, sampler=AerSampler(16, seed)))
+        for seed in (1, 2)
+    )
+    angles = random_angles(5, 2)
+    expected = ask(first, angles)
+    assert not torch.equal(ask(second, angles), expected)
+    second.load_state_dict(first.state_dict())
+    assert torch.equal(ask(second, angles), expected)
+
+
+@CONSTANT
+@pytest.mark.parametrize("kind", get_args(Control))
+def test_an_optimizers_twin_is_a_control_of_its_perturbation(kind):
+    circuit = CircuitPerturbation(num_qubits=2, rotations="random")
+    options = {"scope": "all", "scale": "adam", "lr": 0.05}
+    first, second = make_params(), make_params()
+    optimizer = run(first, perturbation=circuit, twin=kind, **options)
+    run(second, perturbation=ControlPerturbation(kind, circuit), **options)
+    assert_equal(first, second)
+    assert optimizer.perturbation.reference is circuit
+
+
+def test_an_invalid_twin_and_the_twin_of_the_default():
+    with pytest.raises(ValueError, match="Invalid twin: 'icy'; it must be one of sign, uniform, "):
+        SuperpositionalGradientDescent(make_params(), twin="icy")
+    optimizer = SuperpositionalGradientDescent(make_params(), twin="sign")
+    assert isinstance(optimizer.perturbation.reference, SinePerturbation)
 
 
 def test_own_perturbations_need_only_forward():
