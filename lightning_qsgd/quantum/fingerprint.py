@@ -12,11 +12,13 @@ from typing import Any
 import numpy as np
 from numpy.typing import ArrayLike
 from qiskit import QuantumCircuit
-from qiskit.circuit import ControlledGate, Gate, Instruction, Parameter
+from qiskit.circuit import AnnotatedOperation, ControlledGate, Gate, Instruction, Parameter
+from qiskit.circuit.library import PauliEvolutionGate
 from qiskit.primitives.containers.sampler_pub import SamplerPub
 
 from lightning_qsgd.quantum.angles import linear_angle
 from lightning_qsgd.quantum.circuits import Ansatz
+from lightning_qsgd.quantum.normal_form import outcome_qubits
 
 
 def of_ansatz(ansatz: Ansatz, weights: ArrayLike | None = None) -> str:
@@ -27,6 +29,8 @@ def of_ansatz(ansatz: Ansatz, weights: ArrayLike | None = None) -> str:
     names = {p: Parameter(f"{kind}{i}") for kind in ("inputs", "weights") for i, p in enumerate(getattr(ansatz, kind))}
     fixed = np.round(np.asarray([] if weights is None else weights, float), 9) + 0.0  # no negative zeros
     text = f"{len(ansatz.inputs)} {fixed.tolist()}\n{_text(ansatz.circuit.assign_parameters(names))}"
+    if ansatz.circuit.layout is not None:
+        text += f"\n{outcome_qubits(ansatz.circuit)}"
     return hashlib.sha256(text.encode()).hexdigest()
 
 
@@ -49,8 +53,32 @@ def _text(circuit: QuantumCircuit) -> str:
         name = operation.name
         if type(operation) in (Instruction, Gate, ControlledGate) and operation.definition is not None:
             name = f"({_text(operation.definition)})"  # a circuit turned into a gate: its name is a running number
-        lines.append(f"{name} {len(instruction.qubits)} {bits} {[_parameter(value) for value in operation.params]}")
+        elif _is_more_than_its_name(operation):
+            name = f"{name} ({_deed(operation)})"
+        angles = [_parameter(value) for value in getattr(operation, "params", ())]
+        lines.append(f"{name} {len(instruction.qubits)} {bits} {angles}")
     return "\n".join(lines)
+
+
+def _is_more_than_its_name(operation: Any) -> bool:
+    """Whether name and parameters leave open what an operation does."""
+    if isinstance(operation, (AnnotatedOperation, PauliEvolutionGate)) or not isinstance(operation, Instruction):
+        return True
+    module = getattr(operation, "base_class", type(operation)).__module__
+    return not module.startswith("qiskit.circuit.")  # a class of the user's, or of a QASM file
+
+
+def _deed(operation: Any) -> str:
+    """What an operation does: its modifiers and base, its definition, or its matrix."""
+    if isinstance(operation, AnnotatedOperation):
+        base = QuantumCircuit(operation.base_op.num_qubits)
+        base.append(operation.base_op, base.qubits)
+        return f"{operation.modifiers} {_text(base)}"
+    if not isinstance(operation, Instruction) and hasattr(operation, "to_instruction"):
+        operation = operation.to_instruction()
+    if (definition := getattr(operation, "definition", None)) is not None:
+        return _text(definition)
+    return _parameter(operation.to_matrix()) if hasattr(operation, "__array__") else ""
 
 
 def _parameter(value: Any) -> str:

@@ -102,7 +102,7 @@ class NormalForm:
         Raises:
             ValueError: for what no engine can run, or a layout that cannot be undone; the message says what to do.
         """
-        physical = _outcome_qubits(circuit)
+        physical = outcome_qubits(circuit)
         parts = Parts()
         parts.circuit(circuit, range(circuit.num_qubits))
         _check_measurements(parts)
@@ -154,8 +154,12 @@ def _value(angle: Angle, values: Sequence[Any]) -> Any:
     return value + angle.constant if angle.constant else value
 
 
-def _outcome_qubits(circuit: QuantumCircuit) -> list[int]:
-    """The qubit that each outcome bit is read from: those of the circuit before a transpiler moved them."""
+def outcome_qubits(circuit: QuantumCircuit) -> list[int]:
+    """The qubit that each outcome bit is read from: those of the circuit before a transpiler moved them.
+
+    Raises:
+        ValueError: for a layout that cannot be read, or is of another circuit.
+    """
     layout = circuit.layout
     if layout is None:
         return list(range(circuit.num_qubits))

@@ -4,10 +4,11 @@ import sys
 
 import numpy as np
 import pytest
-from qiskit import ClassicalRegister, QuantumCircuit
-from qiskit.circuit import ParameterVector
-from qiskit.circuit.library import UnitaryGate
+from qiskit import ClassicalRegister, QuantumCircuit, qasm2, transpile
+from qiskit.circuit import AnnotatedOperation, ControlModifier, Gate, Parameter, ParameterVector
+from qiskit.circuit.library import PauliEvolutionGate, RYGate, UnitaryGate
 from qiskit.primitives.containers.sampler_pub import SamplerPub
+from qiskit.quantum_info import Pauli
 from scipy.stats import unitary_group
 
 from lightning_qsgd.quantum import (
@@ -54,6 +55,52 @@ def test_matrices_count_in_full():
         return Ansatz(circuit, list(x))
 
     assert of_ansatz(with_matrix(0)) == of_ansatz(with_matrix(0)) != of_ansatz(with_matrix(1))
+
+
+def test_names_that_leave_open_what_a_gate_does_do_not_count_alone():
+    """Gates of a QASM file, evolutions, classes of one's own, modifiers, layouts: equal names, other circuits."""
+    x = Parameter("x")
+
+    def after(operation, *qubits):
+        circuit = QuantumCircuit(2)
+        circuit.ry(x, 0)
+        circuit.append(operation, qubits)
+        return circuit
+
+    def from_qasm(body):
+        text = f"OPENQASM 2.0; gate mine a {{ {body} }} qreg q[1]; mine q[0];"
+        return after(qasm2.loads(text).data[0].operation, 0)
+
+    def own(angle):
+        class Mine(Gate):
+            def __init__(self):
+                super().__init__("mine", 1, [])
+
+            def _define(self):
+                self.definition = QuantumCircuit(1)
+                self.definition.ry(angle, 0)
+
+        return after(Mine(), 0)
+
+    pairs = [
+        (from_qasm("U(0.1,0,0) a;"), from_qasm("U(0.2,0,0) a;")),
+        (own(0.1), own(0.2)),
+        *[
+            (after(PauliEvolutionGate(Pauli(one)), 0, 1), after(PauliEvolutionGate(Pauli(other)), 0, 1))
+            for one, other in [("XX", "ZZ"), ("XZ", "ZX")]
+        ],
+        (
+            after(AnnotatedOperation(RYGate(0.3), ControlModifier(1, 0)), 0, 1),
+            after(AnnotatedOperation(RYGate(0.3), ControlModifier(1, 1)), 0, 1),
+        ),
+        (after(RYGate(0.3).control(1, ctrl_state=0), 0, 1), after(RYGate(0.3).control(1), 0, 1)),
+    ]
+    swapped = after(RYGate(0.3), 1)
+    swapped.swap(0, 1)
+    elided = transpile(swapped, basis_gates=["ry"], optimization_level=2)
+    pairs.append((elided, QuantumCircuit(2).compose(elided)))
+    for one, other in pairs:
+        assert of_ansatz(Ansatz(one, [x])) == of_ansatz(Ansatz(one, [x])) != of_ansatz(Ansatz(other, [x]))
 
 
 FINGERPRINT = """
