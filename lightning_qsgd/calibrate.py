@@ -6,6 +6,7 @@ import pkgutil
 import sys
 from collections.abc import Iterator, Sequence
 from contextlib import nullcontext
+from itertools import chain, count
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -30,7 +31,8 @@ def calibrate(arguments: Sequence[str]) -> None:
         arguments: of the command line, without its name.
 
     Raises:
-        ValueError: if the configuration has no CircuitPerturbation, or for an invalid number.
+        ValueError: if the configuration has no CircuitPerturbation; for an invalid number; or if the series does not
+            describe the sampler. What was measured then stands in a file beside that which was asked for.
     """
     options, overrides = _parser().parse_known_args(list(arguments))
     configs = [part for path in options.config for part in ("--config", path)]
@@ -70,11 +72,18 @@ def calibrate(arguments: Sequence[str]) -> None:
                 max_age_days=age,
                 on_progress=lambda done, total: progress.update(task, completed=done),
             )
-            calibration.save(options.output)
+            misfit = calibration.misfit()
+            path = _rejected(options.output) if misfit else options.output
+            calibration.save(path)
     except KeyboardInterrupt:
         sys.stderr.write(f"Stopped; {options.output} was not written\n")
         sys.exit(130)
     _show(console, "Result", _result(calibration))
+    if misfit:
+        raise ValueError(
+            f"{options.output} is not written: {misfit}. What was measured is in {path}; fit takes it under that name, "
+            "and warns"
+        )
     for warning in calibration.warnings():
         console.print(f"warning: {warning}", style="yellow")
     console.print(f"Written: {options.output}", highlight=False, soft_wrap=True)
@@ -140,8 +149,14 @@ def _plan(perturbation: CircuitPerturbation, circuits: int) -> dict[str, Any]:
     return plan
 
 
+def _rejected(path: Path) -> Path:
+    """A free name beside ``path``, for measurements that may have cost money."""
+    names = (f"{path.stem}.rejected{number}{path.suffix}" for number in chain([""], count(2)))
+    return next(free for name in names if not (free := path.with_name(name)).exists())
+
+
 def _result(calibration: Calibration) -> dict[str, Any]:
-    results, provenance = calibration.results(), calibration.provenance
+    results, provenance, residual = calibration.results(), calibration.provenance, calibration.residual
     untested = "too few shots to test" if provenance["shots"] else "exact: nothing to test"
     return {
         "seconds": provenance["seconds"],
@@ -150,6 +165,7 @@ def _result(calibration: Calibration) -> dict[str, Any]:
         f"{results['fit_chi_square_per_dof']:.3f}"
         if "fit_p" in results
         else untested,
+        "residual": f"{residual.found:.2g}" + ("" if residual.exact else f"; shots explain {residual.expected:.2g}"),
         "largest residual": f"{results['fit_largest_residual']:.2g}",
         "drift of the reference point": f"p = {results['drift_p']:.3g}" if "drift_p" in results else untested,
         "valid for": "no limit of age"

@@ -130,6 +130,44 @@ def test_a_failed_calibration_leaves_the_old_file(tmp_path, capsys):
     assert [p.name for p in tmp_path.iterdir()] == ["x.npz"]
 
 
+def test_a_series_that_does_not_describe_its_sampler_is_an_error_and_loses_nothing(tmp_path, capsys):
+    path, kept = tmp_path / "x.npz", tmp_path / "x.rejected.npz"
+    calibrate("--output", str(path))
+    before = path.read_bytes()
+    wrong = f"{PERTURBATION}.sampler=tests.quantum.wrong_samplers.OverRotating"
+    shots = f"{PERTURBATION}.sampler.shots=20000"
+    line = error(capsys, "--output", str(path), wrong, shots)
+    for words in (f"error: {path} is not written", "residual of 0.0", "p < ", "mode='live'", f"is in {kept}"):
+        assert words in line
+    assert path.read_bytes() == before
+    assert Calibration.load(kept).provenance["sampler"] == "OverRotating"
+    first = kept.read_bytes()
+    assert f"is in {tmp_path}/x.rejected2.npz" in error(capsys, "--output", str(path), wrong, shots)
+    assert kept.read_bytes() == first
+    options = [f"{PERTURBATION}.num_qubits=2", f"{PERTURBATION}.calibration={kept}"]
+    main(["fit", "--config", CONFIG, *EPOCH, *options, f"--trainer.default_root_dir={tmp_path}"])
+
+
+def test_a_rejected_calibration_is_measured_anew_the_next_time(tmp_path, capsys, monkeypatch):
+    from qiskit_ibm_runtime.fake_provider import FakeManilaV2
+
+    class Service:
+        def least_busy(self):
+            return FakeManilaV2()
+
+        def active_account(self):
+            return {}
+
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(_BatchSampler, "service", Service())
+    monkeypatch.setattr("lightning_qsgd.quantum.goodness.FAR", 0)
+    monkeypatch.setattr("lightning_qsgd.quantum.goodness.CHANCE", 1)
+    sampler = [f"{PERTURBATION}.sampler=lightning_qsgd.quantum.IBMSampler", f"{PERTURBATION}.sampler.shots=128"]
+    assert "x.rejected.npz" in error(capsys, "--output", "x.npz", *sampler)
+    assert json.loads((tmp_path / "data" / "jobs.json").read_text())["jobs"] == {}
+    assert not (tmp_path / "x.npz").exists()
+
+
 def test_a_model_with_a_quantum_head_trains_here_and_is_tested_on_a_noisy_device(tmp_path, capsys):
     config = ["--config", "configs/seqcls_quantum_head.yaml", *EPOCH, f"--trainer.default_root_dir={tmp_path}"]
     main(["fit", *config, "--model.head.num_qubits=2"])

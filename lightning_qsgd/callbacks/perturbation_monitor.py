@@ -32,7 +32,8 @@ class PerturbationMonitor(L.Callback):
     Once, at the start: the drawing of the circuit (TensorBoard, text and image), and surrogate_residual, the root mean
     square distance of the surrogate's outcome probabilities from fresh circuits at 32 random points, beside
     surrogate_residual_expected, what shot noise alone makes of it, and surrogate_clipped_mass, the negative probability
-    of the series; with a calibration the results of its tests, calibration_....
+    of the series; with a calibration the results of its tests, calibration_.... A residual that shots do not explain is
+    warned of.
 
     Args:
         every_n_steps: optimizer steps between two records, at least 1; 0: never. Default: 50. A record costs a few

@@ -189,7 +189,7 @@ class CircuitPerturbation(Perturbation):
         return None
 
     def report(self, num_points: int = 32) -> dict[str, str | float]:
-        """The circuit's drawing, and how far the series is from fresh circuits at random points.
+        """The circuit's drawing, and how far the series is from fresh circuits at random points; too far is warned of.
 
         Args:
             num_points: circuits to run for it. Default: 32.

@@ -39,13 +39,14 @@ def measured_series(circuit: CircuitPerturbation) -> tuple[FourierSurrogate | Li
 
 
 def residuals(circuit: CircuitPerturbation, num_points: int) -> dict[str, float]:
-    """See ``CircuitPerturbation.report``; empty before the series is fitted.
+    """See ``CircuitPerturbation.report``; empty before the series is fitted. A residual that is too large is warned of.
 
     Args:
         circuit: whose series; with a calibration no circuit runs.
         num_points: random points to look at, and circuits to run.
     """
     from lightning_qsgd.quantum import FourierSurrogate
+    from lightning_qsgd.quantum.goodness import residual_of
 
     surrogate, found = circuit.surrogate, {}
     if surrogate is None:
@@ -58,11 +59,15 @@ def residuals(circuit: CircuitPerturbation, num_points: int) -> dict[str, float]
     fresh = torch.from_numpy(circuit.measure(points.numpy(), step=None))
     if not whole:
         fresh = (1 + fresh @ circuit.matrix) / 2
-    noise = surrogate.variance(points)
-    if shots := circuit.network.qnn.shots:
-        noise = noise + fresh * (1 - fresh) / max(shots - 1, 1)
-    found["surrogate_residual"] = float((surrogate(points) - fresh).square().mean().sqrt())
-    found["surrogate_residual_expected"] = float(noise.mean().sqrt())
+    residual = residual_of(surrogate, points, fresh, circuit.network.qnn.shots or 0)
+    found |= {"surrogate_residual": residual.found, "surrogate_residual_expected": residual.expected}
+    if residual.too_large:
+        log.warning(
+            f"The circuit's series does not describe {type(circuit.network.sampler).__name__}: {num_points} fresh "
+            f"circuits give a {residual}. Either errors depend on the angles, or the answers change from circuit to "
+            "circuit (drift, a hidden state). Use mode='live', which runs the circuits themselves, or another sampler; "
+            "lightning-qsgd calibrate measures again and tells the two causes apart"
+        )
     return found
 
 

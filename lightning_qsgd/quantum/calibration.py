@@ -16,6 +16,7 @@ import zlib
 from collections.abc import Callable
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
+from functools import cached_property
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
@@ -28,7 +29,7 @@ from qiskit import QuantumCircuit
 from lightning_qsgd.files import atomic_write
 from lightning_qsgd.quantum.circuits import Ansatz
 from lightning_qsgd.quantum.fingerprint import of_ansatz
-from lightning_qsgd.quantum.goodness import drift_test, surrogate_test
+from lightning_qsgd.quantum.goodness import CHANCE, ROUNDING, Residual, drift_test, residual_of, surrogate_test
 from lightning_qsgd.quantum.network import QuantumNetwork
 from lightning_qsgd.quantum.samplers import backend_of, calibration_date
 from lightning_qsgd.quantum.simulator import CircuitSimulator
@@ -114,8 +115,34 @@ class Calibration:
                 "devices drift: calibrate again"
             )
 
+    @cached_property
+    def residual(self) -> Residual:
+        """That of the held-out points, from the raw frequencies: files of all versions have them."""
+        held_out = self.kinds == 1
+        points, measured = torch.from_numpy(self.points[held_out]), torch.from_numpy(self.frequencies[held_out])
+        return residual_of(self.surrogate, points, measured, self.surrogate.shots)
+
+    def misfit(self) -> str | None:
+        """Why the series does not describe its device, and ways out; None where shots or rounding explain the residual.
+
+        A device that drifts shows it in the repeats of one point; an error that depends on the angles does not.
+        """
+        if not self.residual.too_large:
+            return None
+        results = self.results()
+        drift = results["drift_largest"] > ROUNDING if self.residual.exact else results.get("drift_p", 1) < CHANCE
+        cause = "show no drift: its errors depend on the angles. Use"
+        if drift:
+            cause = "differ: it drifted, or keeps a state between circuits. Calibrate again when it is steady, use"
+        return (
+            f"the series does not describe the device: held-out points give a {self.residual}, and repeats of one "
+            f"point {cause} another sampler, or mode='live' without a calibration, which runs the circuits themselves"
+        )
+
     def warnings(self) -> list[str]:
-        """What the tests found wrong, at p below 0.01; empty if nothing."""
+        """The misfit, or what the tests found wrong at p below 0.01; empty if nothing."""
+        if misfit := self.misfit():
+            return [misfit]
         results = self.results()
         found = {
             "fit_p": "the series does not fit held-out points: errors depend on the angles, or the device drifted",

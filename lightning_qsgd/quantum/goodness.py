@@ -1,6 +1,9 @@
 """Tests of a surrogate against measured frequencies: does it fit held-out points, and did the device drift?
 
-Shapes: M points, C cells of a distribution (outcomes, rare ones pooled), J grid points, O outcomes.
+A misfit that hardly matters is significant with enough shots, and with few shots a large one may be chance. So a
+residual is judged by both: it must be far more than shots explain, and chance must be ruled out.
+
+Shapes: M points, C cells of a distribution (outcomes, rare ones pooled), J grid points, O outcomes or observables.
 """
 
 from __future__ import annotations
@@ -8,16 +11,22 @@ from __future__ import annotations
 from typing import NamedTuple
 
 import numpy as np
+import torch
 from numpy.typing import NDArray
 from scipy import linalg, stats
 from torch import Tensor
 
 from lightning_qsgd.quantum.fourier import node_weights, outer, values_of
+from lightning_qsgd.quantum.light_cone import LightConeSurrogate
 from lightning_qsgd.quantum.surrogate import FourierSurrogate
 
 MIN_COUNT = 10.0  # expected counts of a cell, below which chi-square's normal approximation is poor
 MAX_CELLS = 16
 MAX_POINTS = 128  # held-out points in one covariance: the test's time is cubic in them
+
+FAR = 2.0  # times what shots explain: the misfit then exceeds the shot noise that the series keeps anyway
+CHANCE = 1e-4  # p-value from which on a residual may be chance
+ROUNDING = 1e-5  # residual of exact probabilities; those of samplers in float32 reach 1e-6
 
 
 class Verdict(NamedTuple):
@@ -29,7 +38,78 @@ class Verdict(NamedTuple):
     largest: float  # absolute difference of a probability
 
 
-def surrogate_test(surrogate: FourierSurrogate, points: Tensor, frequencies: NDArray[np.float64]) -> Verdict:
+class Residual(NamedTuple):
+    """Root mean square difference ``found`` of probabilities, and what shots alone make of it, ``expected``.
+
+    ``p`` is that of the chi-square test; None where exact, where there are too few shots to test, or where ``found`` is
+    not far from ``expected`` and it was not asked for.
+    """
+
+    found: float
+    expected: float
+    exact: bool
+    p: float | None = None
+
+    @property
+    def too_large(self) -> bool:
+        """Whether it is far more than shots and rounding explain: the series does not describe its sampler.
+
+        From shots, above twice the expectation at p below 1e-4; exact, above 1e-5.
+        """
+        if self.exact:
+            return self.found > ROUNDING
+        return self.p is not None and self.p < CHANCE and self.found > FAR * self.expected
+
+    def __str__(self) -> str:
+        chance = "" if self.p is None else f" (p = {self.p:.1e})" if self.p > 1e-99 else " (p < 1e-99)"
+        explained = "exact probabilities leave only rounding" if self.exact else f"shots explain {self.expected:.2g}"
+        return f"residual of {self.found:.2g}, where {explained}{chance}"
+
+
+def residual_of(
+    surrogate: FourierSurrogate | LightConeSurrogate, points: Tensor, measured: Tensor, shots: int
+) -> Residual:
+    """How far a series is from circuits that it was not fitted to.
+
+    Both the series and the circuits have shot noise: the expected mean square is the sum of their variances.
+
+    Args:
+        surrogate: the series.
+        points: (M, n) float64, not on the grid.
+        measured: (M, O) float64, what the series is of, measured there.
+        shots: behind each row of ``measured``; 0: exact.
+    """
+    noise = surrogate.variance(points)
+    if shots:
+        noise = noise + measured * (1 - measured) / max(shots - 1, 1)
+    found = float((surrogate(points) - measured).square().mean().sqrt())
+    result = Residual(found, float(noise.mean().sqrt()), not shots and not surrogate.shots)
+    if result.exact or found <= FAR * result.expected:
+        return result
+    return result._replace(p=_p_value(surrogate, points, measured.numpy(), shots))
+
+
+def _p_value(
+    surrogate: FourierSurrogate | LightConeSurrogate, points: Tensor, measured: NDArray[np.float64], shots: int
+) -> float | None:
+    if isinstance(surrogate, FourierSurrogate):
+        return surrogate_test(surrogate, points, measured, shots).p
+    found = []  # of each observable, which is even or odd
+    for inputs, outputs, part in surrogate.parts:
+        for k, output in enumerate(outputs):
+            odd = part.coefficients[..., k]
+            even = -odd
+            even[(0,) * odd.ndim] += 1
+            both = np.stack([1 - measured[:, output], measured[:, output]], -1)
+            series = FourierSurrogate(torch.stack([even, odd], -1), part.shots)
+            found.append(surrogate_test(series, points[:, inputs], both, shots).p)
+    tested = [p for p in found if p is not None]
+    return min(1.0, len(tested) * min(tested)) if tested else None  # Bonferroni: they share their shots
+
+
+def surrogate_test(
+    surrogate: FourierSurrogate, points: Tensor, frequencies: NDArray[np.float64], shots: int | None = None
+) -> Verdict:
     """Chi-square of held-out frequencies against the surrogate, which is noisy itself.
 
     The covariance of the differences has two parts: shots at the held-out points, and shots on the grid, which all
@@ -38,19 +118,21 @@ def surrogate_test(surrogate: FourierSurrogate, points: Tensor, frequencies: NDA
     predictions alone, rare cells would weigh too much.
 
     Args:
-        surrogate: fitted from the same number of shots a point.
+        surrogate: fitted from shots.
         points: (M, n) float64, not on the grid.
         frequencies: (M, O) measured there. The first 128 points are tested; ``largest`` is of all.
+        shots: behind each of them. Default: as many as behind a grid point.
     """
     predicted = surrogate(points).numpy()
     largest = float(np.abs(frequencies - predicted).max())
-    if not surrogate.shots:
+    shots = surrogate.shots if shots is None else shots
+    if not surrogate.shots or not shots:
         return Verdict(None, 0, None, largest)
-    shots = surrogate.shots
     points, predicted, frequencies = points[:MAX_POINTS], predicted[:MAX_POINTS], frequencies[:MAX_POINTS]
     kept = _cells(predicted.clip(0).mean(0), 0, MAX_CELLS)  # (O, C)
     grid = values_of(surrogate.coefficients).flatten(0, -2).numpy() @ kept  # (J, C)
-    grid = (grid * shots + 0.5) / (shots + 0.5 * grid.shape[1])  # Jeffreys: what did not occur may still be possible
+    # Jeffreys: what did not occur may still be possible
+    grid = (grid * surrogate.shots + 0.5) / (surrogate.shots + 0.5 * grid.shape[1])
     predicted, frequencies = predicted @ kept, frequencies @ kept
     sizes = surrogate.coefficients.shape[:-1]
     weights = outer([node_weights(points[:, q], size) for q, size in enumerate(sizes)]).numpy()  # (M, J)
@@ -67,7 +149,7 @@ def surrogate_test(surrogate: FourierSurrogate, points: Tensor, frequencies: NDA
         covariance += half @ half.T
     means = weights[rows] * (pool @ grid.T)
     covariance -= means @ means.T
-    covariance /= max(shots - 1, 1)
+    covariance /= max(surrogate.shots - 1, 1)
     expected = (pool * both[rows]).sum(1)
     same = rows[:, None] == rows
     covariance += (np.diag(expected) - np.where(same, np.outer(expected, expected), 0)) / shots

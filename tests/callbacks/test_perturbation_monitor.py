@@ -53,6 +53,19 @@ def test_what_the_loggers_hold(tmp_path):
     assert {row["quantum/circuits"] for row in rows if row["quantum/circuits"]} == {"657"}
 
 
+def test_a_series_that_does_not_describe_its_sampler_is_one_warning(tmp_path, caplog):
+    sampler = "--model.optimizer.init_args.perturbation.init_args.sampler"
+    folder = run(tmp_path, f"{sampler}=tests.quantum.wrong_samplers.Drifting", f"{sampler}.shots=2000")
+    (record,) = (record for record in caplog.records if "does not describe" in record.message)
+    assert record.levelname == "WARNING"
+    assert "lightning-qsgd calibrate" in record.message
+    tags = EventAccumulator(str(folder), size_guidance={"tensors": 0}).Reload().Tags()
+    assert [tag for tag in tags["tensors"] if tag.startswith("quantum/")] == ["quantum/circuit/text_summary"]
+    caplog.clear()
+    run(tmp_path / "right")
+    assert "does not describe" not in caplog.text
+
+
 def test_live_circuits_are_drawn_in_each_record(tmp_path):
     folder = run(tmp_path, "--config", "configs/overlay/live.yaml")
     events = EventAccumulator(str(folder), size_guidance={"images": 0}).Reload()

@@ -1,5 +1,6 @@
 """The series behind CircuitPerturbation: calibrations, light cones, fresh shot noise."""
 
+import copy
 import math
 
 import numpy as np
@@ -17,6 +18,7 @@ from lightning_qsgd.quantum import (
     calibrate,
 )
 from tests.optim.common import ask, random_angles
+from tests.quantum.wrong_samplers import Branching, Drifting, OverRotating
 
 
 class NoCircuits(BaseSamplerV2):
@@ -75,6 +77,54 @@ def test_doubtful_calibrations_warn(tmp_path, caplog):
     calibration.save(tmp_path / "bad.npz")
     CircuitPerturbation(num_qubits=2, calibration=str(tmp_path / "bad.npz")).prepare()
     assert "does not fit held-out points" in caplog.text
+
+
+def test_a_calibration_that_does_not_describe_its_device_warns_once(tmp_path, caplog):
+    circuit = CircuitPerturbation(num_qubits=2, sampler=Branching())
+    calibrate(circuit.network, circuit.weights).save(tmp_path / "x.npz")
+    CircuitPerturbation(num_qubits=2, calibration=str(tmp_path / "x.npz")).prepare()
+    (record,) = caplog.records
+    assert "x.npz: the series does not describe the device: held-out points give a residual of 0." in record.message
+
+
+# ---- the residual is judged
+
+
+@pytest.mark.parametrize(
+    ("sampler", "explained"),
+    [
+        (Branching(), "exact probabilities leave only rounding"),
+        (OverRotating(shots=None), "exact probabilities leave only rounding"),
+        (OverRotating(shots=1024, factor=1.05), "shots explain 0.017 (p < "),
+        (Drifting(shots=20_000, rate=5), "shots explain 0.00"),
+    ],
+    ids=["branches", "exact, over-rotating", "over-rotating", "drifting"],
+)
+@pytest.mark.parametrize("entanglement", ["linear", "none"])
+def test_a_series_that_does_not_describe_its_sampler_warns(sampler, explained, entanglement, caplog):
+    sampler = copy.deepcopy(sampler)
+    circuit = CircuitPerturbation(num_qubits=2, entanglement=entanglement, sampler=sampler)
+    circuit.prepare()
+    numbers = circuit.report()
+    (record,) = caplog.records
+    assert f"does not describe {type(sampler).__name__}: 32 fresh circuits give a residual of " in record.message
+    assert f"residual of {numbers['surrogate_residual']:.2g}, where" in record.message
+    if entanglement == "linear":
+        assert explained in record.message
+    live = CircuitPerturbation(num_qubits=2, entanglement=entanglement, sampler=sampler, mode="live")
+    live.prepare()
+    live.report()
+    assert len(caplog.records) == 1
+
+
+@pytest.mark.parametrize("entanglement", ["linear", "none"])
+@pytest.mark.parametrize("shots", [1, 8, 64, 1024])
+@pytest.mark.parametrize("sampler", [AerSampler, FakeBackendSampler])
+def test_a_series_with_shot_noise_or_fixed_errors_does_not_warn(sampler, shots, entanglement, caplog):
+    circuit = CircuitPerturbation(num_qubits=2, entanglement=entanglement, sampler=sampler(shots=shots))
+    circuit.prepare()
+    circuit.report()
+    assert not caplog.records
 
 
 # ---- light cones

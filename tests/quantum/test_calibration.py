@@ -8,7 +8,6 @@ import pytest
 import torch
 from qiskit import QuantumCircuit
 from qiskit.circuit import Parameter, ParameterVector
-from qiskit.primitives import BaseSamplerV2
 from qiskit_aer.noise import NoiseModel, coherent_unitary_error, depolarizing_error
 
 from lightning_qsgd.quantum import (
@@ -24,6 +23,7 @@ from lightning_qsgd.quantum import (
 )
 from lightning_qsgd.quantum.calibration import design, num_circuits
 from lightning_qsgd.quantum.goodness import drift_test
+from tests.quantum.wrong_samplers import Branching, Drifting, OverRotating
 
 ANSATZ = superposition_circuit(2, 2)
 WEIGHTS = np.arange(6) / 3
@@ -146,13 +146,17 @@ def test_another_format_is_refused(tmp_path):
 
 @pytest.mark.parametrize(("num_qubits", "depth"), [(1, 1), (2, 2)])
 def test_a_perfect_device_is_rarely_rejected(num_qubits, depth):
-    """p-values of 60 calibrations: about 5 % below 0.05, none extreme."""
+    """p-values of 60 calibrations: about 5 % below 0.05, none extreme; residuals are what is expected on average."""
     ansatz = superposition_circuit(num_qubits, depth)
     weights = np.random.default_rng(1).uniform(-3, 3, ansatz.num_weights)
-    results = [
-        calibrate(QuantumNetwork(ansatz, AerSampler(shots=512, seed=seed)), weights, seed=seed, held_out=32).results()
+    calibrations = [
+        calibrate(QuantumNetwork(ansatz, AerSampler(shots=512, seed=seed)), weights, seed=seed, held_out=32)
         for seed in range(60)
     ]
+    assert not any(calibration.misfit() for calibration in calibrations)
+    squares = np.square([calibration.residual[:2] for calibration in calibrations]).mean(0)
+    assert squares[0] == pytest.approx(squares[1], rel=0.1)
+    results = [calibration.results() for calibration in calibrations]
     for name in ("fit_p", "drift_p"):
         p = np.array([r[name] for r in results if name in r])
         assert len(p) > 50
@@ -162,19 +166,53 @@ def test_a_perfect_device_is_rarely_rejected(num_qubits, depth):
     assert 0.9 < np.mean([r["fit_chi_square_per_dof"] for r in results]) < 1.1
 
 
-class OverRotating(AerSampler):
-    """1 % more of every input: an error that grows with the angle."""
-
-    def run(self, pubs, *, shots=None):
-        (circuit, values), *_ = pubs
-        return super().run([(circuit, 1.01 * np.asarray(values))], shots=shots)
-
-
 def test_errors_that_grow_with_the_angle_are_found():
     network = QuantumNetwork(superposition_circuit(2, 2), OverRotating(shots=20_000))
     calibration = calibrate(network, np.arange(6) / 3)
     assert calibration.results()["fit_p"] < 1e-6
+    (warning,) = calibration.warnings()
+    assert warning == calibration.misfit()
+    found, expected = calibration.residual.found, calibration.residual.expected
+    assert f"a residual of {found:.2g}, where shots explain {expected:.2g} (p < 1e-99)" in warning
+    assert "repeats of one point show no drift: its errors depend on the angles. Use another sampler" in warning
+
+
+def test_errors_below_shot_noise_are_warned_of_but_no_misfit():
+    network = QuantumNetwork(superposition_circuit(2, 2), OverRotating(shots=8000, factor=1.005))
+    calibration = calibrate(network, np.arange(6) / 3)
+    assert 1 < calibration.residual.found / calibration.residual.expected < 2
+    assert calibration.results()["fit_p"] < 0.01
+    assert calibration.misfit() is None
     assert "does not fit held-out points" in calibration.warnings()[0]
+
+
+@pytest.mark.parametrize("sampler", [Branching(), OverRotating(shots=None)])
+def test_an_exact_sampler_without_a_series_is_found(sampler, tmp_path):
+    calibrate(QuantumNetwork(ANSATZ, sampler), WEIGHTS).save(tmp_path / "x.npz")
+    calibration = Calibration.load(tmp_path / "x.npz")  # as version 0.1.0 wrote it: nothing judged, p-values none
+    assert calibration.results().keys() == {"fit_largest_residual", "drift_largest"}
+    assert calibration.residual.found > 0.01
+    assert calibration.residual.expected == 0
+    state = isinstance(sampler, Branching)
+    assert ("keeps a state" if state else "depend on the angles") in calibration.misfit()
+    assert "exact probabilities leave only rounding" in calibration.misfit()
+
+
+class InFloat32(QuantumNetwork):
+    def probabilities(self, inputs, weights=None, *, step=None):
+        return super().probabilities(np.float32(inputs), weights, step=step).astype(np.float32).astype(np.float64)
+
+
+def test_rounding_in_float32_is_no_misfit():
+    calibration = calibrate(InFloat32(ANSATZ), WEIGHTS)
+    assert 1e-9 < calibration.residual.found < 1e-6
+    assert calibration.warnings() == []
+
+
+@pytest.mark.parametrize("shots", [1, 10, 30, 100])
+def test_a_few_shots_are_no_misfit(shots):
+    assert calibrate(aer(shots=shots), WEIGHTS).warnings() == []
+    assert calibrate(QuantumNetwork(ANSATZ, FakeBackendSampler(shots=shots)), WEIGHTS).misfit() is None
 
 
 def test_coherent_errors_of_fixed_gates_are_part_of_the_surrogate():
@@ -186,25 +224,12 @@ def test_coherent_errors_of_fixed_gates_are_part_of_the_surrogate():
     assert calibrate(aer(shots=20_000, noise=noise), WEIGHTS).results()["fit_p"] > 1e-3
 
 
-class Drifting(BaseSamplerV2):
-    """Readout that gets worse with each circuit."""
-
-    shots = 4000
-
-    def __init__(self):
-        self.inner, self.done = AerSampler(shots=self.shots), 0
-
-    def run(self, pubs, *, shots=None):
-        (circuit, values), *_ = pubs
-        values = np.asarray(values) + 0.4 * (self.done + np.arange(len(values)))[:, None] / 1000
-        self.done += len(values)
-        return self.inner.run([(circuit, values)], shots=shots)
-
-
 def test_drift_is_found():
-    calibration = calibrate(QuantumNetwork(superposition_circuit(3, 2), Drifting()), np.zeros(9))
+    calibration = calibrate(QuantumNetwork(superposition_circuit(3, 2), Drifting(shots=4000)), np.zeros(9))
     assert calibration.results()["drift_p"] < 1e-6
-    assert any("drifted while it was calibrated" in warning for warning in calibration.warnings())
+    assert calibration.residual.found > 3 * calibration.residual.expected
+    assert "repeats of one point differ: it drifted" in calibration.misfit()
+    assert "Calibrate again" in calibration.misfit()
 
 
 def test_drift_of_a_certain_outcome_cannot_be_tested():
