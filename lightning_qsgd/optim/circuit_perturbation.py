@@ -17,7 +17,7 @@ from torch import Tensor
 from lightning_qsgd.distributed import counted_from_rank_0
 from lightning_qsgd.optim.circuit_series import fallback_series, measured_series, residuals
 from lightning_qsgd.optim.fallback import SeriesFallback, check_finite
-from lightning_qsgd.optim.fixed_angles import Rotations, check_rotations, fingerprint, fixed_angles
+from lightning_qsgd.optim.fixed_angles import Rotations, check_rotations, check_sizes, fingerprint, fixed_angles
 from lightning_qsgd.optim.perturbation import Perturbation, require
 
 if TYPE_CHECKING:
@@ -31,8 +31,9 @@ log = logging.getLogger("lightning_qsgd")
 class CircuitPerturbation(Perturbation):
     """s from a circuit of ``depth`` layers H, Ry(a + theta), Rz(phi), CNOT chain.
 
-    A subclass with an ``ansatz`` of its own is another circuit. Fixed angles are ``weights`` (default: none), depth,
-    entanglement and rotations mean nothing, and no chain of CNOTs is decoded unless ``decode_chain=True``.
+    A subclass with an ``ansatz`` of its own is another circuit: of ``num_qubits`` qubits, with one input for each.
+    Fixed angles are ``weights`` (default: none), depth, entanglement and rotations mean nothing, and no chain of CNOTs
+    is decoded unless ``decode_chain=True``.
 
     Args:
         num_qubits: coordinates per block and circuit. Default: 4.
@@ -70,8 +71,9 @@ class CircuitPerturbation(Perturbation):
     In a distributed run, rank 0 alone runs circuits and the others receive its numbers.
 
     Raises:
-        ValueError: for an invalid value; in ``prepare`` if the circuit has no series or no aligned rotations, or the
-            calibration is of another circuit or too old; in ``forward`` beyond ``max_circuits``.
+        ValueError: for an invalid value, or a subclass's ansatz of other sizes; in ``prepare`` if the circuit has no
+            series or no aligned rotations, or the calibration is of another circuit or too old; in ``forward`` beyond
+            ``max_circuits``.
         FileNotFoundError: in ``prepare``, if there is no such calibration.
     """
 
@@ -122,6 +124,10 @@ class CircuitPerturbation(Perturbation):
         self._modulation: FourierSurrogate | None = None  # of s: the full surrogate, projected
         self._offset: Tensor | None = None  # s(0), (1, n)
         self.tests: dict[str, float] = {}
+        try:
+            check_sizes(self)
+        except AttributeError:  # an ansatz that reads what the subclass sets only afterwards; the network checks again
+            log.debug("The circuit's sizes are checked at its first use", exc_info=True)
 
     @cached_property
     def _fallback(self) -> SeriesFallback | None:
@@ -159,6 +165,7 @@ class CircuitPerturbation(Perturbation):
         if self._network is None:
             from lightning_qsgd.quantum import QuantumNetwork
 
+            check_sizes(self)
             self._network = QuantumNetwork(self.ansatz, self.sampler)
         return self._network
 

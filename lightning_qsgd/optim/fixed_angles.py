@@ -30,6 +30,28 @@ def check_rotations(circuit: CircuitPerturbation) -> None:
         raise ValueError(f"Invalid rotations: {len(rotations)} angles; this circuit takes {size}")
 
 
+def check_sizes(circuit: CircuitPerturbation) -> None:
+    """Refuse an ansatz of the subclass's own that has not one qubit and one input for each coordinate of a block.
+
+    Raises:
+        ValueError: for other sizes, or weights that are missing or too many.
+    """
+    if not circuit.own_ansatz:
+        return
+    ansatz, name, n = circuit.ansatz, type(circuit).__name__, circuit.num_qubits
+    if (ansatz.num_qubits, ansatz.num_inputs) != (n, n):
+        raise ValueError(
+            f"Invalid ansatz: that of {name} has {ansatz.num_qubits} qubits and {ansatz.num_inputs} inputs; with "
+            f"num_qubits={n} it needs {n} of each, qubit k answering for input k. An ancilla has no coordinate: leave "
+            "it out, or raise num_qubits and give it an input"
+        )
+    if len(circuit.weights) != ansatz.num_weights:
+        raise ValueError(
+            f"Invalid weights: {len(circuit.weights)}; the circuit of {name} has {ansatz.num_weights}: set weights = "
+            f"np.array([...]) in {name}"
+        )
+
+
 def fixed_angles(circuit: CircuitPerturbation) -> np.ndarray:
     """See ``CircuitPerturbation.weights``.
 

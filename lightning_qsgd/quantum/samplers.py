@@ -7,6 +7,7 @@ noise that is fresh in each call, yet a function of (seed, step, call); one thre
 from __future__ import annotations
 
 from collections.abc import Iterable
+from numbers import Integral
 from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
@@ -57,7 +58,7 @@ class AerSampler(BaseSamplerV2):
         noise: NoiseModel | str | None = None,
         device: Literal["CPU", "GPU"] = "CPU",
     ) -> None:
-        if not isinstance(shots, int) or shots < 1:
+        if not isinstance(shots, Integral) or shots < 1:
             raise ValueError(
                 f"Invalid shots: {shots!r}; it must be a whole number, at least 1 (exact probabilities: ExactSampler)"
             )

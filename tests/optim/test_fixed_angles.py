@@ -4,7 +4,6 @@ import numpy as np
 import pytest
 
 from lightning_qsgd.optim import CircuitPerturbation
-from tests.optim.common import ask, random_angles
 from tests.optim.test_own_circuit import Forgotten, Ring, Turned
 
 
@@ -30,4 +29,4 @@ def test_rotations_of_the_papers_circuit_are_refused(rotations):
 
 def test_forgotten_weights_are_asked_for():
     with pytest.raises(ValueError, match=r"weights: none; the circuit of Forgotten has 1: set weights = np\.array"):
-        ask(Forgotten(num_qubits=3), random_angles(1, 3))
+        Forgotten(num_qubits=3)

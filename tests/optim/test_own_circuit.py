@@ -131,3 +131,47 @@ def test_the_warning_of_a_constant_offers_no_rotations(control):
     with pytest.warns(UserWarning, match=r"nearly constant.*center='zero'") as caught:
         optimizer.step()
     assert not any("rotations" in str(warning.message) for warning in caught)
+
+
+def sized(qubits, inputs, weights=0, given=0):
+    class Own(CircuitPerturbation):
+        weights = np.zeros(given)
+
+        @property
+        def ansatz(self):
+            a, w, circuit = ParameterVector("a", inputs), ParameterVector("w", self.count), QuantumCircuit(qubits)
+            for k in range(inputs):
+                circuit.ry(a[k], k % qubits)
+            for k in range(self.count):
+                circuit.rz(w[k], k % qubits)
+            return Ansatz(circuit, list(a), list(w))
+
+    Own.count = weights
+    return Own
+
+
+@pytest.mark.parametrize("mode", ["surrogate", "live"])
+@pytest.mark.parametrize(
+    ("sizes", "message"),
+    [
+        ((3, 2), "3 qubits and 2 inputs; with num_qubits=2 it needs 2 of each"),
+        ((2, 1), "2 qubits and 1 inputs; with num_qubits=2"),
+        ((2, 3), "2 qubits and 3 inputs; with num_qubits=2"),
+        ((2, 2, 1), r"Invalid weights: 0; the circuit of Own has 1: set weights = np.array"),
+        ((2, 2, 1, 2), "Invalid weights: 2; the circuit of Own has 1"),
+    ],
+)
+def test_other_sizes_are_refused_when_it_is_built(sizes, message, mode):
+    with pytest.raises(ValueError, match=message):
+        sized(*sizes)(num_qubits=2, mode=mode)
+
+
+def test_sizes_that_are_known_later_are_refused_at_first_use():
+    class Late(sized(3, 2)):
+        def __init__(self, **options):
+            super().__init__(**options)
+            self.count = 0
+
+    del Late.__bases__[0].count
+    with pytest.raises(ValueError, match="3 qubits and 2 inputs"):
+        ask(Late(num_qubits=2), random_angles(1, 2))

@@ -133,6 +133,13 @@ def _forward(layer, inputs):
     return layer(inputs).detach()
 
 
+def test_a_circuit_alone_is_refused_with_what_to_write():
+    circuit = QuantumCircuit(1)
+    circuit.ry(Parameter("x"), 0)
+    with pytest.raises(ValueError, match=r"a QuantumCircuit; wrap the circuit: QuantumLayer\(Ansatz\(circuit, inputs"):
+        QuantumLayer(circuit)
+
+
 def test_copies_and_other_processes():
     for layer in pair():
         inputs = torch.randn(2, 3)

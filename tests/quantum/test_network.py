@@ -223,7 +223,7 @@ def test_one_thread_and_missing_device():
             _ = AerSampler(device="GPU").backend
 
 
-@pytest.mark.parametrize("arguments", [{"shots": 0}, {"seed": -1}])
+@pytest.mark.parametrize("arguments", [{"shots": 0}, {"shots": None}, {"shots": 0.5}, {"seed": -1}])
 def test_invalid_samplers_are_refused(arguments):
     (name, value), *_ = arguments.items()
     with pytest.raises(ValueError, match=f"Invalid {name}: {value}"):
