@@ -78,7 +78,8 @@ def _deed(operation: Any) -> str:
         operation = operation.to_instruction()
     if (definition := getattr(operation, "definition", None)) is not None:
         return _text(definition)
-    return _parameter(operation.to_matrix()) if hasattr(operation, "__array__") else ""
+    matrix: Any = operation
+    return _parameter(matrix.to_matrix()) if hasattr(operation, "__array__") else ""
 
 
 def _parameter(value: Any) -> str:
