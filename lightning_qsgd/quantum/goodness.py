@@ -26,7 +26,7 @@ MAX_POINTS = 128  # held-out points in one covariance: the test's time is cubic 
 
 FAR = 2.0  # times what shots explain: the misfit then exceeds the shot noise that the series keeps anyway
 CHANCE = 1e-4  # p-value from which on a residual may be chance
-ROUNDING = 1e-5  # residual of exact probabilities; those of samplers in float32 reach 1e-6
+ROUNDING = 1e-5  # residual of exact probabilities; in float32 it stays below 1e-6
 
 
 class Verdict(NamedTuple):
