@@ -243,6 +243,12 @@ def delay(refused):
     with refused():
         Ansatz(circuit, [x], [y])
     np.testing.assert_allclose(outcomes(circuit.assign_parameters({y: 100})), truth(turned()), atol=1e-12)
+    stretched, numbered = turned(), turned()
+    stretched.delay(stretched.add_stretch("s"), 0)
+    with refused():
+        Ansatz(stretched, [x])
+    numbered.delay(100, 0)
+    np.testing.assert_allclose(outcomes(numbered), truth(turned()), atol=1e-12)
 
 
 @row("Gate ... has no definition in other gates")

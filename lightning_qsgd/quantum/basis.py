@@ -39,6 +39,7 @@ from qiskit.circuit import (
     Store,
 )
 from qiskit.circuit import library as gates
+from qiskit.circuit.classical.expr import Expr
 from qiskit.circuit.library import UnitaryGate
 
 _FIXED = {
@@ -187,10 +188,10 @@ class Parts:
         elif isinstance(operation, Barrier):
             self.gates.append(Gate("barrier", qubits, operation=operation))
         elif isinstance(operation, Delay):
-            if getattr(operation.duration, "parameters", ()):
+            if getattr(operation.duration, "parameters", ()) or isinstance(operation.duration, Expr):
                 raise ValueError(
-                    f"The duration {operation.duration} of a delay is a parameter, which is no angle of a circuit: "
-                    "set it with circuit.assign_parameters first"
+                    f"The duration {operation.duration} of a delay is a parameter or an expression, and no angle of a "
+                    "circuit: set it with circuit.assign_parameters first, or give a number"
                 )
             self.gates.append(Gate("delay", qubits, operation=operation))
         elif isinstance(operation, Reset):
