@@ -36,12 +36,9 @@ def conclude(findings: PerturbationFindings) -> list[str]:
         )
     multi, series = findings.shares.multi, findings.truncation
     if findings.shares.power and percent(multi) == percent(0):
-        sentences.append("Nothing in it depends on several weights together: no entanglement is needed.")
+        sentences.append("Nothing in it depends on several weights together.")
     elif findings.shares.power:
-        sentences.append(
-            f"{percent(multi)} of it depends on several weights together, which no circuit without entanglement "
-            "gives, read qubit by qubit."
-        )
+        sentences.append(f"{percent(multi)} of it depends on several weights together.")
     if findings.shares.power and findings.few:
         sentences.append(
             "With so few blocks the one-angle series may have fitted some of that kind: the share is a lower bound."

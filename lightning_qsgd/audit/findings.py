@@ -10,8 +10,8 @@ class Shares:
 
     Attributes:
         constant: its squared mean, of each qubit: a number that needs no circuit.
-        single: what the best sum of functions of one angle each adds (least squares): a product circuit could do it.
-        multi: what depends on several angles together, and needs entanglement (or a classical series in them).
+        single: what the best sum of functions of one angle each adds (least squares).
+        multi: what depends on several angles together.
         rest: what no function of the angles explains: shots, hardware noise, random numbers, or a table.
         power: the mean square itself, the mean over qubits.
         rows: blocks of angles behind it.

@@ -12,7 +12,7 @@ from lightning_qsgd.comparison.spec import Metric as Printed
 MARGIN = 0.01  # what may be lost: a point of accuracy, or 1 % of another metric's value
 MEANING = {
     "constant": "what the layer is asked does not matter, a constant is enough",
-    "single-angle part": "entanglement is not used",
+    "single-angle part": "what several angles do together is not used",
     "classical series": "what several angles do together may be used, but a classical series of {terms} terms does it",
 }
 

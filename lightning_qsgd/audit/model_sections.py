@@ -70,8 +70,7 @@ def attention_task(found: AttentionFindings, key: str) -> Task:
     )
     one = (
         f"Each head adds a function of one number, the score: a series of {count(found.terms, 'term')} in one angle, "
-        "which a computer adds up without a circuit. With one angle there are no several angles between which anything "
-        "could be entangled."
+        "which a computer adds up without a circuit."
     )
     sizes = [
         f"Head {h.head}: adds {number(h.power**0.5)} (root mean square) to scores with a standard deviation of "
@@ -130,10 +129,11 @@ def _reading(metric: Metric) -> str:
 def _layer_methods(found: LayerFindings) -> list[str]:
     said = [
         "Constant is the squared mean of an output. Single-angle is what the best sum of functions (trigonometric "
-        "series) of one angle each adds to it, by least squares over the inputs that occurred in validation; a circuit "
-        "without entanglement could give it. Multi-angle is the rest of what is a function of the inputs. Rest is what "
-        "the same inputs do not repeat: shots, as half the mean squared difference of two fresh answers to at most 512 "
-        "inputs.",
+        "series) of one angle each adds to it, by least squares over the inputs that occurred in validation. "
+        "Multi-angle is the rest of what is a function of the inputs: it depends on several of them together. "
+        "Entanglement is not what it measures: joint outcomes and products of Z depend on several inputs without any. "
+        "Rest is what the same inputs do not repeat: shots, as half the mean squared difference of two fresh answers "
+        "to at most 512 inputs.",
         "The constant and the single-angle part are those of the validation inputs (their labels play no role); the "
         "refitted series, products of sines and cosines of up to two angles, is fitted to the layer's answers to the "
         "training inputs, in evaluation mode. All are put in the layer's place in the trained model as it is.",

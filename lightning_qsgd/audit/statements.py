@@ -12,7 +12,7 @@ MAPS = {
     "frozen at step 0": "A fixed table: s of the first recorded step, never asked for again.",
     "sine": "{amplitude} \u00d7 sin(angle), the same formula for all coordinates.",
     "sine and constant": "A multiple of sin(angle) and a constant, the same for all coordinates.",
-    "one-angle series": "For each qubit a sum of functions of one angle each: nothing in it needs entanglement.",
+    "one-angle series": "For each qubit a sum of functions of one angle each, without what several do together.",
 }
 
 
@@ -110,10 +110,11 @@ def methods(findings: PerturbationFindings) -> list[str]:
     definitions = (
         "Constant is the squared mean of s, of each qubit: a number that needs no circuit. Single-angle is what the "
         "best sum of functions (trigonometric series) of one angle each adds to it, fitted by least squares over the "
-        "angles that occurred: nothing in it needs entanglement. Multi-angle is the rest of what is a function of the "
-        "angles: it depends on several of them together. A circuit without entanglement (a product circuit), read "
-        "qubit by qubit, cannot give it; a classical series can. Rest is what no function of the angles explains: "
-        "shots, hardware noise, random numbers, or a fixed table. The four add up to the power, the mean of s\u00b2."
+        "angles that occurred. Multi-angle is the rest of what is a function of the angles: it depends on several of "
+        "them together. A classical series with products of sines and cosines gives it too. Entanglement is not what "
+        "it measures: without any, several angles can act on one qubit. Rest is what no function of the angles "
+        "explains: shots, hardware noise, random numbers, or a fixed table. The four add up to the power, the mean of "
+        "s\u00b2."
     )
     projected = (
         "Weights are not independent of each other, so these are projections under the distribution that was recorded, "

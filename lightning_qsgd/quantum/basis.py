@@ -39,6 +39,7 @@ from qiskit.circuit import (
     Store,
 )
 from qiskit.circuit import library as gates
+from qiskit.circuit.classical.expr import Expr
 from qiskit.circuit.library import UnitaryGate
 
 _FIXED = {
@@ -62,6 +63,14 @@ _CLASSES = {name: kind for kind, name in (_FIXED | _ROTATIONS).items()}
 _INVERSES = {"s": "sdg", "sdg": "s", "t": "tdg", "tdg": "t", "sx": "sxdg", "sxdg": "sx"}
 _HALF, _PROJECTOR = (-0.5, 0.5), (0.0, 1.0)  # eigenvalues of the generators of a Pauli rotation and of a phase
 MAX_DEPTH = 64  # of definitions within definitions
+_WITHOUT_CONDITION = (
+    "put a controlled gate on the qubit in place of the measured bit's condition (cx for an x under if_test), and "
+    "leave the measurement out"
+)
+_WITHOUT_CONTROL_FLOW = {
+    "for_loop": "unroll the loop: UnrollForLoops()(circuit), of qiskit.transpiler.passes",
+    "box": "leave the box out, and put its gates into the circuit",
+}
 
 
 class Angle(NamedTuple):
@@ -179,10 +188,10 @@ class Parts:
         elif isinstance(operation, Barrier):
             self.gates.append(Gate("barrier", qubits, operation=operation))
         elif isinstance(operation, Delay):
-            if getattr(operation.duration, "parameters", ()):
+            if getattr(operation.duration, "parameters", ()) or isinstance(operation.duration, Expr):
                 raise ValueError(
-                    f"The duration {operation.duration} of a delay is a parameter, which is no angle of a circuit: "
-                    "set it with circuit.assign_parameters first"
+                    f"The duration {operation.duration} of a delay is a parameter or an expression, and no angle of a "
+                    "circuit: set it with circuit.assign_parameters first, or give a number"
                 )
             self.gates.append(Gate("delay", qubits, operation=operation))
         elif isinstance(operation, Reset):
@@ -194,8 +203,7 @@ class Parts:
         elif isinstance(operation, (ControlFlowOp, Store)):
             raise ValueError(
                 f"The circuit has classical control flow ({operation.name}), which has no probabilities as a function "
-                "of angles here; put a controlled gate on the qubit in place of the measured bit's condition (cx for "
-                "an x under if_test), and leave the measurement out"
+                f"of angles here; {_WITHOUT_CONTROL_FLOW.get(operation.name, _WITHOUT_CONDITION)}"
             )
         else:
             self._defined(operation, qubits)
@@ -261,7 +269,10 @@ class Parts:
         before = len(self.sources)
         part = self._part(operation, len(qubits) - controls)
         if part.measured or any(gate.name == "reset" for gate in part.gates):
-            raise ValueError(f"Gate {operation.name!r} measures or resets qubits, so that it cannot be controlled")
+            raise ValueError(
+                f"Gate {operation.name!r} measures or resets qubits, so that it cannot be controlled; "
+                "control its other gates alone"
+            )
         self._control(part, controls, qubits, before)
 
     def _control(self, part: Parts, controls: int, qubits: tuple[int, ...], before: int) -> None:
@@ -318,7 +329,7 @@ class Parts:
         """The same gates undone, for :meth:`_paste`; their sources stay."""
         out = Parts(self.sources, self._bound)
         if self.measured or any(gate.name == "reset" for gate in self.gates):
-            raise ValueError("A measurement or reset has no inverse")
+            raise ValueError("A measurement or reset has no inverse; invert the gates before it alone")
         for gate in reversed(self.gates):
             name = _INVERSES.get(gate.name, gate.name)
             out.gates.append(gate._replace(name=name, angle=gate.angle and gate.angle.scaled(-1)))

@@ -174,7 +174,10 @@ def outcome_qubits(circuit: QuantumCircuit) -> list[int]:
     if known is not None and list(known) != circuit.qubits:
         raise ValueError(f"The circuit carries the layout of another circuit, whose qubits are not its own; {_PLAIN}")
     if circuit.name.endswith("_reverse") and order != list(range(circuit.num_qubits)):
-        raise ValueError(f"The circuit was reversed after it was transpiled, so that its layout is wrong; {_PLAIN}")
+        raise ValueError(
+            f"By its name {circuit.name!r} the circuit was reversed after it was transpiled, which makes its layout "
+            f"wrong; if it was reversed before, give it another name, circuit.name = 'mine'; otherwise {_PLAIN}"
+        )
     return order
 
 

@@ -17,7 +17,8 @@ def z_string(name: str, num_qubits: int) -> tuple[int, ...]:
     if not re.fullmatch(r"(Z\d+)+", name) or len(set(qubits)) != len(qubits) or qubits[-1] >= num_qubits:
         raise ValueError(
             f"Invalid observable: {name!r}; it must be a product of Z on different qubits 0 to {num_qubits - 1}, "
-            "such as 'Z0' or 'Z0Z1'"
+            "such as 'Z0' or 'Z0Z1'. To read X of a qubit, end the circuit with h on it and read its Z; for Y, with "
+            "sdg and then h"
         )
     return qubits
 

@@ -14,8 +14,11 @@ from lightning_qsgd.quantum.fourier import basis
 class PowerSplit(NamedTuple):
     """Shares of each output's mean square, (O,) float64; they add up to 1 (or are all 0 where the output is 0).
 
-    ``constant``: its squared mean. ``single``: what a sum of functions of one angle each adds; a product circuit could
-    do it. ``multi``: the rest; it needs entanglement. ``total`` is the mean square itself.
+    ``constant``: its squared mean. ``single``: what a sum of functions of one angle each adds. ``multi``: the rest,
+    which depends on several angles together. ``total`` is the mean square itself.
+
+    ``multi`` does not measure entanglement: the joint outcomes of two qubits that never meet, Ry(a) and Ry(b), have
+    1/9 of their power in it.
     """
 
     constant: Tensor

@@ -1,6 +1,6 @@
 """FourierSurrogate: a network's outcome probabilities as a trigonometric polynomial in its inputs.
 
-A circuit whose inputs enter through Pauli rotations with integer coefficients has probabilities that are trigonometric
+A circuit whose angles are linear in the inputs, with integer frequencies, has probabilities that are trigonometric
 polynomials (Schuld, Sweke, Meyer 2021, arXiv 2008.08605); one batch on a grid determines them (Schreiber, Eisert,
 Meyer 2023, arXiv 2206.11740). Afterwards the circuit's response is evaluated in torch.
 
@@ -56,8 +56,8 @@ class FourierSurrogate:
             weights: (num_weights,), radians, held fixed; None only where the ansatz has none.
 
         Raises:
-            ValueError: if an input enters otherwise than through a Pauli rotation with an integer coefficient, or the
-                grid has more than 20,000 points (run the circuit itself then: mode="live").
+            ValueError: if an angle is not linear in an input, or gives a frequency that is no integer, or the grid has
+                more than 20,000 points (run the circuit itself then: mode="live").
         """
         shape = grid_shape(network.ansatz)
         values = run_in_chunks(network, grid_points(shape), weights)

@@ -31,7 +31,7 @@ def test_the_simplest_map_that_suffices_is_named():
     assert first == "The perturbation is a table of numbers that is frozen at step 0, to 99.80 % of its power."
 
 
-def test_entanglement_is_named_with_the_series_that_replaces_it():
+def test_several_angles_are_named_with_the_series_that_replaces_them():
     series = Truncation(error=0.01, terms=31, candidates=2500, left=0.009, largest=3)
     sentences = conclude(
         found(maps=maps(**{"one-angle series": 0.7}), shares=shares(multi=0.3, single=0.7), truncation=series)
@@ -39,8 +39,7 @@ def test_entanglement_is_named_with_the_series_that_replaces_it():
     assert sentences == [
         "No simple classical map is the perturbation: the best, a sum of functions of one weight each, reproduces "
         "70.00 % of its power.",
-        "30.00 % of it depends on several weights together, which no circuit without entanglement gives, read qubit by "
-        "qubit.",
+        "30.00 % of it depends on several weights together.",
         "A classical series of 31 of 2,500 terms gives all of it but 0.90 %.",
     ]
     whole = conclude(found(maps=maps(), shares=shares(multi=0.3), truncation=replace(series, left=0.0)))
@@ -49,11 +48,11 @@ def test_entanglement_is_named_with_the_series_that_replaces_it():
     assert "series" not in conclude(found(maps=maps(), shares=shares(multi=0.3), truncation=unreached))[-1]
 
 
-def test_little_entanglement_is_said_to_be_little():
+def test_little_of_several_angles_is_said_to_be_little():
     sentences = conclude(found(maps=maps(sine=0.97), shares=shares(multi=0.02)))
-    assert sentences[-1].startswith("2.00 % of it depends on several weights together, which no circuit without")
+    assert sentences[-1] == "2.00 % of it depends on several weights together."
     nothing = conclude(found(maps=maps(sine=1.0), shares=shares(multi=0.0)))
-    assert nothing[-1] == "Nothing in it depends on several weights together: no entanglement is needed."
+    assert nothing[-1] == "Nothing in it depends on several weights together."
     assert conclude(found(maps=maps(sine=0.97), shares=shares(multi=0.02), few=True))[-1].endswith("a lower bound.")
 
 

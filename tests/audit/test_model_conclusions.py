@@ -77,14 +77,14 @@ def test_metrics_without_examples():
     assert "not finite" in outcome(LOSS, replacement("constant", math.inf))
 
 
-def test_an_entanglement_that_is_not_used():
+def test_several_angles_that_are_not_used():
     found = layer_findings(ACCURACY, [changed(900, 10), changed(10, 8, "single-angle part")])
     said = layer_conclusion(found)
     assert said.startswith(
         "With its single-angle part in place of model.head.circuit, the model loses 0.10 points of 95.30 % "
         "val/accuracy (95 % interval of the loss: \u2212"
     )
-    assert said.endswith("): entanglement is not used.")
+    assert said.endswith("): what several angles do together is not used.")
 
 
 @pytest.mark.parametrize(

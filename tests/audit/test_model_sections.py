@@ -27,7 +27,7 @@ def blocks(task, kind):
 
 def test_a_layers_page():
     task = layer_task(LAYER, "head")
-    assert task.verdict[0].endswith("entanglement is not used.")
+    assert task.verdict[0].endswith("what several angles do together is not used.")
     (table,), (picture,) = blocks(task, Table), blocks(task, Drawing)
     assert [len(row) for row in table.rows] == [len(table.columns)] * 3
     assert table.rows[0][:4] == ("the layer itself", "625", "100 %", "95.30")
@@ -44,7 +44,7 @@ def test_an_attentions_page():
     task = attention_task(ATTENTION, "attention")
     (table,), (picture,) = blocks(task, Table), blocks(task, Drawing)
     assert [row[0] for row in table.rows] == ["Phi of each head", "no Phi", "linear part"]
-    assert "no several angles" in str(task.sections[0].blocks[0])
+    assert "in one angle" in str(task.sections[0].blocks[0])
     assert "head 1: 30.00 % linear, 20.00 % curved, 50.00 % constant" in picture.alt
     assert "adds 0.2 (root mean square) to scores with a standard deviation of 1.5" in task.sections[0].details[0]
 

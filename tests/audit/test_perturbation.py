@@ -71,13 +71,13 @@ def test_zero_rotations_are_a_learning_rate():
     assert len(found.per_qubit) == 4
 
 
-def test_a_product_circuit_needs_no_entanglement_and_another_does():
+def test_a_product_circuit_has_nothing_of_several_angles_and_another_has():
     product = audit(circuit(rotations="random", entanglement="none"), width=2.0)
     assert product.shares.multi < 1e-6
     assert product.uniform is None  # its series is of each qubit's own
-    entangled = audit(circuit(rotations="random"), width=2.0)
-    assert entangled.shares.multi > 0.1
-    assert entangled.uniform.multi > 0.1
+    chained = audit(circuit(rotations="random"), width=2.0)
+    assert chained.shares.multi > 0.1
+    assert chained.uniform.multi > 0.1
 
 
 def test_shot_noise_is_rest():
@@ -187,7 +187,7 @@ class Fading(Perturbation):
         return angles.sin() / (1 + step)
 
 
-def test_what_is_no_function_of_the_angles_is_not_taken_for_entanglement():
+def test_what_is_no_function_of_the_angles_is_not_taken_for_several_angles():
     assert audit(Table()).shares.rest > 0.7
     assert audit(Table()).shares.multi == 0
     assert audit(Fading()).shares.multi == 0

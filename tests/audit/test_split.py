@@ -41,7 +41,7 @@ def test_zero_rotations_at_small_angles_are_constant():
     assert shares.power == pytest.approx(1, abs=1e-5)
 
 
-def test_parities_are_all_entangled_but_the_first():
+def test_parities_are_all_of_several_angles_but_the_first():
     angles = uniform(40_000)
     split = split_of(circuit(depth=1, rotations="zero", decode_chain=False)(angles, step=0), angles, [3] * 4)
     first, *others = (split.shares(qubit=q) for q in range(4))

@@ -16,6 +16,7 @@ from lightning_qsgd.quantum import (
     modulation_matrix,
     superposition_circuit,
 )
+from lightning_qsgd.quantum.observables import expectation_matrix
 from lightning_qsgd.quantum.power import split_samples
 
 GENERATOR = torch.Generator().manual_seed(0)
@@ -33,6 +34,17 @@ def shares(split):
 
 def uniform(count, n):
     return torch.rand(count, n, dtype=torch.float64, generator=GENERATOR) * 2 * torch.pi
+
+
+def test_joint_outcomes_of_a_product_circuit_have_multi_angle_power():
+    """Of (1 + cos a)(1 + cos b) / 4: constant 1/16, single 1/16, multi 1/64. All of <Z0 Z1> = cos a cos b."""
+    angles, circuit = ParameterVector("a", 2), QuantumCircuit(2)
+    circuit.ry(angles[0], 0)
+    circuit.ry(angles[1], 1)
+    series = FourierSurrogate.fit(QuantumNetwork(Ansatz(circuit, list(angles))))
+    for share, value in zip(shares(series.split()), (4 / 9, 4 / 9, 1 / 9), strict=True):
+        assert share == pytest.approx([value] * 4)
+    assert series.project(expectation_matrix(["Z0Z1"], 2)).split().multi.item() == pytest.approx(1)
 
 
 @pytest.mark.parametrize("samples", [None, uniform(4000, 3), 0.1 * uniform(4000, 3)])
