@@ -530,6 +530,13 @@ def many_qubits(refused):
     assert QuantumNetwork(ansatz, AerSampler(shots=10)).probabilities([[0.0]])[0, 0] == 1
 
 
+@row("Invalid ansatz: ... outcomes fit in no memory")
+def many_outcomes(refused):
+    with refused():
+        QuantumNetwork(Ansatz(turned(25), [x]))
+    QuantumNetwork(Ansatz(turned(24), [x]))
+
+
 def with_reset():
     circuit = turned()
     circuit.cx(0, 1)
@@ -715,6 +722,25 @@ def large_grid(refused):
         {"num_qubits": 4, "depth": 6, "mode": "live"},
     ):
         assert answer(CircuitPerturbation(rotations="zero", **smaller), smaller["num_qubits"]).isfinite().all()
+
+
+@row("Invalid ansatz: that of ...")
+def sizes(refused):
+    for qubits, inputs in ((3, [a[0], a[1]]), (2, [a[0]])):
+        circuit = QuantumCircuit(qubits)
+        for k, angle in enumerate(inputs):
+            circuit.ry(angle, k)
+        with refused():
+            own(circuit, inputs)(num_qubits=2)
+    answer(own(pair(a[0], a[1]), list(a))(num_qubits=2))
+
+
+@row("Invalid weights: ...; the circuit of")
+def number_of_values(refused):
+    circuit = pair(a[0] + y, a[1])
+    with refused():
+        own(circuit, list(a), [y], [0.2, 0.3])(num_qubits=2)
+    answer(own(circuit, list(a), [y], [0.2])(num_qubits=2))
 
 
 @row("Invalid weights: none")

@@ -38,6 +38,7 @@ from qiskit.circuit import (
     Reset,
     Store,
 )
+from qiskit.circuit import Gate as QiskitGate
 from qiskit.circuit import library as gates
 from qiskit.circuit.classical.expr import Expr
 from qiskit.circuit.library import UnitaryGate
@@ -317,7 +318,7 @@ class Parts:
         elif isinstance(last, PowerModifier) and float(last.power).is_integer():
             for _ in range(abs(round(last.power))):
                 self.add(base if last.power > 0 else AnnotatedOperation(base, InverseModifier()), qubits)
-        elif isinstance(last, PowerModifier) and not inner:
+        elif isinstance(last, PowerModifier) and not inner and isinstance(base, QiskitGate):
             self.add(base.power(last.power), qubits)
         else:
             raise ValueError(

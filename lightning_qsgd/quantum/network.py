@@ -18,6 +18,8 @@ from qiskit_machine_learning.neural_networks import SamplerQNN
 from lightning_qsgd.quantum.circuits import Ansatz
 from lightning_qsgd.quantum.samplers import ExactSampler, backend_of, statevector_sampler
 
+MAX_BITS = 24  # one row of probabilities is 128 MiB then
+
 
 class QuantumNetwork:
     """Angles in, outcome probabilities out, through a :class:`SamplerQNN` on any ``BaseSamplerV2``.
@@ -36,7 +38,8 @@ class QuantumNetwork:
     errors that depend on the angle then make a Fourier surrogate of it approximate.
 
     Raises:
-        ValueError: for a sampler of another type, or a reset on a sampler that computes with statevectors.
+        ValueError: for a sampler of another type, more than 24 qubits, or a reset on a sampler that computes with
+            statevectors.
 
     Attributes:
         qnn: the ``SamplerQNN``, for example for ``TorchConnector``; its circuit is the one that runs.
@@ -58,6 +61,12 @@ class QuantumNetwork:
             raise ValueError(
                 f"Invalid sampler: {str(sampler)!r} ({type(sampler).__name__}); it must be a BaseSamplerV2: in a class "
                 "of your own, give the argument the type BaseSamplerV2 | None"
+            )
+        if ansatz.num_qubits > MAX_BITS:
+            raise ValueError(
+                f"Invalid ansatz: {ansatz.num_qubits} qubits, whose 2**{ansatz.num_qubits} outcomes fit in no memory; "
+                f"at most {MAX_BITS}. If the circuit was transpiled twice, its idle qubits are those of a device: pass "
+                "the circuit from before"
             )
         self.ansatz = ansatz
         self.sampler = ExactSampler() if sampler is None else sampler

@@ -244,6 +244,13 @@ def test_network_pickles_into_a_spawned_process():
     np.testing.assert_allclose(copy.probabilities(INPUTS, WEIGHTS), exact(ANSATZ, INPUTS, WEIGHTS), atol=1e-10)
 
 
+def test_more_outcomes_than_memory_holds_are_refused():
+    x, circuit = ParameterVector("x", 1), QuantumCircuit(127)
+    circuit.ry(x[0], 0)
+    with pytest.raises(ValueError, match=r"Invalid ansatz: 127 qubits.*at most 24.*pass the circuit from before"):
+        QuantumNetwork(Ansatz(circuit, list(x)))
+
+
 def test_shapes():
     network = QuantumNetwork(ANSATZ)
     assert network.probabilities(np.zeros((0, 4)), WEIGHTS).shape == (0, 16)
