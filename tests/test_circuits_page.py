@@ -725,22 +725,28 @@ def large_grid(refused):
 
 
 @row("Invalid ansatz: that of ...")
-def sizes(refused):
-    for qubits, inputs in ((3, [a[0], a[1]]), (2, [a[0]])):
-        circuit = QuantumCircuit(qubits)
-        for k, angle in enumerate(inputs):
-            circuit.ry(angle, k)
+def other_sizes(refused):
+    ancilla, three = QuantumCircuit(3).compose(pair(a[0], a[1])), Vector("a", 3)
+    ancilla.cx(0, 2)
+    for wrong in (own(ancilla, list(a)), own(pair(a[0], a[0]), [a[0]])):
         with refused():
-            own(circuit, inputs)(num_qubits=2)
-    answer(own(pair(a[0], a[1]), list(a))(num_qubits=2))
+            wrong(num_qubits=2)
+    assert answer(own(pair(a[0], a[1]), list(a))(num_qubits=2)).shape == (1, 2)
+    given = QuantumCircuit(3)
+    for q in range(3):
+        given.ry(three[q], q)
+    given.cx(0, 2)
+    right = [[-np.cos(0.7), -np.cos(0.7), -(np.cos(0.7) ** 2)]]
+    np.testing.assert_allclose(answer(own(given, list(three))(num_qubits=3), 3), right, atol=1e-6)
 
 
 @row("Invalid weights: ...; the circuit of")
 def number_of_values(refused):
-    circuit = pair(a[0] + y, a[1])
+    kind = own(pair(a[0] + y, a[1]), list(a), [y], [0.2, 0.3])
     with refused():
-        own(circuit, list(a), [y], [0.2, 0.3])(num_qubits=2)
-    answer(own(circuit, list(a), [y], [0.2])(num_qubits=2))
+        kind(num_qubits=2)
+    kind.weights = np.array([0.2])
+    np.testing.assert_allclose(answer(kind(num_qubits=2)), [[-np.cos(0.9), -np.cos(0.7)]], atol=1e-6)
 
 
 @row("Invalid weights: none")
