@@ -206,7 +206,7 @@ def input_degrees(ansatz: Ansatz) -> list[int]:
             products = [slopes[i] * frequency for frequency in source.frequencies]
             if any(abs(product - round(product)) > 1e-12 for product in products):
                 raise ValueError(
-                    f"Input {name} enters a gate by the angle {source.expression}, which gives the frequencies "
+                    f"Input {name} enters a gate by the angle {source.expression}, at frequencies of "
                     f"{', '.join(f'{product:g}' for product in products)}; only integers have a Fourier series of "
                     "period 2 pi: multiply the input by a whole number there, or run the circuit in each step "
                     "(mode='live')"

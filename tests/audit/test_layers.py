@@ -126,7 +126,7 @@ def test_what_cannot_be_split_is_said_and_a_constant_still_tried():
     module.layer, module.read = QuantumLayer(Ansatz(gates, [x])), nn.Linear(2, 2)
     found = audited(module)
     assert found.shares is None
-    assert found.notes == ["Not split by angles: Input x enters 'rx' with coefficient 0.5."]
+    assert found.notes == ["Not split by angles: Input x enters a gate by the angle x/2, at frequencies of 0.5."]
     assert list(by_name(found)) == ["constant"]
     few = audited(small("product", rows=20))
     assert few.notes[0] == "Not split by angles: 20 rows."
