@@ -13,12 +13,14 @@ import numpy as np
 from numpy.typing import ArrayLike
 from qiskit import QuantumCircuit
 from qiskit.circuit import AnnotatedOperation, ControlledGate, Gate, Instruction, Parameter
-from qiskit.circuit.library import PauliEvolutionGate
+from qiskit.circuit.library import PauliEvolutionGate, get_standard_gate_name_mapping
 from qiskit.primitives.containers.sampler_pub import SamplerPub
 
 from lightning_qsgd.quantum.angles import linear_angle
 from lightning_qsgd.quantum.circuits import Ansatz
 from lightning_qsgd.quantum.normal_form import outcome_qubits
+
+_STANDARD = frozenset(get_standard_gate_name_mapping())
 
 
 def of_ansatz(ansatz: Ansatz, weights: ArrayLike | None = None) -> str:
@@ -53,11 +55,20 @@ def _text(circuit: QuantumCircuit) -> str:
         name = operation.name
         if type(operation) in (Instruction, Gate, ControlledGate) and operation.definition is not None:
             name = f"({_text(operation.definition)})"  # a circuit turned into a gate: its name is a running number
+            if isinstance(operation, ControlledGate) and _borrows_a_name(operation.base_gate):
+                name += f" of ({_text(operation.base_gate.definition)})"  # Qiskit defines it by that name
         elif _is_more_than_its_name(operation):
             name = f"{name} ({_deed(operation)})"
         angles = [_parameter(value) for value in getattr(operation, "params", ())]
         lines.append(f"{name} {len(instruction.qubits)} {bits} {angles}")
     return "\n".join(lines)
+
+
+def _borrows_a_name(gate: Any) -> bool:
+    """Whether a block, or a block in it, is called like a standard gate."""
+    if type(gate) not in (Instruction, Gate) or gate.definition is None:
+        return False
+    return gate.name in _STANDARD or any(_borrows_a_name(inner.operation) for inner in gate.definition.data)
 
 
 def _is_more_than_its_name(operation: Any) -> bool:

@@ -16,7 +16,7 @@ from typing import Any
 
 import numpy as np
 from qiskit import ClassicalRegister, QuantumCircuit
-from qiskit.circuit import Parameter, ParameterExpression
+from qiskit.circuit import Barrier, Parameter, ParameterExpression
 from qiskit.quantum_info import Statevector
 
 from lightning_qsgd.quantum.angles import Angles
@@ -112,10 +112,10 @@ class NormalForm:
         moved = []
         for gate in parts.gates:
             qubits = tuple(place[q] for q in gate.qubits if q in place)
-            if gate.operation is not None and len(qubits) != len(gate.qubits):  # barriers over what is left out
-                if not qubits:
-                    continue
-                gate = gate._replace(operation=type(gate.operation)(len(qubits)))
+            if not qubits:  # what simulators ignore, on qubits that are left out
+                continue
+            if len(qubits) != len(gate.qubits):  # a barrier over some of these
+                gate = gate._replace(operation=Barrier(len(qubits)))
             moved.append(gate._replace(qubits=qubits))
         angles = Angles(inputs, weights, [source.expression for source in parts.sources])
         angles.compile()

@@ -82,7 +82,13 @@ def test_names_that_leave_open_what_a_gate_does_do_not_count_alone():
 
         return after(Mine(), 0)
 
+    def controlled(angle):
+        block = QuantumCircuit(1, name="x")
+        block.ry(angle, 0)
+        return after(block.to_gate().control(1), 0, 1)
+
     pairs = [
+        (controlled(0.1), controlled(0.2)),
         (from_qasm("U(0.1,0,0) a;"), from_qasm("U(0.2,0,0) a;")),
         (own(0.1), own(0.2)),
         *[

@@ -97,6 +97,17 @@ def test_idle_qubits_of_the_circuit_stay():
     expect(transpile(circuit, FakeManilaV2(), seed_transpiler=0), truth, x[:1], [0.3])
 
 
+def test_what_stands_on_qubits_that_are_left_out_is_left_out():
+    circuit = transpile(original(), FakeSherbrooke(), seed_transpiler=0)
+    spare = next(
+        q for q in range(127) if not any(circuit.find_bit(b).index == q for i in circuit.data for b in i.qubits)
+    )
+    circuit.barrier()
+    circuit.id(spare)
+    circuit.delay(100, spare)
+    expect(circuit)
+
+
 def test_layouts_survive_copies_and_qpy():
     circuit = transpile(original(), FakeManilaV2(), seed_transpiler=3)
     for same in (circuit.copy(), through_qpy(circuit), circuit.measure_all(inplace=False)):
@@ -127,6 +138,8 @@ def test_gates_on_ancillas_are_refused():
     circuit = transpile(original(), FakeManilaV2(), seed_transpiler=3)
     (ancilla, *_) = set(range(5)) - set(circuit.layout.final_index_layout())
     circuit.rz(0.3, ancilla)  # changes nothing: an ancilla is 0
+    circuit.id(ancilla)
+    circuit.barrier()
     expect(circuit)
     circuit.h(ancilla)
     with pytest.raises(ValueError, match=r"calls ancillas do not end in 0 \(probability 0.5\)"):
