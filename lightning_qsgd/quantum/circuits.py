@@ -37,6 +37,8 @@ class Ansatz:
     ``PauliEvolutionGate`` means its synthesis everywhere, where Qiskit's own ``Statevector`` takes the exact
     exponential. Angles may be any real expression of inputs and weights.
 
+    Qubits without a gate beside gates of devices are warned of: there, a layout may have been lost.
+
     Attributes:
         normal_form: what engines compute with; see :class:`NormalForm`.
 

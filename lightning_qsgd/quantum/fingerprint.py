@@ -55,8 +55,9 @@ def _text(circuit: QuantumCircuit) -> str:
         name = operation.name
         if type(operation) in (Instruction, Gate, ControlledGate) and operation.definition is not None:
             name = f"({_text(operation.definition)})"  # a circuit turned into a gate: its name is a running number
-            if isinstance(operation, ControlledGate) and _borrows_a_name(operation.base_gate):
-                name += f" of ({_text(operation.base_gate.definition)})"  # Qiskit defines it by that name
+            base: Any = getattr(operation, "base_gate", None)
+            if _borrows_a_name(base):
+                name += f" of ({_text(base.definition)})"  # Qiskit defines a controlled block by its name
         elif _is_more_than_its_name(operation):
             name = f"{name} ({_deed(operation)})"
         angles = [_parameter(value) for value in getattr(operation, "params", ())]

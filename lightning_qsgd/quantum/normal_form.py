@@ -10,6 +10,7 @@ Shapes: n outcome bits, m >= n qubits, G sources.
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Any
@@ -22,6 +23,8 @@ from qiskit.quantum_info import Statevector
 from lightning_qsgd.quantum.angles import Angles
 from lightning_qsgd.quantum.basis import IGNORED, Angle, Gate, Parts, Source
 
+#: Names of what circuits transpiled for a device hold, and of their inverses.
+DEVICE_GATES = {"barrier", "cx", "cz", "delay", "ecr", "id", "measure", "reset", "rx", "rz", "rzz", "sx", "sxdg", "x"}
 MAX_ROUTED = 20  # qubits of a routed circuit whose ancillas are checked to end in 0
 _PLAIN = (
     "pass the circuit from before it was transpiled; or, if outcome bit k is to be qubit k of this one, "
@@ -107,6 +110,14 @@ class NormalForm:
         parts.circuit(circuit, range(circuit.num_qubits))
         _check_measurements(parts)
         used = {q for gate in parts.gates if gate.name not in IGNORED for q in gate.qubits}
+        idle = [bit for bit, q in enumerate(physical) if q not in used]
+        if idle and DEVICE_GATES.issuperset(circuit.count_ops()):
+            warnings.warn(
+                f"The circuit has gates of devices only, and qubits without a gate: {_few(idle)}. Their outcome bits "
+                "are always 0. If it was transpiled, and changed or transpiled again since, Qiskit dropped its layout: "
+                "pass the circuit from before",
+                stacklevel=3,
+            )
         kept = [*physical, *sorted(used - set(physical))]
         place = {q: k for k, q in enumerate(kept)}
         moved = []
@@ -143,6 +154,10 @@ class NormalForm:
                 f"The circuit was transpiled, and qubits that its layout calls ancillas do not end in 0 (probability "
                 f"{excited:.2g}): a gate was put on them afterwards; {_PLAIN}"
             )
+
+
+def _few(numbers: Sequence[int]) -> str:
+    return ", ".join(map(str, numbers[:8])) + (f" and {len(numbers) - 8} more" if len(numbers) > 8 else "")
 
 
 def _value(angle: Angle, values: Sequence[Any]) -> Any:

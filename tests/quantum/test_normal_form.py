@@ -1,6 +1,7 @@
 """The circuit that engines run: layouts undone, measurements left out, the user's circuit left alone."""
 
 import io
+import warnings
 
 import numpy as np
 import pytest
@@ -144,6 +145,20 @@ def test_gates_on_ancillas_are_refused():
     circuit.h(ancilla)
     with pytest.raises(ValueError, match=r"calls ancillas do not end in 0 \(probability 0.5\)"):
         Ansatz(circuit, list(x))
+
+
+def test_qubits_of_a_device_whose_layout_is_lost_are_warned_of():
+    """Where Qiskit drops the layout, nothing but idle qubits tells that the circuit is one for a device."""
+    circuit = transpile(original(), FakeManilaV2(), seed_transpiler=3)
+    for changed in (circuit.inverse(), transpile(circuit, optimization_level=0)):
+        with pytest.warns(UserWarning, match=r"qubits without a gate: 0, 1\. .*pass the circuit from before"):
+            assert Ansatz(changed, list(x)).num_qubits == 5
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        Ansatz(circuit, list(x))
+        idle = QuantumCircuit(2)
+        idle.ry(x[0], 0)
+        Ansatz(idle, [x[0]])
 
 
 def test_inverse_and_reverse_bits_are_plain_circuits():
