@@ -137,6 +137,8 @@ def text(refused):
     for given in ("OPENQASM 2.0;", CircuitSimulator, Ansatz(turned(), [x])):
         with refused():
             Ansatz(given, [x])
+    with refused():
+        Ansatz(QuantumCircuit(0, global_phase=x), [x])
     qasm = 'OPENQASM 3.0; include "stdgates.inc"; input float[64] a; qubit[2] q; ry(a) q[0]; cx q[0], q[1];'
     same(qasm3.loads(qasm))
     circuit = turned()
@@ -270,6 +272,21 @@ def undefined(refused):
         Ansatz(circuit, [x])
     evolution.append(PauliEvolutionGate(operator, x), [0, 1])
     np.testing.assert_allclose(outcomes(evolution), truth(circuit), atol=1e-9)
+
+
+@row("An angle in a gate's definition holds")
+def hidden(refused):
+    gate, circuit = Gate("mine", 1, []), turned()
+    gate.definition = QuantumCircuit(1)
+    gate.definition.ry(y, 0)
+    circuit.append(gate, [0])
+    with refused():
+        Ansatz(circuit, [x])
+    circuit, right, block = turned(), turned(), QuantumCircuit(1)
+    block.ry(y, 0)
+    circuit.append(block.to_gate(), [0])
+    right.ry(y, 0)
+    same(circuit, right, values=(0.7, 0.3))
 
 
 @row("Gate ... is defined by itself")
@@ -576,7 +593,10 @@ def sampler(refused):
 
 @row("Invalid inputs")
 def inputs(refused):
-    ansatz = Ansatz(turned(), [x])
+    for wrong in ({x}, x, None, ["x"]):
+        with refused():
+            Ansatz(turned(), wrong)
+    ansatz = Ansatz(turned(), (p for p in [x]))
     series = FourierSurrogate.fit(QuantumNetwork(ansatz))
     for each in (QuantumLayer(ansatz), CircuitSimulator(ansatz), series):
         for wrong in (torch.zeros(1, 2), torch.zeros(1, 1, dtype=torch.int64)):
@@ -657,6 +677,14 @@ def gpu(refused):
         patch.setattr("lightning_qsgd.quantum.samplers.available_devices", lambda: ["CPU"])
         QuantumNetwork(ansatz, AerSampler(device="GPU"))
     QuantumNetwork(ansatz, AerSampler(device="CPU"))
+
+
+@row("Invalid initial_layout")
+def physical_qubits(refused):
+    ansatz, manila = Ansatz(turned(), [x]), FakeBackendSampler("FakeManilaV2", shots=10)
+    with refused():
+        QuantumNetwork(ansatz, manila, initial_layout=[0, 1, 2])
+    QuantumNetwork(ansatz, manila, initial_layout=[3, 2]).probabilities([[0.0]])
 
 
 @row("Number of qubits (Qiskit)")

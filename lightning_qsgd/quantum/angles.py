@@ -31,7 +31,7 @@ _FUNCTIONS: dict[str, Callable[[Tensor], Tensor]] = {
     "EXP": torch.exp,
     "LOG": torch.log,
     "ABS": torch.abs,
-    "SIGN": torch.sign,
+    "SIGN": lambda x: torch.where(x.isnan(), x, x.sign()),  # torch says 0 of nan
     "CONJ": torch.clone,
 }
 _OPERATORS: dict[str, Callable[[Any, Any], Any]] = {
@@ -95,6 +95,12 @@ class Angles:
         shared: dict[Any, int] = {}
         data = set(self.inputs)
         for expression in expressions:
+            if hidden := set(expression.parameters) - {*self.inputs, *self.weights}:
+                raise ValueError(
+                    f"An angle in a gate's definition holds {sorted(p.name for p in hidden)}, which the circuit does "
+                    "not know: make the gate from a circuit by to_gate(), or name its parameters, Gate(name, qubits, "
+                    "[...])"
+                )
             try:
                 linear.append(linear_angle(expression))
             except ValueError:

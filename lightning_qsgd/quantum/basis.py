@@ -19,7 +19,7 @@ from itertools import product
 from typing import Any, NamedTuple
 
 import numpy as np
-from qiskit import QuantumCircuit
+from qiskit import QiskitError, QuantumCircuit
 from qiskit.circuit import (
     AnnotatedOperation,
     Barrier,
@@ -318,12 +318,12 @@ class Parts:
         elif isinstance(last, PowerModifier) and float(last.power).is_integer():
             for _ in range(abs(round(last.power))):
                 self.add(base if last.power > 0 else AnnotatedOperation(base, InverseModifier()), qubits)
-        elif isinstance(last, PowerModifier) and not inner and isinstance(base, QiskitGate):
-            self.add(base.power(last.power), qubits)
+        elif (power := _power(base, last)) is not None:
+            self.add(power, qubits)
         else:
             raise ValueError(
-                f"Gate {operation.name!r} with modifiers {operation.modifiers} cannot be taken apart; use the gate's "
-                "own methods control, inverse and power"
+                f"Gate {operation.base_op.name!r} with modifiers {operation.modifiers} cannot be taken apart; use the "
+                "gate's own methods control, inverse and power, with numbers for its angles"
             )
 
     def inverse(self) -> Parts:
@@ -341,6 +341,16 @@ class Parts:
 IGNORED = ("barrier", "delay", "id")
 
 
+def _power(base: Any, modifier: Any) -> Any:
+    """A fraction of a gate's power, or None where Qiskit has none."""
+    if not isinstance(base, QiskitGate):
+        return None
+    try:
+        return base.power(modifier.power)
+    except (TypeError, QiskitError):
+        return None
+
+
 def _real(value: Any) -> float:
     number = value.numeric() if isinstance(value, ParameterExpression) else value
     if isinstance(number, complex):
@@ -351,11 +361,22 @@ def _real(value: Any) -> float:
 
 
 def _is_its_base_controlled(operation: Any) -> bool:
-    """Whether a gate has no qubits and angles besides its controls and those of its base gate."""
-    base = operation.base_gate
-    return operation.num_qubits == operation.num_ctrl_qubits + base.num_qubits and len(operation.params) == len(
-        base.params
-    )
+    """Whether a gate is better taken as its base gate under controls than by its definition.
+
+    That keeps the angle of a standard gate whole; and Qiskit defines controlled blocks by their names. It is so for
+    what Qiskit's ``control`` makes, not for classes and definitions of the user's own.
+    """
+    base, controls = operation.base_gate, operation.num_ctrl_qubits
+    prefix = "c" * controls if controls < 3 else f"c{controls}"
+    made_by_control = type(operation) is ControlledGate and operation.name == prefix + base.name
+    if not (made_by_control or _is_standard(operation)) or (_is_standard(base) and not base.params):
+        return False
+    return operation.num_qubits == controls + base.num_qubits and len(operation.params) == len(base.params)
+
+
+def _is_standard(operation: Any) -> bool:
+    kind = getattr(operation, "base_class", type(operation))
+    return kind.__module__.startswith("qiskit.circuit.library.standard_gates.")
 
 
 def _template(operation: Any, angle: Iterable[Parameter] = ()) -> Parts:

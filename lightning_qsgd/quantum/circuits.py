@@ -26,7 +26,7 @@ class Ansatz:
     Args:
         circuit: any circuit of gates on ``n`` qubits; it is copied. Outcome bit ``k`` is qubit ``k`` (little-endian,
             as everywhere in Qiskit), for all qubits: measurements at the end and classical bits are left out. If it
-            was transpiled, ``n`` counts the qubits that it had before, in their order then.
+            was transpiled, ``n`` counts the qubits that it had before the last transpile, in their order then.
         inputs: the parameters that take data, in the order of the last axis of ``inputs`` arrays. At least one.
         weights: the remaining parameters, in the order of ``weights`` arrays. Default: none.
 
@@ -50,11 +50,14 @@ class Ansatz:
     circuit: QuantumCircuit
     inputs: tuple[Parameter, ...]
     weights: tuple[Parameter, ...] = ()
-    normal_form: NormalForm = field(compare=False, repr=False, kw_only=True)
+    normal_form: NormalForm = field(repr=False, kw_only=True)
 
     def __init__(self, circuit: QuantumCircuit, inputs: Sequence[Parameter], weights: Sequence[Parameter] = ()) -> None:
         if not isinstance(circuit, QuantumCircuit):
             raise ValueError(f"Invalid circuit: {circuit!r} ({type(circuit).__name__}); it must be a QuantumCircuit")
+        if not circuit.num_qubits:
+            raise ValueError("Invalid circuit: it has no qubits")
+        inputs, weights = _named("inputs", inputs), _named("weights", weights)
         named = [*inputs, *weights]
         if not inputs:
             raise ValueError("An ansatz needs at least one input parameter; got none")
@@ -76,9 +79,9 @@ class Ansatz:
             )
         circuit = circuit.copy()
         object.__setattr__(self, "circuit", circuit)
-        object.__setattr__(self, "inputs", tuple(inputs))
-        object.__setattr__(self, "weights", tuple(weights))
-        object.__setattr__(self, "normal_form", NormalForm.of(circuit, self.inputs, self.weights))
+        object.__setattr__(self, "inputs", inputs)
+        object.__setattr__(self, "weights", weights)
+        object.__setattr__(self, "normal_form", NormalForm.of(circuit, inputs, weights))
 
     def separated(self) -> Ansatz:
         """The same circuit with one input for each source of its normal form, in their order, and no weights."""
@@ -107,6 +110,22 @@ class Ansatz:
     def num_weights(self) -> int:
         """Length of the last axis of weights; may be 0."""
         return len(self.weights)
+
+
+def _named(name: str, parameters: Sequence[Parameter]) -> tuple[Parameter, ...]:
+    """Parameters in their order."""
+    if isinstance(parameters, (Parameter, str, set, frozenset, dict)) or not hasattr(parameters, "__iter__"):
+        raise ValueError(
+            f"Invalid {name}: {parameters!r} ({type(parameters).__name__}); they must be a list of parameters, in the "
+            "order of the arrays"
+        )
+    parameters = tuple(parameters)
+    if strange := [p for p in parameters if not isinstance(p, Parameter)]:
+        raise ValueError(
+            f"Invalid {name}: {strange[0]!r} ({type(strange[0]).__name__}) among them; take the Parameter itself from "
+            "the circuit, {p.name: p for p in circuit.parameters}"
+        )
+    return parameters
 
 
 def superposition_circuit(num_qubits: int = 4, depth: int = 2, entanglement: Entanglement = "linear") -> Ansatz:

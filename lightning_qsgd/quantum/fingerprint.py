@@ -12,8 +12,19 @@ from typing import Any
 import numpy as np
 from numpy.typing import ArrayLike
 from qiskit import QuantumCircuit
-from qiskit.circuit import AnnotatedOperation, ControlledGate, Gate, Instruction, Parameter
-from qiskit.circuit.library import PauliEvolutionGate, get_standard_gate_name_mapping
+from qiskit.circuit import (
+    AnnotatedOperation,
+    Barrier,
+    ControlledGate,
+    Delay,
+    Gate,
+    Instruction,
+    Measure,
+    Parameter,
+    Reset,
+    library,
+)
+from qiskit.circuit.library import get_standard_gate_name_mapping
 from qiskit.primitives.containers.sampler_pub import SamplerPub
 
 from lightning_qsgd.quantum.angles import linear_angle
@@ -21,6 +32,10 @@ from lightning_qsgd.quantum.circuits import Ansatz
 from lightning_qsgd.quantum.normal_form import outcome_qubits
 
 _STANDARD = frozenset(get_standard_gate_name_mapping())
+#: Operations outside of the standard gates whose parameters and size tell all.
+_TOLD = {library.UnitaryGate, library.DiagonalGate, library.PermutationGate, library.PauliGate, library.QFTGate}
+_TOLD |= {library.UCGate, library.UCRXGate, library.UCRYGate, library.UCRZGate, library.HamiltonianGate}
+_TOLD |= {library.StatePreparation, library.Initialize, library.Isometry, Barrier, Delay, Measure, Reset}
 
 
 def of_ansatz(ansatz: Ansatz, weights: ArrayLike | None = None) -> str:
@@ -30,7 +45,7 @@ def of_ansatz(ansatz: Ansatz, weights: ArrayLike | None = None) -> str:
     """
     names = {p: Parameter(f"{kind}{i}") for kind in ("inputs", "weights") for i, p in enumerate(getattr(ansatz, kind))}
     fixed = np.round(np.asarray([] if weights is None else weights, float), 9) + 0.0  # no negative zeros
-    text = f"{len(ansatz.inputs)} {fixed.tolist()}\n{_text(ansatz.circuit.assign_parameters(names))}"
+    text = f"{len(ansatz.inputs)} {fixed.tolist()}\n{_text(ansatz.circuit, names)}"
     if ansatz.circuit.layout is not None:
         text += f"\n{outcome_qubits(ansatz.circuit)}"
     return hashlib.sha256(text.encode()).hexdigest()
@@ -41,26 +56,37 @@ def of_request(pubs: Iterable[SamplerPub], where: str) -> str:
     digest = hashlib.sha256(where.encode())
     for pub in pubs:
         values = pub.parameter_values.as_array(pub.circuit.parameters)
-        digest.update(_text(pub.circuit).encode())
+        digest.update(_text(pub.circuit, {}).encode())
         digest.update(f"{[p.name for p in pub.circuit.parameters]} {values.shape} {pub.shots}".encode())
         digest.update(np.ascontiguousarray(values, dtype="<f8").tobytes())
     return digest.hexdigest()
 
 
-def _text(circuit: QuantumCircuit) -> str:
+Names = dict[Parameter, Parameter]  # what parameters are called in the text
+
+
+def _text(circuit: QuantumCircuit, names: Names, phases: bool = False) -> str:
+    """All of a circuit; global phases, which matter under controls alone, only if asked for.
+
+    Parameters are renamed here, since Qiskit's assign_parameters changes the definitions that copies of a circuit share
+    where a gate is annotated.
+    """
     lines = [f"{circuit.num_qubits} {[(register.name, register.size) for register in circuit.cregs]}"]
+    if phases:
+        lines.append(_parameter(circuit.global_phase, names))
     for instruction in circuit.data:
         operation: Any = instruction.operation
         bits = [circuit.find_bit(bit).index for bit in (*instruction.qubits, *instruction.clbits)]
         name = operation.name
         if type(operation) in (Instruction, Gate, ControlledGate) and operation.definition is not None:
-            name = f"({_text(operation.definition)})"  # a circuit turned into a gate: its name is a running number
+            # a circuit turned into a gate: its name is a running number
+            name = f"({_text(operation.definition, names, phases)})"
             base: Any = getattr(operation, "base_gate", None)
-            if _borrows_a_name(base):
-                name += f" of ({_text(base.definition)})"  # Qiskit defines a controlled block by its name
+            if _borrows_a_name(base):  # Qiskit defines a controlled block by its name
+                name += f" of ({_text(base.definition, names, phases=True)})"
         elif _is_more_than_its_name(operation):
-            name = f"{name} ({_deed(operation)})"
-        angles = [_parameter(value) for value in getattr(operation, "params", ())]
+            name = f"{name} ({_deed(operation, names, phases)})"
+        angles = [_parameter(value, names) for value in getattr(operation, "params", ())]
         lines.append(f"{name} {len(instruction.qubits)} {bits} {angles}")
     return "\n".join(lines)
 
@@ -74,31 +100,37 @@ def _borrows_a_name(gate: Any) -> bool:
 
 def _is_more_than_its_name(operation: Any) -> bool:
     """Whether name and parameters leave open what an operation does."""
-    if isinstance(operation, (AnnotatedOperation, PauliEvolutionGate)) or not isinstance(operation, Instruction):
+    if isinstance(operation, AnnotatedOperation) or not isinstance(operation, Instruction):
         return True
-    module = getattr(operation, "base_class", type(operation)).__module__
-    return not module.startswith("qiskit.circuit.")  # a class of the user's, or of a QASM file
+    kind = getattr(operation, "base_class", type(operation))
+    return not (kind in _TOLD or kind.__module__.startswith("qiskit.circuit.library.standard_gates."))
 
 
-def _deed(operation: Any) -> str:
+def _deed(operation: Any, names: Names, phases: bool) -> str:
     """What an operation does: its modifiers and base, its definition, or its matrix."""
     if isinstance(operation, AnnotatedOperation):
         base = QuantumCircuit(operation.base_op.num_qubits)
         base.append(operation.base_op, base.qubits)
-        return f"{operation.modifiers} {_text(base)}"
+        return f"{operation.modifiers} {_text(base, names, phases=True)}"
     if not isinstance(operation, Instruction) and hasattr(operation, "to_instruction"):
         operation = operation.to_instruction()
-    if (definition := getattr(operation, "definition", None)) is not None:
-        return _text(definition)
+    try:
+        definition = getattr(operation, "definition", None)
+    except TypeError:  # as that of an evolution over a time that cancels
+        definition = None
+    if definition is not None:
+        return _text(definition, names, phases)
     matrix: Any = operation
-    return _parameter(matrix.to_matrix()) if hasattr(operation, "__array__") else ""
+    return _parameter(matrix.to_matrix(), names) if hasattr(operation, "__array__") else ""
 
 
-def _parameter(value: Any) -> str:
+def _parameter(value: Any, names: Names) -> str:
     if isinstance(value, QuantumCircuit):  # a block of control flow
-        return _text(value)
+        return _text(value, names)
     if isinstance(value, np.ndarray):  # a matrix: its own text would be shortened
         return f"{value.shape} {hashlib.sha256(np.ascontiguousarray(value).tobytes()).hexdigest()}"
+    if renamed := {p: names[p] for p in getattr(value, "parameters", ()) if p in names}:
+        value = value.subs(renamed)
     try:
         constant, slopes = linear_angle(value)
     except (TypeError, ValueError):

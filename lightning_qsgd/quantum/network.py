@@ -76,7 +76,12 @@ class QuantumNetwork:
                 f"The circuit has a reset, which {pure} cannot run: a statevector takes one branch of it at random; "
                 "use AerSampler, FakeBackendSampler or a device"
             )
-        layout = None if initial_layout is None else list(initial_layout)
+        layout, used = None if initial_layout is None else list(initial_layout), ansatz.normal_form.num_qubits
+        if layout is not None and len(layout) != used:
+            raise ValueError(
+                f"Invalid initial_layout: {layout}; it must be a physical qubit for each of the {used} qubits that the "
+                "circuit uses (with the ancillas that its router used, if it was transpiled for a device)"
+            )
         self._transpiling = {"optimization_level": optimization_level, "initial_layout": layout}
         circuit = self._transpiled(ansatz.normal_form.circuit())
         self._shifted: QuantumNetwork | None = None

@@ -62,8 +62,8 @@ class CircuitSimulator(Constants):
             besides = n - ansatz.num_qubits
             routed = f" (with the {besides} that its router used besides)" if besides else ""
             raise ValueError(
-                f"Invalid ansatz: {n} qubits{routed}; the simulator takes at most {MAX_QUBITS}. A sampler takes more: "
-                "QuantumNetwork(ansatz, AerSampler())"
+                f"Invalid ansatz: {n} qubits{routed}; the simulator takes at most {MAX_QUBITS}. A sampler takes up to "
+                "24: QuantumNetwork(ansatz, AerSampler())"
             )
         self.ansatz, self.amplitudes = ansatz, amplitudes
         self._extend = None if form.angles.is_linear else form.angles.extend

@@ -61,6 +61,12 @@ def test_shared_and_row_angles_stay_apart():
     assert pickle.loads(pickle.dumps(angles)).extend(torch.ones(3, 2), torch.ones(2))[0].shape == (3, 3)
 
 
+def test_outside_of_its_domain_an_angle_is_nan():
+    for expression in (x[0].log().sign(), ((-1) ** x[0]).abs().sign(), x[0].arcsin()):
+        (value,) = compiled([expression], list(x))(torch.tensor(-1.7), torch.tensor(0.0))
+        assert value.isnan()
+
+
 def test_what_has_no_real_angle_is_refused():
     circuit, y = QuantumCircuit(1), Parameter("y")
     circuit.rx((1j * y).exp(), 0)

@@ -4,8 +4,25 @@ import numpy as np
 import pytest
 import torch
 from qiskit import QuantumCircuit, qasm2
-from qiskit.circuit import AnnotatedOperation, ControlModifier, Gate, Parameter, ParameterVector
-from qiskit.circuit.library import CXGate, HamiltonianGate, PauliEvolutionGate, RYGate, StatePreparation
+from qiskit.circuit import (
+    AnnotatedOperation,
+    ControlledGate,
+    ControlModifier,
+    Gate,
+    Parameter,
+    ParameterVector,
+    PowerModifier,
+)
+from qiskit.circuit.library import (
+    CXGate,
+    HamiltonianGate,
+    HGate,
+    PauliEvolutionGate,
+    RYGate,
+    StatePreparation,
+    UGate,
+    XGate,
+)
 from qiskit.quantum_info import Clifford, Operator, SparsePauliOp, Statevector
 
 from lightning_qsgd.quantum import AerSampler, Ansatz, CircuitSimulator, QuantumNetwork
@@ -141,6 +158,35 @@ def test_evolution_means_its_synthesis_on_every_engine():
     np.testing.assert_allclose(QuantumNetwork(ansatz, AerSampler(20_000)).probabilities([[0.7]])[0], truth, atol=0.03)
 
 
+def test_a_controlled_gate_with_a_definition_of_its_own_is_that():
+    """A relative-phase Toffoli, as its author defines it; Qiskit's statevector takes the definition too."""
+
+    class Margolus(ControlledGate):
+        def __init__(self):
+            super().__init__("margolus", 3, [], num_ctrl_qubits=2, base_gate=XGate())
+
+        def _define(self):
+            self.definition = QuantumCircuit(3)
+            self.definition.rccx(0, 1, 2)
+
+    circuit = QuantumCircuit(3)
+    circuit.h([0, 1, 2])
+    circuit.ry(x, 2)
+    circuit.append(Margolus(), [0, 1, 2])
+    circuit.h([0, 1, 2])
+    np.testing.assert_allclose(equals_qiskit(circuit)[:4], [0.1548, 0.3158, 0.0147, 0.0147], atol=5e-5)
+    turn = QuantumCircuit(2)
+    turn.cry(x, 0, 1)
+    turn.p(0.7, 0)
+    own = ControlledGate("mine", 2, [x], num_ctrl_qubits=1, base_gate=RYGate(x), definition=turn)
+    ansatz = Ansatz(circuit_of(2, (HGate(), 0), (own, 0, 1), (HGate(), 0)), [x])
+    twin = circuit_of(2, (HGate(), 0))
+    twin.compose(turn, inplace=True)
+    twin.h(0)
+    truth = Statevector(twin.assign_parameters({x: 0.7})).probabilities()
+    np.testing.assert_allclose(CircuitSimulator(ansatz)(torch.tensor([[0.7]]).double())[0], truth, atol=1e-12)
+
+
 def test_other_operations():
     rng = np.random.default_rng(0)
     state = rng.normal(size=4) + 1j * rng.normal(size=4)
@@ -163,6 +209,12 @@ def test_other_operations():
             return Operator(RYGate(0.5)).data
 
     equals_qiskit(circuit_of(1, (Opaque(), 0)))
+
+
+def test_fractions_of_powers_that_qiskit_does_not_have_are_refused():
+    for base in (UGate(x, x, x), Clifford(QuantumCircuit(1))):
+        with pytest.raises(ValueError, match="cannot be taken apart; use the gate's own methods"):
+            Ansatz(circuit_of(1, (AnnotatedOperation(base, PowerModifier(0.5)), 0)), [x])
 
 
 def test_gates_that_nothing_defines_are_refused():

@@ -6,7 +6,16 @@ import numpy as np
 import pytest
 from qiskit import ClassicalRegister, QuantumCircuit, qasm2, transpile
 from qiskit.circuit import AnnotatedOperation, ControlModifier, Gate, Parameter, ParameterVector
-from qiskit.circuit.library import PauliEvolutionGate, RYGate, UnitaryGate
+from qiskit.circuit.library import (
+    BitwiseXorGate,
+    HGate,
+    MCMTGate,
+    PauliEvolutionGate,
+    PauliProductRotationGate,
+    RYGate,
+    UnitaryGate,
+    YGate,
+)
 from qiskit.primitives.containers.sampler_pub import SamplerPub
 from qiskit.quantum_info import Pauli
 from scipy.stats import unitary_group
@@ -87,7 +96,19 @@ def test_names_that_leave_open_what_a_gate_does_do_not_count_alone():
         block.ry(angle, 0)
         return after(block.to_gate().control(1), 0, 1)
 
+    def under_control(phase):
+        block = QuantumCircuit(1, global_phase=phase)
+        block.h(0)
+        return after(AnnotatedOperation(block.to_gate(), ControlModifier(1)), 0, 1)
+
     pairs = [
+        (after(BitwiseXorGate(1, 0), 0), after(BitwiseXorGate(1, 1), 0)),
+        (
+            after(PauliProductRotationGate(Pauli("XX"), 0.3), 0, 1),
+            after(PauliProductRotationGate(Pauli("ZY"), 0.3), 0, 1),
+        ),
+        (after(MCMTGate(HGate(), 1, 1), 0, 1), after(MCMTGate(YGate(), 1, 1), 0, 1)),
+        (under_control(0.0), under_control(1.0)),
         (controlled(0.1), controlled(0.2)),
         (from_qasm("U(0.1,0,0) a;"), from_qasm("U(0.2,0,0) a;")),
         (own(0.1), own(0.2)),
@@ -107,6 +128,18 @@ def test_names_that_leave_open_what_a_gate_does_do_not_count_alone():
     pairs.append((elided, QuantumCircuit(2).compose(elided)))
     for one, other in pairs:
         assert of_ansatz(Ansatz(one, [x])) == of_ansatz(Ansatz(one, [x])) != of_ansatz(Ansatz(other, [x]))
+        assert Ansatz(one, [x]) == Ansatz(one, [x]) != Ansatz(other, [x])
+
+
+def test_a_fingerprint_leaves_the_circuit_as_it_is():
+    """Qiskit's assign_parameters writes into the base operation of an annotated one."""
+    x, block = Parameter("x"), QuantumCircuit(1)
+    block.global_phase = 4 * x
+    circuit = QuantumCircuit(2)
+    circuit.append(AnnotatedOperation(block.to_gate(), ControlModifier(1)), [0, 1])
+    circuit.ry(x, 1)
+    ansatz = Ansatz(circuit, [x])
+    assert of_ansatz(ansatz) == of_ansatz(Ansatz(circuit, [x])) == of_ansatz(Ansatz(ansatz.circuit, [x]))
 
 
 FINGERPRINT = """
