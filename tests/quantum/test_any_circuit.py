@@ -92,8 +92,9 @@ def test_every_engine_and_qiskit_agree_on_any_of_300_circuits():
 
 
 @pytest.mark.slow
+@pytest.mark.timeout(1800)
 def test_every_engine_and_qiskit_agree_on_any_of_2000_circuits():
-    check_many(100)
+    check_many(100, [*ENGINES, *["exact"] * 8])
 
 
 @pytest.mark.parametrize(
