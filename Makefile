@@ -38,7 +38,7 @@ paper: .venv/.installed ## the paper's experiment with controls, and its report:
 	$(RUN) -m lightning_qsgd compare --config configs/compare/seqcls.yaml --config configs/compare/seqcls_cosine.yaml $(QUICKLY) $(if $(QUICK),--tuning.trials 3)
 	$(RUN) -m lightning_qsgd report $(PAPER)/seqcls $(PAPER)/seqcls_cosine --output $(PAPER)/paper
 
-test: .venv/.installed ## the tests: a quarter of an hour
+test: .venv/.installed ## the tests: 20 minutes
 	$(RUN) -m pytest -m "not slow and not gpu and not hardware"
 
 test-slow: .venv/.installed ## whole training runs, many processes, a browser
