@@ -60,7 +60,10 @@ class Ansatz:
         inputs, weights = _named("inputs", inputs), _named("weights", weights)
         named = [*inputs, *weights]
         if not inputs:
-            raise ValueError("An ansatz needs at least one input parameter; got none")
+            raise ValueError(
+                "An ansatz needs at least one input parameter; got none. Where all are weights, add one that changes "
+                "nothing: circuit.global_phase += Parameter('none')"
+            )
         if len(set(named)) != len(named):
             raise ValueError(f"A parameter is named twice among inputs and weights: {[p.name for p in named]}")
         own = {parameter.name: parameter for parameter in circuit.parameters}
