@@ -58,7 +58,8 @@ def test_a_dry_run_says_what_would_run_and_runs_nothing(tmp_path, capsys, monkey
     assert list(tmp_path.iterdir()) == []
 
 
-def test_hardware_time_is_estimated_before_submitting(tmp_path, capsys, monkeypatch):
+def pretend_to_be_ibm(tmp_path, monkeypatch):
+    """Answer for IBM's service by a fake device, in an empty folder."""
     from qiskit_ibm_runtime.fake_provider import FakeManilaV2
 
     class Service:
@@ -70,6 +71,10 @@ def test_hardware_time_is_estimated_before_submitting(tmp_path, capsys, monkeypa
 
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr(_BatchSampler, "service", Service())
+
+
+def test_hardware_time_is_estimated_before_submitting(tmp_path, capsys, monkeypatch):
+    pretend_to_be_ibm(tmp_path, monkeypatch)
     sampler = f"{PERTURBATION}.sampler=lightning_qsgd.quantum.IBMSampler"
     calibrate("--dry-run", sampler)
     assert "estimated QPU time" in capsys.readouterr().out
@@ -149,17 +154,7 @@ def test_a_series_that_does_not_describe_its_sampler_is_an_error_and_loses_nothi
 
 
 def test_a_rejected_calibration_is_measured_anew_the_next_time(tmp_path, capsys, monkeypatch):
-    from qiskit_ibm_runtime.fake_provider import FakeManilaV2
-
-    class Service:
-        def least_busy(self):
-            return FakeManilaV2()
-
-        def active_account(self):
-            return {}
-
-    monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr(_BatchSampler, "service", Service())
+    pretend_to_be_ibm(tmp_path, monkeypatch)
     monkeypatch.setattr("lightning_qsgd.quantum.goodness.FAR", 0)
     monkeypatch.setattr("lightning_qsgd.quantum.goodness.CHANCE", 1)
     sampler = [f"{PERTURBATION}.sampler=lightning_qsgd.quantum.IBMSampler", f"{PERTURBATION}.sampler.shots=128"]

@@ -269,14 +269,11 @@ class Parts:
         """An operation on the last qubits under so many controls: each of its basis gates under them."""
         before = len(self.sources)
         part = self._part(operation, len(qubits) - controls)
-        if part.measured or any(gate.name == "reset" for gate in part.gates):
+        if not part.is_unitary:
             raise ValueError(
                 f"Gate {operation.name!r} measures or resets qubits, so that it cannot be controlled; "
                 "control its other gates alone"
             )
-        self._control(part, controls, qubits, before)
-
-    def _control(self, part: Parts, controls: int, qubits: tuple[int, ...], before: int) -> None:
         for index in range(before, len(self.sources)):
             expression, spectrum = self.sources[index]
             self.sources[index] = Source(expression, tuple(sorted({*spectrum, 0.0})) if spectrum else _PROJECTOR)
@@ -326,10 +323,15 @@ class Parts:
                 "gate's own methods control, inverse and power, with numbers for its angles"
             )
 
+    @property
+    def is_unitary(self) -> bool:
+        """Whether nothing is measured or reset."""
+        return not self.measured and all(gate.name != "reset" for gate in self.gates)
+
     def inverse(self) -> Parts:
         """The same gates undone, for :meth:`_paste`; their sources stay."""
         out = Parts(self.sources, self._bound)
-        if self.measured or any(gate.name == "reset" for gate in self.gates):
+        if not self.is_unitary:
             raise ValueError("A measurement or reset has no inverse; invert the gates before it alone")
         for gate in reversed(self.gates):
             name = _INVERSES.get(gate.name, gate.name)
