@@ -24,7 +24,7 @@ from lightning_qsgd import manual
 from lightning_qsgd.calibrate import calibrate
 from lightning_qsgd.callbacks import PredictionWriter, Stopped, TestReport
 from lightning_qsgd.callbacks.exact_resume import SIGNALS
-from lightning_qsgd.callbacks.run_summary import count_circuits, samplers_of, summary_table
+from lightning_qsgd.callbacks.run_summary import count_circuits, engines_of, summary_table, told_engine
 from lightning_qsgd.distributed import leave
 from lightning_qsgd.doctor import doctor
 from lightning_qsgd.experiment import ExperimentCLI, parse
@@ -101,9 +101,10 @@ class CommandLine(ExperimentCLI):
         if (folder := self._folder_to_write()) is None:
             return
         metrics = {key: value.item() for key, value in self.trainer.callback_metrics.items()}
-        circuits, shots, _ = count_circuits(self.model)
-        if circuits:
-            metrics |= {"circuits": circuits, "shots": shots, "samplers": samplers_of(self.model)}
+        if engines := engines_of(self.model):
+            circuits, shots, _ = count_circuits(self.model)
+            metrics |= {"circuits": circuits, "shots": shots, "engines": engines}
+            print(f"Circuits ran on: {'; '.join(map(told_engine, engines))}")
         write_json(
             folder / name, {"checkpoint": str(self.trainer.ckpt_path)} | self._checkpoint | (more or {}) | metrics
         )

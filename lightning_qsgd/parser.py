@@ -122,11 +122,17 @@ def refuse_class_names(value: Any, name: str) -> None:
     Raises:
         ValueError: if it is, or contains, a dotted name or a ``class_path``.
     """
-    dotted = isinstance(value, str) and all(part.isidentifier() for part in value.split(".")) and "." in value
-    if dotted or (isinstance(value, dict) and "class_path" in value):
+    if names_class(value):
         raise ValueError(f"Invalid {name}: {value!r} names a class; only a configuration may do so: use another file")
-    for part in value.values() if isinstance(value, dict) else value if isinstance(value, list | tuple) else ():
-        refuse_class_names(part, name)
+
+
+def names_class(value: Any) -> bool:
+    """Whether a plain value is, or contains, a dotted name or a ``class_path``."""
+    if isinstance(value, str):
+        return "." in value and all(part.isidentifier() for part in value.split("."))
+    if isinstance(value, dict):
+        return "class_path" in value or any(map(names_class, value.values()))
+    return isinstance(value, list | tuple) and any(map(names_class, value))
 
 
 def shorten(message: str) -> str:

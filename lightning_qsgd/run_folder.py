@@ -99,13 +99,18 @@ def read_checkpoint(path: Path) -> dict[str, Any]:
             f"Checkpoint {path} cannot be read: {reason} it is no checkpoint; use another file, "
             "such as previous.ckpt (--ckpt_path previous)"
         ) from error
-    if not isinstance(checkpoint, dict) or not {"state_dict", "hyper_parameters"} <= checkpoint.keys():
-        raise ValueError(f"{path} is no checkpoint of this project: it has no state_dict and hyper_parameters")
+    if not isinstance(checkpoint, dict) or not isinstance(checkpoint.get("state_dict"), dict):
+        raise ValueError(f"{path} is no checkpoint of Lightning's: it has no state_dict")
+    settings = checkpoint.get("hyper_parameters") or {}  # without save_hyperparameters() there are none
+    checkpoint["hyper_parameters"] = {k: v for k, v in settings.items() if not k.startswith("_")}  # _class_path
+    checkpoint.setdefault("global_step", 0)
     return checkpoint
 
 
 def epochs_of(checkpoint: dict[str, Any]) -> tuple[int, bool]:
     """Epochs that a checkpoint's run had begun, and whether the last of them was trained to its end."""
+    if "loops" not in checkpoint:
+        return checkpoint.get("epoch", 0), False
     loops = checkpoint["loops"]["fit_loop"]
     epochs, batches = loops["epoch_progress"]["current"], loops["epoch_loop.batch_progress"]
     within = epochs["started"] > epochs["processed"]
@@ -149,6 +154,18 @@ def keep(path: Path, target: Path) -> None:
 def folder_of(checkpoint: Path) -> Path:
     """The run folder of a checkpoint, or the folder it lies in."""
     return checkpoint.parent.parent if checkpoint.parent.name == "checkpoints" else checkpoint.parent
+
+
+def config_of(checkpoint: Path, step: int) -> Path | None:
+    """The configuration that a checkpoint was trained with: that of the last resumption before its step, or of the run.
+
+    None: there is none beside it.
+    """
+    folder = folder_of(checkpoint)
+    resumed = [(re.fullmatch(r"config_from_step_(\d+)", f.stem), f) for f in folder.glob("config_from_step_*.yaml")]
+    before = [(int(match[1]), file) for match, file in resumed if match and int(match[1]) < step]
+    newest = max(before)[1] if before else folder / "config.yaml"
+    return newest if newest.is_file() else None
 
 
 def set_aside(folder: Path, names: Sequence[str]) -> None:

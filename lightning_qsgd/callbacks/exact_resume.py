@@ -1,5 +1,6 @@
 """ExactResume: a run that is killed goes on as if it had never stopped."""
 
+import copy
 import signal
 import threading
 import time
@@ -8,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import lightning as L
-from lightning.pytorch.callbacks import Checkpoint
+from lightning.pytorch.callbacks import Checkpoint, WeightAveraging
 from lightning.pytorch.loggers import TensorBoardLogger
 from lightning.pytorch.loops.fetchers import _PrefetchDataFetcher
 from lightning.pytorch.trainer.states import TrainerFn
@@ -95,6 +96,8 @@ class ExactResume(Checkpoint):
         self._sums: dict[str, Any] | None = None  # of an epoch that ends in its middle, before they are reset
         self._before_validation: dict[str, Any] | None = None  # sums
         self._saving: Position | None = None
+        self._ending = False
+        self._raw: dict[str, Any] | None = None  # weights, where a callback puts averaged ones into their place
 
     def setup(self, trainer: L.Trainer, pl_module: L.LightningModule, stage: str) -> None:
         """Begin anew; remove what a killed process had begun to write."""
@@ -102,7 +105,7 @@ class ExactResume(Checkpoint):
             self.stopping = False
             self._begin()
             self._path = Path(trainer.default_root_dir) / "checkpoints" / "last.ckpt"
-            self._whole = str(trainer.ckpt_path) == str(self._path)  # it was read, so it may be kept
+            self._whole = False  # whether last.ckpt may be kept: it was read, or written
             for begun in self._path.parent.glob(".*.ckpt.*") if trainer.is_global_zero else ():
                 begun.unlink(missing_ok=True)
 
@@ -110,6 +113,7 @@ class ExactResume(Checkpoint):
         """Take this process's part out of a checkpoint."""
         if trainer.state.fn != _FIT:
             return
+        self._whole = Path(str(trainer.ckpt_path)).resolve() == self._path.resolve()
         if (saved := checkpoint.get(KEY)) is None:
             rank_zero_warn("The checkpoint holds no states of generators: the resumed run will not be exact")
         elif len(saved) != trainer.world_size:
@@ -192,6 +196,8 @@ class ExactResume(Checkpoint):
         """Complete the means of a resumed epoch; keep the sums of one that max_steps ends in its middle."""
         finished = trainer.fit_loop.epoch_loop.batch_progress.is_last_batch
         self._sums = None if finished else self._here(trainer)["sums"]
+        if any(isinstance(callback, WeightAveraging) for callback in trainer.callbacks):  # type: ignore[attr-defined]
+            self._raw = {name: copy.deepcopy(value) for name, value in pl_module.state_dict().items()}
         if finished:
             add_logged(self._leftover, trainer)
             log_rest(self._leftover, pl_module)
@@ -200,6 +206,7 @@ class ExactResume(Checkpoint):
         """Save the end."""
         self._in_epoch = self._sums is not None
         if trainer.global_step > self._saved_step:
+            self._ending = True
             self._save(trainer, self._here(trainer) | ({"sums": self._sums} if self._in_epoch else {}))
 
     # Saving
@@ -243,6 +250,8 @@ class ExactResume(Checkpoint):
         """Add what Lightning leaves out, to every checkpoint of a training run; called on all processes."""
         if trainer.state.fn != _FIT or self._epoch_start is None:
             return
+        if self._ending and self._raw is not None and "current_model_state" in checkpoint:
+            checkpoint["current_model_state"] = self._raw  # WeightAveraging has replaced them (lightning 2.6)
         loops = checkpoint["loops"]["fit_loop"]
         here, own = self._position_to_save(trainer)
         if own:

@@ -3,6 +3,7 @@
 import json
 import resource
 import sys
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +16,12 @@ from lightning_qsgd.callbacks.finite_steps import FiniteSteps
 from lightning_qsgd.callbacks.parts import superpositional
 from lightning_qsgd.callbacks.time_to_target import TimeToTarget
 from lightning_qsgd.files import write_json
-from lightning_qsgd.optim import SuperpositionalGradientDescent
+from lightning_qsgd.optim import (
+    CircuitPerturbation,
+    ControlPerturbation,
+    Perturbation,
+    SuperpositionalGradientDescent,
+)
 
 SUMMARY = "summary.json"
 
@@ -47,10 +53,11 @@ def summarize(trainer: L.Trainer, module: L.LightningModule) -> dict[str, Any]:
         f"{clock.metric} mean of last {len(last)}": round(sum(last) / len(last), 4) if last else None,
         f"{clock.metric} best": round(best(clock.history), 4) if last else None,
         **{name: round(float(trainer.callback_metrics[name]), 6) for name in wanted},
-        f"epochs to {clock.target:.2f}": clock.epochs,
+        **({} if clock.target is None else {f"epochs to {clock.target:.2f}": clock.epochs}),
         "epochs": trainer.current_epoch,
         "skipped_steps": next(c.skipped for c in callbacks if isinstance(c, FiniteSteps)),
         "training_seconds": round(clock.elapsed, 1),
+        "engines": engines_of(module, ours),
         "circuits": circuits,
         "shots": shots,
         "circuit_seconds": round(seconds, 2),
@@ -65,8 +72,9 @@ def summarize(trainer: L.Trainer, module: L.LightningModule) -> dict[str, Any]:
 def summary_table(folder: Path) -> Table:
     """The summary in a run folder, for printing; where no circuit ran, without its numbers of circuits."""
     summary = json.loads((folder / SUMMARY).read_text())
+    summary["engines"] = "; ".join(map(told_engine, summary["engines"]))
     if not summary["circuits"]:
-        unused = ("circuits", "shots", "circuit_seconds", "fallback_steps")
+        unused = ("engines", "circuits", "shots", "circuit_seconds", "fallback_steps")
         summary = {name: value for name, value in summary.items() if name not in unused or value}
     table = Table("", Column(overflow="fold"), title="Summary", show_header=False, title_justify="left")
     for name, value in summary.items():
@@ -98,18 +106,58 @@ def that_count(model: torch.nn.Module, optimizer: SuperpositionalGradientDescent
     return counting
 
 
-def samplers_of(model: torch.nn.Module) -> list[dict[str, Any]]:
-    """What ran the circuits of a model's layers, each once: class, device (None: any circuit as it is), shots (None:
-    exact)."""
+def engines_of(model: torch.nn.Module, optimizer: SuperpositionalGradientDescent | None = None) -> list[dict[str, Any]]:
+    """Where the circuits of a model's layers and of the optimizer run, each place once.
+
+    Returns:
+        Dicts of ``part`` ("model" or "optimizer"), ``engine`` (a class), ``device`` (None: any circuit as it is),
+        ``shots`` of each circuit (None: exact) and ``circuits`` run so far (None: the simulator does not count them).
+    """
+    if "lightning_qsgd.quantum" not in sys.modules:  # a classical run never pays for qiskit
+        return []
+    from lightning_qsgd.quantum import CircuitSimulator
+    from lightning_qsgd.quantum.layer import CircuitModule
+
+    found = []
+    for engine in {id(m.engine): m.engine for m in model.modules() if isinstance(m, CircuitModule)}.values():
+        simulated = isinstance(engine, CircuitSimulator)
+        found.append({"part": "model"} | (_SIMULATOR if simulated else _network(engine, engine.circuits)))
+    circuit = optimizer and circuit_of(optimizer.perturbation)
+    if circuit and circuit.circuits:
+        found.append({"part": "optimizer"} | _network(circuit.network, circuit.circuits))
+    places: dict[tuple[Any, ...], dict[str, Any]] = {}
+    for each in found:
+        same = places.setdefault(tuple(each[name] for name in ("part", "engine", "device", "shots")), each)
+        if same is not each and each["circuits"] is not None:
+            same["circuits"] += each["circuits"]
+    return list(places.values())
+
+
+_SIMULATOR = {"engine": "CircuitSimulator", "device": None, "shots": None, "circuits": None}
+
+
+def _network(network: Any, circuits: int) -> dict[str, Any]:
     from lightning_qsgd.quantum.samplers import backend_of
 
-    found: list[dict[str, Any]] = []
-    for network in that_count(model, None):
-        if network.circuits:
-            device = getattr(backend_of(network.sampler), "name", None)
-            each = {"class": type(network.sampler).__name__, "device": device, "shots": network.qnn.shots}
-            found += [] if each in found else [each]
-    return found
+    device = getattr(backend_of(network.sampler), "name", None)
+    engine = type(network.sampler).__name__
+    return {"engine": engine, "device": device, "shots": network.qnn.shots, "circuits": circuits}
+
+
+def circuit_of(perturbation: Perturbation) -> CircuitPerturbation | None:
+    """The circuit behind a perturbation or its classical twin; None where there is none."""
+    inner: Any = perturbation
+    while isinstance(inner, ControlPerturbation):
+        inner = inner.reference
+    return inner if isinstance(inner, CircuitPerturbation) else None
+
+
+def told_engine(engine: Mapping[str, Any]) -> str:
+    """As "AerSampler on aer_simulator, 1024 shots, 3200 circuits (model)"."""
+    device = f" on {engine['device']}" if engine["device"] else ""
+    shots = "exact" if engine["shots"] is None else f"{engine['shots']} shots"
+    circuits = "" if engine["circuits"] is None else f", {engine['circuits']} circuits"
+    return f"{engine['engine']}{device}, {shots}{circuits} ({engine['part']})"
 
 
 def peak_memory() -> float:

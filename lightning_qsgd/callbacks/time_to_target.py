@@ -10,8 +10,10 @@ class TimeToTarget(L.Callback):
     """Records epochs, optimizer steps and training seconds until ``metric`` first reaches ``target``.
 
     Args:
-        metric: a logged validation metric. Default: "val/accuracy".
-        target: the value to reach. Default: 0.9, the target of arXiv 2511.01918.
+        metric: a logged validation metric; where it is not logged, nothing is recorded. Default: "val/accuracy"; in
+            runs of the commands that of ``checkpoint.monitor``, with its mode.
+        target: the value to reach; None: only record the history. Default: 0.9, the target of arXiv 2511.01918; in
+            runs of the commands None for any other metric than val/accuracy.
         mode: "max" (reach from below; default) or "min" (from above).
 
     Attributes:
@@ -21,10 +23,11 @@ class TimeToTarget(L.Callback):
 
     Raises:
         ValueError: for an unknown mode.
-        RuntimeError: at validation, if no such metric was logged.
     """
 
-    def __init__(self, metric: str = "val/accuracy", target: float = 0.9, mode: Literal["max", "min"] = "max") -> None:
+    def __init__(
+        self, metric: str = "val/accuracy", target: float | None = 0.9, mode: Literal["max", "min"] = "max"
+    ) -> None:
         if mode not in ("max", "min"):
             raise ValueError(f"Invalid mode: {mode!r}; it must be 'max' or 'min'")
         self.metric, self.target, self.mode = metric, target, mode
@@ -52,14 +55,12 @@ class TimeToTarget(L.Callback):
         if trainer.sanity_checking or trainer.state.fn != "fit":
             return
         if self.metric not in trainer.callback_metrics:
-            logged = ", ".join(sorted(trainer.callback_metrics))
-            raise RuntimeError(
-                f"Invalid time_to_target.metric: {self.metric!r} is not logged; logged are: {logged}. "
-                "Set time_to_target.metric in the config"
-            )
+            self._started = time.perf_counter()
+            return
         value = float(trainer.callback_metrics[self.metric])
         self.history.append(value)
-        if self.epochs is None and (value >= self.target if self.mode == "max" else value <= self.target):
+        reached = self.target is not None and (value >= self.target if self.mode == "max" else value <= self.target)
+        if self.epochs is None and reached:
             self.epochs, self.steps = trainer.current_epoch + 1, trainer.global_step
             self.seconds = self.elapsed
         self._started = time.perf_counter()  # where validation runs in the middle of an epoch

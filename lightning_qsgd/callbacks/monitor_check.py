@@ -1,0 +1,93 @@
+"""MonitorCheck: which metrics are waited for that nobody logs."""
+
+from collections.abc import Mapping
+
+import lightning as L
+from lightning.pytorch.callbacks import Checkpoint
+from lightning_utilities.core.rank_zero import rank_zero_warn
+
+
+class MonitorCheck(Checkpoint):
+    """Says which monitored metrics are not logged: after the sanity check, and at the end of the first epoch.
+
+    A default that does not fit the module, such as val/accuracy where numbers are predicted, is warned of once. What
+    somebody asked for ends the run, once that epoch is saved: Lightning calls checkpoint callbacks last and in their
+    order, so that this one belongs behind :class:`ExactResume`. The same holds for the metric of a
+    ``ReduceLROnPlateau``.
+
+    Args:
+        monitors: metrics by the option that names them, such as {"checkpoint.monitor": "val/accuracy"}.
+        asked: the options among them that somebody named.
+
+    Raises:
+        ValueError: at the start of the second epoch or the end of training, if an asked-for metric is not logged.
+    """
+
+    def __init__(self, monitors: Mapping[str, str], asked: frozenset[str] = frozenset()) -> None:
+        self.monitors, self.asked = dict(monitors), asked
+        self._error: str | None = None
+        self._done = False
+
+    def setup(self, trainer: L.Trainer, pl_module: L.LightningModule, stage: str) -> None:
+        """Begin anew."""
+        self._error, self._done = None, False
+
+    def on_sanity_check_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        """Warn of what validation does not log; training may do so."""
+        for option, metric in self._missing(trainer).items():
+            if option in self.asked or option not in self.monitors:
+                rank_zero_warn(
+                    f"{self._said(option, metric, trainer)}. Unless training logs it, this run ends after the first "
+                    f"epoch: set {self._way(option)}"
+                )
+
+    def on_train_epoch_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        """Look once, when training and validation have logged."""
+        validates = trainer.enable_validation and sum(map(int, trainer.num_val_batches)) > 0
+        if self._done or (validates and not trainer.fit_loop.epoch_loop.val_loop._has_run):
+            return
+        self._done = True
+        missing = self._missing(trainer)
+        for config in trainer.lr_scheduler_configs:
+            if config.monitor in missing.values():
+                config.strict = False  # Lightning would end the run before its epoch is saved
+        asked = {o: m for o, m in missing.items() if o in self.asked or o not in self.monitors}
+        if asked:
+            said = "; ".join(self._said(option, metric, trainer) for option, metric in asked.items())
+            self._error = f"{said}. Set {', '.join(map(self._way, asked))}"
+        if "checkpoint.monitor" in missing and not asked:
+            rank_zero_warn(
+                f"{self._said('checkpoint.monitor', missing['checkpoint.monitor'], trainer)}: there will be no "
+                "best.ckpt. Set --checkpoint.monitor and --checkpoint.mode"
+            )
+
+    def on_train_epoch_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        """End the run, if it must: the epoch before is saved."""
+        self._end(trainer)
+
+    def on_train_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        """End the run with an error, if it must."""
+        self._end(trainer)
+
+    def _end(self, trainer: L.Trainer) -> None:
+        if self._error:
+            error, self._error = self._error, None
+            raise ValueError(f"{error}. What was trained so far is saved: add --ckpt_path last to go on")
+
+    def _missing(self, trainer: L.Trainer) -> dict[str, str]:
+        """Metrics that are not logged, by option."""
+        monitors = dict(self.monitors)
+        for config in trainer.lr_scheduler_configs:
+            if config.reduce_on_plateau and config.monitor is not None:
+                monitors["scheduler.monitor"] = config.monitor
+        known = {"epoch", "step", *trainer.callback_metrics}
+        return {option: metric for option, metric in monitors.items() if metric not in known}
+
+    def _said(self, option: str, metric: str, trainer: L.Trainer) -> str:
+        logged = ", ".join(sorted(trainer.callback_metrics)) or "nothing"
+        return f"Invalid {option}: {metric!r} is not logged; logged are: {logged}"
+
+    def _way(self, option: str) -> str:
+        if option != "scheduler.monitor":
+            return f"--{option}"
+        return "--model.scheduler.monitor (or 'monitor' in what your configure_optimizers returns)"

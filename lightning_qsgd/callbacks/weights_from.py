@@ -1,0 +1,63 @@
+"""WeightsFrom: a new run that starts from the weights of another one."""
+
+from pathlib import Path
+
+import lightning as L
+from lightning_utilities.core.rank_zero import rank_zero_info, rank_zero_warn
+from torch.distributed.checkpoint.state_dict import StateDictOptions, set_model_state_dict
+
+from lightning_qsgd.run_folder import read_checkpoint
+
+
+class WeightsFrom(L.Callback):
+    """Loads the weights of a checkpoint into the model before training starts.
+
+    Optimizer, schedule, epoch and generators are those of a new run. Where the checkpoint's run averaged its weights,
+    these are the average.
+
+    Args:
+        path: a checkpoint of this project or of Lightning, also of weights only.
+
+    Raises:
+        FileNotFoundError: if there is no such file.
+        ValueError: if it cannot be read, or if its weights are not those of the model: all names and shapes must agree.
+    """
+
+    def __init__(self, path: str | Path) -> None:
+        if not Path(path).is_file():
+            raise FileNotFoundError(f"Invalid weights_from: {path}; there is no such file")
+        self.path = Path(path)
+        self._loaded = False
+
+    def setup(self, trainer: L.Trainer, pl_module: L.LightningModule, stage: str) -> None:
+        """Load them, before a callback that averages weights copies the model; later where it is not built yet."""
+        self._loaded = stage != "fit"
+        if not self._loaded and pl_module.device_mesh is None:
+            pl_module.configure_model()
+            if pl_module.state_dict().keys() == read_checkpoint(self.path)["state_dict"].keys():
+                self._load(trainer, pl_module)
+
+    def on_fit_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        """Load them, unless that is done."""
+        if not self._loaded and trainer.ckpt_path is None:
+            self._load(trainer, pl_module)
+
+    def _load(self, trainer: L.Trainer, module: L.LightningModule) -> None:
+        checkpoint = read_checkpoint(self.path)
+        try:  # as load_state_dict, also for weights that are spread over processes
+            set_model_state_dict(module, checkpoint["state_dict"], options=StateDictOptions(full_state_dict=True))
+        except (RuntimeError, ValueError) as error:
+            reason = " ".join(str(error).split())
+            raise ValueError(f"Invalid weights_from: {self.path} has the weights of another model: {reason}") from error
+        self._loaded = True
+        rank_zero_info(f"Weights from {self.path}, after step {checkpoint['global_step']} of its run")
+        data: L.LightningDataModule | None = getattr(trainer, "datamodule", None)
+        saved = checkpoint.get(type(data).__qualname__)
+        if data is None or not isinstance(saved, dict):
+            return
+        own = data.state_dict()
+        if differ := [name for name in saved if own.get(name) != saved[name]]:
+            rank_zero_warn(
+                f"The data of {self.path} had another {', '.join(differ)}: the same words or classes may have other "
+                "numbers here"
+            )

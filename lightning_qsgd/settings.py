@@ -1,0 +1,195 @@
+"""Settings that a run was trained with, beside those that a command asks for now. Level 2."""
+
+import re
+from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import lightning as L
+import torch
+import yaml
+from jsonargparse import Namespace
+from lightning.pytorch.cli import LightningArgumentParser
+
+from lightning_qsgd.callbacks.random_states import get_states, set_states
+
+Shapes = dict[str, tuple[int, ...]]
+
+
+class Named(NamedTuple):
+    """The settings that somebody named, by their short keys (see :func:`short`).
+
+    Attributes:
+        arguments: on the command line.
+        files: in configuration files.
+    """
+
+    arguments: set[str]
+    files: set[str]
+
+    def source(self, key: str) -> str | None:
+        """Who named a setting: "command line" or "configuration"; None: nobody, it is a default."""
+        name = short(key)
+        return "command line" if name in self.arguments else "configuration" if name in self.files else None
+
+
+def short(key: str) -> str:
+    """A key without "init_args", as it may be typed: model.init_args.lr is model.lr."""
+    return key.replace(".init_args", "")
+
+
+def flat(config: Any, prefix: str = "") -> dict[str, Any]:
+    """Nested dicts as one, with keys such as "model.init_args.lr"; lists and empty dicts are values."""
+    if not isinstance(config, dict) or not config:
+        return {prefix[:-1]: config} if prefix else {}
+    return {k: v for name, value in config.items() for k, v in flat(value, f"{prefix}{name}.").items()}
+
+
+def config_first(arguments: Sequence[str]) -> list[str]:
+    """The same arguments with configuration files before all others, which therefore win over them."""
+    configs: list[str] = []
+    others: list[str] = []
+    rest = iter(arguments)
+    for argument in rest:
+        if argument in ("-c", "--config"):
+            configs += [argument, *([value] if (value := next(rest, None)) is not None else [])]
+        elif argument.startswith("--config="):
+            configs.append(argument)
+        else:
+            others.append(argument)
+    place = next((i for i, word in enumerate(others) if word.startswith("-")), len(others))  # behind the command
+    return [*others[:place], *configs, *others[place:]]
+
+
+def named_in(arguments: Sequence[str]) -> Named:
+    """Which settings the arguments of a command name, and which ones their configuration files do."""
+    typed: set[str] = set()
+    written: set[str] = set()
+    words = list(arguments)
+    for i, word in enumerate(words):
+        key, equals, value = word.partition("=")
+        if not equals:
+            value = words[i + 1] if i + 1 < len(words) else ""
+        if key in ("-c", "--config"):
+            written |= {short(name) for name in flat(_plain_yaml(value, file=True))}
+        elif key.startswith("--"):
+            key = key[2:].removesuffix("+")
+            nested = _plain_yaml(value)
+            typed |= {short(name) for name in flat({key: nested})} if isinstance(nested, dict) else {short(key)}
+    return Named(typed, written)
+
+
+def _plain_yaml(text: str, file: bool = False) -> Any:
+    """What a text or file says as YAML; None where it says nothing, or what another reader will refuse."""
+    try:
+        return yaml.safe_load(Path(text).read_text() if file and Path(text).is_file() else text)
+    except (yaml.YAMLError, OSError, UnicodeDecodeError):
+        return None
+
+
+class Differences(NamedTuple):
+    """What :func:`compare` found, by key: (value of the run, value asked for).
+
+    Attributes:
+        kept: settings that nobody names now: the command takes the run's.
+        asked: all others: what is asked for holds.
+    """
+
+    kept: dict[str, tuple[Any, Any]]
+    asked: dict[str, tuple[Any, Any]]
+
+
+def compare(recorded: Mapping[str, Any], now: Mapping[str, Any], named: Named, keep: Iterable[str]) -> Differences:
+    """The settings in which a command differs from the run whose checkpoint it takes.
+
+    Within a class that is not the run's, only the class itself is compared.
+
+    Args:
+        recorded: settings of the run, flat.
+        now: those of the command, flat.
+        named: those that somebody named.
+        keep: parts of the configuration, such as "model", in which the run's values replace defaults.
+    """
+    kept, asked = {}, {}
+    classes = [key for key in recorded.keys() | now.keys() if key.endswith("class_path")]
+    other = tuple(key.removesuffix("class_path") for key in classes if recorded.get(key) != now.get(key))
+    for key in sorted(now.keys() | recorded.keys()):
+        was, asks = recorded.get(key), now.get(key)
+        is_class = key.endswith("class_path")
+        if was == asks or (key.startswith(other) and not is_class):
+            continue
+        named_now = named.source(key) is not None
+        if key not in recorded and not named_now and not is_class:  # an option that is newer than the run
+            continue
+        default = not named_now and not is_class and key in now and key.split(".")[0] in keep
+        (kept if default else asked)[key] = (was, asks)
+    return Differences(kept, asked)
+
+
+def told(differences: Mapping[str, tuple[Any, Any]]) -> str:
+    """As "model.init_args.lr 0.1 -> 0.01, ...": of the run, and asked for."""
+    return ", ".join(f"{key} {_brief(was)} -> {_brief(asks)}" for key, (was, asks) in differences.items())
+
+
+def _brief(value: Any) -> str:
+    text = re.sub(r"\s+", " ", str(value))
+    return text if len(text) <= 80 else f"{text[:77]}..."
+
+
+def shapes_of(model: Namespace) -> Shapes | None:
+    """The shapes in the state_dict of the model that a configuration describes; None if it cannot be built yet.
+
+    The generators of random numbers stay where they are.
+    """
+    parser = LightningArgumentParser()
+    parser.add_lightning_class_args(L.LightningModule, "model", subclass_mode=True)
+    device = torch.device("cpu")
+    states = get_states(device)
+    try:
+        module = parser.instantiate_classes(Namespace(model=model.clone()))["model"]
+        module.configure_model()
+        return weight_shapes(module.state_dict())
+    except Exception:  # of a user's class, which may need its trainer; building it for the command will tell
+        return None
+    finally:
+        set_states(states, device)
+
+
+def weight_shapes(state: Mapping[str, Any]) -> Shapes:
+    """The shapes of the tensors in a state_dict, without extra state: a circuit's engine decides on the size of its."""
+    return {k: tuple(v.shape) for k, v in state.items() if torch.is_tensor(v) and not k.endswith("_extra_state")}
+
+
+def that_shape_weights(model: Namespace, changes: Mapping[str, tuple[Any, Any]], saved: Shapes) -> list[str]:
+    """Those of some changed settings with which the model's weights have other shapes than the saved ones.
+
+    Args:
+        model: the configuration of the model, as asked for.
+        changes: by their keys within it, such as "init_args.embed_dim": value of the run, value asked for.
+        saved: shapes of the checkpoint's state_dict.
+
+    Returns:
+        Keys of ``changes``. Empty, too, where the model with the run's values does not have the saved shapes either.
+    """
+    if not changes or _fits(model, saved) is not False:
+        return []
+    as_in_run = model.clone()
+    for key, (was, _) in changes.items():
+        as_in_run[key] = was
+    if not _fits(as_in_run, saved):
+        return []
+    found = []
+    for key, (_, asks) in changes.items():
+        one = as_in_run.clone()
+        one[key] = asks
+        if not _fits(one, saved):
+            found.append(key)
+    return found
+
+
+def _fits(model: Namespace, saved: Shapes) -> bool | None:
+    """Whether the model's weights have the saved shapes; None if nobody can tell."""
+    shapes = shapes_of(model)
+    if shapes is None:
+        return None
+    return shapes == saved
