@@ -103,7 +103,7 @@ class CommandLine(ExperimentCLI):
         metrics = {key: value.item() for key, value in self.trainer.callback_metrics.items()}
         if engines := engines_of(self.model):
             circuits, shots, _ = count_circuits(self.model)
-            metrics |= {"circuits": circuits, "shots": shots, "engines": engines}
+            metrics |= ({"circuits": circuits, "shots": shots} if circuits else {}) | {"engines": engines}
             print(f"Circuits ran on: {'; '.join(map(told_engine, engines))}")
         write_json(
             folder / name, {"checkpoint": str(self.trainer.ckpt_path)} | self._checkpoint | (more or {}) | metrics

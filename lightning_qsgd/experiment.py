@@ -11,7 +11,7 @@ import torch
 import yaml
 from jsonargparse import Namespace
 from lightning.fabric.plugins import CheckpointIO
-from lightning.pytorch.callbacks import ModelCheckpoint
+from lightning.pytorch.callbacks import Checkpoint
 from lightning.pytorch.cli import LightningArgumentParser, LightningCLI
 from lightning_utilities.core.rank_zero import rank_zero_warn
 
@@ -48,10 +48,10 @@ from lightning_qsgd.run_folder import (
 )
 from lightning_qsgd.settings import (
     compare,
-    config_first,
     flat,
     named_in,
     short,
+    so_that_arguments_win,
     that_shape_weights,
     told,
     weight_shapes,
@@ -81,7 +81,7 @@ class ExperimentCLI(LightningCLI):
     """
 
     def __init__(self, args: Sequence[str] | None = None, run: bool = True) -> None:
-        arguments = config_first(sys.argv[1:] if args is None else args)
+        arguments = so_that_arguments_win(sys.argv[1:] if args is None else args)
         self._named = named_in(arguments)
         super().__init__(
             L.LightningModule,
@@ -310,7 +310,8 @@ class ExperimentCLI(LightningCLI):
         own = any(isinstance(plugin, CheckpointIO) for plugin in plugins)
         kwargs["plugins"] = plugins if own else [*plugins, AtomicCheckpointIO()]
         self.trainer_defaults["callbacks"] = [TestReport(), DisplacedForward(), RunSummary(), ChangedOptions()]
-        self.trainer_defaults["callbacks"].append(self._monitor_check())
+        if config.enable_checkpointing is not False:
+            self.trainer_defaults["callbacks"].append(self._monitor_check())
         if "default_root_dir" in kwargs:
             self.trainer_defaults["callbacks"].append(DistributedChecks(kwargs["default_root_dir"], path))
         return super().instantiate_trainer(**kwargs)
@@ -326,7 +327,7 @@ class ExperimentCLI(LightningCLI):
 
     def _instantiate_trainer(self, config: dict[str, Any], callbacks: list[L.Callback]) -> L.Trainer:
         if config.get("enable_checkpointing") is False:
-            callbacks = [callback for callback in callbacks if not isinstance(callback, ModelCheckpoint | ExactResume)]
+            callbacks = [callback for callback in callbacks if not isinstance(callback, Checkpoint)]
         if path := self._get(self.config, "weights_from") if self.subcommand == "fit" else None:
             own = config.get("callbacks") or []
             config["callbacks"] = [WeightsFrom(path), *(own if isinstance(own, list) else [own])]

@@ -10,6 +10,7 @@ from itertools import count
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 from lightning.fabric.loggers.logger import rank_zero_experiment
 from lightning.fabric.utilities.rank_zero import rank_zero_only
@@ -123,9 +124,16 @@ class AtomicCheckpointIO(TorchCheckpointIO):
     def save_checkpoint(self, checkpoint: dict[str, Any], path: str | Path, storage_options: Any = None) -> None:
         """Write beside ``path``, flush to disk, then replace it.
 
+        Hyper-parameters that are objects, such as a sampler, are left out: they come from the configuration, and a
+        checkpoint that holds them would not load with ``weights_only=True``.
+
         Raises:
             OSError: if it cannot be written; an earlier checkpoint at ``path`` is intact.
         """
+        for key in ("hyper_parameters", "datamodule_hyper_parameters"):
+            if key in checkpoint:
+                plain = {name: _plain(value) for name, value in checkpoint[key].items()}
+                checkpoint = checkpoint | {key: {name: value for name, value in plain.items() if value is not ...}}
         with atomic_write(path, "wb") as file:
             try:
                 torch.save(checkpoint, file)
@@ -135,6 +143,21 @@ class AtomicCheckpointIO(TorchCheckpointIO):
     def load_checkpoint(self, path: str | Path, map_location: Any = "cpu", weights_only: bool | None = True) -> Any:
         """Load tensors and plain values; code in the file does not run."""
         return super().load_checkpoint(path, map_location, weights_only=True)
+
+
+def _plain(value: Any) -> Any:
+    """A value of numbers, texts, tensors and collections of them, NumPy's as Python's; ... for all others."""
+    if isinstance(value, np.generic):
+        value = value.item()
+    if value is None or isinstance(value, bool | int | float | str | torch.Tensor):
+        return value
+    if isinstance(value, dict):
+        parts = {name: _plain(part) for name, part in value.items()}
+        return ... if any(part is ... for part in parts.values()) else parts
+    if isinstance(value, list | tuple):
+        found = [_plain(part) for part in value]
+        return ... if any(part is ... for part in found) else tuple(found) if isinstance(value, tuple) else found
+    return ...
 
 
 def keep(path: Path, target: Path) -> None:

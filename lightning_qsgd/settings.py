@@ -45,20 +45,23 @@ def flat(config: Any, prefix: str = "") -> dict[str, Any]:
     return {k: v for name, value in config.items() for k, v in flat(value, f"{prefix}{name}.").items()}
 
 
-def config_first(arguments: Sequence[str]) -> list[str]:
-    """The same arguments with configuration files before all others, which therefore win over them."""
-    configs: list[str] = []
-    others: list[str] = []
-    rest = iter(arguments)
-    for argument in rest:
-        if argument in ("-c", "--config"):
-            configs += [argument, *([value] if (value := next(rest, None)) is not None else [])]
-        elif argument.startswith("--config="):
-            configs.append(argument)
+def so_that_arguments_win(arguments: Sequence[str]) -> list[str]:
+    """The arguments of a command, those that stand before a configuration file repeated after it.
+
+    Parsers take arguments in their order, and a file would replace what was typed before it. What is added to a list
+    (``--trainer.callbacks+=...``) is moved instead.
+    """
+    units: list[list[str]] = []  # options with their values
+    for word in arguments:
+        if word.startswith("--") or word == "-c" or not units or not units[-1][0].startswith("-"):
+            units.append([word])
         else:
-            others.append(argument)
-    place = next((i for i, word in enumerate(others) if word.startswith("-")), len(others))  # behind the command
-    return [*others[:place], *configs, *others[place:]]
+            units[-1].append(word)
+    files = [i for i, unit in enumerate(units) if unit[0] in ("-c", "--config") or unit[0].startswith("--config=")]
+    last = files[-1] if files else 0
+    before = [unit for i, unit in enumerate(units[:last]) if i not in files and unit[0].startswith("--")]
+    kept = [unit for unit in units[:last] if unit not in before or not unit[0].partition("=")[0].endswith("+")]
+    return [word for unit in (*kept, *units[last : last + 1], *before, *units[last + 1 :]) for word in unit]
 
 
 def named_in(arguments: Sequence[str]) -> Named:
