@@ -17,7 +17,7 @@ from torch.utils.data import DataLoader
 
 from lightning_qsgd.datamodules.loading import check_at_least, evaluation_loader, train_loader
 from lightning_qsgd.datamodules.prompts import PromptFormat, encode
-from lightning_qsgd.datamodules.rows import read_rows
+from lightning_qsgd.datamodules.rows import check_filled, check_is_file, check_texts, read_rows
 from lightning_qsgd.datamodules.tokenizer import load_tokenizer, padding_token
 
 if TYPE_CHECKING:
@@ -174,26 +174,23 @@ class InstructionTuning(L.LightningDataModule):
         if not path:
             names = " or ".join(f"{name}_file" for name in dict.fromkeys((split, or_else)))
             raise ValueError(f"No file for {split}: set {names}, for example --data.{split}_file=data/{split}.jsonl")
-        if not Path(path).is_file():
-            raise FileNotFoundError(f"File not found: {path}{self.where_to_get}")
+        check_is_file(path, self.where_to_get)
         return path
 
     def _read(self, path: str, answered: bool) -> list[Example]:
+        columns = (self.prompt_key, self.answer_key)[: 1 + answered]
+        rows = read_rows(Path(path), columns)
+        for column in columns:
+            check_texts(Path(path), rows, column)
+        check_filled(Path(path), rows, columns)
         examples = []
-        for i, (line, row) in enumerate(read_rows(Path(path))):
-            place = f"{path}, line {line}"
-            for key in (self.prompt_key, self.answer_key)[: 1 + answered]:
-                if not isinstance(row.get(key), str) or not row[key].strip():
-                    what = f"is no text: {row[key]!r}" if key in row else f"is missing; there are: {', '.join(row)}"
-                    raise ValueError(f"{place}: {key!r} {what}")
+        for i, (line, row) in enumerate(rows):
             answer = row[self.answer_key] if answered else ""
             try:
                 reference = self.reference(answer) if answered else None
             except ValueError as error:
-                raise ValueError(f"{place}: {self.answer_key!r} {error}") from error
+                raise ValueError(f"{path}, line {line}: {self.answer_key!r} {error}") from error
             examples.append(Example(i, row[self.prompt_key], answer, reference, line))
-        if not examples:
-            raise ValueError(f"{path} is empty: it needs one JSON object a line")
         return examples
 
     def _dataset(self, split: Split) -> Any:

@@ -18,7 +18,7 @@ from torch.nn.utils.rnn import pad_sequence
 from torch.utils.data import DataLoader
 
 from lightning_qsgd.datamodules.loading import check_at_least, evaluation_loader, train_loader
-from lightning_qsgd.datamodules.rows import check_columns, first_three, in_lines, read_rows
+from lightning_qsgd.datamodules.rows import check_filled, check_labels, check_texts, first_three, in_lines, read_rows
 
 Split = list["Example"]
 
@@ -194,17 +194,14 @@ class TextClassification(L.LightningDataModule):
 
     def _read(self, path: str | None, labelled: bool = True) -> Split:
         assert path is not None
-        if not Path(path).is_file():
-            raise FileNotFoundError(f"File not found: {path}")
-        rows = read_rows(Path(path))
-        if not rows:
-            raise ValueError(
-                f"{path} is empty: it needs a header and at least one row (CSV), or one JSON object a line"
-            )
         text, label = self.text_column, self.label_column
-        check_columns(Path(path), rows, (text, label)[: 1 + labelled])
+        rows = read_rows(Path(path), (text, label)[: 1 + labelled])
+        check_texts(Path(path), rows, text)
+        if labelled:
+            check_filled(Path(path), rows, (text, label))
+            check_labels(Path(path), rows, label)
         return [
-            Example(i, str(row[text]), str(row[label]) if labelled else "", line) for i, (line, row) in enumerate(rows)
+            Example(i, row[text] or "", str(row[label]) if labelled else "", line) for i, (line, row) in enumerate(rows)
         ]
 
     def encode(self, texts: Sequence[str]) -> list[torch.Tensor]:
