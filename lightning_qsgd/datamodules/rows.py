@@ -286,10 +286,10 @@ def _check_joined(path: Path, header: Sequence[str], rows: Sequence[tuple[int, l
     """Refuse, or warn of, a quoted field that may be several rows, joined by two stray quotes.
 
     Its lines then have as many cells as rows have. They are taken for rows where one of these cells is what other rows
-    have in that column, such as a label; a text with a comma in each line has not.
+    have in that column, such as a label.
     """
     suspects = [
-        (line, _LINE_END.split(cells[column]), inner)
+        (line, _LINE_END.split(cells[column]), *inner)
         for line, cells in rows
         for column in range(len(cells))
         if (inner := _inner_cells(cells, column)) is not None
@@ -302,14 +302,14 @@ def _check_joined(path: Path, header: Sequence[str], rows: Sequence[tuple[int, l
             if not _LINE_END.search(cell):
                 values.add(cell)
     unsure = []
-    for line, lines, inner in suspects:
+    for line, lines, inner, like_rows in suspects:
         place = f"{path}, lines {line} to {line + len(lines) - 1}"
         if len(header) > 1 and any(cell in known[column] for column, cell in inner):
             raise ValueError(
                 f"{place}: a quote opens in line {line} and swallows lines that look like rows ({_shown_text(lines[1])}"
                 "). Remove the two stray quotes; if it is one text, write the file as JSON lines"
             )
-        if all(_may_be(cell, known[column], len(rows)) for column, cell in inner):
+        if like_rows and all(_may_be(cell, known[column], len(rows)) for column, cell in inner):
             unsure.append((line, place))
     if unsure:
         rank_zero_warn(
@@ -325,17 +325,18 @@ def _may_be(cell: str, known: Collection[str], rows: int) -> bool:
     return 2 * len(known) > rows and not spaced
 
 
-def _inner_cells(cells: Sequence[str], column: int) -> list[tuple[int, str]] | None:
-    """Cells with their columns that a quoted field would have swallowed whole; None if its lines are no rows."""
+def _inner_cells(cells: Sequence[str], column: int) -> tuple[list[tuple[int, str]], bool] | None:
+    """Whole cells, with their columns, in those lines of a field that have as many as rows have; and whether all lines
+    have. None for a field of one line."""
     if "\n" not in cells[column] and "\r" not in cells[column]:
         return None
-    lines = _LINE_END.split(cells[column])
-    parts = [line.split(",") for line in lines]
+    parts = [line.split(",") for line in _LINE_END.split(cells[column])]
     sizes = [len(cells) - column, *[len(cells)] * (len(parts) - 2), column + 1]
-    if [len(part) for part in parts] != sizes or not all(cell.strip() for part in parts for cell in part):
-        return None
-    inner = [*enumerate(parts[0][1:], column + 1), *enumerate(parts[-1][:-1])]
-    return inner + [pair for part in parts[1:-1] for pair in enumerate(part)]
+    fits = [len(part) == size and all(map(str.strip, part)) for part, size in zip(parts, sizes, strict=True)]
+    whole = [[*enumerate(part)] for part in parts]
+    whole[0] = [*enumerate(parts[0][1:], column + 1)]  # the rest of the first and of the last cell stand outside
+    whole[-1].pop()
+    return [pair for pairs, fit in zip(whole, fits, strict=True) if fit for pair in pairs], all(fits)
 
 
 def _header_hint(header: Sequence[str]) -> str:

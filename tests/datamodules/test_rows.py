@@ -95,6 +95,7 @@ def test_what_csv_writers_write_is_read_back_or_refused_as_joined(tmp_path_facto
         ('text,label\n"a" ,x\n', r"line 2: .* is closed in the same line before ' ,x"),
         ('text,label\na, "x"\n', "line 2: a space before a quote makes the quote a part of the text"),
         ('text,label\na,x\n"b,x\nc,y\nd",y\ne,x\nf,y\n', r"lines 3 to 5: a quote opens in line 3 and swallows .*'c,y'"),
+        ('text,label\na,x\n"b,x\nc, d,y\ne,y\nf",y\n', "lines 3 to 6: a quote opens in line 3 and swallows"),
         ('label,text\nx,a\nx,"b\ny,c"\ny,d\nx,e\n', "lines 3 to 4: a quote opens in line 3 and swallows .*'y,c'"),
         ("text,label,label\na,x,y\n", "t.csv, line 1: column 'label' is given twice; rename one of them"),
         ("a,x\nb,y\n", "line 1: column 'text' is missing; there are: a, x; the first line must name the columns"),
