@@ -15,6 +15,7 @@ from lightning_utilities.core.rank_zero import rank_zero_info, rank_zero_warn
 from torch.nn.utils.rnn import pad_sequence
 from torch.utils.data import DataLoader
 
+from lightning_qsgd.datamodules.duplicates import equal_texts, grouped, set_aside
 from lightning_qsgd.datamodules.loading import check_at_least, evaluation_loader, train_loader
 from lightning_qsgd.datamodules.prompts import PromptFormat, encode
 from lightning_qsgd.datamodules.rows import check_filled, check_is_file, check_texts, read_rows
@@ -64,6 +65,8 @@ class InstructionTuning(L.LightningDataModule):
             Default: 2048.
         val_share: share of the training file, in (0, 1), where there is no val_file. Default: 0.05.
         split_seed: of that split, at least 0. Default: 0.
+        group_equal_texts: keep equal prompts in one split where a share is set aside. The share then differs from
+            val_share by at most half of the prompts that are equal. Default: False.
         limit: rows of each split, the first of the file, at least 1. Default: None: all.
         batch_size: rows per batch and process. Default: 1.
         eval_batch_size: the same for validation, test and predict. Default: 8.
@@ -98,6 +101,7 @@ class InstructionTuning(L.LightningDataModule):
         eval_batch_size: int = 8,
         num_workers: int = 0,
         tokenizer: str | None = None,
+        group_equal_texts: bool = False,
     ) -> None:
         super().__init__()
         check_at_least(locals(), max_length=2, split_seed=0, batch_size=1, eval_batch_size=1, num_workers=0)
@@ -112,10 +116,26 @@ class InstructionTuning(L.LightningDataModule):
         self.prompt_format: PromptFormat = prompt_format
         self.mask_prompt, self.max_length = mask_prompt, max_length
         self.val_share, self.split_seed, self.limit = val_share, split_seed, limit
+        self.group_equal_texts = group_equal_texts
         self.batch_size, self.eval_batch_size, self.num_workers = batch_size, eval_batch_size, num_workers
         self._tokenizer_name = tokenizer
         self._tokenizer: PreTrainedTokenizerBase | None = None
         self._datasets: dict[str, list[dict[str, Any]]] = {}
+        self._examples: dict[tuple[str, bool], list[Example]] = {}  # by file, and whether with answers
+
+    def setup(self, stage: str) -> None:
+        """Before fit, warn of prompts that several splits have."""
+        if stage != "fit":
+            return
+        splits = {"training": self.examples("train"), "validation": self.examples("val")}
+        if Path(self.files["test"] or "").is_file():
+            splits["test"] = self.examples("test")
+        way = "Set --data.group_equal_texts true to keep equal prompts of one file in one split"
+        if self.group_equal_texts or self.files["val"]:
+            way = "Remove them from one of the files"
+        pairs = {name: [(_key(e.prompt), e.answer.strip()) for e in examples] for name, examples in splits.items()}
+        if found := equal_texts(pairs, "answer", way):
+            rank_zero_warn(found)
 
     def plain_prompt(self, prompt: str) -> str:
         """The text that stands for a prompt in the plain format; the answer follows after a space."""
@@ -160,11 +180,12 @@ class InstructionTuning(L.LightningDataModule):
         source = self._source(split)
         rows = self._read(source, answered=split != "predict" or source == self.files["test"])
         if split in ("train", "val") and not self.files["val"]:
-            order = np.random.default_rng(self.split_seed).permutation(len(rows))
+            groups = grouped([_key(row.prompt) for row in rows], self.group_equal_texts)
             size = round(self.val_share * len(rows))
-            if not 0 < size < len(rows):
+            val, train = set_aside(groups, [size], np.random.default_rng(self.split_seed))
+            if not val or not train:
                 raise ValueError(f"{source} is too small to set val aside; set val_file, or another val_share")
-            rows = [rows[i] for i in sorted(order[:size] if split == "val" else order[size:])]
+            rows = [rows[i] for i in sorted(val if split == "val" else train)]
         return rows[: self.limit]
 
     def _source(self, split: str) -> str:
@@ -178,6 +199,8 @@ class InstructionTuning(L.LightningDataModule):
         return path
 
     def _read(self, path: str, answered: bool) -> list[Example]:
+        if (path, answered) in self._examples:
+            return self._examples[path, answered]
         columns = (self.prompt_key, self.answer_key)[: 1 + answered]
         rows = read_rows(Path(path), columns)
         for column in columns:
@@ -191,6 +214,7 @@ class InstructionTuning(L.LightningDataModule):
             except ValueError as error:
                 raise ValueError(f"{path}, line {line}: {self.answer_key!r} {error}") from error
             examples.append(Example(i, row[self.prompt_key], answer, reference, line))
+        self._examples[path, answered] = examples
         return examples
 
     def _dataset(self, split: Split) -> Any:
@@ -243,6 +267,11 @@ class InstructionTuning(L.LightningDataModule):
     def _options(self, prompts: bool = False) -> dict[str, Any]:
         collate = partial(_collate, padding_token(self.tokenizer), self.mask_prompt, prompts)
         return {"collate_fn": collate, "num_workers": self.num_workers}
+
+
+def _key(prompt: str) -> str:
+    """Equal for prompts that differ by spaces only."""
+    return " ".join(prompt.split())
 
 
 def _collate(padding: int, mask_prompt: bool, prompts: bool, rows: list[dict[str, Any]]) -> dict[str, Any]:

@@ -327,12 +327,14 @@ def _may_be(cell: str, known: Collection[str], rows: int) -> bool:
 
 def _inner_cells(cells: Sequence[str], column: int) -> tuple[list[tuple[int, str]], bool] | None:
     """Whole cells, with their columns, in those lines of a field that have as many as rows have; and whether all lines
-    have. None for a field of one line."""
+    have. None for a field of one line, or of none such."""
     if "\n" not in cells[column] and "\r" not in cells[column]:
         return None
     parts = [line.split(",") for line in _LINE_END.split(cells[column])]
     sizes = [len(cells) - column, *[len(cells)] * (len(parts) - 2), column + 1]
     fits = [len(part) == size and all(map(str.strip, part)) for part, size in zip(parts, sizes, strict=True)]
+    if not any(fits):
+        return None
     whole = [[*enumerate(part)] for part in parts]
     whole[0] = [*enumerate(parts[0][1:], column + 1)]  # the rest of the first and of the last cell stand outside
     whole[-1].pop()
