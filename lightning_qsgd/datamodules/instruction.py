@@ -18,7 +18,14 @@ from torch.utils.data import DataLoader
 from lightning_qsgd.datamodules.duplicates import equal_texts, grouped, set_aside
 from lightning_qsgd.datamodules.loading import check_at_least, evaluation_loader, train_loader
 from lightning_qsgd.datamodules.prompts import PromptFormat, encode
-from lightning_qsgd.datamodules.rows import check_filled, check_is_file, check_texts, read_rows
+from lightning_qsgd.datamodules.rows import (
+    check_filled,
+    check_is_file,
+    check_texts,
+    empty_rows,
+    read_rows,
+    warn_of_empty,
+)
 from lightning_qsgd.datamodules.tokenizer import load_tokenizer, padding_token
 
 if TYPE_CHECKING:
@@ -49,13 +56,14 @@ class InstructionTuning(L.LightningDataModule):
     ``answer_mask`` (B, T) bool, True at the answer's tokens with its end token; ``loss_mask`` (B, T) bool, True at
     tokens to learn as targets; ``id``, a list of row numbers from 0. Batches of test and predict also have
     ``prompt_tokens`` (B, P) int64, padded on the left, ``prompt_padding_mask`` (B, P) bool, and lists of B: ``prompt``
-    and ``answer`` as in the file, ``reference`` (see :meth:`reference`).
+    and ``answer`` as in the file, ``reference`` (see :meth:`reference`), and where prompts are empty ``empty``, True at
+    those.
 
     Args:
         train_file: training rows. Needed for fit.
         val_file: validation rows. Default: ``val_share`` of the training file.
         test_file: test rows. Needed for test.
-        predict_file: prompts to answer; needs no answers. Default: the test rows.
+        predict_file: prompts to answer; needs no answers. An empty prompt gets no answer. Default: the test rows.
         prompt_key, answer_key: names of the values in a row. Defaults: "prompt", "answer".
         prompt_format: "plain" (default): the prompt as it is, a space, the answer, the tokenizer's end token; and its
             begin token in front where it adds one. "chat": the tokenizer's chat template with one turn of each; for
@@ -205,7 +213,10 @@ class InstructionTuning(L.LightningDataModule):
         rows = read_rows(Path(path), columns)
         for column in columns:
             check_texts(Path(path), rows, column)
-        check_filled(Path(path), rows, columns)
+        if answered:
+            check_filled(Path(path), rows, columns)
+        else:
+            warn_of_empty(Path(path), rows, self.prompt_key)
         examples = []
         for i, (line, row) in enumerate(rows):
             answer = row[self.answer_key] if answered else ""
@@ -213,7 +224,7 @@ class InstructionTuning(L.LightningDataModule):
                 reference = self.reference(answer) if answered else None
             except ValueError as error:
                 raise ValueError(f"{path}, line {line}: {self.answer_key!r} {error}") from error
-            examples.append(Example(i, row[self.prompt_key], answer, reference, line))
+            examples.append(Example(i, row[self.prompt_key] or "", answer, reference, line))
         self._examples[path, answered] = examples
         return examples
 
@@ -229,6 +240,7 @@ class InstructionTuning(L.LightningDataModule):
             for example, (prompt, answer) in zip(
                 examples, encode(self.tokenizer, texts, self.prompt_format), strict=True
             ):
+                prompt = prompt or [padding_token(self.tokenizer)]  # an empty one, which is predicted nothing for
                 if len(prompt) >= self.max_length:
                     raise ValueError(
                         f"{self._source(split)}, line {example.line}: the prompt has {len(prompt)} tokens, which "
@@ -289,4 +301,5 @@ def _collate(padding: int, mask_prompt: bool, prompts: bool, rows: list[dict[str
         batch["prompt_tokens"] = pad_sequence(asked, True, padding, padding_side="left")  # (B, P)
         batch["prompt_padding_mask"] = torch.arange(-batch["prompt_tokens"].shape[1], 0) < -starts
         batch |= {name: [row[name] for row in rows] for name in ("prompt", "answer", "reference")}
+        batch |= empty_rows(batch["prompt"])
     return batch

@@ -88,6 +88,21 @@ def check_filled(path: Path, rows: Sequence[Row], columns: Sequence[str]) -> Non
         raise ValueError(f"{path}, {'; '.join(found)}; remove {'it' if one else 'them'}")
 
 
+def warn_of_empty(path: Path, rows: Sequence[Row], column: str) -> None:
+    """Say which rows are predicted nothing for, because they have no text."""
+    if empty := [line for line, values in rows if is_blank(values[column])]:
+        rank_zero_warn(
+            f"{path}, {in_lines(empty)}: column {column!r} is empty; these {len(empty)} of {len(rows)} rows get no "
+            "prediction"
+        )
+
+
+def empty_rows(texts: Sequence[str]) -> dict[str, list[bool]]:
+    """For a batch to predict: ``empty``, True for rows whose text is blank; nothing where none is."""
+    empty = [is_blank(text) for text in texts]
+    return {"empty": empty} if any(empty) else {}
+
+
 def check_texts(path: Path, rows: Sequence[Row], column: str) -> None:
     """See that all values are texts, or None.
 

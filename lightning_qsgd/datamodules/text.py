@@ -19,7 +19,16 @@ from torch.utils.data import DataLoader
 
 from lightning_qsgd.datamodules.duplicates import equal_texts, grouped, look_alikes, set_aside
 from lightning_qsgd.datamodules.loading import check_at_least, evaluation_loader, train_loader
-from lightning_qsgd.datamodules.rows import check_filled, check_labels, check_texts, first_three, in_lines, read_rows
+from lightning_qsgd.datamodules.rows import (
+    check_filled,
+    check_labels,
+    check_texts,
+    empty_rows,
+    first_three,
+    in_lines,
+    read_rows,
+    warn_of_empty,
+)
 
 Split = list["Example"]
 
@@ -47,7 +56,7 @@ class TextClassification(L.LightningDataModule):
         train_file: training texts. Needed for fit.
         val_file: validation texts. Default: ``val_share`` of the training file.
         test_file: test texts. Default: ``test_share`` of the training file.
-        predict_file: texts to label; needs no label column. Default: the test texts.
+        predict_file: texts to label; needs no label column. An empty text gets no label. Default: the test texts.
         text_column: name of the text's column or key. Default: "text".
         label_column: name of the label's column or key. Default: "label".
         val_share, test_share: shares of the training file, in (0, 1), where there is no file. Default: 0.1.
@@ -217,6 +226,8 @@ class TextClassification(L.LightningDataModule):
         if labelled:
             check_filled(Path(path), rows, (text, label))
             check_labels(Path(path), rows, label)
+        else:
+            warn_of_empty(Path(path), rows, text)
         return [
             Example(i, row[text] or "", str(row[label]) if labelled else "", line) for i, (line, row) in enumerate(rows)
         ]
@@ -303,4 +314,5 @@ def _collate(padding: int, rows: list[dict[str, Any]]) -> dict[str, Any]:
     batch = {"tokens": tokens, "padding_mask": tokens == padding}
     if "label" in rows[0]:
         batch["labels"] = torch.tensor([row["label"] for row in rows])
+    batch |= empty_rows([row["text"] for row in rows])
     return batch | {name: [row[name] for row in rows] for name in ("id", "text")}
