@@ -97,6 +97,7 @@ def _plain(label: str) -> str:
     visible = "".join(sign for sign in label if unicodedata.category(sign) != "Cf")
     text = " ".join(unicodedata.normalize("NFKC", visible).casefold().split())
     try:
-        return str(float(text))
+        number = float(text) + 0.0  # -0.0 is 0.0
     except ValueError:
         return text
+    return str(number) if abs(number) < 2**53 else text

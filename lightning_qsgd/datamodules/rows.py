@@ -111,9 +111,10 @@ def check_texts(path: Path, rows: Sequence[Row], column: str) -> None:
     """
     wrong = [(line, values[column]) for line, values in rows if not isinstance(values[column], (str, type(None)))]
     if wrong:
+        way = "make it one text" if isinstance(wrong[0][1], (list, dict)) else "write it in quotes"
         raise ValueError(
-            f"{path}, {in_lines([line for line, _ in wrong])}: {column!r} is no text: {_shown(wrong[0][1])}; write it "
-            f"in quotes{_orient(rows)}"
+            f"{path}, {in_lines([line for line, _ in wrong])}: {column!r} is no text: {_shown(wrong[0][1])}; {way}"
+            f"{_orient(rows)}"
         )
     _check_surrogates(path, rows, column)
 
@@ -184,7 +185,7 @@ def _decoded(path: Path) -> str:
 
 def _missing(path: Path, line: int, there: Sequence[str], column: str, hint: str) -> ValueError:
     near = [name for name in there if name.strip().casefold() == column.strip().casefold()]
-    names = ", ".join(there[:12]) + (" ..." if len(there) > 12 else "")
+    names = ", ".join(name[:60] for name in there[:12]) + (" ..." if len(there) > 12 else "")
     hint = f"; rename {near[0]!r}" if near else hint
     return ValueError(f"{path}, line {line}: column {column!r} is missing; there are: {names}{hint}")
 
@@ -293,8 +294,13 @@ def _check_cells(path: Path, header: Sequence[str], rows: Sequence[tuple[int, li
         )
     if said:
         raise ValueError(f"{path}, {'; '.join(said)}")
-    if size > 1 and (again := [line for line, cells in rows if cells == list(header)]):
+    again = [line for line, cells in rows if size > 1 and [cells[0].lstrip("\ufeff"), *cells[1:]] == list(header)]
+    if again:
         raise ValueError(f"{path}, {in_lines(again)}: the header again; remove it")
+    if marked := [line for line, cells in rows if cells[0].startswith("\ufeff")]:
+        raise ValueError(
+            f"{path}, {in_lines(marked)}: a byte order mark within the file, as of joined files; remove it"
+        )
 
 
 def _check_joined(path: Path, header: Sequence[str], rows: Sequence[tuple[int, list[str]]]) -> None:
@@ -391,7 +397,6 @@ def _objects(path: Path, text: str) -> Iterator[tuple[int, dict[str, Any]]]:
         try:
             values, end = decoder.raw_decode(text, place)
         except json.JSONDecodeError as error:
-            line = 1 + text.count("\n", 0, len(text[: error.pos].rstrip()))
             raise ValueError(f"{path}, line {line} is no JSON: {error}; {_JSON_FORM}") from error
         except (ValueError, RecursionError) as error:
             raise ValueError(f"{path}, line {line}: {error}") from error

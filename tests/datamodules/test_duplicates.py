@@ -92,4 +92,5 @@ def test_labels_that_look_alike(tmp_path):
         )
         == 3
     )
-    assert look_alikes({"pos": [2], "neg": [3], "1": [4], "11": [5]}) == ""
+    assert look_alikes({"-0.0": [1], "0.0": [2]}).count("and") == 1
+    assert look_alikes({"pos": [2], "neg": [3], "1": [4], "11": [5], str(10**30): [6], str(10**30 + 1): [7]}) == ""

@@ -106,6 +106,9 @@ def test_what_csv_writers_write_is_read_back_or_refused_as_joined(tmp_path_facto
         ("sep=,\ntext,label\na,x\n", "remove Excel's line 'sep=...'"),
         ('{"text": "a", "label": "b"}\n', "t.csv, line 1 looks like JSON: name the file .jsonl"),
         ("text,label\na,x\ntext,label\nb,y\n", "line 3: the header again; remove it"),
+        ("text,label\na,x\n\ufefftext,label\nb,y\n", "line 3: the header again; remove it"),
+        ("text,label\na,x\n\ufeffb,y\n", "line 3: a byte order mark within the file"),
+        ("text,label\na,x\n# the end\n", "line 3: fewer cells"),
         ("text,label\na,x\ncaf\u00e9,x\n".encode("latin-1"), "t.csv, line 3: byte e9 is no text in UTF-8. Save it"),
         ("\ufefftext,label\na,x\n\n".encode() + b"\xff,x\n", "t.csv, line 4: byte ff is no text"),
         ("text,label\na,x\n".encode("utf-16"), "t.csv, line 1: byte ff .*it looks like text in UTF-16. Save it as CSV"),
@@ -178,6 +181,9 @@ def test_json_lines_and_arrays(file, name, content, lines):
         ('{"text": "a"}\n{"text": "b', "t.jsonl, line 2 is no JSON: Unterminated string"),
         ('{"text": "a"},\n{"text": "b"},\n', "t.jsonl, line 1 is no JSON: "),
         ("text,label\na,b\n", "line 1 is no JSON: "),
+        ('{"text": "a"}\n{"text"\n{"text": "b"}\n', r"line 2 is no JSON: .*line 3 column 1"),
+        ('{"text": "a"}\n\nEOF', "line 3 is no JSON: "),
+        ('[\n{"text": "a"},\n{"text": "b",\n"n": }]', "line 3 is no JSON: .*line 4 column 6"),
         ('"a"\n', 'line 1 is no JSON object: "a"; a file holds one JSON object a line, or an array of objects'),
         ('[["a", "x"],\n["b", "y"]]', r'line 1 is no JSON object: \["a", "x"\]'),  # pandas, orient="values"
         ('[\n{"text": "a"},\n{"text": "b"}\n', r"line \d is no JSON: the array .* was the file cut off\?"),
@@ -231,6 +237,7 @@ def test_labels_that_are_refused(file, labels, message):
     [
         (["a", 3, None, 4.5], "t.jsonl, lines 2, 4: 'v' is no text: 3; write it in quotes"),
         ([{"0": "a", "1": "b"}], "line 1: 'v' is no text: .*orient='records', lines=True"),  # pandas' default
+        ([["a", "b"], "c"], r"line 1: 'v' is no text: .*; make it one text$"),
         (["\ud83d"], "line 1: 'v' holds half of a surrogate pair"),
     ],
 )
