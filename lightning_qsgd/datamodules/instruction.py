@@ -138,7 +138,7 @@ class InstructionTuning(L.LightningDataModule):
         splits = {"training": self.examples("train"), "validation": self.examples("val")}
         if Path(self.files["test"] or "").is_file():
             splits["test"] = self.examples("test")
-        way = "Set --data.group_equal_texts true to keep equal prompts of one file in one split"
+        way = "In shares of one file --data.group_equal_texts true keeps them together; from other files remove them"
         if self.group_equal_texts or self.files["val"]:
             way = "Remove them from one of the files"
         pairs = {name: [(_key(e.prompt), e.answer.strip()) for e in examples] for name, examples in splits.items()}

@@ -161,7 +161,7 @@ class TextClassification(L.LightningDataModule):
             lines.setdefault(example.label, []).append(example.line)
         if alike := look_alikes(lines):
             rank_zero_warn(f"{self.files['train']}: labels that look alike are different classes: {alike}")
-        way = "To keep equal texts of one file in one split, set --data.group_equal_texts true"
+        way = "In shares of one file --data.group_equal_texts true keeps them together; from other files remove them"
         if self.group_equal_texts or (self.files["val"] and self.files["test"]):
             way = "Remove them from one of the files"
         pairs = {name: [(_key(e.text), e.label) for e in examples] for name, examples in splits.items()}

@@ -45,7 +45,7 @@ def warned(data):
 def test_equal_texts_in_several_splits_are_counted_and_can_be_kept_together(copies):
     (line,) = warned(TextClassification(str(copies)))
     assert "has too (of training, validation, test): 36 of 36 validation texts (100.0%) and 36 of 36 test" in line
-    assert "set --data.group_equal_texts true" in line
+    assert "--data.group_equal_texts true keeps them together" in line
     data = TextClassification(str(copies), group_equal_texts=True)
     assert warned(data) == []
     splits = [{e.text.lower() for e in data.examples(split)} for split in ("train", "val", "test")]
