@@ -19,8 +19,9 @@ class PredictionWriter(BasePredictionWriter):
 
     Takes class probabilities (B, C) from ``predict_step``, or a list of B texts: then the columns are id, prompt (where
     batches hold ``prompt``), generated. Ids are the batches' ``id``, or else the rows' numbers from 0; labels are named
-    by the data module's ``labels``, or else numbered. Rows stand in the order of the data. The file appears complete or
-    not at all; in a distributed run rank 0 writes it, with the rows of all ranks.
+    by the data module's ``labels``, or else numbered. Where a batch has a list ``empty``, rows with True have no
+    prediction: those columns are empty (null in JSON lines). Rows stand in the order of the data. The file appears
+    complete or not at all; in a distributed run rank 0 writes it, with the rows of all ranks.
 
     Args:
         filename: within the run folder; a name that ends in .jsonl makes it JSON lines, any other CSV; None: write
@@ -60,10 +61,14 @@ class PredictionWriter(BasePredictionWriter):
         if self.filename is None:
             return
         if isinstance(prediction, list) and all(isinstance(text, str) for text in prediction):
-            prompts = batch.get("prompt")
+            prompts, empty = batch.get("prompt"), batch.get("empty", [False] * len(prediction))
             for i, text in enumerate(prediction):
                 number = batch_indices[i] if batch_indices else len(self._rows)
-                row = [batch["id"][i] if "id" in batch else number, *([prompts[i]] if prompts else []), text]
+                row = [
+                    batch["id"][i] if "id" in batch else number,
+                    *([prompts[i]] if prompts else []),
+                    None if empty[i] else text,
+                ]
                 self._rows.append(((dataloader_idx, number), row))
             self._header = ["id", *(["prompt"] if prompts else []), "generated"]
             return
@@ -82,6 +87,9 @@ class PredictionWriter(BasePredictionWriter):
             row += [batch["text"][i]] if "text" in batch else []
             row += [names[k] if names else k, f"{p:.6f}"]
             row += [f"{x:.6f}" for x in probabilities[i].tolist()] if self.all_classes else []
+            if "empty" in batch and batch["empty"][i]:
+                known = 1 + ("text" in batch)
+                row = row[:known] + [None] * (len(row) - known)
             self._rows.append(((dataloader_idx, number), row))
         header = ["id", *(["text"] if "text" in batch else []), "label", "probability"]
         every = names or range(probabilities.shape[1])

@@ -25,7 +25,8 @@ class GSM8K(InstructionTuning):
         val_file: problems to validate with. Default: None: ``val_share`` of the training file.
         test_file: 1319 problems. Default: "data/gsm8k/test.jsonl".
         predict_file: problems to solve; needs no solutions. Default: None: those of test_file.
-        prompt_format, mask_prompt, max_length, val_share, split_seed, limit: as in :class:`InstructionTuning`.
+        prompt_format, mask_prompt, max_length: as in :class:`InstructionTuning`.
+        val_share, split_seed, group_equal_texts, limit: as in :class:`InstructionTuning`.
         batch_size, eval_batch_size, num_workers, tokenizer: as in :class:`InstructionTuning`.
 
     Raises:
@@ -54,6 +55,7 @@ class GSM8K(InstructionTuning):
         eval_batch_size: int = 8,
         num_workers: int = 0,
         tokenizer: str | None = None,
+        group_equal_texts: bool = False,
     ) -> None:
         super().__init__(
             train_file,
@@ -67,6 +69,7 @@ class GSM8K(InstructionTuning):
             max_length=max_length,
             val_share=val_share,
             split_seed=split_seed,
+            group_equal_texts=group_equal_texts,
             limit=limit,
             batch_size=batch_size,
             eval_batch_size=eval_batch_size,

@@ -15,9 +15,17 @@ from lightning_utilities.core.rank_zero import rank_zero_info, rank_zero_warn
 from torch.nn.utils.rnn import pad_sequence
 from torch.utils.data import DataLoader
 
+from lightning_qsgd.datamodules.duplicates import equal_texts, grouped, set_aside
 from lightning_qsgd.datamodules.loading import check_at_least, evaluation_loader, train_loader
 from lightning_qsgd.datamodules.prompts import PromptFormat, encode
-from lightning_qsgd.datamodules.rows import read_rows
+from lightning_qsgd.datamodules.rows import (
+    check_filled,
+    check_is_file,
+    check_texts,
+    empty_rows,
+    read_rows,
+    warn_of_empty,
+)
 from lightning_qsgd.datamodules.tokenizer import load_tokenizer, padding_token
 
 if TYPE_CHECKING:
@@ -48,13 +56,14 @@ class InstructionTuning(L.LightningDataModule):
     ``answer_mask`` (B, T) bool, True at the answer's tokens with its end token; ``loss_mask`` (B, T) bool, True at
     tokens to learn as targets; ``id``, a list of row numbers from 0. Batches of test and predict also have
     ``prompt_tokens`` (B, P) int64, padded on the left, ``prompt_padding_mask`` (B, P) bool, and lists of B: ``prompt``
-    and ``answer`` as in the file, ``reference`` (see :meth:`reference`).
+    and ``answer`` as in the file, ``reference`` (see :meth:`reference`), and where prompts are empty ``empty``, True at
+    those.
 
     Args:
         train_file: training rows. Needed for fit.
         val_file: validation rows. Default: ``val_share`` of the training file.
         test_file: test rows. Needed for test.
-        predict_file: prompts to answer; needs no answers. Default: the test rows.
+        predict_file: prompts to answer; needs no answers. An empty prompt gets no answer. Default: the test rows.
         prompt_key, answer_key: names of the values in a row. Defaults: "prompt", "answer".
         prompt_format: "plain" (default): the prompt as it is, a space, the answer, the tokenizer's end token; and its
             begin token in front where it adds one. "chat": the tokenizer's chat template with one turn of each; for
@@ -64,6 +73,8 @@ class InstructionTuning(L.LightningDataModule):
             Default: 2048.
         val_share: share of the training file, in (0, 1), where there is no val_file. Default: 0.05.
         split_seed: of that split, at least 0. Default: 0.
+        group_equal_texts: keep equal prompts in one split where a share is set aside. The share then differs from
+            val_share by at most half of the prompts that are equal. Default: False.
         limit: rows of each split, the first of the file, at least 1. Default: None: all.
         batch_size: rows per batch and process. Default: 1.
         eval_batch_size: the same for validation, test and predict. Default: 8.
@@ -98,6 +109,7 @@ class InstructionTuning(L.LightningDataModule):
         eval_batch_size: int = 8,
         num_workers: int = 0,
         tokenizer: str | None = None,
+        group_equal_texts: bool = False,
     ) -> None:
         super().__init__()
         check_at_least(locals(), max_length=2, split_seed=0, batch_size=1, eval_batch_size=1, num_workers=0)
@@ -112,10 +124,26 @@ class InstructionTuning(L.LightningDataModule):
         self.prompt_format: PromptFormat = prompt_format
         self.mask_prompt, self.max_length = mask_prompt, max_length
         self.val_share, self.split_seed, self.limit = val_share, split_seed, limit
+        self.group_equal_texts = group_equal_texts
         self.batch_size, self.eval_batch_size, self.num_workers = batch_size, eval_batch_size, num_workers
         self._tokenizer_name = tokenizer
         self._tokenizer: PreTrainedTokenizerBase | None = None
         self._datasets: dict[str, list[dict[str, Any]]] = {}
+        self._examples: dict[tuple[str, bool], list[Example]] = {}  # by file, and whether with answers
+
+    def setup(self, stage: str) -> None:
+        """Before fit, warn of prompts that several splits have."""
+        if stage != "fit":
+            return
+        splits = {"training": self.examples("train"), "validation": self.examples("val")}
+        if Path(self.files["test"] or "").is_file():
+            splits["test"] = self.examples("test")
+        way = "In shares of one file --data.group_equal_texts true keeps them together; from other files remove them"
+        if self.group_equal_texts or self.files["val"]:
+            way = "Remove them from one of the files"
+        pairs = {name: [(_key(e.prompt), e.answer.strip()) for e in examples] for name, examples in splits.items()}
+        if found := equal_texts(pairs, "answer", way):
+            rank_zero_warn(found)
 
     def plain_prompt(self, prompt: str) -> str:
         """The text that stands for a prompt in the plain format; the answer follows after a space."""
@@ -160,11 +188,12 @@ class InstructionTuning(L.LightningDataModule):
         source = self._source(split)
         rows = self._read(source, answered=split != "predict" or source == self.files["test"])
         if split in ("train", "val") and not self.files["val"]:
-            order = np.random.default_rng(self.split_seed).permutation(len(rows))
+            groups = grouped([_key(row.prompt) for row in rows], self.group_equal_texts)
             size = round(self.val_share * len(rows))
-            if not 0 < size < len(rows):
+            val, train = set_aside(groups, [size], np.random.default_rng(self.split_seed))
+            if not val or not train:
                 raise ValueError(f"{source} is too small to set val aside; set val_file, or another val_share")
-            rows = [rows[i] for i in sorted(order[:size] if split == "val" else order[size:])]
+            rows = [rows[i] for i in sorted(val if split == "val" else train)]
         return rows[: self.limit]
 
     def _source(self, split: str) -> str:
@@ -174,26 +203,29 @@ class InstructionTuning(L.LightningDataModule):
         if not path:
             names = " or ".join(f"{name}_file" for name in dict.fromkeys((split, or_else)))
             raise ValueError(f"No file for {split}: set {names}, for example --data.{split}_file=data/{split}.jsonl")
-        if not Path(path).is_file():
-            raise FileNotFoundError(f"File not found: {path}{self.where_to_get}")
+        check_is_file(path, self.where_to_get)
         return path
 
     def _read(self, path: str, answered: bool) -> list[Example]:
+        if (path, answered) in self._examples:
+            return self._examples[path, answered]
+        columns = (self.prompt_key, self.answer_key)[: 1 + answered]
+        rows = read_rows(Path(path), columns)
+        for column in columns:
+            check_texts(Path(path), rows, column)
+        if answered:
+            check_filled(Path(path), rows, columns)
+        else:
+            warn_of_empty(Path(path), rows, self.prompt_key)
         examples = []
-        for i, (line, row) in enumerate(read_rows(Path(path))):
-            place = f"{path}, line {line}"
-            for key in (self.prompt_key, self.answer_key)[: 1 + answered]:
-                if not isinstance(row.get(key), str) or not row[key].strip():
-                    what = f"is no text: {row[key]!r}" if key in row else f"is missing; there are: {', '.join(row)}"
-                    raise ValueError(f"{place}: {key!r} {what}")
+        for i, (line, row) in enumerate(rows):
             answer = row[self.answer_key] if answered else ""
             try:
                 reference = self.reference(answer) if answered else None
             except ValueError as error:
-                raise ValueError(f"{place}: {self.answer_key!r} {error}") from error
-            examples.append(Example(i, row[self.prompt_key], answer, reference, line))
-        if not examples:
-            raise ValueError(f"{path} is empty: it needs one JSON object a line")
+                raise ValueError(f"{path}, line {line}: {self.answer_key!r} {error}") from error
+            examples.append(Example(i, row[self.prompt_key] or "", answer, reference, line))
+        self._examples[path, answered] = examples
         return examples
 
     def _dataset(self, split: Split) -> Any:
@@ -208,6 +240,7 @@ class InstructionTuning(L.LightningDataModule):
             for example, (prompt, answer) in zip(
                 examples, encode(self.tokenizer, texts, self.prompt_format), strict=True
             ):
+                prompt = prompt or [padding_token(self.tokenizer)]  # an empty one, which is predicted nothing for
                 if len(prompt) >= self.max_length:
                     raise ValueError(
                         f"{self._source(split)}, line {example.line}: the prompt has {len(prompt)} tokens, which "
@@ -248,6 +281,11 @@ class InstructionTuning(L.LightningDataModule):
         return {"collate_fn": collate, "num_workers": self.num_workers}
 
 
+def _key(prompt: str) -> str:
+    """Equal for prompts that differ by spaces only."""
+    return " ".join(prompt.split())
+
+
 def _collate(padding: int, mask_prompt: bool, prompts: bool, rows: list[dict[str, Any]]) -> dict[str, Any]:
     texts = [row["tokens"] for row in rows]
     lengths = torch.tensor([len(text) for text in texts])[:, None]  # (B, 1)
@@ -263,4 +301,5 @@ def _collate(padding: int, mask_prompt: bool, prompts: bool, rows: list[dict[str
         batch["prompt_tokens"] = pad_sequence(asked, True, padding, padding_side="left")  # (B, P)
         batch["prompt_padding_mask"] = torch.arange(-batch["prompt_tokens"].shape[1], 0) < -starts
         batch |= {name: [row[name] for row in rows] for name in ("prompt", "answer", "reference")}
+        batch |= empty_rows(batch["prompt"])
     return batch

@@ -1,11 +1,29 @@
-"""Rows of CSV and JSON lines, with the lines of the file that they stand in."""
+"""Rows of CSV and JSON files with the lines they stand in. A file is read whole, or refused; nothing is cut or guessed.
+
+CSV: separated by commas, in UTF-8, with a header. A field that holds commas, line breaks or an opening quote stands in
+quotes, and quotes inside of it are doubled, as pandas, Excel and ``csv.writer`` write it.
+JSON: one object a line, or an array of objects.
+"""
 
 import csv
+import io
 import json
-from collections.abc import Iterable, Sequence
-from itertools import zip_longest
+import math
+import re
+from collections.abc import Collection, Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
+
+from lightning_utilities.core.rank_zero import rank_zero_warn
+
+_LINE_END = re.compile(r"\r\n|\r|\n")
+_SPACE = re.compile(r"\s*")
+_UNQUOTED = re.compile(r"[^,\r\n]*")
+_QUOTED = re.compile(r'"[^"]*(?:""[^"]*)*')
+_SPACED = re.compile(r'[^\S\r\n]+"')
+_SURROGATE = re.compile("[\ud800-\udfff]")
+_JSON_FORM = "a file holds one JSON object a line, or an array of objects"
+_PANDAS = "pandas: df.to_json(path, orient='records', lines=True)"
 
 
 class Row(NamedTuple):
@@ -15,60 +33,119 @@ class Row(NamedTuple):
     values: dict[str, Any]
 
 
-def read_rows(path: Path) -> list[Row]:
-    """Rows of a file, without blank ones: JSON lines (``.jsonl``, ``.json``), or CSV with a header.
+def check_is_file(path: str | Path, where_to_get: str = "") -> None:
+    """See that a path names a file.
 
     Raises:
-        ValueError: for a line that is no JSON object, with its number.
+        FileNotFoundError: if there is none; the message ends with ``where_to_get``.
+        IsADirectoryError: for a folder.
     """
-    rows = []
-    with path.open(encoding="utf-8-sig", newline="") as file:
-        if not is_json_lines(path):
-            reader = csv.reader(file)
-            header = next(reader, [])
-            line = reader.line_num + 1
-            for cells in reader:
-                if cells:
-                    rows.append(Row(line, dict(zip_longest(header, cells))))
-                line = reader.line_num + 1  # a quoted field may have line breaks
-            return rows
-        for line, text in enumerate(file, 1):
-            if text.strip():
-                try:
-                    values = json.loads(text)
-                except json.JSONDecodeError as error:
-                    raise ValueError(f"{path}, line {line} is no JSON: {error}") from error
-                if not isinstance(values, dict):
-                    raise ValueError(f"{path}, line {line} is no JSON object: {text.strip()[:60]}")
-                rows.append(Row(line, values))
+    if Path(path).is_dir():
+        raise IsADirectoryError(f"{path} is a folder; name a file in it")
+    if not Path(path).exists():
+        raise FileNotFoundError(f"File not found: {path}{where_to_get}")
+
+
+def read_rows(path: Path, columns: Sequence[str]) -> list[Row]:
+    """Rows of a file, without blank lines.
+
+    A blank line of a CSV file with one column is a row with an empty value, as Excel writes it, unless only blank lines
+    follow. Warns of quotes that may have joined several rows to one.
+
+    Args:
+        path: JSON (``.jsonl``, ``.ndjson``, ``.json``) or CSV (any other name).
+        columns: names of the columns or keys to read; the others are left out.
+
+    Returns:
+        At least one row. Values of CSV are texts; of JSON whatever they are, null as None.
+
+    Raises:
+        ValueError: for a file without rows, that is not in UTF-8, or that cannot be read for certain: a missing or
+            repeated column; rows with more or fewer cells than the header; quotes that are never closed, or that join
+            rows; what is no JSON. The message names the lines and the way out.
+        FileNotFoundError: for a missing file.
+        IsADirectoryError: for a folder.
+    """
+    check_is_file(path)
+    text = _decoded(path)
+    rows = _json_rows(path, text, columns) if _is_json(path) else _csv_rows(path, text, columns)
+    if not rows:
+        form = _JSON_FORM if _is_json(path) else "it needs a header and at least one row"
+        raise ValueError(f"{path} is empty: {form}")
     return rows
 
 
-def is_json_lines(path: Path) -> bool:
-    """Whether a file of this name is read as JSON lines, not as CSV."""
-    return path.suffix.lower() in (".jsonl", ".json")
-
-
-def check_columns(path: Path, rows: Sequence[Row], columns: Sequence[str]) -> None:
-    """See that each row has a value in each column.
+def check_filled(path: Path, rows: Sequence[Row], columns: Sequence[str]) -> None:
+    """See that no value is missing, empty or blank.
 
     Raises:
-        ValueError: if a column is missing, with those there are; or if values are empty, with the lines of all such.
+        ValueError: with the lines of all such.
     """
-    empty: dict[str, list[int]] = {}
+    empty = {name: [line for line, values in rows if is_blank(values[name])] for name in columns}
+    found = [f"{in_lines(lines)}: column {name!r} is empty" for name, lines in empty.items() if lines]
+    if found:
+        one = sum(map(len, empty.values())) == 1
+        raise ValueError(f"{path}, {'; '.join(found)}; remove {'it' if one else 'them'}")
+
+
+def warn_of_empty(path: Path, rows: Sequence[Row], column: str) -> None:
+    """Say which rows are predicted nothing for, because they have no text."""
+    if empty := [line for line, values in rows if is_blank(values[column])]:
+        rank_zero_warn(
+            f"{path}, {in_lines(empty)}: column {column!r} is empty; these {len(empty)} of {len(rows)} rows get no "
+            "prediction"
+        )
+
+
+def empty_rows(texts: Sequence[str]) -> dict[str, list[bool]]:
+    """For a batch to predict: ``empty``, True for rows whose text is blank; nothing where none is."""
+    empty = [is_blank(text) for text in texts]
+    return {"empty": empty} if any(empty) else {}
+
+
+def check_texts(path: Path, rows: Sequence[Row], column: str) -> None:
+    """See that all values are texts, or None.
+
+    Raises:
+        ValueError: with the lines of all that are not.
+    """
+    wrong = [(line, values[column]) for line, values in rows if not isinstance(values[column], (str, type(None)))]
+    if wrong:
+        way = "make it one text" if isinstance(wrong[0][1], (list, dict)) else "write it in quotes"
+        raise ValueError(
+            f"{path}, {in_lines([line for line, _ in wrong])}: {column!r} is no text: {_shown(wrong[0][1])}; {way}"
+            f"{_orient(rows)}"
+        )
+    _check_surrogates(path, rows, column)
+
+
+def check_labels(path: Path, rows: Sequence[Row], column: str) -> None:
+    """See that all values are texts, all whole numbers, all numbers with a point, or all true and false.
+
+    Raises:
+        ValueError: for other values, and where types are mixed; with lines.
+    """
+    found: dict[str, list[tuple[int, Any]]] = {}
     for line, values in rows:
-        for column in columns:
-            if column not in values:
-                there = [str(name) for name in values if name is not None]
-                place = line if is_json_lines(path) else 1  # the header
-                raise ValueError(
-                    f"{path}, line {place}: column {column!r} is missing; there are: {', '.join(there)}{_hint(there)}"
-                )
-            if values[column] in (None, ""):
-                empty.setdefault(column, []).append(line)
-    if empty:
-        found = "; ".join(f"{in_lines(lines)}: column {name!r} is empty" for name, lines in empty.items())
-        raise ValueError(f"{path}, {found}; remove {'it' if sum(map(len, empty.values())) == 1 else 'them'}")
+        found.setdefault(_type(values[column]), []).append((line, values[column]))
+    for kind in ("array", "object", "not a finite number"):
+        if kind in found:
+            raise ValueError(
+                f"{path}, {in_lines([line for line, _ in found[kind]])}: {column!r} is no label: "
+                f"{_shown(found[kind][0][1])}; a label is a text, a number, true or false{_orient(rows)}"
+            )
+    if len(found) > 1:
+        kinds = "; ".join(
+            f"{_shown(there[0][1])} is {kind} ({in_lines([line for line, _ in there])})"
+            for kind, there in found.items()
+        )
+        raise ValueError(f"{path}: the labels in {column!r} have several types: {kinds}; write all labels alike")
+    _check_surrogates(path, rows, column)
+
+
+def is_blank(value: Any) -> bool:
+    """Whether a value is None, empty, or of spaces only."""
+    return value is None or (isinstance(value, str) and not value.strip())
 
 
 def in_lines(lines: Sequence[int]) -> str:
@@ -82,7 +159,293 @@ def first_three(values: Iterable[Any]) -> str:
     return ", ".join(map(str, values[:3])) + (f" and {len(values) - 3} more" if len(values) > 3 else "")
 
 
-def _hint(header: Sequence[str]) -> str:
-    """Why a header might be one column."""
+def _is_json(path: Path) -> bool:
+    return path.suffix.lower() in (".jsonl", ".ndjson", ".json")
+
+
+def _decoded(path: Path) -> str:
+    data = path.read_bytes()
+    try:
+        text = data.decode("utf-8-sig")
+        place = data.find(b"\0")
+    except UnicodeDecodeError as error:
+        # The decoder counts after the byte order mark, if there is one.
+        text, place = "", error.start + 3 * data.startswith(b"\xef\xbb\xbf")
+    if place < 0:
+        return text
+    known = {b"PK\3\4": "an Excel or zip file", b"\x1f\x8b": "a gzip file", b"PAR1": "a Parquet file"}
+    known |= {b"\xff\xfe": "text in UTF-16", b"\xfe\xff": "text in UTF-16"}
+    kind = next((f"; it looks like {name}" for start, name in known.items() if data.startswith(start)), "")
+    line = 1 + len(_LINE_END.findall(data[:place].decode("latin-1")))
+    raise ValueError(
+        f"{path}, line {line}: byte {data[place : place + 1].hex()} is no text in UTF-8{kind}. Save it as "
+        f"{'JSON lines' if _is_json(path) else 'CSV'} in UTF-8 (Excel: 'CSV UTF-8'; pandas: encoding='utf-8')"
+    )
+
+
+def _missing(path: Path, line: int, there: Sequence[str], column: str, hint: str) -> ValueError:
+    near = [name for name in there if name.strip().casefold() == column.strip().casefold()]
+    names = ", ".join(name[:60] for name in there[:12]) + (" ..." if len(there) > 12 else "")
+    hint = f"; rename {near[0]!r}" if near else hint
+    return ValueError(f"{path}, line {line}: column {column!r} is missing; there are: {names}{hint}")
+
+
+# ---- CSV
+
+
+def _csv_rows(path: Path, text: str, columns: Sequence[str]) -> list[Row]:
+    if text.lstrip().startswith(('{"', "[{")):
+        raise ValueError(f"{path}, line 1 looks like JSON: name the file .jsonl")
+    records = _records(path, text)
+    start, header = next(((line, cells) for line, cells in records if cells), (1, []))
+    if not header:
+        return []
+    if missing := [column for column in columns if column not in header]:
+        raise _missing(path, start, header, missing[0], _header_hint(header))
+    if repeated := [name for i, name in enumerate(header) if name and name in header[:i]]:
+        raise ValueError(f"{path}, line {start}: column {repeated[0]!r} is given twice; rename one of them")
+    rows, blank = [], []
+    for line, cells in records:
+        if len(header) > 1 and (not cells or (len(cells) == 1 and not cells[0].strip())):
+            continue
+        if not cells:
+            blank.append((line, [""]))
+            continue
+        rows += [*blank, (line, cells)]
+        blank = []
+    _check_cells(path, header, rows)
+    _check_joined(path, header, rows)
+    places = {column: header.index(column) for column in columns}
+    return [Row(line, {column: cells[i] for column, i in places.items()}) for line, cells in rows]
+
+
+def _records(path: Path, text: str) -> Iterator[tuple[int, list[str]]]:
+    """First line and cells of each record, blank lines among them."""
+    lines = list(io.StringIO(text, newline=""))
+    reader, line = csv.reader(lines, strict=True), 1
+    limit = csv.field_size_limit(max(csv.field_size_limit(), len(text)))
+    try:
+        for cells in reader:
+            if any(cell[:1].isspace() and cell.lstrip()[:1] == '"' for cell in cells):
+                record = "".join(lines[line - 1 : reader.line_num])
+                if any(_SPACED.match(record, place) for place, _ in _fields(record)):
+                    raise ValueError(
+                        f"{path}, line {line}: a space before a quote makes the quote a part of the text; remove the "
+                        "space, or put the whole field into quotes"
+                    )
+            yield line, cells
+            line = reader.line_num + 1
+    except csv.Error as error:
+        raise _quote_error(path, "".join(lines[line - 1 : reader.line_num]), line, error) from error
+    finally:
+        csv.field_size_limit(limit)
+
+
+def _fields(record: str) -> Iterator[tuple[int, int | None]]:
+    """Where each field begins, and of quoted ones where the closing quote is: at the end where there is none."""
+    place = 0
+    while place < len(record):
+        quoted = record[place] == '"'
+        end = _end(_QUOTED if quoted else _UNQUOTED, record, place)
+        yield place, end if quoted else None
+        place = end + 1 + quoted
+
+
+def _quote_error(path: Path, record: str, first: int, error: csv.Error) -> ValueError:
+    """What is wrong in a record that begins in line ``first``, up to the line in which the reader stopped."""
+    for place, end in _fields(record):
+        if end is None or (end < len(record) and record[end + 1 : end + 2] in ("", ",", "\r", "\n")):
+            continue
+        line, last = (first + len(_LINE_END.findall(record[:n])) for n in (place, end))
+        if end == len(record):
+            what = "is never closed, so that it swallows all lines that follow"
+        else:
+            where = "the same line" if last == line else f"line {last}"
+            what = f"is closed in {where} before {_shown_text(record[end + 1 :])}"
+        return ValueError(
+            f"{path}, line {line}: a quote opens a field there ({_shown_text(record[place:])}) and {what}. If it is "
+            'stray, remove it; or put the whole field into quotes, with those inside of it doubled: "a ""b"" c"'
+        )
+    return ValueError(f"{path}, line {first}: {error}")
+
+
+def _end(pattern: re.Pattern[str], text: str, place: int) -> int:
+    match = pattern.match(text, place)
+    return match.end() if match else place
+
+
+def _check_cells(path: Path, header: Sequence[str], rows: Sequence[tuple[int, list[str]]]) -> None:
+    """See that each row has as many cells as the header, and is not the header again."""
+    size, said = len(header), list[str]()
+    more = [(line, cells) for line, cells in rows if len(cells) > size]
+    if more:
+        if all(not any(cells[size:]) for _, cells in more):
+            way = "they end with commas that the header lacks: remove these, or add as many to the header"
+        else:
+            way = 'put a field with commas into quotes: "Red, or blue"'
+        said.append(
+            f"{in_lines([n for n, _ in more])}: more cells than the header ({len(more[0][1])} for {size}); {way}"
+        )
+    fewer = [(line, cells) for line, cells in rows if len(cells) < size]
+    if fewer:
+        said.append(
+            f"{in_lines([n for n, _ in fewer])}: fewer cells than the header ({len(fewer[0][1])} for {size}); write a "
+            "comma for each missing value, and put a field with line breaks into quotes"
+        )
+    if said:
+        raise ValueError(f"{path}, {'; '.join(said)}")
+    again = [line for line, cells in rows if size > 1 and [cells[0].lstrip("\ufeff"), *cells[1:]] == list(header)]
+    if again:
+        raise ValueError(f"{path}, {in_lines(again)}: the header again; remove it")
+    if marked := [line for line, cells in rows if cells[0].startswith("\ufeff")]:
+        raise ValueError(
+            f"{path}, {in_lines(marked)}: a byte order mark within the file, as of joined files; remove it"
+        )
+
+
+def _check_joined(path: Path, header: Sequence[str], rows: Sequence[tuple[int, list[str]]]) -> None:
+    """Refuse, or warn of, a quoted field that may be several rows, joined by two stray quotes.
+
+    Its lines then have as many cells as rows have. They are taken for rows where one of these cells is what other rows
+    have in that column, such as a label.
+    """
+    suspects = [
+        (line, _LINE_END.split(cells[column]), *inner)
+        for line, cells in rows
+        for column in range(len(cells))
+        if (inner := _inner_cells(cells, column)) is not None
+    ]
+    if not suspects:
+        return
+    known: list[set[str]] = [set() for _ in header]
+    for _, cells in rows:
+        for values, cell in zip(known, cells, strict=True):
+            if not _LINE_END.search(cell):
+                values.add(cell)
+    unsure = []
+    for line, lines, inner, like_rows in suspects:
+        place = f"{path}, lines {line} to {line + len(lines) - 1}"
+        if len(header) > 1 and any(cell in known[column] for column, cell in inner):
+            raise ValueError(
+                f"{place}: a quote opens in line {line} and swallows lines that look like rows ({_shown_text(lines[1])}"
+                "). Remove the two stray quotes; if it is one text, write the file as JSON lines"
+            )
+        if like_rows and all(_may_be(cell, known[column], len(rows)) for column, cell in inner):
+            unsure.append((line, place))
+    if unsure:
+        rank_zero_warn(
+            f"{unsure[0][1]}: quotes make one text of lines that could be rows; {len(unsure)} of {len(rows)} texts are "
+            f"such ({in_lines([line for line, _ in unsure])}). If they are rows, remove the two quotes"
+        )
+
+
+def _may_be(cell: str, known: Collection[str], rows: int) -> bool:
+    """Whether what stands in no row of a column could be a value of it: not in a column of a few values, such as
+    labels; and not with a space in front, as after a comma in prose, where no value has one."""
+    spaced = cell[:1].isspace() and not any(value[:1].isspace() for value in known)
+    return 2 * len(known) > rows and not spaced
+
+
+def _inner_cells(cells: Sequence[str], column: int) -> tuple[list[tuple[int, str]], bool] | None:
+    """Whole cells, with their columns, in those lines of a field that have as many as rows have; and whether all lines
+    have. None for a field of one line, or of none such."""
+    if "\n" not in cells[column] and "\r" not in cells[column]:
+        return None
+    parts = [line.split(",") for line in _LINE_END.split(cells[column])]
+    sizes = [len(cells) - column, *[len(cells)] * (len(parts) - 2), column + 1]
+    fits = [len(part) == size and all(map(str.strip, part)) for part, size in zip(parts, sizes, strict=True)]
+    if not any(fits):
+        return None
+    whole = [[*enumerate(part)] for part in parts]
+    whole[0] = [*enumerate(parts[0][1:], column + 1)]  # the rest of the first and of the last cell stand outside
+    whole[-1].pop()
+    return [pair for pairs, fit in zip(whole, fits, strict=True) if fit for pair in pairs], all(fits)
+
+
+def _header_hint(header: Sequence[str]) -> str:
+    """Why a header might not have the columns."""
+    if header[0].lower().startswith("sep="):
+        return "; remove Excel's line 'sep=...'"
     other = next((sign for sign in ";\t|" if len(header) == 1 and sign in header[0]), None)
-    return f"; separated by {other!r}? It must be a comma" if other else ""
+    return f"; separated by {other!r}? It must be a comma" if other else "; the first line must name the columns"
+
+
+# ---- JSON
+
+
+def _json_rows(path: Path, text: str, columns: Sequence[str]) -> list[Row]:
+    rows = []
+    for line, values in _objects(path, _LINE_END.sub("\n", text)):
+        if missing := [column for column in columns if column not in values]:
+            raise _missing(path, line, list(values), missing[0], _orient([Row(line, values)]))
+        rows.append(Row(line, {column: values[column] for column in columns}))
+    return rows
+
+
+def _objects(path: Path, text: str) -> Iterator[tuple[int, dict[str, Any]]]:
+    """First line and value of each object, of lines or of an array; an object may span lines."""
+    decoder, line, counted = json.JSONDecoder(object_pairs_hook=_unrepeated), 1, 0
+
+    def skip(place: int) -> int:
+        return _end(_SPACE, text, place)
+
+    place = end = skip(0)
+    array = text[place : place + 1] == "["
+    place = skip(place + 1) if array else place
+    while place < len(text) and not (array and text[place] == "]"):
+        line, counted = line + text.count("\n", counted, place), place
+        try:
+            values, end = decoder.raw_decode(text, place)
+        except json.JSONDecodeError as error:
+            raise ValueError(f"{path}, line {line} is no JSON: {error}; {_JSON_FORM}") from error
+        except (ValueError, RecursionError) as error:
+            raise ValueError(f"{path}, line {line}: {error}") from error
+        if not isinstance(values, dict):
+            raise ValueError(f"{path}, line {line} is no JSON object: {_shown(values)}; {_JSON_FORM} ({_PANDAS})")
+        yield line, values
+        place = skip(end)
+        if array and text[place : place + 1] == ",":
+            place = skip(place + 1)
+        elif array and text[place : place + 1] != "]":
+            break
+    if array and (text[place : place + 1] != "]" or skip(place + 1) < len(text)):
+        line += text.count("\n", counted, end)
+        what = "goes on after its end" if text[place : place + 1] == "]" else "has no comma or ] after an object"
+        raise ValueError(f"{path}, line {line} is no JSON: the array {what}; was the file cut off?")
+
+
+def _unrepeated(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    values = dict(pairs)
+    if len(values) < len(pairs):
+        keys = [key for key, _ in pairs]
+        raise ValueError(f"key {next(key for key in keys if keys.count(key) > 1)!r} is given twice; remove one")
+    return values
+
+
+def _type(value: Any) -> str:
+    if isinstance(value, float) and not math.isfinite(value):
+        return "not a finite number"
+    names = {str: "a text", bool: "a truth value", int: "a whole number", float: "a number with a point", list: "array"}
+    return names.get(type(value), "object")
+
+
+def _orient(rows: Collection[Row]) -> str:
+    """How to write rows, for what looks like a table that was written by columns."""
+    tables = any(isinstance(value, (dict, list)) for _, values in rows for value in values.values())
+    return f"; {_JSON_FORM} ({_PANDAS})" if tables and len(rows) == 1 else ""
+
+
+def _check_surrogates(path: Path, rows: Sequence[Row], column: str) -> None:
+    r"""Half a character, such as ``\ud83d`` alone, cannot be written to a file again."""
+    wrong = [n for n, values in rows if _SURROGATE.search(str(values[column]))]
+    if wrong:
+        raise ValueError(f"{path}, {in_lines(wrong)}: {column!r} holds half of a surrogate pair (\\ud800 to \\udfff)")
+
+
+def _shown(value: Any) -> str:
+    text = json.dumps(value, ensure_ascii=False, default=str)
+    return text if len(text) <= 60 else f"{text[:60]} ..."
+
+
+def _shown_text(text: str) -> str:
+    return repr(text if len(text) <= 30 else f"{text[:30]} ...")

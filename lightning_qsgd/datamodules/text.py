@@ -17,8 +17,18 @@ from lightning_utilities.core.rank_zero import rank_zero_info, rank_zero_warn
 from torch.nn.utils.rnn import pad_sequence
 from torch.utils.data import DataLoader
 
+from lightning_qsgd.datamodules.duplicates import equal_texts, grouped, look_alikes, set_aside
 from lightning_qsgd.datamodules.loading import check_at_least, evaluation_loader, train_loader
-from lightning_qsgd.datamodules.rows import check_columns, first_three, in_lines, read_rows
+from lightning_qsgd.datamodules.rows import (
+    check_filled,
+    check_labels,
+    check_texts,
+    empty_rows,
+    first_three,
+    in_lines,
+    read_rows,
+    warn_of_empty,
+)
 
 Split = list["Example"]
 
@@ -46,12 +56,14 @@ class TextClassification(L.LightningDataModule):
         train_file: training texts. Needed for fit.
         val_file: validation texts. Default: ``val_share`` of the training file.
         test_file: test texts. Default: ``test_share`` of the training file.
-        predict_file: texts to label; needs no label column. Default: the test texts.
+        predict_file: texts to label; needs no label column. An empty text gets no label. Default: the test texts.
         text_column: name of the text's column or key. Default: "text".
         label_column: name of the label's column or key. Default: "label".
         val_share, test_share: shares of the training file, in (0, 1), where there is no file. Default: 0.1.
         split_seed: of that split, at least 0. Default: 0.
-        max_words: longer texts are cut, at least 1. Default: 64.
+        group_equal_texts: keep texts of the same words in one split where shares are set aside. Shares then differ from
+            what was asked for by at most half of the texts that are equal. Default: False.
+        max_words: longer texts are cut, with a warning; at least 1. Default: 64.
         max_vocab: words kept, the most frequent first, at least 1. Default: 20000.
         min_count: words that occur less often in the training split are unknown. Default: 1.
         batch_size: texts per batch and process. Default: 32.
@@ -83,6 +95,7 @@ class TextClassification(L.LightningDataModule):
         min_count: int = 1,
         batch_size: int = 32,
         num_workers: int = 0,
+        group_equal_texts: bool = False,
     ) -> None:
         super().__init__()
         check_at_least(locals(), split_seed=0, max_words=1, max_vocab=1, min_count=1, batch_size=1, num_workers=0)
@@ -92,6 +105,7 @@ class TextClassification(L.LightningDataModule):
         self.files = {"train": train_file, "val": val_file, "test": test_file, "predict": predict_file}
         self.text_column, self.label_column = text_column, label_column
         self.shares, self.split_seed = {"val": val_share, "test": test_share}, split_seed
+        self.group_equal_texts = group_equal_texts
         self.max_words, self.max_vocab, self.min_count = max_words, max_vocab, min_count
         self.batch_size, self.num_workers = batch_size, num_workers
         self.vocabulary: list[str] = []
@@ -122,10 +136,11 @@ class TextClassification(L.LightningDataModule):
             self.class_counts = [classes[label] for label in self.labels]
             if len(self.labels) < 2:
                 raise ValueError(f"{self.files['train']} has {len(self.labels)} label ({self.labels}); it takes two")
-            self._tell({"train": classes} | {s: Counter(e.label for e in self.examples(s)) for s in ("val", "test")})
+            self._tell({"training": train, "validation": self.examples("val"), "test": self.examples("test")})
 
-    def _tell(self, counts: dict[str, Counter[str]]) -> None:
-        """Say how many texts each split has, given their labels, and warn of classes that a split has none of."""
+    def _tell(self, splits: dict[str, Split]) -> None:
+        """Say how many texts each split has, and warn of what makes their scores mean little."""
+        counts = {name: Counter(example.label for example in examples) for name, examples in splits.items()}
         train, val, test = (count.total() for count in counts.values())
         rank_zero_info(
             f"{train} texts to train, {val} to validate, {test} to test; {len(self.labels)} classes, "
@@ -141,6 +156,17 @@ class TextClassification(L.LightningDataModule):
                 f"Classes without texts to validate or test: {first_three(absent)}; raise val_share and test_share, or "
                 "set val_file and test_file"
             )
+        lines: dict[str, list[int]] = {}
+        for example in sorted(example for part in self._parts.values() for example in part):
+            lines.setdefault(example.label, []).append(example.line)
+        if alike := look_alikes(lines):
+            rank_zero_warn(f"{self.files['train']}: labels that look alike are different classes: {alike}")
+        way = "In shares of one file --data.group_equal_texts true keeps them together; from other files remove them"
+        if self.group_equal_texts or (self.files["val"] and self.files["test"]):
+            way = "Remove them from one of the files"
+        pairs = {name: [(_key(e.text), e.label) for e in examples] for name, examples in splits.items()}
+        if found := equal_texts(pairs, "label", way):
+            rank_zero_warn(found)
 
     def examples(self, split: str) -> Split:
         """Rows of a split: train, val, test or predict."""
@@ -167,25 +193,25 @@ class TextClassification(L.LightningDataModule):
     def _parts(self) -> dict[str, Split]:
         """The training file, less the shares that are set aside from it: stratified, a function of split_seed."""
         parts: dict[str, Split] = {"train": [], "val": [], "test": []}
-        by_label: dict[str, Split] = {}
-        for example in self._read(self.files["train"]):
-            by_label.setdefault(example.label, []).append(example)
+        by_label: dict[str, list[Split]] = {}
+        examples = self._read(self.files["train"])
+        for places in grouped([_key(example.text) for example in examples], self.group_equal_texts):
+            group = [examples[i] for i in places]
+            most = Counter(example.label for example in group).most_common(1)[0][0]
+            by_label.setdefault(most, []).append(group)
+        aside = [split for split in ("val", "test") if not self.files[split]]
         for i, label in enumerate(sorted(by_label)):
-            group = by_label[label]
-            order = np.random.default_rng(np.random.SeedSequence((self.split_seed, i))).permutation(len(group))
-            start = 0
-            for split in ("val", "test"):
-                if not self.files[split]:
-                    size = round(self.shares[split] * len(group))
-                    parts[split] += [group[j] for j in order[start : start + size]]
-                    start += size
-            parts["train"] += [group[j] for j in order[start:]]
+            groups = by_label[label]
+            sizes = [round(self.shares[split] * sum(map(len, groups))) for split in aside]
+            generator = np.random.default_rng(np.random.SeedSequence((self.split_seed, i)))
+            for split, part in zip([*aside, "train"], set_aside(groups, sizes, generator), strict=True):
+                parts[split] += part
         for split, part in parts.items():
             part.sort()
             if not part and not (split != "train" and self.files[split]):
-                texts, why = sum(map(len, by_label.values())), ";"
-                if 2 * len(by_label) > texts:
-                    why = f": {texts} texts have {len(by_label)} different labels. "
+                texts, labels, why = len(examples), len({example.label for example in examples}), ";"
+                if 2 * labels > texts:
+                    why = f": {texts} texts have {labels} different labels. "
                     why += f"Is {self.label_column!r} the right column? If so,"
                 raise ValueError(
                     f"{self.files['train']} is too small to set {split} aside{why} set {split}_file, or a larger share"
@@ -194,17 +220,16 @@ class TextClassification(L.LightningDataModule):
 
     def _read(self, path: str | None, labelled: bool = True) -> Split:
         assert path is not None
-        if not Path(path).is_file():
-            raise FileNotFoundError(f"File not found: {path}")
-        rows = read_rows(Path(path))
-        if not rows:
-            raise ValueError(
-                f"{path} is empty: it needs a header and at least one row (CSV), or one JSON object a line"
-            )
         text, label = self.text_column, self.label_column
-        check_columns(Path(path), rows, (text, label)[: 1 + labelled])
+        rows = read_rows(Path(path), (text, label)[: 1 + labelled])
+        check_texts(Path(path), rows, text)
+        if labelled:
+            check_filled(Path(path), rows, (text, label))
+            check_labels(Path(path), rows, label)
+        else:
+            warn_of_empty(Path(path), rows, text)
         return [
-            Example(i, str(row[text]), str(row[label]) if labelled else "", line) for i, (line, row) in enumerate(rows)
+            Example(i, row[text] or "", str(row[label]) if labelled else "", line) for i, (line, row) in enumerate(rows)
         ]
 
     def encode(self, texts: Sequence[str]) -> list[torch.Tensor]:
@@ -219,6 +244,11 @@ class TextClassification(L.LightningDataModule):
             raise ValueError("The vocabulary is unknown: fit, or load a checkpoint of this data module (--ckpt_path)")
         examples = self.examples(split)
         tokens = self.encode([example.text for example in examples])
+        if cut := sum(len(words(example.text)) > self.max_words for example in examples):
+            rank_zero_warn(
+                f"{cut} of {len(examples)} {split} texts are cut, because they have more than "
+                f"max_words={self.max_words} words; raise --data.max_words, and --model.max_length with it"
+            )
         known = {label: i for i, label in enumerate(self.labels)}
         dataset: list[dict[str, Any]] = [
             {"tokens": ids, "id": example.id, "text": example.text}
@@ -274,9 +304,15 @@ def words(text: str) -> list[str]:
     return re.findall(r"\w+|[^\w\s]", text.lower())
 
 
+def _key(text: str) -> str:
+    """Equal for texts that a model cannot tell apart."""
+    return " ".join(words(text))
+
+
 def _collate(padding: int, rows: list[dict[str, Any]]) -> dict[str, Any]:
     tokens = pad_sequence([row["tokens"] for row in rows], batch_first=True, padding_value=padding)  # (B, T)
     batch = {"tokens": tokens, "padding_mask": tokens == padding}
     if "label" in rows[0]:
         batch["labels"] = torch.tensor([row["label"] for row in rows])
+    batch |= empty_rows([row["text"] for row in rows])
     return batch | {name: [row[name] for row in rows] for name in ("id", "text")}

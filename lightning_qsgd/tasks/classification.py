@@ -17,6 +17,7 @@ from lightning_qsgd.models import TransformerClassifier
 from lightning_qsgd.models.transformer import AttentionName
 from lightning_qsgd.optim import SuperpositionalGradientDescent
 from lightning_qsgd.optim.param_groups import Kind
+from lightning_qsgd.tasks.batches import check_labels, check_tokens
 from lightning_qsgd.tasks.training import OptimizedTask, spread
 
 Batch = dict[str, Any]
@@ -58,7 +59,8 @@ class SequenceClassification(OptimizedTask):
             constant learning rate.
 
     Raises:
-        ValueError: in ``configure_model``, if neither argument nor data module give vocab_size, num_classes or, where
+        ValueError: for a batch with token ids or labels out of range, or of other shapes or types; its message says
+            where. In ``configure_model``, if neither argument nor data module give vocab_size, num_classes or, where
             needed, class_counts; or if class_weights are not C numbers of at least 0.
     """
 
@@ -154,6 +156,7 @@ class SequenceClassification(OptimizedTask):
 
     def training_step(self, batch: Batch, batch_idx: int) -> Tensor:
         """Loss of one batch."""
+        self._check(batch, "training", batch_idx)
         loss = F.cross_entropy(self(batch), batch["labels"], self.loss_weight)
         self.log("train/loss", loss, on_step=True, on_epoch=False, prog_bar=True)
         size = len(batch["labels"])  # the same on all ranks
@@ -162,15 +165,23 @@ class SequenceClassification(OptimizedTask):
 
     def validation_step(self, batch: Batch, batch_idx: int) -> None:
         """Loss and metrics of one validation batch."""
+        self._check(batch, "validation", batch_idx)
         self._evaluate(batch, "val", self.val_metrics, self.val_loss)
 
     def test_step(self, batch: Batch, batch_idx: int) -> Tensor:
         """Loss and metrics of one test batch; returns its logits (B, C)."""
+        self._check(batch, "test", batch_idx)
         return self._evaluate(batch, "test", self.test_metrics, self.test_loss)
 
     def predict_step(self, batch: Batch, batch_idx: int) -> Tensor:
         """(B, C) class probabilities."""
+        check_tokens(batch, self.hparams["vocab_size"], f"prediction batch {batch_idx + 1}")
         return self(batch).softmax(-1)
+
+    def _check(self, batch: Batch, stage: str, batch_idx: int) -> None:
+        place = f"{stage} batch {batch_idx + 1}"
+        check_tokens(batch, self.hparams["vocab_size"], place)
+        check_labels(batch, self.hparams["num_classes"], place)
 
     def _evaluate(self, batch: Batch, stage: str, metrics: MetricCollection, loss: Metric) -> Tensor:
         logits = self(batch)

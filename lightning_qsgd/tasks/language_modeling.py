@@ -17,6 +17,7 @@ from torchmetrics import Metric
 from lightning_qsgd.datamodules.tokenizer import load_tokenizer, padding_token
 from lightning_qsgd.optim import SuperpositionalGradientDescent
 from lightning_qsgd.optim.param_groups import Kind
+from lightning_qsgd.tasks.batches import check_tokens
 from lightning_qsgd.tasks.pretrained import blocks, load_causal_model, save_folder
 from lightning_qsgd.tasks.training import OptimizedTask, spread
 
@@ -25,6 +26,12 @@ Dtype = Literal["float32", "bfloat16"]
 #: The means over tokens that are reported: over those trained on, all, and those of the answer.
 _LOSSES = ("loss", "loss_full", "loss_answer")
 _IGNORED = -100
+_MASKS = {"padding_mask": True, "answer_mask": True, "loss_mask": True}
+_BATCH = (
+    "a batch is a dict of tokens (B, T) int64, and of padding_mask, answer_mask and loss_mask (B, T) bool; to generate "
+    "answers also of prompt_tokens (B, P) and prompt_padding_mask (B, P)"
+)
+_OTHER_TOKENIZER = "take the tokenizer of this model (data.tokenizer: null)"
 
 
 class WeightedMean(Metric):
@@ -81,7 +88,8 @@ class CausalLanguageModeling(OptimizedTask):
         scheduler: called with the optimizer; stepped after each optimizer step. Default: a constant learning rate.
 
     Raises:
-        ValueError: for an invalid value; in ``configure_model`` for a model that cannot be had or is none of this kind.
+        ValueError: for an invalid value; for a batch with token ids out of range, or of other shapes or types; in
+            ``configure_model`` for a model that cannot be had or is none of this kind.
         ImportError: without the extra ``llm``, that is transformers.
     """
 
@@ -165,6 +173,7 @@ class CausalLanguageModeling(OptimizedTask):
 
     def training_step(self, batch: Batch, batch_idx: int) -> Tensor:
         """Loss of one batch."""
+        self._check(batch, f"training batch {batch_idx + 1}")
         sums = self._sums(batch)
         losses = {name: total / count.clamp(min=1) for name, (total, count) in sums.items()}
         self.log("train/loss", losses["loss"], on_step=True, on_epoch=False, prog_bar=True)
@@ -175,10 +184,13 @@ class CausalLanguageModeling(OptimizedTask):
 
     def validation_step(self, batch: Batch, batch_idx: int) -> None:
         """Losses of one validation batch."""
+        self._check(batch, f"validation batch {batch_idx + 1}")
         self._evaluate(batch, "val")
 
     def test_step(self, batch: Batch, batch_idx: int) -> dict[str, list[dict[str, Any]]]:
         """Losses and generated answers of one test batch; returns "rows", one for each example: id, ..., correct."""
+        self._check(batch, f"test batch {batch_idx + 1}")
+        self._check_prompts(batch, f"test batch {batch_idx + 1}")
         self._evaluate(batch, "test")
         rows = [{name: values[i] for name, values in _lists(batch).items()} for i in range(len(batch["tokens"]))]
         is_correct = self.trainer.datamodule.is_correct  # type: ignore[attr-defined]
@@ -191,7 +203,19 @@ class CausalLanguageModeling(OptimizedTask):
 
     def predict_step(self, batch: Batch, batch_idx: int) -> list[str]:
         """B generated answers."""
+        self._check_prompts(batch, f"prediction batch {batch_idx + 1}")
         return self.generate(batch)
+
+    def _check(self, batch: Batch, place: str) -> None:
+        check_tokens(batch, self._vocab_size, place, masks=_MASKS, contract=_BATCH, way_out=_OTHER_TOKENIZER)
+
+    def _check_prompts(self, batch: Batch, place: str) -> None:
+        masks = {"prompt_padding_mask": True}
+        check_tokens(batch, self._vocab_size, place, "prompt_tokens", masks, _BATCH, _OTHER_TOKENIZER)
+
+    @property
+    def _vocab_size(self) -> int:
+        return self.model.get_input_embeddings().num_embeddings
 
     def generate(self, batch: Batch) -> list[str]:
         """The most probable token, again and again, up to the end token or ``max_new_tokens``; B texts."""

@@ -40,6 +40,27 @@ def test_two_ranks_write_the_file_of_one(tmp_path, rows):
     assert [path.name for path in (tmp_path / "2").iterdir()] == ["predictions.csv"]
 
 
+@pytest.mark.parametrize(
+    ("name", "content"),
+    [
+        ("new.csv", 'text\nword1\n""\n  \nword2\n'),
+        ("new.jsonl", '{"text": "word1"}\n{"text": null}\n{"text": "  "}\n{"text": "word2"}\n'),
+    ],
+)
+def test_empty_texts_get_empty_predictions(tmp_path, name, content):
+    data = texts(tmp_path, 1)
+    data.files["predict"] = str(tmp_path / name)
+    (tmp_path / name).write_text(content)
+    with pytest.warns(
+        UserWarning, match=rf"{name}, lines \d, \d: column 'text' is empty; these 2 of 4 rows get no pred"
+    ):
+        rows = list(csv.reader(predict(1, tmp_path / "run", data).splitlines()))
+    assert rows[0] == ["id", "text", "label", "probability", "p(no)", "p(yes)"]
+    assert [row[:2] for row in rows[1:]] == [["0", "word1"], ["1", ""], ["2", "  "], ["3", "word2"]]
+    assert [row[2:] == [""] * 4 for row in rows[1:]] == [False, True, True, False]
+    assert all(len(row) == 6 and row[2] in ("no", "yes") for row in (rows[1], rows[4]))
+
+
 class Plain(L.LightningDataModule):
     """A user's own loader without ids, which Lightning splits among the ranks: every second row each."""
 

@@ -107,11 +107,6 @@ def test_all_empty_values_are_named_at_once(table):
     wanted = r"line 3: column 'text' is empty; lines 4, 5, 6 and 2 more: column 'label' is empty; remove them$"
     with pytest.raises(ValueError, match=wanted):
         ready(table(rows))
-    fitted = ready(table())
-    new = TextClassification(predict_file=table([("one",), ('""',), ("two",), ('""',)], "new.csv", "text"))
-    new.load_state_dict(fitted.state_dict())
-    with pytest.raises(ValueError, match=r"new.csv, lines 3, 5: column 'text' is empty; remove them"):
-        new.predict_dataloader()
 
 
 def test_state_brings_vocabulary_and_labels_to_a_new_process(table):

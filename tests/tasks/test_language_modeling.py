@@ -13,7 +13,7 @@ from torch.nn import functional as F
 
 from lightning_qsgd.callbacks import PredictionWriter, TestReport
 from lightning_qsgd.cli import main
-from lightning_qsgd.datamodules import GSM8K
+from lightning_qsgd.datamodules import GSM8K, InstructionTuning
 from lightning_qsgd.optim import SuperpositionalGradientDescent, perturbed_groups
 from lightning_qsgd.tasks import CausalLanguageModeling
 from tests.ranks import on_two_ranks
@@ -298,6 +298,22 @@ def fsdp(llm, folder):
     from lightning.pytorch.strategies import ModelParallelStrategy
 
     return two_ranks(llm, folder, ModelParallelStrategy(2, 1, save_distributed_checkpoint=False))
+
+
+@pytest.mark.filterwarnings("ignore:.*column 'prompt' is empty")
+def test_empty_prompts_get_no_answer_and_the_rest_is_predicted(llm, tmp_path):
+    file = tmp_path / "new.jsonl"
+    file.write_text('{"prompt": ""}\n{"prompt": "What is 1 plus 2?"}\n{"prompt": null}\n')
+    module = CausalLanguageModeling(llm, max_new_tokens=2)
+    data = InstructionTuning(predict_file=str(file))
+    trainer_of(tmp_path, callbacks=[PredictionWriter("all.jsonl")]).predict(module, data)
+    lines = [json.loads(line) for line in (tmp_path / "all.jsonl").read_text().splitlines()]
+    assert lines[0] == {"id": 0, "prompt": "", "generated": None}
+    assert lines[2] == {"id": 2, "prompt": "", "generated": None}
+    file.write_text('{"prompt": "What is 1 plus 2?"}\n')
+    alone = InstructionTuning(predict_file=str(file))
+    trainer_of(tmp_path, callbacks=[PredictionWriter("one.jsonl")]).predict(module, alone)
+    assert json.loads((tmp_path / "one.jsonl").read_text())["generated"] == lines[1]["generated"]
 
 
 @pytest.mark.slow

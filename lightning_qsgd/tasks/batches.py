@@ -1,0 +1,99 @@
+"""What a batch must be like, checked before the model sees it.
+
+torch's own errors name neither value nor place, a GPU is lost after an index out of range, and labels of -100 would be
+left out of the loss without a word.
+
+Shapes: B batch, T tokens.
+"""
+
+from collections.abc import Mapping
+from types import MappingProxyType
+from typing import Any
+
+import torch
+from torch import Tensor
+
+_CLASSES = "a batch is a dict of tokens (B, T) int64, labels (B,) int64, and optionally padding_mask (B, T) bool"
+
+
+def check_tokens(
+    batch: Any,
+    vocab_size: int,
+    place: str,
+    name: str = "tokens",
+    masks: Mapping[str, bool] = MappingProxyType({"padding_mask": False}),
+    contract: str = _CLASSES,
+    way_out: str = "raise vocab_size of the data module, or --model.vocab_size",
+) -> None:
+    """See that token ids are below ``vocab_size``, at least one, and that masks are bool and of this shape.
+
+    Args:
+        batch: of a data module.
+        vocab_size: the number of token ids.
+        place: names the batch in errors, such as "training batch 3".
+        name: key of the token ids.
+        masks: keys of masks, and whether they must be there.
+        contract: what a batch is, for errors.
+        way_out: what to do about ids that are too large.
+
+    Raises:
+        ValueError: for what a batch must not be; the message names value, place and way out.
+    """
+    if not isinstance(batch, Mapping):
+        raise ValueError(f"Invalid {place}: a {type(batch).__name__}; {contract}")
+    _tensor(batch, name, place, contract)
+    tokens = batch[name]
+    if tokens.ndim != 2 or not tokens.numel() or tokens.dtype not in (torch.int64, torch.int32):
+        raise ValueError(
+            f"Invalid {name}: {_kind(tokens)} in {place}; they must be int64 (B, T) with at least one row and one token"
+        )
+    for mask, needed in masks.items():
+        if not needed and batch.get(mask) is None:
+            continue
+        _tensor(batch, mask, place, contract)
+        if batch[mask].dtype != torch.bool or batch[mask].shape != tokens.shape:
+            raise ValueError(
+                f"Invalid {mask}: {_kind(batch[mask])} in {place}; it must be bool {tuple(tokens.shape)}, as {name}"
+                + (", True at padding (of one that is 1 at text: mask == 0)" if "padding" in mask else "")
+            )
+    _check_range(name, tokens, vocab_size, place, way_out)
+
+
+def check_labels(batch: Mapping[str, Any], num_classes: int, place: str) -> None:
+    """See that ``labels`` are classes of the rows of ``tokens``.
+
+    Args:
+        batch: whose tokens were checked.
+        num_classes: the number of classes.
+        place: names the batch in errors, such as "training batch 3".
+
+    Raises:
+        ValueError: for labels that are missing, of another shape or type, or no class; the message names value, place
+            and way out.
+    """
+    _tensor(batch, "labels", place, _CLASSES)
+    labels, size = batch["labels"], len(batch["tokens"])
+    if labels.shape != (size,) or labels.dtype != torch.int64:
+        raise ValueError(f"Invalid labels: {_kind(labels)} in {place}; they must be int64 ({size},), one class a row")
+    _check_range("labels", labels, num_classes, place, "count classes from 0, and set num_classes of the data module")
+
+
+def _tensor(batch: Mapping[str, Any], name: str, place: str, contract: str) -> None:
+    if not isinstance(batch.get(name), Tensor):
+        there = ", ".join(map(str, batch))
+        raise ValueError(f"Invalid {place}: it has no tensor {name!r}; there are: {there}; {contract}")
+
+
+def _check_range(name: str, values: Tensor, size: int, place: str, way_out: str) -> None:
+    least, most = torch.stack(torch.aminmax(values)).tolist()  # one synchronization with a GPU
+    if least >= 0 and most < size:
+        return
+    where = tuple(((values < 0) | (values >= size)).nonzero()[0].tolist())
+    raise ValueError(
+        f"Invalid {name}: {values[where].item()} in {name}[{', '.join(map(str, where))}] of {place}; they must be 0 to "
+        f"{size - 1} (those of this batch are {least} to {most}): {way_out}"
+    )
+
+
+def _kind(values: Tensor) -> str:
+    return f"{str(values.dtype).removeprefix('torch.')} {tuple(values.shape)}"
