@@ -340,7 +340,7 @@ class ExperimentCLI(LightningCLI):
         except Exception as error:
             if self._unlike_run and "loading state_dict" in str(error):
                 reason = " ".join(str(error).split())
-                raise ValueError(f"The checkpoint's weights do not fit: {self._unlike_run}. {reason}") from error
+                raise ValueError(f"Unlike in the run: {self._unlike_run}; {reason}") from error
             if not is_out_of_memory(error):
                 raise
             self._dump_config()

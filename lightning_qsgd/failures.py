@@ -30,7 +30,7 @@ def explain(error: BaseException) -> str:
         reason = _last_error(text) or caught[1]
         return f"Loading data failed in process {caught[2]}: {reason}"[:1000]
     message = shorten(text) if "Does not validate" in text else " ".join(text.split())
-    if "loading state_dict" in message:
+    if "loading state_dict" in message and not message.startswith("Invalid"):
         message = f"The checkpoint belongs to another model: {message}"
     return (message or type(error).__name__)[:1000]
 

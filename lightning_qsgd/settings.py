@@ -1,4 +1,4 @@
-"""Settings that a run was trained with, beside those that a command asks for now. Level 2."""
+"""Settings that a run was trained with, beside those that a command asks for now. Level 1."""
 
 import re
 from collections.abc import Iterable, Mapping, Sequence
@@ -10,8 +10,7 @@ import torch
 import yaml
 from jsonargparse import Namespace
 from lightning.pytorch.cli import LightningArgumentParser
-
-from lightning_qsgd.callbacks.random_states import get_states, set_states
+from lightning.pytorch.utilities.seed import isolate_rng
 
 Shapes = dict[str, tuple[int, ...]]
 
@@ -146,16 +145,13 @@ def shapes_of(model: Namespace) -> Shapes | None:
     """
     parser = LightningArgumentParser()
     parser.add_lightning_class_args(L.LightningModule, "model", subclass_mode=True)
-    device = torch.device("cpu")
-    states = get_states(device)
     try:
-        module = parser.instantiate_classes(Namespace(model=model.clone()))["model"]
-        module.configure_model()
-        return weight_shapes(module.state_dict())
+        with isolate_rng():
+            module = parser.instantiate_classes(Namespace(model=model.clone()))["model"]
+            module.configure_model()
+            return weight_shapes(module.state_dict())
     except Exception:  # of a user's class, which may need its trainer; building it for the command will tell
         return None
-    finally:
-        set_states(states, device)
 
 
 def weight_shapes(state: Mapping[str, Any]) -> Shapes:

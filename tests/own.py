@@ -20,7 +20,7 @@ class Points(L.LightningDataModule):
 
     def loader(self, first, last):
         x = torch.linspace(-1, 1, 96, dtype=torch.float32).sin().view(48, 2)[first:last].roll(1, 1)
-        return DataLoader(TensorDataset(x, x.prod(1), (x.prod(1) > 0).long()), 8)
+        return DataLoader(TensorDataset(x, x.prod(1), (x.prod(1) > 0).long()), batch_size=8)
 
     def train_dataloader(self):
         return self.loader(0, 24)
@@ -72,16 +72,16 @@ class Regression(L.LightningModule):
             self.log(f"{name}/mse", loss)
         return loss
 
-    def training_step(self, batch, _):
+    def training_step(self, batch, batch_idx):
         return self.step(batch, "train")
 
-    def validation_step(self, batch, _):
+    def validation_step(self, batch, batch_idx):
         self.step(batch, "val")
 
-    def test_step(self, batch, _):
+    def test_step(self, batch, batch_idx):
         self.step(batch, "test")
 
-    def predict_step(self, batch, _):
+    def predict_step(self, batch, batch_idx):
         return self(batch[0])
 
     def on_train_epoch_end(self):

@@ -16,6 +16,7 @@ LEVELS = {
     "quantum": 0,
     "run_folder": 1,
     "parser": 1,
+    "settings": 1,
     "advice": 1,
     "failures": 2,
     "optim": 1,

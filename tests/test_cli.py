@@ -85,9 +85,7 @@ def test_checkpoints_hold_plain_values_and_the_circuits_series(trained):
 @pytest.mark.parametrize("command", ["validate", "test"])
 def test_evaluation_of_a_checkpoint_leaves_the_run_as_it_was(trained, command, capsys):
     before = {name: (trained / name).read_bytes() for name in ("config.yaml", "metrics.csv", "summary.json")}
-    run(
-        command, f"--ckpt_path={trained / 'checkpoints' / 'best.ckpt'}", "--model.embed_dim=32"
-    )  # the file knows better
+    run(command, f"--ckpt_path={trained / 'checkpoints' / 'best.ckpt'}")
     name = ("val" if command == "validate" else "test") + "/accuracy"
     assert name in capsys.readouterr().out
     metrics = json.loads((trained / f"{command}.json").read_text())

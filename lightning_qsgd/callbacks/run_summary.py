@@ -42,18 +42,14 @@ def summarize(trainer: L.Trainer, module: L.LightningModule) -> dict[str, Any]:
     """Plain numbers of a finished run: metric, the module's ``summary_metrics``, cost, circuits, places."""
     callbacks: list[L.Callback] = trainer.callbacks  # type: ignore[attr-defined]
     clock = next(c for c in callbacks if isinstance(c, TimeToTarget))
-    best = max if clock.mode == "max" else min
     ours = superpositional(trainer.optimizers)
     best_path = next((c.best_model_path for c in callbacks if isinstance(c, ModelCheckpoint)), None)
     circuits, shots, seconds = count_circuits(module, ours)
     wanted = [name for name in getattr(module, "summary_metrics", ()) if name in trainer.callback_metrics]
-    last = clock.history[-3:]  # at a constant learning rate single epochs jump by points
     return {
-        f"{clock.metric} final": round(clock.history[-1], 4) if last else None,
-        f"{clock.metric} mean of last {len(last)}": round(sum(last) / len(last), 4) if last else None,
-        f"{clock.metric} best": round(best(clock.history), 4) if last else None,
+        **(_of_history(clock) if clock.history else {}),
         **{name: round(float(trainer.callback_metrics[name]), 6) for name in wanted},
-        **({} if clock.target is None else {f"epochs to {clock.target:.2f}": clock.epochs}),
+        **({f"epochs to {clock.target:.2f}": clock.epochs} if clock.history and clock.target is not None else {}),
         "epochs": trainer.current_epoch,
         "skipped_steps": next(c.skipped for c in callbacks if isinstance(c, FiniteSteps)),
         "training_seconds": round(clock.elapsed, 1),
@@ -66,6 +62,16 @@ def summarize(trainer: L.Trainer, module: L.LightningModule) -> dict[str, Any]:
         "torch_threads": torch.get_num_threads(),
         "best_checkpoint": best_path or None,
         "run_folder": str(trainer.default_root_dir),
+    }
+
+
+def _of_history(clock: TimeToTarget) -> dict[str, float]:
+    last = clock.history[-3:]  # at a constant learning rate single epochs jump by points
+    best = max if clock.mode == "max" else min
+    return {
+        f"{clock.metric} final": round(last[-1], 4),
+        f"{clock.metric} mean of last {len(last)}": round(sum(last) / len(last), 4),
+        f"{clock.metric} best": round(best(clock.history), 4),
     }
 
 

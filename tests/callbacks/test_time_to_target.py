@@ -56,8 +56,16 @@ def test_a_miss_and_a_target_from_above():
     assert below.epochs == 1
 
 
-def test_errors_name_the_way_out():
+def test_a_history_without_target_and_one_that_nobody_logs():
+    history = TimeToTarget(target=None)
+    run(history)
+    assert (history.epochs, len(history.history)) == (None, 5)
+    nobody = TimeToTarget("val/acc")
+    run(nobody)
+    assert (nobody.epochs, nobody.history) == (None, [])
+    assert nobody.elapsed > 0
+
+
+def test_an_invalid_mode_is_refused():
     with pytest.raises(ValueError, match="Invalid mode: 'up'"):
         TimeToTarget(mode="up")
-    with pytest.raises(RuntimeError, match="'val/acc' is not logged; logged are: val/accuracy"):
-        run(TimeToTarget("val/acc"))

@@ -1,0 +1,68 @@
+"""Metrics that are waited for and that nobody logs: known early, said after the epoch is saved."""
+
+import json
+
+import pytest
+import torch
+
+from lightning_qsgd.cli import main
+from tests.common import fails
+from tests.own import RUN
+
+OWN = ["--model=tests.own.Regression", *RUN]
+
+
+def checkpoint(root, name="last"):
+    return torch.load(root / "own/version_0/checkpoints" / f"{name}.ckpt", weights_only=True)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        (["--checkpoint.monitor=val/mes"], "Invalid checkpoint.monitor: 'val/mes' is not logged"),
+        (["--time_to_target.metric=val/mes"], "Invalid time_to_target.metric: 'val/mes' is not logged"),
+        (["--model.patience=1"], "Invalid scheduler.monitor: 'val/mes' is not logged"),
+    ],
+)
+def test_what_was_asked_for_ends_the_run_after_its_epoch_is_saved(tmp_path, capsys, recwarn, arguments, words):
+    said = fails(capsys, "fit", *OWN, f"--trainer.default_root_dir={tmp_path}", *arguments)
+    assert f"{words}; logged are: train/mse, val/mse. Set --" in said
+    assert "saved: add --ckpt_path last to go on" in said
+    assert any(f"{words}; logged are: val/mse. Unless" in str(warning.message) for warning in recwarn)  # sanity check
+    assert (checkpoint(tmp_path)["epoch"], checkpoint(tmp_path)["global_step"]) == (1, 3)
+    right = ["--model.patience=null", "--checkpoint.monitor=val/mse", "--checkpoint.mode=min", "--ckpt_path=last"]
+    main(["fit", *OWN, f"--trainer.default_root_dir={tmp_path}", *right])
+    assert checkpoint(tmp_path)["global_step"] == 6
+
+
+def test_also_when_it_is_the_only_epoch(tmp_path, capsys):
+    arguments = [f"--trainer.default_root_dir={tmp_path}", "--checkpoint.monitor=val/mes", "--trainer.max_epochs=1"]
+    assert "Invalid checkpoint.monitor: 'val/mes'" in fails(capsys, "fit", *OWN, *arguments)
+    assert checkpoint(tmp_path)["global_step"] == 3
+
+
+def test_defaults_that_do_not_fit_end_nothing(tmp_path):
+    with pytest.warns(
+        UserWarning, match=r"'val/accuracy' is not logged.*there will be no best.ckpt. Set --checkpoint.m"
+    ):
+        main(["fit", *OWN, f"--trainer.default_root_dir={tmp_path}"])
+    assert checkpoint(tmp_path)["global_step"] == 6
+    assert not (tmp_path / "own/version_0/checkpoints/best.ckpt").exists()
+    assert "val/accuracy final" not in json.loads((tmp_path / "own/version_0/summary.json").read_text())
+
+
+def test_the_clock_watches_what_the_checkpoint_does(tmp_path):
+    monitor = ["--checkpoint.monitor=val/mse", "--checkpoint.mode=min"]
+    main(["fit", *OWN, *monitor, f"--trainer.default_root_dir={tmp_path}"])
+    summary = json.loads((tmp_path / "own/version_0/summary.json").read_text())
+    score = checkpoint(tmp_path)["callbacks"]["ModelCheckpoint.best"]["best_model_score"]
+    assert summary["val/mse best"] == pytest.approx(float(score), abs=1e-4)
+    assert not any(name.startswith("epochs to") for name in summary)
+    main(["fit", *OWN, *monitor, "--time_to_target.target=100", f"--trainer.default_root_dir={tmp_path}"])
+    assert json.loads((tmp_path / "own/version_1/summary.json").read_text())["epochs to 100.00"] == 1
+
+
+def test_a_metric_of_training_is_saved_at_the_end_of_the_epoch(tmp_path):
+    arguments = ["--model.late=true", "--checkpoint.monitor=late/epoch", "--checkpoint.mode=max"]
+    main(["fit", *OWN, *arguments, f"--trainer.default_root_dir={tmp_path}"])
+    assert float(checkpoint(tmp_path, "best")["callbacks"]["ModelCheckpoint.best"]["best_model_score"]) == 1.0
