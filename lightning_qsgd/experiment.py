@@ -173,6 +173,8 @@ class ExperimentCLI(LightningCLI):
             config.ckpt_path = None
             return
         checkpoint = read_checkpoint(file)
+        if "pytorch-lightning_version" not in checkpoint:
+            raise ValueError(f"{file} holds weights, and is no checkpoint of Lightning's: start from it by --weights_from")
         config.ckpt_path = str(file)
         begun, complete = epochs_of(checkpoint)
         self._checkpoint = {"epoch": begun, "step": checkpoint["global_step"]}
@@ -197,8 +199,9 @@ class ExperimentCLI(LightningCLI):
         recorded = flat(yaml.safe_load(record.read_text())) if record else {}
         learned = {f"model.init_args.{name}": value for name, value in checkpoint["hyper_parameters"].items()}
         for key, value in learned.items():
-            if key in now and now[key] != value:
+            if now.get(key) != value and any(name == key or name.startswith(f"{key}.") for name in now):
                 refuse_class_names(value, f"{key.removeprefix('model.init_args.')} of checkpoint {file}")
+            if key in now and now[key] != value:
                 if key in recorded and recorded[key] == now[key]:  # the same setting, and what came of it
                     config[key] = now[key] = value
                 recorded[key] = value

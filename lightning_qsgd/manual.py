@@ -75,6 +75,7 @@ set most often:
   --experiment NAME           the run folder is logs/NAME/version_N; --trainer.default_root_dir: another than logs
   --seed_everything N         initial weights, dropout, order of batches. Default: 0
   --ckpt_path last            go on with a run: last, best, previous, a file; auto: if there is one
+  --weights_from FILE         start a new run from the weights of a checkpoint
   --threads N                 of torch. Default: 1
   --model CLASS --data CLASS  another model or data module, also of a file in this folder: my_data.MyData
   --model.optimizer CLASS     another optimizer; --model.optimizer.init_args.lr: its learning rate

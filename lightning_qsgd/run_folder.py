@@ -101,7 +101,7 @@ def read_checkpoint(path: Path) -> dict[str, Any]:
             "such as previous.ckpt (--ckpt_path previous)"
         ) from error
     if not isinstance(checkpoint, dict) or not isinstance(checkpoint.get("state_dict"), dict):
-        raise ValueError(f"{path} is no checkpoint of Lightning's: it has no state_dict")
+        raise ValueError(f"{path} is no checkpoint: it has no state_dict")
     settings = checkpoint.get("hyper_parameters") or {}  # without save_hyperparameters() there are none
     checkpoint["hyper_parameters"] = {k: v for k, v in settings.items() if not k.startswith("_")}  # _class_path
     checkpoint.setdefault("global_step", 0)
