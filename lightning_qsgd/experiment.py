@@ -174,7 +174,9 @@ class ExperimentCLI(LightningCLI):
             return
         checkpoint = read_checkpoint(file)
         if "pytorch-lightning_version" not in checkpoint:
-            raise ValueError(f"{file} holds weights, and is no checkpoint of Lightning's: start from it by --weights_from")
+            raise ValueError(
+                f"{file} holds weights, and is no checkpoint of Lightning's: start from it by --weights_from"
+            )
         config.ckpt_path = str(file)
         begun, complete = epochs_of(checkpoint)
         self._checkpoint = {"epoch": begun, "step": checkpoint["global_step"]}
