@@ -111,7 +111,9 @@ class CommandLine(ExperimentCLI):
         print(f"Metrics: {folder / name}")
 
     def after_predict(self) -> None:
-        """Say where the predictions are."""
+        """Say where the circuits ran, and where the predictions are."""
+        if self.trainer.is_global_zero and (engines := engines_of(self.model)):
+            print(f"Circuits ran on: {'; '.join(map(told_engine, engines))}")
         for callback in self.trainer.callbacks:  # type: ignore[attr-defined]
             if isinstance(callback, PredictionWriter) and callback.path:
                 print(f"Predictions: {callback.path}")

@@ -199,6 +199,7 @@ class ExperimentCLI(LightningCLI):
         del self.config_dump  # not yet that of the command
         record = config_of(file, checkpoint["global_step"])
         recorded = flat(yaml.safe_load(record.read_text())) if record else {}
+        known = recorded or now  # without a record only hyper-parameters can be compared
         learned = {f"model.init_args.{name}": value for name, value in checkpoint["hyper_parameters"].items()}
         for key, value in learned.items():
             if now.get(key) != value and any(name == key or name.startswith(f"{key}.") for name in now):
@@ -206,11 +207,11 @@ class ExperimentCLI(LightningCLI):
             if key in now and now[key] != value:
                 if key in recorded and recorded[key] == now[key]:  # the same setting, and what came of it
                     config[key] = now[key] = value
-                recorded[key] = value
+                known = known | {key: value}
         parts = ("model", "data", *(("seed_everything", "trainer") if resumes else ("trainer.precision",)))
         recorded, now = (
             {k: v for k, v in settings.items() if re.match(rf"({'|'.join(parts)})(\.|$)", k) and k not in _DISPLAY}
-            for settings in (recorded, now)
+            for settings in (known, now)
         )
         kept, asked = compare(recorded, now, self._named, keep=("model", "data", "seed_everything"))
         for key in [key for key, (was, _) in kept.items() if names_class(was)]:  # only a configuration may name classes
@@ -227,15 +228,17 @@ class ExperimentCLI(LightningCLI):
             for key, pair in asked.items()
             if key.startswith("model.init_args.") and not key.endswith("class_path") and key in recorded
         }
-        for name in that_shape_weights(config.model, model, weight_shapes(checkpoint["state_dict"])):
-            was, asks = asked.pop(f"model.{name}")
+        for name, builds in that_shape_weights(config.model, model, weight_shapes(checkpoint["state_dict"])).items():
+            was, asks = model[name]
             if self._named.source(f"model.{name}") == "command line":
+                if not builds:  # its own error says why
+                    continue
                 raise ValueError(
                     f"Invalid --{short(f'model.{name}')}: {asks}; the weights in {file} were trained with {was}, and "
                     "have other shapes: leave it out, or train a new model"
                 )
             config.model[name] = was
-            kept[f"model.{name}"] = (was, asks)
+            kept[f"model.{name}"] = asked.pop(f"model.{name}")
         if kept:
             values = ", ".join(f"{key}={was} (not {asks})" for key, (was, asks) in kept.items())
             rank_zero_warn(f"As in the run of the checkpoint: {values}")

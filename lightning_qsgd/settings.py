@@ -159,8 +159,8 @@ def weight_shapes(state: Mapping[str, Any]) -> Shapes:
     return {k: tuple(v.shape) for k, v in state.items() if torch.is_tensor(v) and not k.endswith("_extra_state")}
 
 
-def that_shape_weights(model: Namespace, changes: Mapping[str, tuple[Any, Any]], saved: Shapes) -> list[str]:
-    """Those of some changed settings with which the model's weights have other shapes than the saved ones.
+def that_shape_weights(model: Namespace, changes: Mapping[str, tuple[Any, Any]], saved: Shapes) -> dict[str, bool]:
+    """Those of some changed settings with which the model's weights do not have the saved shapes.
 
     Args:
         model: the configuration of the model, as asked for.
@@ -168,27 +168,20 @@ def that_shape_weights(model: Namespace, changes: Mapping[str, tuple[Any, Any]],
         saved: shapes of the checkpoint's state_dict.
 
     Returns:
-        Keys of ``changes``. Empty, too, where the model with the run's values does not have the saved shapes either.
+        Keys of ``changes``, and whether a model can be built with what is asked for. Empty, too, where the model with
+        the run's values does not have the saved shapes either.
     """
-    if not changes or _fits(model, saved) is not False:
-        return []
+    if not changes or shapes_of(model) == saved:
+        return {}
     as_in_run = model.clone()
     for key, (was, _) in changes.items():
         as_in_run[key] = was
-    if not _fits(as_in_run, saved):
-        return []
-    found = []
+    if shapes_of(as_in_run) != saved:
+        return {}
+    found = {}
     for key, (_, asks) in changes.items():
         one = as_in_run.clone()
         one[key] = asks
-        if not _fits(one, saved):
-            found.append(key)
+        if (shapes := shapes_of(one)) != saved:
+            found[key] = shapes is not None
     return found
-
-
-def _fits(model: Namespace, saved: Shapes) -> bool | None:
-    """Whether the model's weights have the saved shapes; None if nobody can tell."""
-    shapes = shapes_of(model)
-    if shapes is None:
-        return None
-    return shapes == saved

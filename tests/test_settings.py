@@ -166,3 +166,28 @@ def test_checkpoints_of_plain_lightning(tmp_path, recwarn):
     main(["fit", *arguments])
     assert torch.load(tmp_path / "checkpoints/last.ckpt", weights_only=True)["global_step"] == 6
     assert any("holds no states of generators" in str(warning.message) for warning in recwarn)
+
+
+def test_a_checkpoint_alone_brings_what_was_learned_of_the_data(tmp_path):
+    """Without config.yaml beside it: sizes that no configuration names, weights of classes that it calls balanced."""
+    (tmp_path / "texts.csv").write_text(
+        "text,label\n" + "".join(f"word{i % 7} good,{'ab'[i % 2]}\n" for i in range(40))
+    )
+    overlay = tmp_path / "overlay.yaml"
+    overlay.write_text("model: {init_args: {class_weights: balanced, vocab_size: null}}")
+    arguments = ["--config=textcls", f"--config={overlay}", f"--data.train_file={tmp_path / 'texts.csv'}", *RUN[1:]]
+    arguments += ["--model.embed_dim=8", "--model.num_heads=2", "--model.feedforward_dim=8", "--trainer.max_epochs=1"]
+    main(["fit", *arguments, f"--trainer.default_root_dir={tmp_path}"])
+    alone = shutil.copy(tmp_path / "own/version_0/checkpoints/best.ckpt", tmp_path / "alone.ckpt")
+    with pytest.warns(UserWarning, match=r"As in the run.*class_weights=\[1.0, 1.0\] \(not balanced\).*vocab_size"):
+        main(["test", *arguments, f"--ckpt_path={alone}"])
+    assert json.loads((tmp_path / "test.json").read_text())["examples"] == 4
+
+
+def test_another_head_is_named_where_its_weights_do_not_fit(tmp_path, capsys):
+    small = ["--config=seqcls", "--config=overlay/sine", "--data.train_size=32", "--data.test_size=32", *RUN[1:]]
+    small += [f"--trainer.default_root_dir={tmp_path}", "--trainer.max_epochs=1", "--data.val_size=32"]
+    main(["fit", *small])
+    head = "--model.head=lightning_qsgd.models.QuantumHead"
+    said = fails(capsys, "test", *small, "--ckpt_path=last", head)
+    assert "model.init_args.head.class_path torch.nn.Linear -> lightning_qsgd.models.QuantumHead" in said

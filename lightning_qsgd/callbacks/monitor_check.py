@@ -3,8 +3,10 @@
 from collections.abc import Mapping
 
 import lightning as L
-from lightning.pytorch.callbacks import Checkpoint
+from lightning.pytorch.callbacks import Checkpoint, EarlyStopping
 from lightning_utilities.core.rank_zero import rank_zero_warn
+
+_SCHEDULER, _STOPPING = "scheduler.monitor", "EarlyStopping.monitor"
 
 
 class MonitorCheck(Checkpoint):
@@ -12,8 +14,8 @@ class MonitorCheck(Checkpoint):
 
     A default that does not fit the module, such as val/accuracy where numbers are predicted, is warned of once. What
     somebody asked for ends the run, once that epoch is saved: Lightning calls checkpoint callbacks last and in their
-    order, so that this one belongs behind :class:`ExactResume`. The same holds for the metric of a
-    ``ReduceLROnPlateau``.
+    order, so that this one belongs behind :class:`ExactResume`. The same holds for the metrics of
+    ``ReduceLROnPlateau`` and ``EarlyStopping``.
 
     Args:
         monitors: metrics by the option that names them, such as {"checkpoint.monitor": "val/accuracy"}.
@@ -27,19 +29,25 @@ class MonitorCheck(Checkpoint):
         self.monitors, self.asked = dict(monitors), asked
         self._error: str | None = None
         self._done = False
+        self._strict: list[EarlyStopping] = []
 
     def setup(self, trainer: L.Trainer, pl_module: L.LightningModule, stage: str) -> None:
         """Begin anew."""
         self._error, self._done = None, False
 
+    def on_fit_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        """Keep early stopping from ending the run before its epoch is saved."""
+        self._strict = [c for c in trainer.callbacks if isinstance(c, EarlyStopping) and c.strict]  # type: ignore
+        for callback in self._strict:
+            callback.strict = False
+
     def on_sanity_check_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         """Warn of what validation does not log; training may do so."""
-        for option, metric in self._missing(trainer).items():
-            if option in self.asked or option not in self.monitors:
-                rank_zero_warn(
-                    f"{self._said(option, metric, trainer)}. Unless training logs it, this run ends after the first "
-                    f"epoch: set {self._way(option)}"
-                )
+        for option, metric in self._missing(trainer, asked=True).items():
+            rank_zero_warn(
+                f"{_said(option, metric, trainer)}. Unless training logs it, this run ends after the first epoch: set "
+                f"{_way(option)}"
+            )
 
     def on_train_epoch_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         """Look once, when training and validation have logged."""
@@ -47,18 +55,19 @@ class MonitorCheck(Checkpoint):
         if self._done or (validates and not trainer.fit_loop.epoch_loop.val_loop._has_run):
             return
         self._done = True
-        missing = self._missing(trainer)
+        for callback in self._strict:
+            callback.strict = True
+        missing = self._missing(trainer, asked=True)
         for config in trainer.lr_scheduler_configs:
             if config.monitor in missing.values():
-                config.strict = False  # Lightning would end the run before its epoch is saved
-        asked = {o: m for o, m in missing.items() if o in self.asked or o not in self.monitors}
-        if asked:
-            said = "; ".join(self._said(option, metric, trainer) for option, metric in asked.items())
-            self._error = f"{said}. Set {', '.join(map(self._way, asked))}"
-        if "checkpoint.monitor" in missing and not asked:
+                config.strict = False  # as early stopping
+        if missing:
+            said = "; ".join(_said(option, metric, trainer) for option, metric in missing.items())
+            self._error = f"{said}. Set {', '.join(map(_way, missing))}"
+        elif metric := self._missing(trainer, asked=False).get("checkpoint.monitor"):
             rank_zero_warn(
-                f"{self._said('checkpoint.monitor', missing['checkpoint.monitor'], trainer)}: there will be no "
-                "best.ckpt. Set --checkpoint.monitor and --checkpoint.mode"
+                f"{_said('checkpoint.monitor', metric, trainer)}: there will be no best.ckpt. Set --checkpoint.monitor "
+                "and --checkpoint.mode"
             )
 
     def on_train_epoch_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
@@ -74,20 +83,25 @@ class MonitorCheck(Checkpoint):
             error, self._error = self._error, None
             raise ValueError(f"{error}. What was trained so far is saved: add --ckpt_path last to go on")
 
-    def _missing(self, trainer: L.Trainer) -> dict[str, str]:
-        """Metrics that are not logged, by option."""
-        monitors = dict(self.monitors)
-        for config in trainer.lr_scheduler_configs:
-            if config.reduce_on_plateau and config.monitor is not None:
-                monitors["scheduler.monitor"] = config.monitor
+    def _missing(self, trainer: L.Trainer, asked: bool) -> dict[str, str]:
+        """Metrics that are not logged, by option: those that somebody asked for, or the defaults."""
+        monitors = {option: metric for option, metric in self.monitors.items() if (option in self.asked) is asked}
+        if asked:
+            waiting = [(_SCHEDULER, c.monitor) for c in trainer.lr_scheduler_configs if c.reduce_on_plateau]
+            waiting += [(_STOPPING, callback.monitor) for callback in self._strict]
+            monitors |= {option: metric for option, metric in waiting if metric}
         known = {"epoch", "step", *trainer.callback_metrics}
         return {option: metric for option, metric in monitors.items() if metric not in known}
 
-    def _said(self, option: str, metric: str, trainer: L.Trainer) -> str:
-        logged = ", ".join(sorted(trainer.callback_metrics)) or "nothing"
-        return f"Invalid {option}: {metric!r} is not logged; logged are: {logged}"
 
-    def _way(self, option: str) -> str:
-        if option != "scheduler.monitor":
-            return f"--{option}"
-        return "--model.scheduler.monitor (or 'monitor' in what your configure_optimizers returns)"
+def _said(option: str, metric: str, trainer: L.Trainer) -> str:
+    logged = ", ".join(sorted(trainer.callback_metrics)) or "nothing"
+    return f"Invalid {option}: {metric!r} is not logged; logged are: {logged}"
+
+
+def _way(option: str) -> str:
+    ways = {
+        _SCHEDULER: "--model.scheduler.monitor (or 'monitor' in what your configure_optimizers returns)",
+        _STOPPING: "the monitor of EarlyStopping in trainer.callbacks",
+    }
+    return ways.get(option, f"--{option}")
