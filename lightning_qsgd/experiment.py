@@ -39,6 +39,7 @@ from lightning_qsgd.run_folder import (
     read_checkpoint,
     reserve,
 )
+from lightning_qsgd.yaml_files import read_yaml
 
 
 class Experiment(NamedTuple):
@@ -180,7 +181,7 @@ class ExperimentCLI(LightningCLI):
         if not path.is_file():
             return
         self._dump_config()
-        old, new = (_flat(config) for config in (yaml.safe_load(path.read_text()), self.config_dump))
+        old, new = (_flat(config) for config in (read_yaml(path), self.config_dump))
         learned = {"model.init_args.vocab_size", "model.init_args.num_classes", "model.init_args.class_weights"}
         changed = sorted(k for k in old.keys() | new.keys() if old.get(k) != new.get(k) and k not in learned)
         told = ("model", "data", "seed_everything")

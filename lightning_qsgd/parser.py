@@ -7,20 +7,70 @@ import re
 import sys
 from collections.abc import Iterable
 from difflib import get_close_matches
+from pathlib import Path
 from typing import Any, NoReturn
 
-from jsonargparse import Namespace
+import yaml
+from jsonargparse import Namespace, get_loader, set_dumper, set_loader
+from jsonargparse._util import config_load_stack  # the files that are being read; no public name says so
 from lightning.pytorch.cli import LightningArgumentParser
 
 from lightning_qsgd import manual
 from lightning_qsgd.scrubbing import scrubbed
+from lightning_qsgd.yaml_files import check_yaml, dump_yaml, without_empty, without_null
+
+
+def _load(text: str, path: str = "") -> Any:
+    """The parser's own reading of YAML, for files that :func:`check_yaml` accepts."""
+    if not path and ":" not in text:
+        return get_loader("yaml")(text)
+    files = config_load_stack.get()
+    if not path and not (files and Path(files[-1][0]).read_text() == text):  # of one setting, perhaps no YAML at all
+        try:
+            check_yaml(text, "YAML")
+        except ValueError as error:
+            raise yaml.YAMLError(str(error)) from error
+        return get_loader("yaml")(text)
+    check_yaml(text, _file(path))
+    return without_null(get_loader("yaml")(f"{text}\n#"))  # without the comment it takes a lone "key:" for a word
+
+
+def _file(path: str) -> str:
+    """The file that is being read, as it was named."""
+    files = config_load_stack.get()
+    return files[-1][len(files) == 1] if files else path  # one that another one names: its whole path
+
+
+set_loader("checked_yaml", _load, (yaml.YAMLError,))
+set_dumper("checked_yaml", dump_yaml)
 
 
 class OneLineErrorParser(LightningArgumentParser):
-    """A parser whose errors are one line: the key, the value, what was expected. It takes no abbreviations."""
+    """A parser whose errors are one line: the key, the value, what was expected. It takes no abbreviations.
+
+    Attributes:
+        may_be_empty: settings whose entries in files may be empty, such as the arms of a comparison. Default: none.
+    """
+
+    may_be_empty: tuple[str, ...] = ()
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
-        super().__init__(*args, **({"prog": "lightning-qsgd", "allow_abbrev": False} | kwargs))
+        own = {"prog": "lightning-qsgd", "allow_abbrev": False, "parser_mode": "checked_yaml"}
+        super().__init__(*args, **(own | kwargs))
+
+    def parse_path(self, path: Any, *args: Any, **kwargs: Any) -> Namespace:
+        """As jsonargparse's, which does not say which file it cannot decode."""
+        try:
+            return super().parse_path(path, *args, **kwargs)
+        except UnicodeDecodeError as error:
+            raise ValueError(f"{path} is no text in UTF-8: {error}; save it as UTF-8") from error
+
+    def parse_string(self, content: str, path: Any = "", *args: Any, **kwargs: Any) -> Namespace:
+        """As jsonargparse's; an empty file, and a group of settings without any, set nothing."""
+        if path:
+            groups = {name.removeprefix("--").split(".")[0] for name in self._option_string_actions if "." in name}
+            content = without_empty(content, _file(path), groups, self.may_be_empty)
+        return super().parse_string(content, path, *args, **kwargs)
 
     def error(self, message: str, ex: Exception | None = None) -> NoReturn:
         """Exit with 2; with ``--debug`` the parser's whole explanation comes first."""

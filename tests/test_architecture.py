@@ -12,6 +12,7 @@ LEVELS = {
     "files": -1,
     "manual": -1,
     "scrubbing": -1,
+    "yaml_files": -1,
     "distributed": -1,
     "quantum": 0,
     "run_folder": 1,
