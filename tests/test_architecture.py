@@ -103,6 +103,8 @@ def test_every_module_has_its_test():
         "pretrained": "language_modeling",
         "training": "classification",
         "parts": "run_monitor",
+        "columns": "prediction_writer",
+        "scores": "test_report",
         "model_findings": "model_audit",
         "model_figures": "model_sections",
         "worker": "runner",
