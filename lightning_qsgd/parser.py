@@ -16,7 +16,8 @@ from jsonargparse._util import config_load_stack  # the files that are being rea
 from lightning.pytorch.cli import LightningArgumentParser
 
 from lightning_qsgd import manual
-from lightning_qsgd.scrubbing import scrubbed
+from lightning_qsgd.scrubbing import chain, scrubbed
+from lightning_qsgd.tracebacks import origin_of
 from lightning_qsgd.yaml_files import check_yaml, dump_yaml, without_empty, without_null
 
 
@@ -76,7 +77,7 @@ class OneLineErrorParser(LightningArgumentParser):
         """Exit with 2; with ``--debug`` the parser's whole explanation comes first."""
         if not self.exit_on_error:  # an inner parser, whose message becomes part of the outer one's
             super().error(message, ex)
-        _fail(message, getattr(ex, "subcommand_parser", None) or self)
+        _fail(message, getattr(ex, "subcommand_parser", None) or self, ex)
 
     def format_help(self, *args: Any, **kwargs: Any) -> str:
         """The help, without the lists of all classes that happen to be imported."""
@@ -94,7 +95,7 @@ class KnownArgumentsParser(argparse.ArgumentParser):
         _fail(message, self)
 
 
-def _fail(message: str, parser: argparse.ArgumentParser) -> NoReturn:
+def _fail(message: str, parser: argparse.ArgumentParser, ex: BaseException | None = None) -> NoReturn:
     """Exit with 2 and one line: the error and the way out."""
     if "--debug" in sys.argv:
         sys.stderr.write(f"{scrubbed(message)}\n")
@@ -110,10 +111,21 @@ def _fail(message: str, parser: argparse.ArgumentParser) -> NoReturn:
         r"^unrecognized arguments: --([\w.]+)|^Subcommand .* does not accept option '(.*)'", line
     ):
         line += _close(unknown[1] or unknown[2], _names(parser))
+    elif said := _of_a_users_file(ex):
+        line, way_out = said, ""
     elif _of_a_class(message):
         way_out = ""
     sys.stderr.write(f"error: {scrubbed(line + way_out)}\n")
     sys.exit(2)
+
+
+def _of_a_users_file(error: BaseException | None) -> str | None:
+    """What to say of an error in a user's file that made the parser fail, as in a module that a class_path names."""
+    for link in chain(error) if error is not None else ():
+        origin = origin_of(link)
+        if origin.user is not None and origin.last == origin.user:
+            return f"{origin.user.place}: {origin.kind}: {' '.join(origin.message.split())}"
+    return None
 
 
 def class_options(class_path: str, key: str, given: Iterable[str] = ()) -> OneLineErrorParser:

@@ -197,7 +197,8 @@ def _train(folder: Path, run: Run, config: dict[str, Any], test: bool, guard: En
         if isinstance(error, OSError) and error.errno in DISK:
             raise
         run.status = "diverged" if isinstance(error, FloatingPointError) else "failed"
-        run.error = scrubbed(f"{type(error).__name__}: {explain(error)}")
+        line, kind = explain(error), f"{type(error).__name__}: "
+        run.error = scrubbed(line if kind in line else kind + line)
         traceback.print_exc()
     finally:
         gc.collect()
