@@ -39,7 +39,8 @@ def _load(text: str, path: str = "") -> Any:
 def _file(path: str) -> str:
     """The file that is being read, as it was named."""
     files = config_load_stack.get()
-    return files[-1][len(files) == 1] if files else path  # one that another one names: its whole path
+    whole, as_named = files[-1] if files else (path, path)
+    return as_named if len(files) < 2 else whole  # one that another file names
 
 
 set_loader("checked_yaml", _load, (yaml.YAMLError,))

@@ -12,6 +12,7 @@ from lightning.pytorch.callbacks import BasePredictionWriter
 from torch import Tensor
 
 from lightning_qsgd.callbacks.columns import Part, columns_of, joined, parts_of
+from lightning_qsgd.callbacks.parts import names_of, num_classes_of
 from lightning_qsgd.distributed import on_all_ranks
 from lightning_qsgd.files import atomic_write
 
@@ -120,10 +121,8 @@ class PredictionWriter(BasePredictionWriter):
                 writer.writerows([column[i] for column in columns.values()] for i in order)
 
     def _columns(self, batches: list[_Batch], trainer: L.Trainer, pl_module: L.LightningModule) -> dict[str, list[Any]]:
-        data = getattr(trainer, "datamodule", None)
-        labels, targets = getattr(data, "labels", None), getattr(data, "target_names", None)
-        classes = labels or getattr(data, "num_classes", None) or getattr(pl_module, "num_classes", None)
-        classes = classes or pl_module.hparams.get("num_classes")
+        labels, targets = names_of(trainer, "labels"), names_of(trainer, "target_names")
+        every = self.all_classes or num_classes_of(trainer, pl_module) is None
         columns: dict[str, list[Any]] = {}
         loaders = [loader for batch in batches for loader, _ in batch.places]
         if any(loaders):
@@ -131,7 +130,7 @@ class PredictionWriter(BasePredictionWriter):
         columns |= {name: [v for b in batches for v in b.known[name]] for name in batches[0].known}
         for name in batches[0].parts:
             part = joined([batch.parts[name] for batch in batches])
-            found = columns_of(name, part, labels, targets, self.all_classes or not classes)
+            found = columns_of(name, part, labels, targets, every)
             if twice := columns.keys() & found.keys() - {"id", "text", "prompt"}:
                 raise ValueError(f"predict_step returned two columns {min(twice)!r}; rename a key")
             columns |= found

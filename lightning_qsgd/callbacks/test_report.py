@@ -19,6 +19,7 @@ from torchmetrics.classification import (
     MulticlassRecall,
 )
 
+from lightning_qsgd.callbacks.parts import names_of, num_classes_of
 from lightning_qsgd.callbacks.scores import scores_and_labels
 from lightning_qsgd.distributed import on_all_ranks
 from lightning_qsgd.files import atomic_write
@@ -83,8 +84,8 @@ class TestReport(L.Callback):
         if isinstance(outputs, dict) and "rows" in outputs:
             self._rows += outputs["rows"]
             return
-        names = getattr(getattr(trainer, "datamodule", None), "labels", None)
-        found = scores_and_labels(outputs, batch, _num_classes(trainer, pl_module))
+        names = names_of(trainer, "labels")
+        found = scores_and_labels(outputs, batch, num_classes_of(trainer, pl_module))
         if found is None:
             return
         scores, labels, classes = found
@@ -125,7 +126,7 @@ class TestReport(L.Callback):
         if rows:
             self._write_answers(Path(folder), rows)
         if values:
-            self._write_classes(Path(folder), values, getattr(getattr(trainer, "datamodule", None), "labels", None))
+            self._write_classes(Path(folder), values, names_of(trainer, "labels"))
 
     def _write_classes(self, folder: Path, values: dict[str, Tensor], names: list[str] | None) -> None:
         confusion = values["confusion"].cpu().numpy()
@@ -150,13 +151,6 @@ class TestReport(L.Callback):
         with atomic_write(self.answers) as file:
             for row in sorted(rows, key=lambda row: row["id"]):
                 file.write(json.dumps(row, ensure_ascii=False) + "\n")
-
-
-def _num_classes(trainer: L.Trainer, pl_module: L.LightningModule) -> int | None:
-    data = getattr(trainer, "datamodule", None)
-    said = (getattr(data, "num_classes", None), len(getattr(data, "labels", None) or ()))
-    said = (*said, getattr(pl_module, "num_classes", None), pl_module.hparams.get("num_classes"))
-    return next((number for number in said if number), None)
 
 
 def confusion_figure(confusion: np.ndarray, names: list[str]) -> Figure:

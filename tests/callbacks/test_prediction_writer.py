@@ -5,6 +5,7 @@ from dataclasses import dataclass
 from typing import NamedTuple
 
 import lightning as L
+import numpy as np
 import pytest
 import torch
 from torch.utils.data import DataLoader
@@ -161,6 +162,12 @@ def test_names_come_from_the_data_module(tmp_path):
     assert (header, rows[0]) == (["id", "u", "v"], ["0", "0", "0"])
     assert written(tmp_path, lambda x: {"p": P[x]}, both)[0] == ["id", "p_a", "p_b", "p_c"]
     assert written(tmp_path, lambda x: x / 2, Rows(target_names=["price"]))[0] == ["id", "price"]
+
+
+def test_names_may_be_an_array_and_labels_may_be_those_of_all_rows(tmp_path):
+    assert written(tmp_path, lambda x: P[x], Rows(labels=np.array(NAMES)))[1][0] == ["0", "c", "0.5"]
+    for labels in (torch.zeros(10), [0, 1] * 5, {"a": 0}):
+        assert written(tmp_path, lambda x: P[x], Rows(labels=labels), num_classes=3)[1][0] == ["0", "2", "0.5"]
 
 
 def test_one_row_that_is_no_probability_makes_all_of_them_numbers(tmp_path):
