@@ -11,7 +11,7 @@ from lightning.pytorch.callbacks import ModelCheckpoint
 
 from lightning_qsgd.cli import main
 from lightning_qsgd.comparison import read_spec
-from lightning_qsgd.comparison.arms import Arms
+from lightning_qsgd.comparison.arms import Arms, nested
 from lightning_qsgd.experiment import parse
 from lightning_qsgd.parser import OneLineErrorParser
 from lightning_qsgd.yaml_files import check_yaml, dump_yaml, read_yaml
@@ -212,6 +212,14 @@ def test_empty_parts_of_a_comparison(overlay, text):
 )
 def test_a_setting_given_twice_in_a_comparison(capsys, overlay, text, words):
     assert words in fails(capsys, "compare", "--dry_run", "--config", overlay(SPEC + text))
+
+
+def test_a_later_key_may_change_a_part_of_a_nested_setting():
+    whole = {"model.init_args.optimizer": {"class_path": "x.Y", "init_args": {"lr": 0.1, "betas": [0, 1]}}}
+    found = nested(whole | {"lr": 0.2}, lambda key: key.replace("lr", "model.init_args.optimizer.init_args.lr"))
+    assert found["model"]["init_args"]["optimizer"]["init_args"] == {"lr": 0.2, "betas": [0, 1]}
+    with pytest.raises(ValueError, match="given twice"):
+        nested({"a.b": 1} | {"a": {"b": 2}})
 
 
 def test_a_base_of_a_comparison(capsys, overlay):

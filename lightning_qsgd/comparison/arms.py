@@ -154,24 +154,29 @@ def nested(settings: Config, full: Callable[[str], str] = str) -> Config:
         full: the whole of a key. Default: the key itself.
 
     Raises:
-        ValueError: if a setting is given twice.
+        ValueError: if a setting is given twice, other than as a later change of a part of a nested one.
     """
     result: Config = {}
-    for key, value in settings.items():
-        value = nested(value) if isinstance(value, dict) else value
-        for part in reversed(full(str(key)).split(".")):
+    wholes: list[str] = []  # keys of nested settings, of which later keys may change a part
+    for name, value in settings.items():
+        key = full(str(name))
+        changes_a_part = any(key.startswith(f"{whole}.") for whole in wholes)
+        if isinstance(value, dict):
+            wholes.append(key)
+            value = nested(value)
+        for part in reversed(key.split(".")):
             value = {part: value}
-        _join(result, value, "")
+        _join(result, value, "", changes_a_part)
     return result
 
 
-def _join(into: Config, new: Config, path: str) -> None:
+def _join(into: Config, new: Config, path: str, replace: bool) -> None:
     for name, value in new.items():
         key, known = f"{path}{name}", into.get(name)
-        if name not in into:
+        if isinstance(known, dict) and isinstance(value, dict):
+            _join(known, value, f"{key}.", replace)
+        elif name not in into or (replace and not isinstance(known, dict)):
             into[name] = value
-        elif isinstance(known, dict) and isinstance(value, dict):
-            _join(known, value, f"{key}.")
         else:
             raise ValueError(f"Invalid set: {key!r} is given twice, as {known!r} and as {value!r}; remove one")
 
