@@ -28,12 +28,12 @@ from lightning_qsgd.callbacks.run_summary import count_circuits, engines_of, sum
 from lightning_qsgd.distributed import leave
 from lightning_qsgd.doctor import doctor
 from lightning_qsgd.experiment import ExperimentCLI, parse
-from lightning_qsgd.failures import explain
+from lightning_qsgd.failures import explain, to_report
 from lightning_qsgd.files import find_config, shipped, write_json
 from lightning_qsgd.init import init
 from lightning_qsgd.parser import class_options
 from lightning_qsgd.run_folder import is_unused
-from lightning_qsgd.scrubbing import scrub
+from lightning_qsgd.scrubbing import scrub, without_secrets
 
 
 class CommandLine(ExperimentCLI):
@@ -132,7 +132,8 @@ def _is_no_advertisement(record: logging.LogRecord) -> bool:
 def main(args: Sequence[str] | None = None) -> None:
     """Run a command; ``args`` default to those of the process.
 
-    A failure exits with 2, and its last line is ``error: ...``; ``--debug`` raises it with its traceback instead.
+    A failure exits with 2, and its last line is ``error: ...``, with file and line if it is in a file of the user's. An
+    error in the package itself exits with 1, and says what to report. ``--debug`` raises them with their traceback.
     """
     arguments = list(sys.argv[1:] if args is None else args)
     debug = "--debug" in arguments
@@ -170,8 +171,9 @@ def main(args: Sequence[str] | None = None) -> None:
         scrub(error)
         if debug:
             raise
-        print(f"(traceback: add --debug)\nerror: {explain(error)}", file=sys.stderr)
-        sys.exit(2)
+        report = to_report(error, " ".join(["lightning-qsgd", *without_secrets(arguments)]))
+        print(f"(traceback: add --debug)\nerror: {explain(error)}{f'; {report}' if report else ''}", file=sys.stderr)
+        sys.exit(1 if report else 2)
 
 
 def _with_found_configs(arguments: list[str]) -> list[str]:

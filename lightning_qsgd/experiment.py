@@ -56,6 +56,7 @@ from lightning_qsgd.settings import (
     told,
     weight_shapes,
 )
+from lightning_qsgd.yaml_files import read_yaml
 
 #: What a resumed run shows or where it writes, not what it computes.
 _DISPLAY = frozenset(
@@ -198,7 +199,7 @@ class ExperimentCLI(LightningCLI):
         now = flat(self.config_dump)
         del self.config_dump  # not yet that of the command
         record = config_of(file, checkpoint["global_step"])
-        recorded = flat(yaml.safe_load(record.read_text())) if record else {}
+        recorded = flat(read_yaml(record)) if record else {}
         known = recorded or now  # without a record only hyper-parameters can be compared
         learned = {f"model.init_args.{name}": value for name, value in checkpoint["hyper_parameters"].items()}
         for key, value in learned.items():

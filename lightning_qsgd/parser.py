@@ -7,26 +7,78 @@ import re
 import sys
 from collections.abc import Iterable
 from difflib import get_close_matches
+from pathlib import Path
 from typing import Any, NoReturn
 
-from jsonargparse import Namespace
+import yaml
+from jsonargparse import Namespace, get_loader, set_dumper, set_loader
+from jsonargparse._util import config_load_stack  # the files that are being read; no public name says so
 from lightning.pytorch.cli import LightningArgumentParser
 
 from lightning_qsgd import manual
-from lightning_qsgd.scrubbing import scrubbed
+from lightning_qsgd.scrubbing import chain, scrubbed
+from lightning_qsgd.tracebacks import origin_of
+from lightning_qsgd.yaml_files import check_yaml, dump_yaml, without_empty, without_null
+
+
+def _load(text: str, path: str = "") -> Any:
+    """The parser's own reading of YAML, for files that :func:`check_yaml` accepts."""
+    if not path and ":" not in text:
+        return get_loader("yaml")(text)
+    files = config_load_stack.get()
+    if not path and not (files and Path(files[-1][0]).read_text() == text):  # of one setting, perhaps no YAML at all
+        try:
+            check_yaml(text, "YAML")
+        except ValueError as error:
+            raise yaml.YAMLError(str(error)) from error
+        return get_loader("yaml")(text)
+    check_yaml(text, _file(path))
+    return without_null(get_loader("yaml")(f"{text}\n#"))  # without the comment it takes a lone "key:" for a word
+
+
+def _file(path: str) -> str:
+    """The file that is being read, as it was named."""
+    files = config_load_stack.get()
+    whole, as_named = files[-1] if files else (path, path)
+    return as_named if len(files) < 2 else whole  # one that another file names
+
+
+set_loader("checked_yaml", _load, (yaml.YAMLError,))
+set_dumper("checked_yaml", dump_yaml)
 
 
 class OneLineErrorParser(LightningArgumentParser):
-    """A parser whose errors are one line: the key, the value, what was expected. It takes no abbreviations."""
+    """A parser whose errors are one line: the key, the value, what was expected. It takes no abbreviations.
+
+    Attributes:
+        may_be_empty: settings whose entries in files may be empty, such as the arms of a comparison. Default: none.
+    """
+
+    may_be_empty: tuple[str, ...] = ()
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
-        super().__init__(*args, **({"prog": "lightning-qsgd", "allow_abbrev": False} | kwargs))
+        own = {"prog": "lightning-qsgd", "allow_abbrev": False, "parser_mode": "checked_yaml"}
+        super().__init__(*args, **(own | kwargs))
+
+    def parse_path(self, path: Any, *args: Any, **kwargs: Any) -> Namespace:
+        """As jsonargparse's, which does not say which file it cannot decode."""
+        try:
+            return super().parse_path(path, *args, **kwargs)
+        except UnicodeDecodeError as error:
+            raise ValueError(f"{path} is no text in UTF-8: {error}; save it as UTF-8") from error
+
+    def parse_string(self, content: str, path: Any = "", *args: Any, **kwargs: Any) -> Namespace:
+        """As jsonargparse's; an empty file, and a group of settings without any, set nothing."""
+        if path:
+            groups = {name.removeprefix("--").split(".")[0] for name in self._option_string_actions if "." in name}
+            content = without_empty(content, _file(path), groups, self.may_be_empty)
+        return super().parse_string(content, path, *args, **kwargs)
 
     def error(self, message: str, ex: Exception | None = None) -> NoReturn:
         """Exit with 2; with ``--debug`` the parser's whole explanation comes first."""
         if not self.exit_on_error:  # an inner parser, whose message becomes part of the outer one's
             super().error(message, ex)
-        _fail(message, getattr(ex, "subcommand_parser", None) or self)
+        _fail(message, getattr(ex, "subcommand_parser", None) or self, ex)
 
     def format_help(self, *args: Any, **kwargs: Any) -> str:
         """The help, without the lists of all classes that happen to be imported."""
@@ -44,7 +96,7 @@ class KnownArgumentsParser(argparse.ArgumentParser):
         _fail(message, self)
 
 
-def _fail(message: str, parser: argparse.ArgumentParser) -> NoReturn:
+def _fail(message: str, parser: argparse.ArgumentParser, ex: BaseException | None = None) -> NoReturn:
     """Exit with 2 and one line: the error and the way out."""
     if "--debug" in sys.argv:
         sys.stderr.write(f"{scrubbed(message)}\n")
@@ -60,10 +112,21 @@ def _fail(message: str, parser: argparse.ArgumentParser) -> NoReturn:
         r"^unrecognized arguments: --([\w.]+)|^Subcommand .* does not accept option '(.*)'", line
     ):
         line += _close(unknown[1] or unknown[2], _names(parser))
+    elif said := _of_a_users_file(ex):
+        line, way_out = said, ""
     elif _of_a_class(message):
         way_out = ""
     sys.stderr.write(f"error: {scrubbed(line + way_out)}\n")
     sys.exit(2)
+
+
+def _of_a_users_file(error: BaseException | None) -> str | None:
+    """What to say of an error in a user's file that made the parser fail, as in a module that a class_path names."""
+    for link in chain(error) if error is not None else ():
+        origin = origin_of(link)
+        if origin.user is not None and origin.last == origin.user:
+            return f"{origin.user.place}: {origin.kind}: {' '.join(origin.message.split())}"
+    return None
 
 
 def class_options(class_path: str, key: str, given: Iterable[str] = ()) -> OneLineErrorParser:

@@ -36,12 +36,29 @@ def scrubbed(text: str, secrets: Iterable[str] = ()) -> str:
     return re.sub(r"(?i)\b(bearer|apikey)([ =:]+)[^\s&'\"]+", r"\1\2***", text)
 
 
+def without_secrets(arguments: Iterable[str]) -> list[str]:
+    """Arguments of a command with ``***`` for values of options that are named like secrets, and those of scrubbed."""
+    found: list[str] = []
+    option = ""
+    for argument in arguments:
+        name, equals, _ = argument.partition("=")
+        secret = _NAMES.search((name if equals else option).lstrip("-").rpartition(".")[2])
+        is_option = argument.startswith("-") and not equals
+        kept = argument if is_option or not secret else f"{name}=***" if equals else "***"
+        found.append(scrubbed(kept))
+        option = argument if is_option else ""
+    return found
+
+
 def scrub(error: BaseException, secrets: Iterable[str] = ()) -> None:
     """:func:`scrubbed` for an error and all that led to it, in place."""
     secrets = list(secrets)
 
     def clean(value: Any) -> Any:
-        return scrubbed(value, secrets) if isinstance(value, str) else value
+        if not isinstance(value, str):
+            return value
+        text = scrubbed(value, secrets)
+        return value if text == value else type(value)(text)  # torch has texts of its own, for errors of workers
 
     for link in chain(error):
         link.args = tuple(clean(value) for value in link.args)

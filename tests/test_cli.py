@@ -1,6 +1,7 @@
 import csv
 import json
 import re
+from importlib.metadata import version
 
 import pytest
 import torch
@@ -194,6 +195,6 @@ def test_doctor(tmp_path, capsys, monkeypatch):
     (tmp_path / "accounts.json").write_text("{}")  # what qiskit-ibm-runtime leaves when it looks for an account
     main(["doctor"])
     out = capsys.readouterr().out
-    for words in ("qiskit-aer", torch.__version__, "CUDA devices", "in the environment", "Self-test passed"):
+    for words in ("qiskit-aer", version("torch"), "CUDA devices", "in the environment", "Self-test passed"):
         assert words in out
     assert "secret-token" not in out

@@ -150,7 +150,7 @@ def test_a_start_that_fails_leaves_no_run_behind(capsys, tmp_path):
 def test_a_failed_run_with_a_checkpoint_stays(capsys, tmp_path):
     callback = "--trainer.callbacks=tests.ranks.FailAfterCheckpoint"
     last = fails(capsys, "fit", "--config", CONFIG, f"--trainer.default_root_dir={tmp_path}", *SMALL, callback)
-    assert last == "error: on purpose"
+    assert last == "error: tests/ranks.py:26 in on_train_batch_start: RuntimeError: on purpose"
     assert (tmp_path / "seqcls" / "version_0" / "checkpoints" / "last.ckpt").is_file()
 
 

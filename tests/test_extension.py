@@ -185,4 +185,4 @@ class Clean(L.LightningModule):
     main(["fit", *model, "--trainer.max_epochs=2"])
     main(["validate", *model, "--ckpt_path=last"])
     assert json.loads(Path("logs/clean/version_0/validate.json").read_text())["val/accuracy"] > 0
-    assert "predict_step returned dict" in fails(capsys, "predict", *model, "--ckpt_path=last")
+    assert "predict_step returned int in 'anything'" in fails(capsys, "predict", *model, "--ckpt_path=last")

@@ -1,11 +1,21 @@
 """What ends a run, said in one line; the checkpoints that are there stay whole."""
 
+import sys
+from importlib.metadata import version
+
 import pytest
 import torch
 
 from lightning_qsgd.cli import main
+from lightning_qsgd.comparison.command import duration
+from lightning_qsgd.comparison.runner import Runner
+from lightning_qsgd.comparison.spec import Arm, Comparison, Metric, Seeds
 from lightning_qsgd.failures import explain
-from tests.common import SMALL
+from lightning_qsgd.files import find_config
+from lightning_qsgd.quantum import QuantumLayer
+from lightning_qsgd.scrubbing import without_secrets
+from lightning_qsgd.tracebacks import origin_of
+from tests.common import SMALL, fails
 
 FAULTY = ["--config=configs/seqcls.yaml", *SMALL, "--data=tests.faulty_data.FaultyData", "--data.num_workers=2"]
 
@@ -15,7 +25,13 @@ FAULTY = ["--config=configs/seqcls.yaml", *SMALL, "--data=tests.faulty_data.Faul
     [
         ("exit", ["A process that loads data died: DataLoader worker (pid", "exited unexpectedly", "--shm-size"]),
         pytest.param("kill", ["A process that loads data died: DataLoader worker (pid"], marks=pytest.mark.slow),
-        ("raise", ["error: Loading data failed in process ", ": ValueError: row 41: the text is broken"]),
+        (
+            "raise",
+            [
+                "error: Loading data failed in process ",
+                ": tests/faulty_data.py:40 in __getitem__: ValueError: row 41: the text is broken",
+            ],
+        ),
     ],
 )
 def test_a_data_loading_process_that_fails(capsys, tmp_path, fault, words):
@@ -43,3 +59,174 @@ def test_a_data_loading_process_that_fails(capsys, tmp_path, fault, words):
 def test_one_line(error, line):
     assert explain(error).startswith(line)
     assert len(explain(error)) <= 1000
+
+
+MINE = """\
+import lightning as L
+import torch
+from torch.utils.data import DataLoader
+
+from lightning_qsgd.quantum import QuantumLayer, layered_circuit
+
+
+class Rows(torch.utils.data.Dataset):
+    def __init__(self, where):
+        self.where = where
+
+    def __len__(self):
+        return 8
+
+    def __getitem__(self, i):
+        return {}["no row"] if self.where == "item" else torch.ones(3)
+
+
+class Data(L.LightningDataModule):
+    def __init__(self, where: str = "", num_workers: int = 0):
+        super().__init__()
+        self.where, self.num_workers = where, num_workers
+
+    def setup(self, stage):
+        if self.where == "setup":
+            open("nowhere.csv")
+
+    def train_dataloader(self):
+        return DataLoader(Rows(self.where), batch_size=4, num_workers=self.num_workers)
+
+    val_dataloader = test_dataloader = train_dataloader
+
+
+class Net(L.LightningModule):
+    def __init__(self, where: str = ""):
+        super().__init__(), self.save_hyperparameters()
+        self.where, self.layer = where, torch.nn.Linear(3, 2)
+        if where == "init":
+            self.layer.nothing()
+        if where == "circuit":
+            QuantumLayer(layered_circuit(2), "expectations", observables=["W0"])
+
+    def training_step(self, batch, batch_idx):
+        if self.where == "step":
+            return None.nothing
+        if self.where == "shape":
+            self.layer(torch.ones(2, 5))
+        if self.where == "raise":
+            raise ValueError("of my\\nown")
+        return self.layer(batch).square().mean()
+
+    def validation_step(self, batch, batch_idx):
+        self.log("val/accuracy", self.layer(batch).mean())
+
+    def test_step(self, batch, batch_idx):
+        return {"rows": 5}
+
+    def configure_optimizers(self):
+        return torch.optim.SGD(self.parameters(), lr=-1 if self.where == "lr" else 0.1)
+
+
+class Watch(L.Callback):
+    def on_train_start(self, trainer, module):
+        assert trainer.max_epochs == 5, "too few"
+"""
+
+
+@pytest.fixture
+def mine(tmp_path, monkeypatch):
+    """A user's folder, and a command in it, for modules in files of theirs."""
+    (tmp_path / "mine.py").write_text(MINE)
+    (tmp_path / "syntax.py").write_text("x = 1\ny = (\n")
+    (tmp_path / "names.py").write_text("x = 1\ny = nowhere_defined\n")
+    (tmp_path / "imports.py").write_text("import nothing_of_this_name\n")
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.syspath_prepend(tmp_path)
+    for name in ("mine", "syntax", "names", "imports"):
+        monkeypatch.delitem(sys.modules, name, raising=False)
+    quiet = ["--trainer.accelerator=cpu", "--trainer.enable_progress_bar=false", "--trainer.enable_model_summary=false"]
+    return ["--model=mine.Net", "--data=mine.Data", "--trainer.max_epochs=1", *quiet]
+
+
+@pytest.mark.parametrize(
+    ("arguments", "line"),
+    [
+        (["--model.where=init"], "mine.py:39 in __init__: AttributeError: 'Linear' object has no attribute 'nothing'"),
+        (["--model.where=circuit"], "mine.py:41 in __init__: Invalid observable: 'W0'; it must be a product of Z"),
+        (["--model.where=step"], "mine.py:45 in training_step: AttributeError: 'NoneType' object has no attribute"),
+        (["--model.where=shape"], "mine.py:47 in training_step: RuntimeError: mat1 and mat2 shapes cannot be"),
+        (["--model.where=raise"], "mine.py:49 in training_step: ValueError: of my own"),
+        (["--model.where=lr"], "mine.py:59 in configure_optimizers: ValueError: Invalid learning rate: -1"),
+        (["--data.where=setup"], "mine.py:26 in setup: FileNotFoundError: [Errno 2] No such file or directory: 'no"),
+        (["--data.where=item"], "mine.py:16 in __getitem__: KeyError: 'no row'"),
+        (
+            ["--data.where=item", "--data.num_workers=1"],
+            "Loading data failed in process 0: mine.py:16 in __getitem__: ",
+        ),
+        (["--trainer.callbacks=mine.Watch"], "mine.py:64 in on_train_start: AssertionError: too few"),
+        (["--model=syntax.Net"], "syntax.py:2 in its text: SyntaxError: '(' was never closed"),
+        (["--model=names.Net"], "names.py:2 in <module>: NameError: name 'nowhere_defined' is not defined"),
+        (["--model=imports.Net"], "imports.py:1 in <module>: ModuleNotFoundError: No module named 'nothing_of_this_na"),
+        (
+            ["--trainer.strategy=ddp_spawn", "--trainer.devices=2", "--model.where=step"],
+            "mine.py:45 in training_step: AttributeError: 'NoneType' object has no attribute",
+        ),
+    ],
+)
+def test_errors_in_a_users_file_name_file_and_line(mine, capsys, arguments, line):
+    last = fails(capsys, "fit", *mine, *arguments)
+    assert last.startswith(f"error: {line}"), last
+    assert len(last) < 400
+
+
+def test_an_error_in_the_package_is_to_be_reported(mine, capsys, monkeypatch):
+    monkeypatch.setenv("MY_TOKEN", "abcdefgh")
+    main(["fit", *mine])
+    secret = ["--experiment=abcdefgh", "--ckpt_path=logs/experiment/version_0/checkpoints/last.ckpt"]
+    with pytest.raises(SystemExit) as caught:
+        main(["test", *mine, *secret])
+    assert caught.value.code == 1
+    last = capsys.readouterr().err.splitlines()[-1]
+    assert last.startswith("error: TypeError: 'int' object is not iterable; unexpected, in ")
+    for words in ("test_report.py:", "in on_test_batch_end", "please report", "--debug", f"torch {version('torch')}"):
+        assert words in last
+    assert "lightning-qsgd test --model=mine.Net" in last
+    assert "abcdefgh" not in last
+    with pytest.raises(TypeError):
+        main(["test", *mine, *secret, "--debug"])
+
+
+def test_a_comparison_names_the_file_too(mine, tmp_path):
+    (tmp_path / "base.yaml").write_text(
+        "model: mine.Net\ndata: mine.Data\ntrainer: {max_epochs: 1, accelerator: cpu}\n"
+    )
+    arms = {"good": Arm(), "bad": Arm(set={"model.init_args.where": "step"})}
+    seeds = Seeds([1], [11], keys=["seed_everything"])
+    spec = Comparison("t", ["base.yaml"], Metric(0.01), arms, "good", seeds=seeds, root=str(tmp_path))
+    run = Runner(spec, workers=1).run().of("bad")[1]
+    assert run.status == "failed"
+    assert run.error.startswith("mine.py:45 in training_step: AttributeError: 'NoneType' object has no attribute")
+
+
+def test_refusals_and_mistakes_are_told_apart():
+    def origin(function, *arguments):
+        with pytest.raises(Exception) as caught:  # noqa: PT011
+            function(*arguments)
+        return origin_of(caught.value)
+
+    refused = origin(QuantumLayer, "nothing")
+    assert not refused.is_bug
+    assert refused.user.place.startswith("tests/test_failures.py:")
+    mistaken = origin(duration, "a word")  # a type that pyright would refuse
+    assert (mistaken.kind, mistaken.is_bug, mistaken.last.function) == ("TypeError", True, "duration")
+    assert not origin(find_config, "nowhere").is_bug
+    own = origin(lambda: [][1])
+    assert (own.kind, own.is_bug, own.last) == ("IndexError", False, own.user)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "shown"),
+    [
+        (["fit", "--x.token", "abc", "--y=1"], ["fit", "--x.token", "***", "--y=1"]),
+        (["fit", "--x.token=abc", "--api_key=d", "z"], ["fit", "--x.token=***", "--api_key=***", "z"]),
+        (["fit", "--model.tokens", "5", "--key"], ["fit", "--model.tokens", "***", "--key"]),
+    ],
+)
+def test_a_reported_command_has_no_secrets(arguments, shown):
+    assert without_secrets(arguments) == shown

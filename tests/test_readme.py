@@ -41,6 +41,13 @@ def test_it_fits_on_a_screen_or_two():
     assert len(README.splitlines()) <= 110
 
 
+def test_it_names_the_versions_of_python():
+    metadata = (ROOT / "pyproject.toml").read_text()
+    versions = re.findall(r"Python :: (3\.\d+)", metadata)
+    assert f"Python {', '.join(versions[:-1])} or {versions[-1]}" in README
+    assert f'requires-python = ">={versions[0]}"' in metadata
+
+
 def test_its_layout_names_every_part():
     picture = README[README.index("## Layout") :].split("```")[1]
     for path in (ROOT / "lightning_qsgd").iterdir():

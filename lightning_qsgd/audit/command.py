@@ -7,7 +7,6 @@ from pathlib import Path
 from typing import Any
 
 import lightning as L
-import yaml
 from rich.console import Console
 
 from lightning_qsgd.audit.conclusions import conclude
@@ -30,6 +29,7 @@ from lightning_qsgd.experiment import ExperimentCLI, parse
 from lightning_qsgd.files import atomic_write, check_writable
 from lightning_qsgd.optim import Perturbation
 from lightning_qsgd.parser import KnownArgumentsParser
+from lightning_qsgd.yaml_files import dump_yaml
 
 
 class AuditCLI(ExperimentCLI):
@@ -142,7 +142,7 @@ def _compared(
     base = output / "config.yaml"
     base.parent.mkdir(parents=True, exist_ok=True)
     with atomic_write(base) as file:
-        yaml.safe_dump(config, file, sort_keys=False)
+        file.write(dump_yaml(config))
     comparison = comparison_of(base, config, perturbation, options.seeds, options.margin, output)
     results = train(comparison, options.workers, again=again)
     write_report([results], comparison.folder)

@@ -7,6 +7,7 @@ from typing import Any
 
 import lightning as L
 import numpy as np
+from lightning_utilities.core.rank_zero import rank_zero_warn
 from matplotlib.figure import Figure
 from torch import Tensor
 from torchmetrics import MetricCollection
@@ -18,6 +19,8 @@ from torchmetrics.classification import (
     MulticlassRecall,
 )
 
+from lightning_qsgd.callbacks.parts import names_of, num_classes_of
+from lightning_qsgd.callbacks.scores import scores_and_labels
 from lightning_qsgd.distributed import on_all_ranks
 from lightning_qsgd.files import atomic_write
 from lightning_qsgd.run_folder import set_aside
@@ -29,9 +32,18 @@ class TestReport(L.Callback):
     """Writes ``confusion_matrix.png`` and ``classes.csv`` (lowest F1 first; nothing for a class without examples) into
     the run folder at the end of test.
 
-    Takes logits (B, C) from ``test_step`` and ``labels`` (B,) from the batch; other modules are left alone. Logs
-    ``test/calibration_error``: the expected calibration error over 15 bins of confidence, in [0, 1] (Guo et al. 2017,
-    arXiv 1706.04599). Classes are named by the data module's ``labels``, or else numbered.
+    For any module whose ``test_step`` returns a dict of ``labels`` (B,), integers from 0 to C - 1, and one of
+
+    - ``logits`` (B, C); (B,) or (B, 1) for two classes, of the second one;
+    - ``probabilities``, of the same shapes;
+    - ``predictions`` (B,): classes; C is then what the data module says by ``labels`` or ``num_classes``.
+
+    If the batch is a dict with ``labels``, or the data module says how many classes there are and the batch is a tuple
+    of inputs and integer labels, labels may be left out, and logits (B, C) returned as they are. Rows with the label
+    -100 are not counted. Other modules are left alone.
+
+    Logs ``test/calibration_error``, except of predictions: the expected calibration error over 15 bins of confidence,
+    in [0, 1] (Guo et al. 2017, arXiv 1706.04599). Classes are named by the data module's ``labels``, or else numbered.
 
     Where ``test_step`` returns ``{"rows": [...]}``, a dict for each example (with its ``id``), these are written as
     ``answers.jsonl`` instead, in the order of the ids; in a distributed run rank 0 writes those of all ranks.
@@ -72,29 +84,39 @@ class TestReport(L.Callback):
         if isinstance(outputs, dict) and "rows" in outputs:
             self._rows += outputs["rows"]
             return
-        if not isinstance(outputs, Tensor) or outputs.ndim != 2 or not isinstance(batch, dict) or "labels" not in batch:
+        names = names_of(trainer, "labels")
+        found = scores_and_labels(outputs, batch, num_classes_of(trainer, pl_module))
+        if found is None:
             return
+        scores, labels, classes = found
+        if names and len(names) != classes:
+            raise ValueError(
+                f"test_step returned scores of {classes} classes, and the data module's labels are {len(names)}: "
+                f"{', '.join(map(str, names[:8]))}; give it one for each class"
+            )
         if self._metrics is None:
-            classes = outputs.shape[1]
             per_class: dict[str, Any] = {"num_classes": classes, "average": None}
-            self._metrics = MetricCollection(
-                {
-                    "confusion": MulticlassConfusionMatrix(classes),
-                    "calibration": MulticlassCalibrationError(classes, n_bins=15),
-                    "precision": MulticlassPrecision(**per_class),
-                    "recall": MulticlassRecall(**per_class),
-                    "f1": MulticlassF1Score(**per_class),
-                },
-                compute_groups=False,
-            ).to(outputs.device)
-        self._metrics.update(outputs.float().softmax(-1), batch["labels"])
+            metrics: dict[str, Any] = {
+                "confusion": MulticlassConfusionMatrix(classes),
+                "precision": MulticlassPrecision(**per_class),
+                "recall": MulticlassRecall(**per_class),
+                "f1": MulticlassF1Score(**per_class),
+            }
+            if scores.ndim == 2:
+                metrics["calibration"] = MulticlassCalibrationError(classes, n_bins=15)
+            self._metrics = MetricCollection(metrics, compute_groups=False).to(scores.device)
+        if not len(labels):  # all of them -100
+            return
+        if scores.is_floating_point() and scores.isnan().any():
+            rank_zero_warn("test_step returned NaN; such rows count as predictions of the first class")
+        self._metrics.update(scores, labels)
 
     def on_test_epoch_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         """Log the calibration error and write figure and table, or write the rows."""
         rows = [row for part in on_all_ranks(self._rows) for row in part]
         counted = all(on_all_ranks(self._metrics is not None))
         values = self._metrics.compute() if counted and self._metrics is not None else {}  # asks all ranks
-        if values:
+        if "calibration" in values:
             pl_module.log("test/calibration_error", values["calibration"], sync_dist=True)  # the same on all ranks
         folder = trainer.log_dir  # asks all ranks
         dry: bool = trainer.fast_dev_run  # type: ignore[attr-defined]
@@ -104,7 +126,7 @@ class TestReport(L.Callback):
         if rows:
             self._write_answers(Path(folder), rows)
         if values:
-            self._write_classes(Path(folder), values, getattr(getattr(trainer, "datamodule", None), "labels", None))
+            self._write_classes(Path(folder), values, names_of(trainer, "labels"))
 
     def _write_classes(self, folder: Path, values: dict[str, Tensor], names: list[str] | None) -> None:
         confusion = values["confusion"].cpu().numpy()

@@ -4,16 +4,16 @@ import copy
 import hashlib
 import json
 import tempfile
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
-
-import yaml
 
 from lightning_qsgd.comparison.results import Phase
 from lightning_qsgd.comparison.spec import Comparison, Seeds
 from lightning_qsgd.experiment import parse
 from lightning_qsgd.files import find_config
+from lightning_qsgd.yaml_files import dump_yaml
 
 Config = dict[str, Any]
 PERTURBATION = "model.init_args.optimizer.init_args.perturbation"
@@ -88,8 +88,7 @@ class Arms:
             for number, layer in enumerate(layers):
                 path = layer if isinstance(layer, str) else str(Path(folder) / f"{name}_{number}.yaml")
                 if not isinstance(layer, str):
-                    full = {self.comparison.full(key): value for key, value in layer.items()}
-                    Path(path).write_text(yaml.safe_dump(nested(full)))
+                    Path(path).write_text(dump_yaml(nested(layer, self.comparison.full)))
                 arguments += ["--config", path] if layer else []
             config = parse(arguments)
         processes = config["trainer"]["devices"], config["trainer"]["num_nodes"]
@@ -147,17 +146,39 @@ def _inside(key: str) -> str:
     return key.replace(f"{PERTURBATION}.", f"{PERTURBATION}.init_args.reference.", 1)
 
 
-def nested(settings: Config) -> Config:
-    """Settings with dotted keys, as a configuration has them; nested ones stay."""
+def nested(settings: Config, full: Callable[[str], str] = str) -> Config:
+    """Settings with dotted keys, as a configuration has them; nested ones stay.
+
+    Args:
+        settings: by key.
+        full: the whole of a key. Default: the key itself.
+
+    Raises:
+        ValueError: if a setting is given twice, other than as a later change of a part of a nested one.
+    """
     result: Config = {}
-    for key, value in settings.items():
-        place = result
-        *path, last = str(key).split(".")
-        for part in path:
-            place = place.setdefault(part, {})
-        value = nested(value) if isinstance(value, dict) else value
-        place[last] = place[last] | value if isinstance(place.get(last), dict) and isinstance(value, dict) else value
+    wholes: list[str] = []  # keys of nested settings, of which later keys may change a part
+    for name, value in settings.items():
+        key = full(str(name))
+        changes_a_part = any(key.startswith(f"{whole}.") for whole in wholes)
+        if isinstance(value, dict):
+            wholes.append(key)
+            value = nested(value)
+        for part in reversed(key.split(".")):
+            value = {part: value}
+        _join(result, value, "", changes_a_part)
     return result
+
+
+def _join(into: Config, new: Config, path: str, replace: bool) -> None:
+    for name, value in new.items():
+        key, known = f"{path}{name}", into.get(name)
+        if isinstance(known, dict) and isinstance(value, dict):
+            _join(known, value, f"{key}.", replace)
+        elif name not in into or (replace and not isinstance(known, dict)):
+            into[name] = value
+        else:
+            raise ValueError(f"Invalid set: {key!r} is given twice, as {known!r} and as {value!r}; remove one")
 
 
 def has(config: Config, key: str) -> bool:

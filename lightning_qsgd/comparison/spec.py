@@ -202,6 +202,10 @@ class Comparison:
         spaces = [self.tuning.space, *(arm.space for arm in self.arms.values())]
         empty = [key for space in spaces for key, values in space.items() if not values]
         _require("space", empty, not empty, "lists of values")
+        for name, arm in self.arms.items():
+            keys = [self.full(key) for key in (*self.tuning.space, *arm.space)]
+            twice = sorted({key for key in keys if keys.count(key) > 1})
+            _require(f"space of arm {name}", twice, not twice, "without a setting that is there twice")
         nested = [key for space in spaces for key, values in space.items() if any(isinstance(v, dict) for v in values)]
         _require("space", nested, not nested, "lists of numbers, words or lists; give a part of a setting its own key")
 
@@ -240,6 +244,7 @@ class Comparison:
 
 def add_arguments(parser: OneLineErrorParser) -> None:
     """Add ``--config`` and one argument for each setting of :class:`Comparison`."""
+    parser.may_be_empty = ("arms",)
     parser.add_argument("-c", "--config", action="config", help="YAML; later ones over earlier ones")
     parser.add_class_arguments(Comparison, None)
 
@@ -267,12 +272,17 @@ def to_comparison(values: dict[str, Any]) -> Comparison:
         ValueError: if they are invalid.
     """
     names = Comparison.__dataclass_fields__
-    values = {name: value for name, value in values.items() if name in names}
+    values = {name: value for name, value in _given(values).items() if name in names}
     kinds: dict[str, type] = {"metric": Metric, "seeds": Seeds, "tuning": Tuning}
-    values |= {name: kind(**dict(values[name])) for name, kind in kinds.items()}
-    values["arms"] = {name: Arm(**dict(arm)) for name, arm in values["arms"].items()}
-    values["contrasts"] = [Contrast(**dict(contrast)) for contrast in values["contrasts"]]
+    values |= {name: kind(**_given(values[name])) for name, kind in kinds.items()}
+    values["arms"] = {str(name): Arm(**_given(arm)) for name, arm in values["arms"].items()}
+    values["contrasts"] = [Contrast(**_given(contrast)) for contrast in values["contrasts"]]
     return Comparison(**values)
+
+
+def _given(values: Any) -> dict[str, Any]:
+    """Without those that a file leaves empty: they have their defaults."""
+    return {name: value for name, value in dict(values).items() if value is not None}
 
 
 def _require(name: str, value: Any, valid: Any, rule: str) -> None:

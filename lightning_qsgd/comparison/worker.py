@@ -23,7 +23,6 @@ from typing import Any
 
 import lightning as L
 import torch
-import yaml
 from lightning.pytorch.callbacks import WeightAveraging
 from lightning.pytorch.utilities.exceptions import SIGTERMException
 from lightning_utilities.core.rank_zero import rank_zero_warn
@@ -40,6 +39,7 @@ from lightning_qsgd.failures import explain
 from lightning_qsgd.files import atomic_write, write_json
 from lightning_qsgd.run_folder import epochs_of, read_checkpoint
 from lightning_qsgd.scrubbing import scrubbed
+from lightning_qsgd.yaml_files import dump_yaml
 
 RESULT = "result.json"
 #: Errors of the disk, not of the run.
@@ -140,7 +140,7 @@ def execute(
         if place not in sys.path:
             sys.path.insert(0, place)
         with atomic_write(target / "run.yaml") as file:
-            yaml.safe_dump(config, file, sort_keys=False)
+            file.write(dump_yaml(config))
         with (target / "output.log").open("a") as log, contextlib.redirect_stdout(log), contextlib.redirect_stderr(log):
             try:
                 result = _train(target, Run(**run, status="failed"), config, test, guard)
@@ -197,7 +197,8 @@ def _train(folder: Path, run: Run, config: dict[str, Any], test: bool, guard: En
         if isinstance(error, OSError) and error.errno in DISK:
             raise
         run.status = "diverged" if isinstance(error, FloatingPointError) else "failed"
-        run.error = scrubbed(f"{type(error).__name__}: {explain(error)}")
+        line, kind = explain(error), f"{type(error).__name__}: "
+        run.error = scrubbed(line if kind in line else kind + line)
         traceback.print_exc()
     finally:
         gc.collect()
