@@ -10,6 +10,8 @@ from lightning_qsgd.tracebacks import Origin, origin_of
 _DEAD_WORKER = re.compile(r"DataLoader worker \(pid.*(exited unexpectedly|killed by signal)")
 _IN_WORKER = re.compile(r"Caught \w+ in DataLoader worker process (\d+)\.\nOriginal Traceback")
 
+_MADE_ANEW = re.compile(r"The DataLoader implementation has an error where more than one `__init__`.*?`(\w+)=\.\.\.`")
+
 
 def explain(error: BaseException) -> str:
     """One line for an error that ended a run, at most 1000 letters; its cause and ways out where they are known.
@@ -24,6 +26,11 @@ def explain(error: BaseException) -> str:
             f"A process that loads data died: {how}. Its memory may have run out (each of num_workers has its own), or "
             "its shared memory (/dev/shm; in a container raise --shm-size), or the data set ended it. Use fewer "
             "--data.num_workers; with 0 an error in the data set is shown as it is"
+        )
+    if (again := _MADE_ANEW.search(text)) and again[1] in ("batch_size", "shuffle", "sampler", "batch_sampler"):
+        return (
+            f"Lightning makes the loaders of predict anew, and cannot where {again[1]} has no name: write "
+            f"DataLoader(dataset, {again[1]}=...) in your predict_dataloader"
         )
     message = origin.message
     message = shorten(message) if "Does not validate" in message else " ".join(message.split())
@@ -54,6 +61,5 @@ def to_report(error: BaseException, command: str) -> str | None:
     )
     return (
         f"unexpected, in {origin.last.place}. This is likely a mistake in lightning_qsgd: please report this line, "
-        f"the traceback that --debug shows, and: {versions}, Python "
-        f"{platform.python_version()}; {command}"
+        f"the traceback that --debug shows, and: {versions}; {command}"
     )

@@ -34,6 +34,13 @@ class Points(L.LightningDataModule):
     predict_dataloader = test_dataloader
 
 
+class Positional(Points):
+    """Its loader for predict has a batch size without a name."""
+
+    def predict_dataloader(self):
+        return DataLoader(torch.zeros(8, 2), 4)
+
+
 class Regression(L.LightningModule):
     """Linear, two qubits, linear; no save_hyperparameters. ``schedule`` makes its scheduler of the optimizer."""
 

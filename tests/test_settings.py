@@ -168,6 +168,12 @@ def test_checkpoints_of_plain_lightning(tmp_path, recwarn):
     assert any("holds no states of generators" in str(warning.message) for warning in recwarn)
 
 
+def test_a_batch_size_without_a_name_is_explained(root, capsys):
+    where = ["--ckpt_path=best", "--experiment=Regression", f"--trainer.default_root_dir={root}"]
+    said = fails(capsys, "predict", *RUN, "--model=tests.own.Regression", "--data=tests.own.Positional", *where)
+    assert said.endswith("write DataLoader(dataset, batch_size=...) in your predict_dataloader")
+
+
 def test_a_checkpoint_alone_brings_what_was_learned_of_the_data(tmp_path):
     """Without config.yaml beside it: sizes that no configuration names, weights of classes that it calls balanced."""
     (tmp_path / "texts.csv").write_text(
