@@ -14,6 +14,7 @@ from torch import Tensor
 
 from lightning_qsgd.optim.coordinates import cuts
 from lightning_qsgd.optim.coordinates import first as first_of
+from lightning_qsgd.optim.coordinates import has_values
 from lightning_qsgd.optim.param_groups import participates
 from lightning_qsgd.optim.sharding import elsewhere, is_dtensor, local, run_of
 
@@ -90,7 +91,7 @@ class TouchedCoordinates:
         """
         key: list[Any] = [scope, n]
         for group in groups:
-            key += [_signature(p) for p in group["params"]] if participates(group) else [len(group["params"])]
+            key.append([_signature(p) for p in group["params"]] if participates(group) else len(group["params"]))
         if any(map(is_dtensor, (p for group in groups for p in group["params"]))):
             return _find(groups, scope, n, whole)  # what other ranks hold changes with each step
         if key != self._key:
@@ -105,7 +106,9 @@ def _signature(param: Tensor) -> Any:
         return None
     if gradient.is_sparse:
         _refuse("sparse", param)
-    return None if is_dtensor(param) else (param.data_ptr(), param.shape, param.stride())
+    if is_dtensor(param):
+        return None
+    return (param.data_ptr() if has_values(param) else id(param), param.shape, param.stride())
 
 
 def _refuse(kind: str, param: Tensor) -> NoReturn:

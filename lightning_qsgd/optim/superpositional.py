@@ -16,6 +16,7 @@ from torch.optim.optimizer import ParamsT
 from lightning_qsgd.distributed import rank
 from lightning_qsgd.optim.adam import Lists, adam_step
 from lightning_qsgd.optim.blocks import Piece, chunks
+from lightning_qsgd.optim.coordinates import has_values
 from lightning_qsgd.optim.displacement import MeasuredDisplacement
 from lightning_qsgd.optim.modulation import Question, ask, in_order
 from lightning_qsgd.optim.param_groups import (
@@ -93,7 +94,7 @@ class SuperpositionalGradientDescent(SavedState):
     Attributes:
         record_statistics: set it to True, and each step leaves ``statistics``: see ``optim/statistics.py``. A step
             that does not record costs nothing. Default: False.
-        statistics: those of the last recorded step, or None. :meth:`statistics_of` gives them for some parameters.
+        statistics: those of the last recorded step, or None (also on the meta device and under FakeTensorMode). :meth:`statistics_of` gives them for some parameters.
 
     Raises:
         ValueError: for an invalid value or combination, capturable, differentiable, or FSDP1's flat parameters.
@@ -215,9 +216,10 @@ class SuperpositionalGradientDescent(SavedState):
         return lists, self._init_group(group, *lists)
 
     def _perturbed_step(self, pieces: dict[int, list[Piece]]) -> None:
-        tally = Tally(self.param_groups) if self.record_statistics else None
+        real = has_values(next(iter(pieces.values()))[0].param)
+        tally = Tally(self.param_groups) if self.record_statistics and real else None
         in_chunks = self.scope == "all"
-        if ask_each := in_chunks and self.perturbation.blockwise:
+        if (ask_each := in_chunks and self.perturbation.blockwise) and real:
             self.perturbation.prepare()  # on all ranks, also where this one holds no coordinate
         s = {} if ask_each else self._at_once(self._ask, pieces)
         for k, group in enumerate(self.param_groups):
@@ -256,7 +258,7 @@ class SuperpositionalGradientDescent(SavedState):
 
     def _ask(self, question: Question) -> Tensor:
         s = ask(self.perturbation, question, self._step)
-        if not self._warned:
+        if not self._warned and has_values(s):
             self._warned = True
             if rank() > 0:  # of weights that are spread over ranks it may hold too few to judge by
                 return s
