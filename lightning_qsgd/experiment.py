@@ -166,10 +166,10 @@ class ExperimentCLI(LightningCLI):
                 )
             saved = [group for state in checkpoint["optimizer_states"] for group in state["param_groups"]]
             sharded = "ModelParallelStrategy" in str(config.trainer.strategy)
-            if sharded and any("packed" not in group.get("perturbation_state", ["packed"]) for group in saved):
-                raise ValueError(  # torch fits the saved state to what sharded optimizers have, and would drop it
-                    f"Invalid trainer.strategy: ModelParallelStrategy cannot take over the perturbation of {file}, of "
-                    "a run without it; resume with that run's strategy"
+            if sharded and any(isinstance(group.get("perturbation_state"), dict) for group in saved):
+                raise ValueError(  # torch fits a saved state to the optimizer's, which holds it in another form
+                    f"Invalid trainer.strategy: ModelParallelStrategy cannot load the perturbation's state of {file}, "
+                    "which version 0.1.0 wrote; resume it for one step without that strategy, and then with it"
                 )
             stepped = checkpoint.get("exact_resume", [{}])[0].get("stepped")  # what loggers count
             self._resume_step = checkpoint["global_step"] if stepped is None else stepped

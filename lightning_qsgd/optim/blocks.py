@@ -12,9 +12,8 @@ from typing import Any, NamedTuple, NoReturn
 import torch
 from torch import Tensor
 
-from lightning_qsgd.optim.coordinates import cuts
+from lightning_qsgd.optim.coordinates import cuts, has_values
 from lightning_qsgd.optim.coordinates import first as first_of
-from lightning_qsgd.optim.coordinates import has_values
 from lightning_qsgd.optim.param_groups import participates
 from lightning_qsgd.optim.sharding import elsewhere, is_dtensor, local, run_of
 
@@ -90,8 +89,10 @@ class TouchedCoordinates:
             RuntimeError: for sparse or complex gradients.
         """
         key: list[Any] = [scope, n]
-        for group in groups:
-            key.append([_signature(p) for p in group["params"]] if participates(group) else len(group["params"]))
+        key += [
+            [_signature(p) for p in group["params"]] if participates(group) else len(group["params"])
+            for group in groups
+        ]
         if any(map(is_dtensor, (p for group in groups for p in group["params"]))):
             return _find(groups, scope, n, whole)  # what other ranks hold changes with each step
         if key != self._key:

@@ -18,6 +18,8 @@ LEGAL_COMBINATIONS = (
     ("update", "adam", "lr"),
     ("gradient", "gradient", "lr"),
 )
+#: The key in parameter groups under which state dicts hold the perturbation's state.
+STATE = "perturbation_state"
 Kind = Literal["norms", "biases", "embeddings"]
 _EMBEDDINGS = (nn.Embedding, nn.EmbeddingBag)
 

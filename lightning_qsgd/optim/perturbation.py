@@ -35,7 +35,8 @@ class Perturbation(ABC):
     Attributes:
         layout: set by the optimizer before each call: for each tensor, in slot order, (number of the parameter, number
             of its coordinates, number of pad slots after them). Pad slots have angle 0 and their s is dropped.
-        circuits, shots, seconds: circuits and shots run so far, and wall-clock seconds in them. 0 where classical.
+        circuits, shots: run so far, those before a loaded state included. 0 where classical.
+        seconds: wall-clock seconds that circuits took in this process; no part of the state.
         fallback_steps: steps that something else answered because circuits failed.
         on_answer: called with (angles, s, step) of each call, while ``layout`` is that of the angles. Default: None.
     """
@@ -100,12 +101,12 @@ class Perturbation(ABC):
         return s
 
     def state_dict(self) -> dict[str, Any]:
-        """Tensors and numbers that a resumed run needs."""
-        return {"circuits": self.circuits, "shots": self.shots, "seconds": self.seconds}
+        """What a resumed run needs: tensors, numbers and texts by name, and containers of such; no times."""
+        return {"circuits": self.circuits, "shots": self.shots}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Take over what :meth:`state_dict` returned."""
-        self.circuits, self.shots, self.seconds = state["circuits"], state["shots"], state["seconds"]
+        self.circuits, self.shots = int(state["circuits"]), int(state["shots"])
 
 
 class SinePerturbation(Perturbation):
@@ -268,8 +269,11 @@ class ControlPerturbation(Perturbation):
         """Take over what :meth:`state_dict` returned."""
         super().load_state_dict(state)
         self._random_series = None
-        self._table = state.get("table")
-        self._table_layout = [tuple(run) for run in state["layout"].tolist()] if "layout" in state else []
+        table = state.get("table")
+        layout = [tuple(run) for run in state["layout"].tolist()] if "layout" in state else []
+        slots = sum(length for _, *run in layout for length in run)
+        require("table", table, slots == (0 if table is None else table.numel()), "one number for each slot of layout")
+        self._table, self._table_layout = table, layout
         prefix = "reference."
         self.reference.load_state_dict({k[len(prefix) :]: v for k, v in state.items() if k.startswith(prefix)})
         self.fallback_steps = self.reference.fallback_steps

@@ -23,6 +23,7 @@ from lightning_qsgd.optim.param_groups import (
     LEGAL_COMBINATIONS as LEGAL_COMBINATIONS,
 )
 from lightning_qsgd.optim.param_groups import (
+    STATE,
     Coupling,
     Scale,
     Scope,
@@ -84,8 +85,8 @@ class SuperpositionalGradientDescent(SavedState):
         capturable, differentiable: refused; only there to say so.
 
     Legal (target, scale, coupling): see ``LEGAL_COMBINATIONS``. A step with lr = 0, or without any gradient, perturbs
-    nothing, asks no circuit and advances no counter. The perturbation's state travels in
-    ``state_dict()["param_groups"][0]``.
+    nothing, asks no circuit and advances no counter. ``state_dict()`` holds the perturbation's
+    state as bytes in each of its ``param_groups``, under "perturbation_state"; ``optim.saved_state.unpack`` reads them.
 
     Parameters may be DTensors (FSDP2): the step is that of the whole tensors. Memory beside AdamW's: of the order of
     the touched coordinates; with scope="all" that of a chunk of 2^18 coordinates on a CPU, 2^24 elsewhere, unless the
@@ -94,7 +95,8 @@ class SuperpositionalGradientDescent(SavedState):
     Attributes:
         record_statistics: set it to True, and each step leaves ``statistics``: see ``optim/statistics.py``. A step
             that does not record costs nothing. Default: False.
-        statistics: those of the last recorded step, or None (also on the meta device and under FakeTensorMode). :meth:`statistics_of` gives them for some parameters.
+        statistics: those of the last recorded step, or None. :meth:`statistics_of` gives them for some parameters.
+            Without values (on the meta device, under FakeTensorMode) no step is recorded, and no perturbation asked.
 
     Raises:
         ValueError: for an invalid value or combination, capturable, differentiable, or FSDP1's flat parameters.
@@ -152,7 +154,7 @@ class SuperpositionalGradientDescent(SavedState):
         }
         kernels = {"foreach": foreach, "fused": fused, "capturable": capturable, "differentiable": differentiable}
         super().__init__(params, lr, betas, eps, weight_decay, amsgrad, maximize=maximize, **kernels)
-        self.defaults |= self._options
+        self.defaults |= self._options | {STATE: b""}
         self.__setstate__({})
         self._step_supports_amp_scaling = False  # a GradScaler then unscales gradients, and skips steps, before ours
 
