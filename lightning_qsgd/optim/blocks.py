@@ -20,7 +20,7 @@ from lightning_qsgd.optim.sharding import elsewhere, is_dtensor, local, run_of
 #: Slots of a chunk: few enough for a CPU's cache, enough to keep an accelerator busy.
 CHUNK = {"cpu": 2**18}
 LARGE_CHUNK = 2**24
-_NONE = torch.empty(0)
+_NONE = torch.empty(0, device="cpu")
 
 
 class Piece(NamedTuple):

@@ -207,13 +207,14 @@ class ControlPerturbation(Perturbation):
             if self._random_series is None:
                 self._random_series = self._same_spectrum()
             return self._random_series(angles).clamp(-1, 1)
-        generator = torch.Generator().manual_seed(int(np.random.SeedSequence((self.seed, step)).generate_state(1)[0]))
+        seed = int(np.random.SeedSequence((self.seed, step)).generate_state(1)[0])
+        generator = torch.Generator("cpu").manual_seed(seed)
         if self.kind == "shuffled":
             values = self._ask_reference(angles, step).flatten()
             real = self._real_slots().to(values.device)
-            order = torch.randperm(len(real), generator=generator).to(values.device)
+            order = torch.randperm(len(real), generator=generator, device="cpu").to(values.device)
             return values.index_copy(0, real, values[real[order]]).view_as(angles)
-        uniform = torch.rand(angles.shape, generator=generator, dtype=torch.float64).mul_(2).sub_(1)
+        uniform = torch.rand(angles.shape, generator=generator, dtype=torch.float64, device="cpu").mul_(2).sub_(1)
         if self.kind == "uniform":
             return uniform.to(angles)
         sign = torch.where(uniform < 0, -1.0, 1.0).to(angles)
@@ -235,8 +236,8 @@ class ControlPerturbation(Perturbation):
         return values
 
     def _real_slots(self) -> Tensor:  # indices of the slots that are coordinates, not padding
-        lengths = torch.tensor(self.layout)[:, 1:].flatten()
-        real = torch.tensor([True, False]).repeat(len(self.layout))
+        lengths = torch.tensor(self.layout, device="cpu")[:, 1:].flatten()
+        real = torch.tensor([True, False], device="cpu").repeat(len(self.layout))
         return real.repeat_interleave(lengths).nonzero()[:, 0]
 
     def _same_spectrum(self) -> Any:
@@ -262,7 +263,9 @@ class ControlPerturbation(Perturbation):
         """The table of the first step, and the reference's state."""
         state = super().state_dict() | {f"reference.{k}": v for k, v in self.reference.state_dict().items()}
         return (
-            state if self._table is None else state | {"table": self._table, "layout": torch.tensor(self._table_layout)}
+            state
+            if self._table is None
+            else state | {"table": self._table, "layout": torch.tensor(self._table_layout, device="cpu")}
         )
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
