@@ -262,11 +262,9 @@ class ControlPerturbation(Perturbation):
     def state_dict(self) -> dict[str, Any]:
         """The table of the first step, and the reference's state."""
         state = super().state_dict() | {f"reference.{k}": v for k, v in self.reference.state_dict().items()}
-        return (
-            state
-            if self._table is None
-            else state | {"table": self._table, "layout": torch.tensor(self._table_layout, device="cpu")}
-        )
+        if self._table is None:
+            return state
+        return state | {"table": self._table, "layout": torch.tensor(self._table_layout, device="cpu")}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Take over what :meth:`state_dict` returned."""

@@ -38,7 +38,7 @@ class SavedState(DisplacedGradients, torch.optim.AdamW):
     statistics: dict[str, Tensor] | None
     _tally: Tally | None
     _attributes = ("perturbation", "displacement", "scope", "_options", "_schedule", "_step", "_warned")
-    _attributes += ("record_statistics",)
+    _attributes += ("record_statistics", "_large_steps")
 
     def _own_state(self) -> dict[str, Any]:
         own = {"step": self._step, "scope": self.scope, "identity": self.perturbation.identity()}

@@ -18,6 +18,7 @@ from lightning_qsgd.optim.adam import Lists, adam_step
 from lightning_qsgd.optim.blocks import Piece, chunks
 from lightning_qsgd.optim.coordinates import has_values
 from lightning_qsgd.optim.displacement import MeasuredDisplacement
+from lightning_qsgd.optim.large_steps import LargeSteps
 from lightning_qsgd.optim.modulation import Question, ask, in_order
 from lightning_qsgd.optim.param_groups import (
     LEGAL_COMBINATIONS as LEGAL_COMBINATIONS,
@@ -37,7 +38,7 @@ from lightning_qsgd.optim.perturbation import Control, ControlPerturbation, Pert
 from lightning_qsgd.optim.saved_state import SavedState
 from lightning_qsgd.optim.sharding import refuse_unknown_sharding
 from lightning_qsgd.optim.statistics import Tally, warn_if_constant
-from lightning_qsgd.optim.update import refuse_impossible_steps, step_few, step_in_chunks
+from lightning_qsgd.optim.update import refuse_mixed_ages, step_few, step_in_chunks
 
 
 class SuperpositionalGradientDescent(SavedState):
@@ -72,7 +73,10 @@ class SuperpositionalGradientDescent(SavedState):
         target: "update" (default; Eq. 1) or "gradient" (g + lambda * Q enters the moments: the paper's second arm; Adam
             is nearly invariant to it).
         scale: "gradient" (default; Q = s * g, Eq. 2) or "adam" (Q = s * u, u Adam's direction in this step: then
-            lambda * s is a relative change of the learning rate, and effects are thousands of times larger).
+            lambda * s is a relative change of the learning rate, and effects are thousands of times larger). Q = s * g
+            grows with the gradient, as Adam's step does not: with gradients of some 100 and lr of at least 1e-2 the
+            defaults diverge within a few steps, so clip gradients. |lambda * Q| above 10 times Adam's step is warned
+            of, once; so is "adam" with a quantum_weight above 1, which lets steps go uphill.
         coupling: "lr" (default; alpha multiplies Q) or "decoupled" (lambda * lr / initial_lr does, initial_lr as
             torch's schedulers set it: with OneCycleLR that is max_lr / div_factor; without one, the constructor's lr).
         bias_correction: Adam's correction of its moments (default: True; the paper's formula prints none). False needs
@@ -141,6 +145,7 @@ class SuperpositionalGradientDescent(SavedState):
         self._schedule = quantum_weight if callable(quantum_weight) else None
         self._step = 0  # optimizer steps with lr > 0 and gradients so far
         self._warned = False
+        self._large_steps = LargeSteps()
         self.record_statistics = False
         self.statistics: dict[str, Tensor] | None = None
         self._tally: Tally | None = None
@@ -172,6 +177,7 @@ class SuperpositionalGradientDescent(SavedState):
         if group["coupling"] == "decoupled" and not lr > 0:
             raise ValueError(f"Invalid lr: {lr}; coupling='decoupled' is relative to it")
         super().add_param_group({"reference_lr": lr, **group})
+        self._large_steps.look_at_options(self.param_groups[-1])
         try:
             for p in self.param_groups[-1]["params"]:
                 refuse_unknown_sharding(p)
@@ -197,7 +203,7 @@ class SuperpositionalGradientDescent(SavedState):
                 group["quantum_weight"] = checked_weight(self._schedule(self._step))
         whole = self.scope == "all" and not self.perturbation.blockwise
         pieces = self._touched(self.param_groups, self.scope, self.perturbation.num_qubits, whole=whole)
-        refuse_impossible_steps(self.param_groups, self.state)
+        refuse_mixed_ages(self.param_groups, self.state)
         if self.record_statistics:
             self._tally = self.statistics = None
         if any(acts(self.param_groups[k]) for k in pieces):
@@ -220,6 +226,8 @@ class SuperpositionalGradientDescent(SavedState):
     def _perturbed_step(self, pieces: dict[int, list[Piece]]) -> None:
         real = has_values(next(iter(pieces.values()))[0].param)
         tally = Tally(self.param_groups) if self.record_statistics and real else None
+        watch = self._large_steps
+        watch.next_step(self.param_groups, real)
         in_chunks = self.scope == "all"
         if (ask_each := in_chunks and self.perturbation.blockwise) and real:
             self.perturbation.prepare()  # on all ranks, also where this one holds no coordinate
@@ -232,9 +240,9 @@ class SuperpositionalGradientDescent(SavedState):
                 if in_chunks:
                     parts = chunks(pieces[k], self.perturbation.num_qubits)
                     modulation = self._ask_chunk if ask_each else in_order(s[k])
-                    step_in_chunks(group, lists, parts, modulation, tally)
+                    step_in_chunks(group, lists, parts, modulation, tally, watch)
                 else:
-                    step_few(group, lists, pieces[k], s[k], tally)
+                    step_few(group, lists, pieces[k], s[k], tally, watch)
             if tally is not None:
                 tally.add_adam(group, lists)
         if tally is not None:
