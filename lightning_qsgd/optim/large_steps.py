@@ -43,8 +43,8 @@ class LargeSteps:
             weight = f"{group['quantum_weight']:g}"
             warnings.warn(
                 f"quantum_weight {weight} with scale='adam' multiplies learning rates by 1 + {weight} * s, s in "
-                "[-1, 1]: they may change by more than themselves, and where the factor is negative, steps go uphill. Use a "
-                "quantum_weight of at most 1",
+                "[-1, 1]: they may change by more than themselves, and where the factor is negative, steps go uphill. "
+                "Use a quantum_weight of at most 1",
                 stacklevel=5,
             )
 

@@ -33,6 +33,7 @@ from lightning_qsgd.optim.param_groups import (
     check_options,
     checked_weight,
     participates,
+    refuse_unknown_keys,
 )
 from lightning_qsgd.optim.perturbation import Control, ControlPerturbation, Perturbation, SinePerturbation, require
 from lightning_qsgd.optim.saved_state import SavedState
@@ -53,7 +54,10 @@ class SuperpositionalGradientDescent(SavedState):
 
     Args:
         params: parameters or parameter groups; a group may hold its own quantum_weight, target, scale, coupling and
-            bias_correction. Sparse and complex ones are refused.
+            bias_correction. Sparse and complex ones are refused. Groups keep other keys, as torch's do, for schedulers
+            and users (initial_lr, lr_scale, name, ...), but for those that were meant as options: scope, perturbation,
+            twin and displacement (of the whole optimizer), misspelt ones, and any that begins with "quantum" or
+            "perturb" are refused.
         lr: alpha, at least 0. Default: 1e-3.
         betas: decay of Adam's moments, in [0, 1). Default: (0.9, 0.999).
         eps: added to Adam's denominator, at least 0. Default: 1e-8.
@@ -164,11 +168,14 @@ class SuperpositionalGradientDescent(SavedState):
         self._step_supports_amp_scaling = False  # a GradScaler then unscales gradients, and skips steps, before ours
 
     def add_param_group(self, param_group: dict[str, Any]) -> None:
-        """Add a group; quantum options that it lacks are those of the constructor.
+        """Add a group; options that it lacks are those of the constructor.
 
         Raises:
-            ValueError: for an invalid value or combination.
+            ValueError: for an invalid value or combination, or a key that looks like an option and is none (see
+                ``params``).
         """
+        options = {*self.defaults, *self._options}
+        refuse_unknown_keys(param_group, options - {"scheduled", "decoupled_weight_decay", STATE})
         group = self._options | param_group
         if "quantum_weight" in param_group:
             group |= {"scheduled": False, "quantum_weight": checked_weight(param_group["quantum_weight"])}

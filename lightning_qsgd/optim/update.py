@@ -1,4 +1,4 @@
-"""One step of one group: Q = s * g or s * u on the touched coordinates, after torch's own AdamW."""
+"""One step of one group: Q = s * g or s * u on the touched coordinates, around torch's own AdamW."""
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
@@ -32,6 +32,9 @@ def step_few(
     grads = [local(lists.grads[p.place]) for p in pieces]
     s = s.to(params[0].device)
     gradients = gather(grads, sizes)
+    change = _of_gradients(group, s, gradients)
+    if change is not None and _is_early(group):
+        add(params, sizes, change)
     to_gradient = group["target"] == "gradient"
     if to_gradient:
         for piece in pieces:
@@ -45,8 +48,8 @@ def step_few(
         if to_gradient:
             write(grads, sizes, gradients)
     part = lists.cut(pieces) if _needs_direction(group, tally, watch) else None
-    if (change := _change(group, pieces, part, s, gradients, tally, watch)) is not None:
-        add(params, sizes, change)
+    if (late := _after_adam(group, pieces, part, s, gradients, change, tally, watch)) is not None:
+        add(params, sizes, late)
 
 
 def step_in_chunks(
@@ -70,12 +73,15 @@ def step_in_chunks(
     for pieces in chunks:
         s, part, sizes = modulation(pieces), lists.cut(pieces), [p.size for p in pieces]
         gradients = gather(part.grads, sizes)
+        change = _of_gradients(group, s, gradients)
+        if change is not None and _is_early(group):
+            add(part.params, sizes, change)
         if group["target"] == "gradient":
             perturbed = _perturbed_gradients(group, s, gradients).split(sizes)
             part = part._replace(grads=[new.to(old.dtype) for new, old in zip(perturbed, part.grads, strict=True)])
         adam_step(group, part)
-        if (change := _change(group, pieces, part, s, gradients, tally, watch)) is not None:
-            add(part.params, sizes, change)
+        if (late := _after_adam(group, pieces, part, s, gradients, change, tally, watch)) is not None:
+            add(part.params, sizes, late)
         lists.put_back(pieces, part)
     if lists.steps:
         torch._foreach_add_(lists.steps, 1)  # pyright: ignore[reportPrivateImportUsage]
@@ -96,35 +102,43 @@ def _perturbed_gradients(group: Mapping[str, Any], s: Tensor, gradients: Tensor)
     return gradients * (1 + group["quantum_weight"] * s)
 
 
+def _of_gradients(group: Mapping[str, Any], s: Tensor, gradients: Tensor) -> Tensor | None:
+    """What Q = s * g adds to the weights; None where Q is something else."""
+    if group["scale"] != "gradient" or group["target"] != "update":
+        return None
+    sign = 1 if group["maximize"] else -1
+    return (s * gradients).mul_(sign * rate(group) * group["quantum_weight"])
+
+
+def _is_early(group: Mapping[str, Any]) -> bool:
+    """Whether Q = s * g is added before Adam's step. Without weight decay only rounding tells, and 0.1.0 rounded so."""
+    return not group["weight_decay"]
+
+
 def _needs_direction(group: Mapping[str, Any], tally: Tally | None, watch: LargeSteps) -> bool:
     return group["scale"] == "adam" or tally is not None or (watch.looks and group["target"] == "update")
 
 
-def _change(
+def _after_adam(
     group: Mapping[str, Any],
     pieces: Sequence[Piece],
     part: Lists | None,
     s: Tensor,
     gradients: Tensor,
+    change: Tensor | None,
     tally: Tally | None,
     watch: LargeSteps,
 ) -> Tensor | None:
-    """What to add to the weights after Adam's step: -rate * lambda * Q; None where Q is in the gradients.
+    """What is still to be added to the weights once Adam's moments are this step's. Counts, and looks, if asked.
 
-    ``part`` is needed where :func:`_needs_direction` says so: the pieces with their moments of this step.
+    ``part``: the pieces and their moments, needed where :func:`_needs_direction` says so.
     """
     u = direction(group, part) if part is not None and _needs_direction(group, tally, watch) else None
-    if tally is not None:
-        assert u is not None
-        tally.add(group, pieces, s, gradients, u)
-    if group["target"] == "gradient":
-        return None
-    if group["scale"] == "adam":
-        assert u is not None
-        return (s * u.to(s.dtype)).mul_(-float(group["lr"]) * group["quantum_weight"])
-    sign = 1 if group["maximize"] else -1
-    change = (s * gradients).mul_(sign * rate(group) * group["quantum_weight"])
-    if watch.looks:
-        assert u is not None
-        watch(group, change, u)
-    return change
+    if u is not None:
+        if tally is not None:
+            tally.add(group, pieces, s, gradients, u)
+        if change is not None and watch.looks:
+            watch(group, change, u)
+        if group["scale"] == "adam":
+            return (s * u.to(s.dtype)).mul_(-float(group["lr"]) * group["quantum_weight"])
+    return None if _is_early(group) else change

@@ -431,6 +431,41 @@ def test_invalid_arguments(arguments, message):
         SuperpositionalGradientDescent(make_params(), **arguments)
 
 
+@pytest.mark.parametrize(
+    ("key", "message"),
+    [
+        ("quantum_wieght", r"'quantum_wieght' \(did you mean 'quantum_weight'\?\); a group takes .*quantum_weight"),
+        ("Quantum-Weight", "did you mean 'quantum_weight'"),
+        ("tagret", "did you mean 'target'"),
+        ("scales", "did you mean 'scale'"),
+        ("wieght_decay", "did you mean 'weight_decay'"),
+        ("param", "did you mean 'params'"),
+        ("quantum_lr", "'quantum_lr'; a group takes"),
+        ("perturbations", "'perturbations'; a group takes"),
+        *[(key, f"'{key}' belongs to the optimizer") for key in ("scope", "perturbation", "twin", "displacement")],
+    ],
+)
+def test_keys_of_groups_that_would_be_ignored_are_refused(key, message):
+    group = {"params": make_params(), key: 0.5}
+    with pytest.raises(ValueError, match=message):
+        SuperpositionalGradientDescent([group])
+    optimizer = SuperpositionalGradientDescent(make_params(seed=1))
+    with pytest.raises(ValueError, match=message):
+        optimizer.add_param_group(group)
+    assert len(optimizer.param_groups) == 1
+
+
+@pytest.mark.parametrize(
+    "key",
+    ["initial_lr", "max_lr", "min_lr", "swa_lr", "max_momentum", "base_momentum", "name", "lr_scale", "lr_mult", "label",
+     "weight_decay_mult", "wd_mult", "layer_decay", "group_name", "scheduler", "scheduled_lr", "train_mode", "use_muon", 3],
+)  # fmt: skip
+def test_keys_of_schedulers_and_users_are_kept(key):
+    optimizer = SuperpositionalGradientDescent([{"params": make_params(), key: 0.5}])
+    assert optimizer.param_groups[0][key] == 0.5
+    assert SuperpositionalGradientDescent(optimizer.param_groups).param_groups[0][key] == 0.5  # groups of another one
+
+
 def test_schedules_are_checked_in_each_step_and_belong_to_the_constructor():
     params = make_params()
     set_gradients(params, 0)
