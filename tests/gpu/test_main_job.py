@@ -4,12 +4,14 @@ import csv
 import json
 import math
 
+import lightning as L
 import pytest
 import torch
 
 from lightning_qsgd.experiment import build
 from tests.gpu.common import (
     ACCELERATOR,
+    DEVICE,
     GPU,
     ON_GPU,
     arguments,
@@ -74,6 +76,29 @@ def test_a_resumed_run_continues_bit_for_bit(tmp_path, precision):
 
 
 @pytest.mark.parametrize("model", ["seqcls", "seqcls_quantum_head", "seqcls_quantum_attention"])
+class Drawn(L.Callback):
+    """What is drawn on the module's device after each forward pass."""
+
+    def __init__(self):
+        self.values = []
+
+    def on_before_backward(self, trainer, pl_module, loss):
+        self.values.append(torch.rand(4, device=pl_module.device).tolist())
+
+
+def test_dropout_is_paired_whatever_was_drawn_before(tmp_path):
+    runs = []
+    for before in (0, 1000):  # an arm that draws more than the other, from both generators
+        trainer, module, data = build(["configs/seqcls.yaml"], arguments("fit", tmp_path, "--trainer.max_epochs=1")[2:])
+        trainer.callbacks.append(drawn := Drawn())
+        for device in {"cpu", DEVICE}:
+            torch.rand(before, device=device)
+        trainer.fit(module, datamodule=data)
+        runs.append(drawn.values)
+    assert runs[0] == runs[1]
+    assert len({tuple(values) for values in runs[0]}) == len(runs[0]) > 1
+
+
 def test_deterministic_runs_repeat_bit_for_bit(tmp_path, model):
     for name in ("first", "second"):
         overlay = "--config=configs/overlay/deterministic.yaml"
