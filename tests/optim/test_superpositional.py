@@ -457,9 +457,12 @@ def test_keys_of_groups_that_would_be_ignored_are_refused(key, message):
 
 @pytest.mark.parametrize(
     "key",
-    ["initial_lr", "max_lr", "min_lr", "swa_lr", "max_momentum", "base_momentum", "name", "lr_scale", "lr_mult", "label",
-     "weight_decay_mult", "wd_mult", "layer_decay", "group_name", "scheduler", "scheduled_lr", "train_mode", "use_muon", 3],
-)  # fmt: skip
+    [
+        *["initial_lr", "max_lr", "min_lr", "swa_lr", "max_momentum", "base_momentum", "scheduler", "scheduled_lr"],
+        *["name", "group_name", "label", "lr_scale", "lr_mult", "wd_mult", "weight_decay_mult", "layer_decay"],
+        *["use_muon", "train_mode", 3],
+    ],
+)
 def test_keys_of_schedulers_and_users_are_kept(key):
     optimizer = SuperpositionalGradientDescent([{"params": make_params(), key: 0.5}])
     assert optimizer.param_groups[0][key] == 0.5
