@@ -12,7 +12,7 @@ from typing import Any, NamedTuple, NoReturn
 import torch
 from torch import Tensor
 
-from lightning_qsgd.optim.coordinates import cuts, has_values
+from lightning_qsgd.optim.coordinates import cuts
 from lightning_qsgd.optim.coordinates import first as first_of
 from lightning_qsgd.optim.param_groups import participates
 from lightning_qsgd.optim.sharding import elsewhere, is_dtensor, local, run_of
@@ -109,7 +109,11 @@ def _signature(param: Tensor) -> Any:
         _refuse("sparse", param)
     if is_dtensor(param):
         return None
-    return (param.data_ptr() if has_values(param) else id(param), param.shape, param.stride())
+    try:
+        place = param.data_ptr()
+    except RuntimeError:  # a FakeTensor's
+        place = id(param)
+    return place, param.shape, param.stride()
 
 
 def _refuse(kind: str, param: Tensor) -> NoReturn:
