@@ -269,6 +269,13 @@ class ExperimentCLI(LightningCLI):
                 f"Checkpoint {file} holds weights only, and training cannot go on from it; use last.ckpt beside it "
                 "(--ckpt_path last), or start a new run from its weights (--weights_from)"
             )
+        saved = [group for state in checkpoint["optimizer_states"] for group in state["param_groups"]]
+        sharded = "ModelParallelStrategy" in str(config.trainer.strategy)
+        if sharded and any(isinstance(group.get("perturbation_state"), dict) for group in saved):
+            raise ValueError(  # torch fits a saved state to the optimizer's, which holds it in another form
+                f"Invalid trainer.strategy: ModelParallelStrategy cannot load the perturbation's state of {file}, "
+                "which version 0.1.0 wrote; resume it for one step without that strategy, and then with it"
+            )
         folder, asked = folder_of(file), config.experiment
         if "experiment" in self._named.arguments and _is_run(file) and folder.resolve().parent.name != asked:
             raise ValueError(

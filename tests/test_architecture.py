@@ -137,6 +137,7 @@ def test_every_module_has_its_test():
         "adam": "superpositional",
         "modulation": "superpositional",
         "saved_state": "superpositional_state",
+        "large_steps": "superpositional",
         "doctor": "cli",
         "reference": "superpositional",
         "circuit_series": "circuit_perturbation",

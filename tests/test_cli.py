@@ -12,6 +12,7 @@ from lightning_qsgd.cli import main
 from lightning_qsgd.experiment import build
 from lightning_qsgd.run_folder import next_version
 from tests.common import SMALL
+from tests.optim.common import own_state
 
 CONFIG = "configs/seqcls.yaml"
 
@@ -78,7 +79,7 @@ def test_checkpoints_hold_plain_values_and_the_circuits_series(trained):
     checkpoint = torch.load(trained / "checkpoints" / "last.ckpt", weights_only=True)
     assert checkpoint["hyper_parameters"]["vocab_size"] == 64
     assert checkpoint["epoch"] == 2  # epochs done, the best or not
-    state = checkpoint["optimizer_states"][0]["param_groups"][0]["perturbation_state"]
+    state = own_state(checkpoint["optimizer_states"][0])
     assert state["surrogate.coefficients"].shape == (5, 5, 5, 5, 16)
     assert (state["step"], state["circuits"], state["surrogate.shots"]) == (6, 625 + 32, 1024)
 

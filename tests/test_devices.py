@@ -109,10 +109,9 @@ def test_two_processes_test_predict_and_resume_as_one(tmp_path, name):
     run("fit", tmp_path, "--data.train_size=96", "--ckpt_path=last", "--trainer.max_epochs=3")  # and back
     assert [step for step, _ in logged(folder, "train/loss")] == list(range(9))
     assert json.loads((folder / "summary.json").read_text())["circuits"] == 657
-    if name == "fsdp":
-        with pytest.raises(subprocess.CalledProcessError) as refused:
-            run("fit", tmp_path, *overlay(name), "--ckpt_path=last", "--trainer.max_epochs=4")
-        assert "cannot take over the perturbation of" in refused.value.stderr.splitlines()[-1]
+    if name == "fsdp":  # of a checkpoint that one process wrote
+        run("fit", tmp_path, *overlay(name), "--data.train_size=96", "--ckpt_path=last", "--trainer.max_epochs=4")
+        assert json.loads((folder / "summary.json").read_text())["circuits"] == 657
 
 
 def free_port():

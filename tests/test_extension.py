@@ -11,6 +11,7 @@ import torch
 
 from lightning_qsgd.cli import main
 from tests.common import SMALL, TINY_ARGUMENTS, fails
+from tests.optim.common import own_state
 
 CONFIG = "configs/seqcls.yaml"
 OPTIMIZER = "--model.optimizer.init_args"
@@ -110,7 +111,7 @@ def test_own_circuit_and_sampler(folder):
     own = [f"{OPTIMIZER}.perturbation=parts.Pair", f"{OPTIMIZER}.perturbation.init_args.num_qubits=2"]
     sampler = f"{OPTIMIZER}.perturbation.init_args.sampler"
     options = [f"{sampler}=parts.Noted", f"{sampler}.init_args.file=asked.txt", f"{sampler}.init_args.shots=50"]
-    state = fit(*own, *options)["optimizer_states"][0]["param_groups"][0]["perturbation_state"]
+    state = own_state(fit(*own, *options)["optimizer_states"][0])
     assert state["surrogate.coefficients"].shape == (3, 3, 4)  # its own two angles, each once; four outcomes
     assert state["circuits"] == sum(map(int, Path("asked.txt").read_text().split())) >= 9
     assert state["shots"] == 50 * state["circuits"]

@@ -49,6 +49,7 @@ def test_a_resumed_run_continues_in_its_folder_as_if_it_had_never_stopped(tmp_pa
     summaries = [json.loads((folder / "summary.json").read_text()) for folder in folders]
     for name in ("val/accuracy final", "val/accuracy best", "epochs", "circuits", "shots"):
         assert summaries[0][name] == summaries[1][name], name
+    assert summaries[1]["circuit_seconds"] > 0  # though the resumed process ran none
     events = EventAccumulator(str(folders[1])).Reload()
     assert [event.step for event in events.Scalars("train/loss")] == list(range(9))
 

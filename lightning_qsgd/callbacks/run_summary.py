@@ -24,6 +24,7 @@ from lightning_qsgd.optim import (
 )
 
 SUMMARY = "summary.json"
+_SECONDS = "circuit_seconds"  # in checkpoints
 
 
 class RunSummary(L.Callback):
@@ -32,14 +33,32 @@ class RunSummary(L.Callback):
     Needs :class:`TimeToTarget` and :class:`FiniteSteps` among the callbacks, as every run of the commands has them.
     """
 
+    def __init__(self) -> None:
+        self._circuit_seconds = 0.0  # before the run was resumed
+
+    def on_save_checkpoint(self, trainer: L.Trainer, pl_module: L.LightningModule, checkpoint: dict[str, Any]) -> None:
+        """Keep how long circuits took: the optimizer's state holds no times."""
+        checkpoint[_SECONDS] = self._circuit_seconds + count_circuits(pl_module, superpositional(trainer.optimizers))[2]
+
+    def on_load_checkpoint(self, trainer: L.Trainer, pl_module: L.LightningModule, checkpoint: dict[str, Any]) -> None:
+        """Take it over."""
+        self._circuit_seconds = checkpoint.get(_SECONDS, 0.0)
+
     def on_fit_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         """Write it."""
         if trainer.is_global_zero and not trainer.fast_dev_run:  # type: ignore[attr-defined]
-            write_json(Path(trainer.default_root_dir) / SUMMARY, summarize(trainer, pl_module))
+            summary = summarize(trainer, pl_module, self._circuit_seconds)
+            write_json(Path(trainer.default_root_dir) / SUMMARY, summary)
 
 
-def summarize(trainer: L.Trainer, module: L.LightningModule) -> dict[str, Any]:
-    """Plain numbers of a finished run: metric, the module's ``summary_metrics``, cost, circuits, places."""
+def summarize(trainer: L.Trainer, module: L.LightningModule, seconds_before: float = 0.0) -> dict[str, Any]:
+    """Plain numbers of a finished run: metric, the module's ``summary_metrics``, cost, circuits, places.
+
+    Args:
+        trainer: with its callbacks and optimizers.
+        module: what it trained.
+        seconds_before: what circuits took before the run was resumed.
+    """
     callbacks: list[L.Callback] = trainer.callbacks  # type: ignore[attr-defined]
     clock = next(c for c in callbacks if isinstance(c, TimeToTarget))
     ours = superpositional(trainer.optimizers)
@@ -56,7 +75,7 @@ def summarize(trainer: L.Trainer, module: L.LightningModule) -> dict[str, Any]:
         "engines": engines_of(module, ours),
         "circuits": circuits,
         "shots": shots,
-        "circuit_seconds": round(seconds, 2),
+        "circuit_seconds": round(seconds_before + seconds, 2),
         "fallback_steps": ours.perturbation.fallback_steps if ours else 0,
         "peak_memory_GB": round(peak_memory(), 2),
         "torch_threads": torch.get_num_threads(),

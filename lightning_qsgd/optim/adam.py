@@ -124,7 +124,8 @@ def direction(group: Mapping[str, Any], lists: Lists) -> Tensor:
             m.div_(c1[0])
             root.div_(c2[0])
         else:
-            sizes = torch.tensor([len(part) for part in lists.exp_avgs])
-            m.div_(torch.tensor(c1, dtype=torch.float64).repeat_interleave(sizes).to(m))
-            root.div_(torch.tensor(c2, dtype=torch.float64).repeat_interleave(sizes).to(m))
+            sizes = torch.tensor([len(part) for part in lists.exp_avgs], device="cpu")
+            for values, correction in ((m, c1), (root, c2)):
+                each = torch.tensor(correction, dtype=torch.float64, device="cpu").repeat_interleave(sizes)
+                values.div_(each.to(values))
     return m.div_(root.add_(group["eps"]))

@@ -20,7 +20,7 @@ from lightning_qsgd.optim.sharding import elsewhere, is_dtensor, local, run_of
 #: Slots of a chunk: few enough for a CPU's cache, enough to keep an accelerator busy.
 CHUNK = {"cpu": 2**18}
 LARGE_CHUNK = 2**24
-_NONE = torch.empty(0)
+_NONE = torch.empty(0, device="cpu")
 
 
 class Piece(NamedTuple):
@@ -89,8 +89,10 @@ class TouchedCoordinates:
             RuntimeError: for sparse or complex gradients.
         """
         key: list[Any] = [scope, n]
-        for group in groups:
-            key += [_signature(p) for p in group["params"]] if participates(group) else [len(group["params"])]
+        key += [
+            [_signature(p) for p in group["params"]] if participates(group) else len(group["params"])
+            for group in groups
+        ]
         if any(map(is_dtensor, (p for group in groups for p in group["params"]))):
             return _find(groups, scope, n, whole)  # what other ranks hold changes with each step
         if key != self._key:
@@ -105,7 +107,13 @@ def _signature(param: Tensor) -> Any:
         return None
     if gradient.is_sparse:
         _refuse("sparse", param)
-    return None if is_dtensor(param) else (param.data_ptr(), param.shape, param.stride())
+    if is_dtensor(param):
+        return None
+    try:
+        place = param.data_ptr()
+    except RuntimeError:  # a FakeTensor's
+        place = id(param)
+    return place, param.shape, param.stride()
 
 
 def _refuse(kind: str, param: Tensor) -> NoReturn:

@@ -191,8 +191,7 @@ class CircuitPerturbation(Perturbation):
         if self.mode == "surrogate" and self._surrogate is None:
             return self._fit()
         if self.center == "zero" and self._offset is None:
-            zero = torch.zeros(1, self.num_qubits, dtype=torch.float64)
-            self._offset = self._evaluate(zero, step=-1)
+            self._offset = self._evaluate(self._zero, step=-1)
         return None
 
     def report(self, num_points: int = 32) -> dict[str, str | float]:
@@ -207,7 +206,8 @@ class CircuitPerturbation(Perturbation):
             negative probability of the series. With a calibration no circuit runs: the results of its tests.
         """
         drawing = {"circuit": str(self.ansatz.circuit.draw("text", fold=150))}
-        return drawing | residuals(self, num_points)
+        with torch.device("cpu"):
+            return drawing | residuals(self, num_points)
 
     def forward(self, angles: Tensor, *, step: int) -> Tensor:
         """s of this step, (B, n); see the class for its range with center="zero"."""
@@ -250,7 +250,8 @@ class CircuitPerturbation(Perturbation):
 
     def _fit(self) -> str:
         start, line = time.perf_counter(), f"Circuit answered by its calibration {self.calibration}"
-        surrogate, self.tests = counted_from_rank_0(self, lambda: measured_series(self))
+        with torch.device("cpu"):  # whatever the default device is
+            surrogate, self.tests = counted_from_rank_0(self, lambda: measured_series(self))
         self._set_surrogate(surrogate)
         if not self.calibration:
             run = f"{self.circuits:,} circuits, {self.shots:,} shots, {time.perf_counter() - start:.1f} s"
@@ -265,8 +266,12 @@ class CircuitPerturbation(Perturbation):
         if isinstance(surrogate, FourierSurrogate):
             self._modulation = surrogate.project(self.matrix)
         if self.center == "zero":
-            zero = torch.zeros(1, self.num_qubits, dtype=torch.float64)
+            zero = self._zero
             self._offset = (2 * surrogate(zero) - 1) if self._modulation is None else self._modulation(zero)
+
+    @property
+    def _zero(self) -> Tensor:  # angles of one block of weights 0
+        return torch.zeros(1, self.num_qubits, dtype=torch.float64, device="cpu")
 
     @property
     def matrix(self) -> Tensor:
@@ -277,7 +282,7 @@ class CircuitPerturbation(Perturbation):
 
     def measure(self, inputs: np.ndarray, step: int | None) -> np.ndarray:
         """Run circuits now: inputs (B, n) to frequencies (B, 2**n); see ``QuantumNetwork.probabilities``."""
-        with self.network.counting_for(self):
+        with torch.device("cpu"), self.network.counting_for(self):
             return self.network.probabilities(inputs, self.weights, step=step)
 
     def state_dict(self) -> dict[str, Any]:

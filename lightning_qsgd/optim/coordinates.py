@@ -3,11 +3,22 @@
 Coordinates count in C order, whatever the tensor's strides are.
 """
 
+import sys
 from collections.abc import Sequence
 
 import torch
 from torch import Tensor
 from torch._utils import _unflatten_dense_tensors
+
+
+def has_values(tensor: Tensor) -> bool:
+    """False on the meta device and under FakeTensorMode, where tensors have shapes only."""
+    if tensor.device.type == "meta":
+        return False
+    if type(tensor) in (Tensor, torch.nn.Parameter):
+        return True
+    module = sys.modules.get("torch._subclasses.fake_tensor")
+    return module is None or not isinstance(tensor, module.FakeTensor)
 
 
 def flat(tensor: Tensor, start: int, size: int) -> Tensor:

@@ -216,8 +216,8 @@ class MeasuredDisplacement:
         self, theta: Tensor, lengths: list[int], rng: np.random.Generator, key: tuple[int, ...]
     ) -> Tensor:  # d, flat; a tensor of its own
         if self.source == "gaussian":
-            generator = torch.Generator().manual_seed(int(rng.integers(2**63)))  # numpy's take three times as long
-            return torch.randn(theta.shape, generator=generator, dtype=theta.dtype).to(theta.device)
+            generator = torch.Generator("cpu").manual_seed(int(rng.integers(2**63)))  # numpy's take three times as long
+            return torch.randn(theta.shape, generator=generator, dtype=theta.dtype, device="cpu").to(theta.device)
         if self.circuit is None:
             return _fair_signs(len(theta), rng).to(theta)
         n = self._block

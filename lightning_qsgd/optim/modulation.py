@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from lightning_qsgd.optim.blocks import Piece
-from lightning_qsgd.optim.coordinates import flat, join
+from lightning_qsgd.optim.coordinates import flat, has_values, join
 from lightning_qsgd.optim.perturbation import Perturbation
 
 
@@ -56,6 +56,8 @@ class Question:
 def ask(perturbation: Perturbation, question: Question, step: int) -> Tensor:
     """One call of a perturbation, outside of autocast, in float32 (float64 where any tensor is).
 
+    Tensors without values (meta, fake) are not asked about: s is of their kind, so that memory can be planned.
+
     Args:
         perturbation: whom to ask.
         question: about which coordinates.
@@ -69,6 +71,8 @@ def ask(perturbation: Perturbation, question: Question, step: int) -> Tensor:
     """
     perturbation.layout = question.layout
     angles = question.angles(perturbation.num_qubits)
+    if not has_values(angles):
+        return question.own(torch.empty_like(angles).view(-1))
     device = angles.device.type
     with torch.autocast(device, enabled=False) if torch.is_autocast_enabled(device) else nullcontext():
         s = perturbation(angles, step=step)

@@ -2,6 +2,7 @@
 
 import re
 from collections.abc import Iterable, Mapping
+from difflib import get_close_matches
 from typing import Any, Literal, get_args
 
 from torch import Tensor, nn
@@ -18,7 +19,12 @@ LEGAL_COMBINATIONS = (
     ("update", "adam", "lr"),
     ("gradient", "gradient", "lr"),
 )
+#: The key in parameter groups under which state dicts hold the perturbation's state.
+STATE = "perturbation_state"
 Kind = Literal["norms", "biases", "embeddings"]
+#: Keys that this optimizer and torch put into groups; groups of another optimizer may bring them.
+_INTERNAL = (STATE, "scheduled", "reference_lr", "param_names", "decoupled_weight_decay")
+_CONSTRUCTOR_ONLY = ("scope", "perturbation", "twin", "displacement")
 _EMBEDDINGS = (nn.Embedding, nn.EmbeddingBag)
 
 
@@ -70,6 +76,31 @@ def perturbed_groups(
     chosen = set(perturbed)
     others = [p for _, p in named if p not in chosen]
     return [{"params": perturbed}, *([{"params": others, "quantum_weight": 0.0}] if others else [])]
+
+
+def refuse_unknown_keys(group: Mapping[str, Any], options: Iterable[str]) -> None:
+    """Refuse keys of a parameter group that are meant for the optimizer and that it would not read.
+
+    Args:
+        group: as a user gives it.
+        options: names that the optimizer reads.
+
+    Raises:
+        ValueError: for an argument of the constructor alone, a misspelt option, or an unknown name that begins with
+            "quantum" or "perturb". Other names (initial_lr, lr_scale, name, ...) are users' and schedulers'.
+    """
+    known, takes = [*options, "params"], f"a group takes {', '.join(sorted(options))}"
+    for key in group.keys() - {*known, *_INTERNAL}:
+        name = str(key)
+        if name in _CONSTRUCTOR_ONLY:
+            raise ValueError(
+                f"Invalid key in a parameter group: {name!r} belongs to the optimizer, for all groups together; {takes}"
+            )
+        spelt = name.lower().replace("-", "_")
+        close = [other for other in get_close_matches(spelt, known, cutoff=0.8) if abs(len(other) - len(spelt)) <= 2]
+        if close or spelt.startswith(("quantum", "perturb")):
+            hint = f" (did you mean {close[0]!r}?)" if close else ""
+            raise ValueError(f"Invalid key in a parameter group: {name!r}{hint}; {takes}")
 
 
 def participates(group: Mapping[str, Any]) -> bool:

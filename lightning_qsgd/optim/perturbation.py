@@ -35,7 +35,8 @@ class Perturbation(ABC):
     Attributes:
         layout: set by the optimizer before each call: for each tensor, in slot order, (number of the parameter, number
             of its coordinates, number of pad slots after them). Pad slots have angle 0 and their s is dropped.
-        circuits, shots, seconds: circuits and shots run so far, and wall-clock seconds in them. 0 where classical.
+        circuits, shots: run so far, those before a loaded state included. 0 where classical.
+        seconds: wall-clock seconds that circuits took in this process; no part of the state.
         fallback_steps: steps that something else answered because circuits failed.
         on_answer: called with (angles, s, step) of each call, while ``layout`` is that of the angles. Default: None.
     """
@@ -100,12 +101,12 @@ class Perturbation(ABC):
         return s
 
     def state_dict(self) -> dict[str, Any]:
-        """Tensors and numbers that a resumed run needs."""
-        return {"circuits": self.circuits, "shots": self.shots, "seconds": self.seconds}
+        """What a resumed run needs: tensors, numbers and texts by name, and containers of such; no times."""
+        return {"circuits": self.circuits, "shots": self.shots}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Take over what :meth:`state_dict` returned."""
-        self.circuits, self.shots, self.seconds = state["circuits"], state["shots"], state["seconds"]
+        self.circuits, self.shots = int(state["circuits"]), int(state["shots"])
 
 
 class SinePerturbation(Perturbation):
@@ -206,13 +207,14 @@ class ControlPerturbation(Perturbation):
             if self._random_series is None:
                 self._random_series = self._same_spectrum()
             return self._random_series(angles).clamp(-1, 1)
-        generator = torch.Generator().manual_seed(int(np.random.SeedSequence((self.seed, step)).generate_state(1)[0]))
+        seed = int(np.random.SeedSequence((self.seed, step)).generate_state(1)[0])
+        generator = torch.Generator("cpu").manual_seed(seed)
         if self.kind == "shuffled":
             values = self._ask_reference(angles, step).flatten()
             real = self._real_slots().to(values.device)
-            order = torch.randperm(len(real), generator=generator).to(values.device)
+            order = torch.randperm(len(real), generator=generator, device="cpu").to(values.device)
             return values.index_copy(0, real, values[real[order]]).view_as(angles)
-        uniform = torch.rand(angles.shape, generator=generator, dtype=torch.float64).mul_(2).sub_(1)
+        uniform = torch.rand(angles.shape, generator=generator, dtype=torch.float64, device="cpu").mul_(2).sub_(1)
         if self.kind == "uniform":
             return uniform.to(angles)
         sign = torch.where(uniform < 0, -1.0, 1.0).to(angles)
@@ -234,8 +236,8 @@ class ControlPerturbation(Perturbation):
         return values
 
     def _real_slots(self) -> Tensor:  # indices of the slots that are coordinates, not padding
-        lengths = torch.tensor(self.layout)[:, 1:].flatten()
-        real = torch.tensor([True, False]).repeat(len(self.layout))
+        lengths = torch.tensor(self.layout, device="cpu")[:, 1:].flatten()
+        real = torch.tensor([True, False], device="cpu").repeat(len(self.layout))
         return real.repeat_interleave(lengths).nonzero()[:, 0]
 
     def _same_spectrum(self) -> Any:
@@ -260,16 +262,19 @@ class ControlPerturbation(Perturbation):
     def state_dict(self) -> dict[str, Any]:
         """The table of the first step, and the reference's state."""
         state = super().state_dict() | {f"reference.{k}": v for k, v in self.reference.state_dict().items()}
-        return (
-            state if self._table is None else state | {"table": self._table, "layout": torch.tensor(self._table_layout)}
-        )
+        if self._table is None:
+            return state
+        return state | {"table": self._table, "layout": torch.tensor(self._table_layout, device="cpu")}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Take over what :meth:`state_dict` returned."""
         super().load_state_dict(state)
         self._random_series = None
-        self._table = state.get("table")
-        self._table_layout = [tuple(run) for run in state["layout"].tolist()] if "layout" in state else []
+        table = state.get("table")
+        layout = [tuple(run) for run in state["layout"].tolist()] if "layout" in state else []
+        slots = sum(length for _, *run in layout for length in run)
+        require("table", table, slots == (0 if table is None else table.numel()), "one number for each slot of layout")
+        self._table, self._table_layout = table, layout
         prefix = "reference."
         self.reference.load_state_dict({k[len(prefix) :]: v for k, v in state.items() if k.startswith(prefix)})
         self.fallback_steps = self.reference.fallback_steps

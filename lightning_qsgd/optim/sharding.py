@@ -90,7 +90,7 @@ def elsewhere(
         parameter is.
     """
     dtype = torch.float64 if any(p.dtype == torch.float64 for p in params) else torch.float32
-    answers: list[tuple[Tensor, Tensor]] = [(torch.empty(0), torch.empty(0))] * len(params)
+    answers: list[tuple[Tensor, Tensor]] = [(torch.empty(0, device="cpu"), torch.empty(0, device="cpu"))] * len(params)
     for group in dict.fromkeys(run.group for run in runs):  # on all ranks in the same order
         mine = [i for i, run in enumerate(runs) if run.group == group]
         ends = torch.stack([_ends(local(params[i]).flatten(), reach).to(dtype) for i in mine])  # (T, 2, reach)

@@ -29,7 +29,7 @@ class Tally:
         self._groups = [dict(group) for group in groups]
         self._group_of = [k for k, group in enumerate(groups) for _ in group["params"]]
         self._number_of = {p: i for i, p in enumerate(p for group in groups for p in group["params"])}
-        self._sums = torch.zeros(len(self._group_of), len(_COLUMNS), dtype=torch.float64)
+        self._sums = torch.zeros(len(self._group_of), len(_COLUMNS), dtype=torch.float64, device="cpu")
         self._sample: list[Tensor] = []
 
     def add(self, group: Mapping[str, Any], pieces: Sequence[Piece], s: Tensor, gradients: Tensor, u: Tensor) -> None:
@@ -44,8 +44,8 @@ class Tally:
         effective = ((s.abs() > 0.01) & (q != 0)).double()
         one = torch.ones_like(s)
         columns = torch.stack([one, s, s * s, perturbation**2, inside**2, q * g, q * q, g * g, effective]).cpu()
-        sizes = torch.tensor([p.size for p in pieces])
-        rows = torch.tensor([p.number for p in pieces]).repeat_interleave(sizes)
+        sizes = torch.tensor([p.size for p in pieces], device="cpu")
+        rows = torch.tensor([p.number for p in pieces], device="cpu").repeat_interleave(sizes)
         self._sums[:, :-1].index_add_(0, rows, columns.T)
 
     def add_adam(self, group: Mapping[str, Any], lists: Lists) -> None:
@@ -119,11 +119,11 @@ class Tally:
             "effective": total["effective"],
             "quantum_weight": weight,
         }
-        scalars = {name: torch.tensor(value, dtype=torch.float64) for name, value in values.items()}
+        scalars = {name: torch.tensor(value, dtype=torch.float64, device="cpu") for name, value in values.items()}
         if params is not None:
             return scalars
         sample, self._sample = self._sample, []
-        return scalars | {"s": torch.cat([*sample, torch.empty(0)])}
+        return scalars | {"s": torch.cat([*sample, torch.empty(0, device="cpu")])}
 
 
 def constant_equivalent(s: Tensor, group: Mapping[str, Any]) -> str | None:

@@ -16,12 +16,15 @@ from torch.optim.optimizer import ParamsT
 from lightning_qsgd.distributed import rank
 from lightning_qsgd.optim.adam import Lists, adam_step
 from lightning_qsgd.optim.blocks import Piece, chunks
+from lightning_qsgd.optim.coordinates import has_values
 from lightning_qsgd.optim.displacement import MeasuredDisplacement
+from lightning_qsgd.optim.large_steps import LargeSteps
 from lightning_qsgd.optim.modulation import Question, ask, in_order
 from lightning_qsgd.optim.param_groups import (
     LEGAL_COMBINATIONS as LEGAL_COMBINATIONS,
 )
 from lightning_qsgd.optim.param_groups import (
+    STATE,
     Coupling,
     Scale,
     Scope,
@@ -30,12 +33,13 @@ from lightning_qsgd.optim.param_groups import (
     check_options,
     checked_weight,
     participates,
+    refuse_unknown_keys,
 )
 from lightning_qsgd.optim.perturbation import Control, ControlPerturbation, Perturbation, SinePerturbation, require
 from lightning_qsgd.optim.saved_state import SavedState
 from lightning_qsgd.optim.sharding import refuse_unknown_sharding
 from lightning_qsgd.optim.statistics import Tally, warn_if_constant
-from lightning_qsgd.optim.update import refuse_impossible_steps, step_few, step_in_chunks
+from lightning_qsgd.optim.update import refuse_mixed_ages, step_few, step_in_chunks
 
 
 class SuperpositionalGradientDescent(SavedState):
@@ -50,7 +54,10 @@ class SuperpositionalGradientDescent(SavedState):
 
     Args:
         params: parameters or parameter groups; a group may hold its own quantum_weight, target, scale, coupling and
-            bias_correction. Sparse and complex ones are refused.
+            bias_correction. Sparse and complex ones are refused. Groups keep other keys, as torch's do, for schedulers
+            and users (initial_lr, lr_scale, name, ...), but for those that were meant as options: scope, perturbation,
+            twin and displacement (of the whole optimizer), misspelt ones, and any that begins with "quantum" or
+            "perturb" are refused.
         lr: alpha, at least 0. Default: 1e-3.
         betas: decay of Adam's moments, in [0, 1). Default: (0.9, 0.999).
         eps: added to Adam's denominator, at least 0. Default: 1e-8.
@@ -70,7 +77,10 @@ class SuperpositionalGradientDescent(SavedState):
         target: "update" (default; Eq. 1) or "gradient" (g + lambda * Q enters the moments: the paper's second arm; Adam
             is nearly invariant to it).
         scale: "gradient" (default; Q = s * g, Eq. 2) or "adam" (Q = s * u, u Adam's direction in this step: then
-            lambda * s is a relative change of the learning rate, and effects are thousands of times larger).
+            lambda * s is a relative change of the learning rate, and effects are thousands of times larger). Q = s * g
+            grows with the gradient, as Adam's step does not: with gradients of some 100 and lr of at least 1e-2 the
+            defaults diverge within a few steps, so clip gradients. |lambda * Q| above 10 times Adam's step is warned
+            of, once; so is "adam" with a quantum_weight above 1, which lets steps go uphill.
         coupling: "lr" (default; alpha multiplies Q) or "decoupled" (lambda * lr / initial_lr does, initial_lr as
             torch's schedulers set it: with OneCycleLR that is max_lr / div_factor; without one, the constructor's lr).
         bias_correction: Adam's correction of its moments (default: True; the paper's formula prints none). False needs
@@ -83,8 +93,8 @@ class SuperpositionalGradientDescent(SavedState):
         capturable, differentiable: refused; only there to say so.
 
     Legal (target, scale, coupling): see ``LEGAL_COMBINATIONS``. A step with lr = 0, or without any gradient, perturbs
-    nothing, asks no circuit and advances no counter. The perturbation's state travels in
-    ``state_dict()["param_groups"][0]``.
+    nothing, asks no circuit and advances no counter. ``state_dict()`` holds the perturbation's
+    state as bytes in each of its ``param_groups``, under "perturbation_state"; ``optim.saved_state.unpack`` reads them.
 
     Parameters may be DTensors (FSDP2): the step is that of the whole tensors. Memory beside AdamW's: of the order of
     the touched coordinates; with scope="all" that of a chunk of 2^18 coordinates on a CPU, 2^24 elsewhere, unless the
@@ -94,6 +104,7 @@ class SuperpositionalGradientDescent(SavedState):
         record_statistics: set it to True, and each step leaves ``statistics``: see ``optim/statistics.py``. A step
             that does not record costs nothing. Default: False.
         statistics: those of the last recorded step, or None. :meth:`statistics_of` gives them for some parameters.
+            Without values (on the meta device, under FakeTensorMode) no step is recorded, and no perturbation asked.
 
     Raises:
         ValueError: for an invalid value or combination, capturable, differentiable, or FSDP1's flat parameters.
@@ -138,6 +149,7 @@ class SuperpositionalGradientDescent(SavedState):
         self._schedule = quantum_weight if callable(quantum_weight) else None
         self._step = 0  # optimizer steps with lr > 0 and gradients so far
         self._warned = False
+        self._large_steps = LargeSteps()
         self.record_statistics = False
         self.statistics: dict[str, Tensor] | None = None
         self._tally: Tally | None = None
@@ -151,16 +163,19 @@ class SuperpositionalGradientDescent(SavedState):
         }
         kernels = {"foreach": foreach, "fused": fused, "capturable": capturable, "differentiable": differentiable}
         super().__init__(params, lr, betas, eps, weight_decay, amsgrad, maximize=maximize, **kernels)
-        self.defaults |= self._options
+        self.defaults |= self._options | {STATE: b""}
         self.__setstate__({})
         self._step_supports_amp_scaling = False  # a GradScaler then unscales gradients, and skips steps, before ours
 
     def add_param_group(self, param_group: dict[str, Any]) -> None:
-        """Add a group; quantum options that it lacks are those of the constructor.
+        """Add a group; options that it lacks are those of the constructor.
 
         Raises:
-            ValueError: for an invalid value or combination.
+            ValueError: for an invalid value or combination, or a key that looks like an option and is none (see
+                ``params``).
         """
+        options = {*self.defaults, *self._options}
+        refuse_unknown_keys(param_group, options - {"scheduled", "decoupled_weight_decay", STATE})
         group = self._options | param_group
         if "quantum_weight" in param_group:
             group |= {"scheduled": False, "quantum_weight": checked_weight(param_group["quantum_weight"])}
@@ -169,6 +184,7 @@ class SuperpositionalGradientDescent(SavedState):
         if group["coupling"] == "decoupled" and not lr > 0:
             raise ValueError(f"Invalid lr: {lr}; coupling='decoupled' is relative to it")
         super().add_param_group({"reference_lr": lr, **group})
+        self._large_steps.look_at_options(self.param_groups[-1])
         try:
             for p in self.param_groups[-1]["params"]:
                 refuse_unknown_sharding(p)
@@ -194,7 +210,7 @@ class SuperpositionalGradientDescent(SavedState):
                 group["quantum_weight"] = checked_weight(self._schedule(self._step))
         whole = self.scope == "all" and not self.perturbation.blockwise
         pieces = self._touched(self.param_groups, self.scope, self.perturbation.num_qubits, whole=whole)
-        refuse_impossible_steps(self.param_groups, self.state)
+        refuse_mixed_ages(self.param_groups, self.state)
         if self.record_statistics:
             self._tally = self.statistics = None
         if any(acts(self.param_groups[k]) for k in pieces):
@@ -215,9 +231,12 @@ class SuperpositionalGradientDescent(SavedState):
         return lists, self._init_group(group, *lists)
 
     def _perturbed_step(self, pieces: dict[int, list[Piece]]) -> None:
-        tally = Tally(self.param_groups) if self.record_statistics else None
+        real = has_values(next(iter(pieces.values()))[0].param)
+        tally = Tally(self.param_groups) if self.record_statistics and real else None
+        watch = self._large_steps
+        watch.next_step(self.param_groups, real)
         in_chunks = self.scope == "all"
-        if ask_each := in_chunks and self.perturbation.blockwise:
+        if (ask_each := in_chunks and self.perturbation.blockwise) and real:
             self.perturbation.prepare()  # on all ranks, also where this one holds no coordinate
         s = {} if ask_each else self._at_once(self._ask, pieces)
         for k, group in enumerate(self.param_groups):
@@ -228,9 +247,9 @@ class SuperpositionalGradientDescent(SavedState):
                 if in_chunks:
                     parts = chunks(pieces[k], self.perturbation.num_qubits)
                     modulation = self._ask_chunk if ask_each else in_order(s[k])
-                    step_in_chunks(group, lists, parts, modulation, tally)
+                    step_in_chunks(group, lists, parts, modulation, tally, watch)
                 else:
-                    step_few(group, lists, pieces[k], s[k], tally)
+                    step_few(group, lists, pieces[k], s[k], tally, watch)
             if tally is not None:
                 tally.add_adam(group, lists)
         if tally is not None:
@@ -256,7 +275,7 @@ class SuperpositionalGradientDescent(SavedState):
 
     def _ask(self, question: Question) -> Tensor:
         s = ask(self.perturbation, question, self._step)
-        if not self._warned:
+        if not self._warned and has_values(s):
             self._warned = True
             if rank() > 0:  # of weights that are spread over ranks it may hold too few to judge by
                 return s

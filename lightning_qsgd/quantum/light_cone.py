@@ -156,7 +156,8 @@ class LightConeSurrogate:
         """Tensors and numbers, flat."""
         state: dict[str, Any] = {"num_inputs": self.num_inputs, "num_points": self.num_points}
         for i, (own, outputs, surrogate) in enumerate(self.parts):
-            part = {"inputs": torch.tensor(own), "outputs": torch.tensor(outputs), **surrogate.state_dict()}
+            part = {name: torch.tensor(of, device="cpu") for name, of in (("inputs", own), ("outputs", outputs))}
+            part |= surrogate.state_dict()
             state |= {f"part{i}.{name}": value for name, value in part.items()}
         return state
 
@@ -178,7 +179,7 @@ class _Waves:
     def __init__(self, parts: Sequence[tuple[Sequence[int], Sequence[int], FourierSurrogate]]) -> None:
         outputs = sum(len(own) for _, own, _ in parts)
         terms = max(len(surrogate.coefficients) for *_, surrogate in parts)
-        table = torch.zeros(terms, outputs, dtype=torch.float64)
+        table = torch.zeros(terms, outputs, dtype=torch.float64, device="cpu")
         self.inputs = [0] * outputs
         for (own,), columns, surrogate in parts:
             table[: len(surrogate.coefficients), columns] = surrogate.coefficients

@@ -35,6 +35,6 @@ def expectation_matrix(observables: Sequence[str], num_qubits: int) -> Tensor:
     """
     if not observables:
         raise ValueError("Invalid observables: none given; name at least one, such as 'Z0'")
-    outcomes = torch.arange(2**num_qubits)
+    outcomes = torch.arange(2**num_qubits, device="cpu")
     columns = [sum((outcomes >> q) & 1 for q in z_string(name, num_qubits)) % 2 for name in observables]
-    return torch.stack([1 - 2 * torch.as_tensor(column) for column in columns], -1).to(torch.float64)
+    return torch.stack([1 - 2 * torch.as_tensor(column, device="cpu") for column in columns], -1).to(torch.float64)

@@ -44,7 +44,7 @@ class OptimizedTask(L.LightningModule):
         """Seed dropout from (seed, epoch, batch, rank): arms that draw differently stay paired, resumed runs repeat."""
         if (seed := os.environ.get("PL_GLOBAL_SEED")) is not None:
             position = (int(seed), self.current_epoch, batch_idx, self.global_rank)
-            torch.manual_seed(int(np.random.SeedSequence(position).generate_state(1)[0]))
+            _seed(int(np.random.SeedSequence(position).generate_state(1)[0]), self.device)
 
     def configure_optimizers(self) -> Any:
         """The optimizer, and the scheduler where there is one."""
@@ -62,6 +62,15 @@ class OptimizedTask(L.LightningModule):
         if isinstance(scheduler, ReduceLROnPlateau):
             config = {"scheduler": scheduler, "interval": "epoch", "monitor": scheduler.monitor}
         return {"optimizer": optimizer, "lr_scheduler": config}
+
+
+def _seed(seed: int, device: torch.device) -> None:
+    """Seed the CPU's generator and those of the accelerators in use; torch.manual_seed also asks all others, slowly."""
+    torch.default_generator.manual_seed(seed)
+    if device.type == "mps":
+        torch.mps.manual_seed(seed)
+    elif device.type != "cpu":
+        torch.get_device_module(device).manual_seed_all(seed)
 
 
 def spread(model: nn.Module, blocks: Iterable[nn.Module], mesh: DeviceMesh) -> None:

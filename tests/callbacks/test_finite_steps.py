@@ -19,6 +19,7 @@ from lightning_qsgd.callbacks import DisplacedForward, FiniteSteps
 from lightning_qsgd.cli import main
 from lightning_qsgd.optim import MeasuredDisplacement, SuperpositionalGradientDescent
 from tests.common import SMALL
+from tests.optim.common import own_state
 
 BATCHES = 8
 NAN, INF = math.nan, math.inf
@@ -69,7 +70,7 @@ def state(trainer):
 
 
 def steps(trainer):
-    return trainer.optimizers[0].state_dict()["param_groups"][0]["perturbation_state"]["step"]
+    return own_state(trainer.optimizers[0].state_dict())["step"]
 
 
 def assert_same(one, other):

@@ -4,12 +4,14 @@ import csv
 import json
 import math
 
+import lightning as L
 import pytest
 import torch
 
 from lightning_qsgd.experiment import build
 from tests.gpu.common import (
     ACCELERATOR,
+    DEVICE,
     GPU,
     ON_GPU,
     arguments,
@@ -19,6 +21,7 @@ from tests.gpu.common import (
     half_precision,
     run,
 )
+from tests.optim.common import own_state
 
 pytestmark = GPU
 EPOCHS = "--trainer.max_epochs=2"
@@ -58,7 +61,7 @@ def test_a_step_that_the_loss_scaler_skips_advances_nothing(tmp_path, options):
     start, plugin = (2.0**16, "MixedPrecision") if ON_GPU else (2.0**10, "Float16OnCpu")
     halvings = math.log2(start / saved[plugin]["scale"])
     assert halvings >= 1  # the scale of a GPU starts so high that the first step may be skipped too
-    assert optimizer["param_groups"][0]["perturbation_state"]["step"] == 3 - halvings
+    assert own_state(optimizer)["step"] == 3 - halvings
     assert {float(state["step"]) for state in optimizer["state"].values()} == {3 - halvings}
     assert all(value.isfinite().all() for value in saved["state_dict"].values() if value.is_floating_point())
 
@@ -73,6 +76,29 @@ def test_a_resumed_run_continues_bit_for_bit(tmp_path, precision):
 
 
 @pytest.mark.parametrize("model", ["seqcls", "seqcls_quantum_head", "seqcls_quantum_attention"])
+class Drawn(L.Callback):
+    """What is drawn on the module's device after each forward pass."""
+
+    def __init__(self):
+        self.values = []
+
+    def on_before_backward(self, trainer, pl_module, loss):
+        self.values.append(torch.rand(4, device=pl_module.device).tolist())
+
+
+def test_dropout_is_paired_whatever_was_drawn_before(tmp_path):
+    runs = []
+    for before in (0, 1000):  # an arm that draws more than the other, from both generators
+        trainer, module, data = build(["configs/seqcls.yaml"], arguments("fit", tmp_path, "--trainer.max_epochs=1")[2:])
+        trainer.callbacks.append(drawn := Drawn())
+        for device in {"cpu", DEVICE}:
+            torch.rand(before, device=device)
+        trainer.fit(module, datamodule=data)
+        runs.append(drawn.values)
+    assert runs[0] == runs[1]
+    assert len({tuple(values) for values in runs[0]}) == len(runs[0]) > 1
+
+
 def test_deterministic_runs_repeat_bit_for_bit(tmp_path, model):
     for name in ("first", "second"):
         overlay = "--config=configs/overlay/deterministic.yaml"

@@ -15,7 +15,7 @@ from lightning_qsgd.optim import (
 )
 from lightning_qsgd.optim.reference import ReferenceSuperpositionalGradientDescent
 from lightning_qsgd.optim.superpositional import LEGAL_COMBINATIONS
-from tests.optim.common import SHAPES, assert_equal, make_params, set_gradients
+from tests.optim.common import SCOPES, SHAPES, assert_equal, make_params, own_state, set_gradients
 
 ALL_COMBINATIONS = list(itertools.product(["update", "gradient"], ["gradient", "adam"], ["lr", "decoupled"]))
 
@@ -261,11 +261,11 @@ def test_lr_0_moves_nothing_asks_no_circuit_and_advances_no_counter():
     optimizer.step()
     assert_equal([p.detach() for p in params], before)
     assert perturbation.circuits == 0
-    assert optimizer.state_dict()["param_groups"][0]["perturbation_state"]["step"] == 0
+    assert own_state(optimizer.state_dict())["step"] == 0
     optimizer.param_groups[0]["lr"] = 1e-3
     optimizer.step()
     assert perturbation.circuits == 5
-    assert optimizer.state_dict()["param_groups"][0]["perturbation_state"]["step"] == 1
+    assert own_state(optimizer.state_dict())["step"] == 1
 
 
 @pytest.mark.filterwarnings("ignore:The perturbation is nearly constant")
@@ -326,7 +326,71 @@ def test_without_quantum_weight_no_circuit_is_prepared():
     ).prepare()
 
 
+@pytest.mark.parametrize("scope", SCOPES)
+@pytest.mark.parametrize(("target", "scale", "coupling"), LEGAL_COMBINATIONS)
+def test_weight_decay_may_erase_the_weights(target, scale, coupling, scope):
+    options = {"target": target, "scale": scale, "coupling": coupling, "scope": scope, "lr": 0.5, "weight_decay": 2.0}
+    ours = run(SuperpositionalGradientDescent, **options)
+    assert_equal(ours, run(ReferenceSuperpositionalGradientDescent, **options), 1e-12)
+
+
 # ---- warnings and errors
+
+
+def in_steps(gradient, steps=12, weights=0.05, make=SuperpositionalGradientDescent, **options):
+    """Weights of steps on gradients gradient(step) * theta / |theta|."""
+    generator = torch.Generator().manual_seed(0)
+    params = [torch.randn(8, 8, generator=generator).mul_(weights).requires_grad_() for _ in range(3)]
+    optimizer = make(params, **options)
+    for step in range(steps):
+        for p in params:
+            p.grad = gradient(step) * p.detach() / p.detach().abs().mean()
+        optimizer.step()
+    return params
+
+
+@pytest.mark.filterwarnings("error")
+@pytest.mark.parametrize("lr", [0.01, 0.1, 1.0])
+@pytest.mark.parametrize("scope", SCOPES)
+def test_a_perturbation_far_beyond_adams_step_is_told_before_it_diverges(scope, lr):
+    with pytest.raises(UserWarning, match=r"times as large as Adam's step: .*Clip gradients"):
+        in_steps(lambda step: 100.0, lr=lr, scope=scope)
+
+
+def test_it_is_told_once():
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always")
+        in_steps(lambda step: 1000.0)
+    assert len([w for w in caught if "as large as Adam's step" in str(w.message)]) == 1
+
+
+def test_a_perturbation_that_grows_late_is_told():
+    with pytest.warns(UserWarning, match="as large as Adam's step"):
+        in_steps(lambda step: 1.0 if step < 120 else 300.0, steps=160)
+
+
+@pytest.mark.filterwarnings("error")
+@pytest.mark.parametrize("options", [{}, {"scale": "adam"}, {"target": "gradient", "quantum_weight": 1.0}])
+def test_usual_gradients_are_no_reason_to_warn(options):
+    in_steps(lambda step: 1.0, steps=60, weights=0.5, **options)
+    in_steps(lambda step: 1e5 if "scale" in options or "target" in options else 2.0, steps=60, weights=0.5, **options)
+
+
+def test_a_weight_beyond_1_in_adams_units_is_told():
+    params = make_params()
+    with pytest.warns(UserWarning, match=r"quantum_weight 5 with scale='adam' .* steps go uphill"):
+        SuperpositionalGradientDescent(params, quantum_weight=5, scale="adam")
+    with pytest.warns(UserWarning, match=r"quantum_weight 1.5 with scale='adam'"):
+        SuperpositionalGradientDescent([{"params": params, "quantum_weight": 1.5, "scale": "adam"}])
+    optimizer = SuperpositionalGradientDescent(params, quantum_weight=lambda step: 0.5 + step, scale="adam")
+    set_gradients(params, 0)
+    optimizer.step()
+    with pytest.warns(UserWarning, match=r"quantum_weight 1.5 with scale='adam'"):
+        optimizer.step()
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        optimizer.step()
+        SuperpositionalGradientDescent(params, quantum_weight=1, scale="adam")
 
 
 @pytest.mark.parametrize(
@@ -367,6 +431,44 @@ def test_invalid_arguments(arguments, message):
         SuperpositionalGradientDescent(make_params(), **arguments)
 
 
+@pytest.mark.parametrize(
+    ("key", "message"),
+    [
+        ("quantum_wieght", r"'quantum_wieght' \(did you mean 'quantum_weight'\?\); a group takes .*quantum_weight"),
+        ("Quantum-Weight", "did you mean 'quantum_weight'"),
+        ("tagret", "did you mean 'target'"),
+        ("scales", "did you mean 'scale'"),
+        ("wieght_decay", "did you mean 'weight_decay'"),
+        ("param", "did you mean 'params'"),
+        ("quantum_lr", "'quantum_lr'; a group takes"),
+        ("perturbations", "'perturbations'; a group takes"),
+        *[(key, f"'{key}' belongs to the optimizer") for key in ("scope", "perturbation", "twin", "displacement")],
+    ],
+)
+def test_keys_of_groups_that_would_be_ignored_are_refused(key, message):
+    group = {"params": make_params(), key: 0.5}
+    with pytest.raises(ValueError, match=message):
+        SuperpositionalGradientDescent([group])
+    optimizer = SuperpositionalGradientDescent(make_params(seed=1))
+    with pytest.raises(ValueError, match=message):
+        optimizer.add_param_group(group)
+    assert len(optimizer.param_groups) == 1
+
+
+@pytest.mark.parametrize(
+    "key",
+    [
+        *["initial_lr", "max_lr", "min_lr", "swa_lr", "max_momentum", "base_momentum", "scheduler", "scheduled_lr"],
+        *["name", "group_name", "label", "lr_scale", "lr_mult", "wd_mult", "weight_decay_mult", "layer_decay"],
+        *["use_muon", "train_mode", 3],
+    ],
+)
+def test_keys_of_schedulers_and_users_are_kept(key):
+    optimizer = SuperpositionalGradientDescent([{"params": make_params(), key: 0.5}])
+    assert optimizer.param_groups[0][key] == 0.5
+    assert SuperpositionalGradientDescent(optimizer.param_groups).param_groups[0][key] == 0.5  # groups of another one
+
+
 def test_schedules_are_checked_in_each_step_and_belong_to_the_constructor():
     params = make_params()
     set_gradients(params, 0)
@@ -387,10 +489,6 @@ def test_what_cannot_hold_is_refused_in_the_step():
     whole.grad = torch.ones_like(whole)
     with pytest.raises(RuntimeError, match="does not support complex gradients"):
         SuperpositionalGradientDescent([whole]).step()
-    erased = torch.ones(3, requires_grad=True)
-    erased.grad = torch.ones(3)
-    with pytest.raises(ValueError, match=r"Invalid weight_decay: 1.0; with lr 1.0"):
-        SuperpositionalGradientDescent([erased], lr=1.0, weight_decay=1.0).step()
     params = make_params(shapes=[(4,), (4,)])
     optimizer = SuperpositionalGradientDescent(params, bias_correction=False)
     set_gradients(params[:1], 0)
