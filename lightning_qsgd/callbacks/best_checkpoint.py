@@ -58,34 +58,30 @@ class BestCheckpoint(ModelCheckpoint):
         """Take over the scores of the run."""
         if trainer.state.fn != TrainerFn.FITTING or self.dirpath is None:
             return
-        scores, names = {}, None
-        if trainer.is_global_zero:
-            scores, names = self._scores(checkpoint)
-        scores, names = trainer.strategy.broadcast((scores, names))
+        found: Any = self._scores(checkpoint) if trainer.is_global_zero else None
+        scores, newest = trainer.strategy.broadcast(found)
         if self.monitor is None:
-            self.best_model_path = names or ""
+            self.best_model_path = newest
             return
-        op = max if self.mode == "max" else min
         ranked = sorted(scores, key=lambda path: float(scores[path]), reverse=self.mode == "max")
-        self.best_k_models = {path: scores[path] for path in ranked[: self.save_top_k if self.save_top_k > 0 else None]}
-        if self.best_k_models:
-            self.best_model_path = op(self.best_k_models, key=lambda path: float(scores[path]))
-            self.best_model_score = scores[self.best_model_path]
-            if len(self.best_k_models) == self.save_top_k:
-                self.kth_best_model_path = ranked[self.save_top_k - 1]
-                self.kth_value = scores[self.kth_best_model_path]
+        ranked = ranked[: self.save_top_k if self.save_top_k > 0 else None]
+        self.best_k_models = {path: scores[path] for path in ranked}
+        if ranked:
+            self.best_model_path, self.best_model_score = ranked[0], scores[ranked[0]]
+        if len(ranked) == self.save_top_k:
+            self.kth_best_model_path, self.kth_value = ranked[-1], scores[ranked[-1]]
 
-    def _scores(self, checkpoint: dict[str, Any]) -> tuple[dict[str, Tensor], str | None]:
-        """Scores of the files in the folder, by path, and the newest where nothing is monitored."""
+    def _scores(self, checkpoint: dict[str, Any]) -> tuple[dict[str, Tensor], str]:
+        """Scores of the files in the folder, by path; and the newest file, where nothing is monitored, or ""."""
         assert self.dirpath is not None
         folder, state = Path(self.dirpath), state_of(checkpoint)
         fixed = self._file()
         if state is None or (state["monitor"], state["mode"]) != (self.monitor, self.mode):
             self._rename(fixed, state)
-            return {}, None
+            return {}, ""
         best = place(state["best_model_path"], state, folder)
         if self.monitor is None:
-            return {}, str(best) if best.is_file() else None
+            return {}, str(best) if best.is_file() else ""
         scores = {place(path, state, folder): score for path, score in state["best_k_models"].items()}
         scores = {path: score for path, score in scores.items() if path.is_file()}
         if fixed is not None and fixed.is_file():
@@ -94,7 +90,7 @@ class BestCheckpoint(ModelCheckpoint):
                 self._rename(fixed, None)
             else:
                 scores[fixed] = score
-        return {str(path): score for path, score in scores.items()}, None
+        return {str(path): score for path, score in scores.items()}, ""
 
     def _score_in(self, file: Path, known: Tensor | None, step: int) -> Tensor | None:
         """The score of a checkpoint file, by its own word, or else by that of a later checkpoint."""

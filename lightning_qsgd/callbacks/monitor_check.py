@@ -58,6 +58,8 @@ class MonitorCheck(Checkpoint):
         for callback in self._strict:
             callback.strict = True
         missing = self._missing(trainer, asked=True)
+        if not validates:  # nobody can expect what validation would log
+            missing = {option: metric for option, metric in missing.items() if option not in self.monitors}
         for config in trainer.lr_scheduler_configs:
             if config.monitor in missing.values():
                 config.strict = False  # as early stopping

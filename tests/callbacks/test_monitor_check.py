@@ -70,3 +70,12 @@ def test_a_metric_of_training_is_saved_at_the_end_of_the_epoch(tmp_path):
     arguments = ["--model.late=true", "--checkpoint.monitor=late/epoch", "--checkpoint.mode=max"]
     main(["fit", *OWN, *arguments, f"--trainer.default_root_dir={tmp_path}"])
     assert float(checkpoint(tmp_path, "best")["callbacks"]["ModelCheckpoint.best"]["best_model_score"]) == 1.0
+
+
+def test_without_validation_nobody_waits_for_its_metrics(tmp_path, capsys):
+    arguments = [f"--trainer.default_root_dir={tmp_path}", "--trainer.limit_val_batches=0"]
+    main(["fit", *OWN, *arguments, "--checkpoint.monitor=val/mse", "--time_to_target.metric=val/mse"])
+    assert checkpoint(tmp_path)["global_step"] == 6
+    assert "Invalid scheduler.monitor: 'val/mes' is not logged" in fails(
+        capsys, "fit", *OWN, *arguments, "--model.patience=1"
+    )
