@@ -38,8 +38,8 @@ class QuantumNetwork:
     errors that depend on the angle then make a Fourier surrogate of it approximate.
 
     Raises:
-        ValueError: for a sampler of another type, more than 24 qubits, or a reset on a sampler that computes with
-            statevectors.
+        ValueError: for a sampler of another type or of a smaller device, more than 24 qubits, or a reset on a sampler
+            that computes with statevectors.
 
     Attributes:
         qnn: the ``SamplerQNN``, for example for ``TorchConnector``; its circuit is the one that runs.
@@ -99,6 +99,12 @@ class QuantumNetwork:
         backend = backend_of(self.sampler)
         if backend is None:
             return circuit
+        size = getattr(backend, "num_qubits", None)
+        if size is not None and circuit.num_qubits > size:
+            raise ValueError(
+                f"Invalid sampler: {backend.name} has {size} qubits, and the circuit uses {circuit.num_qubits}; take a "
+                "larger device, such as FakeBackendSampler with name='FakeJakartaV2' (7) or 'FakeGuadalupeV2' (16)"
+            )
         circuit = transpile(circuit, backend, seed_transpiler=0, **self._transpiling)
         circuit._layout = None
         operations = [instruction.operation for instruction in circuit.data]
