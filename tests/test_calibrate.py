@@ -171,9 +171,9 @@ def test_a_model_with_a_quantum_head_trains_here_and_is_tested_on_a_noisy_device
     main(["test", *config, *device, "--ckpt_path=best", "--data.test_size=10"])
     metrics = json.loads((folder / "test.json").read_text())
     assert (metrics["circuits"], metrics["shots"], metrics["examples"]) == (10, 10 * 1024, 10)
-    (sampler,) = metrics["samplers"]
-    assert (sampler["class"], sampler["shots"]) == ("FakeBackendSampler", 1024)
-    assert "manila" in sampler["device"]
+    (engine,) = metrics["engines"]
+    assert (engine["engine"], engine["shots"], engine["circuits"]) == ("FakeBackendSampler", 1024, 10)
+    assert "manila" in engine["device"]
     assert np.isfinite(metrics["test/loss"])
     for other in ("--model.head=torch.nn.Linear", "--model.head.entanglement=none"):
         with pytest.raises(SystemExit):
