@@ -266,8 +266,8 @@ class ExperimentCLI(LightningCLI):
             raise ValueError(message)
         if "optimizer_states" not in checkpoint or "loops" not in checkpoint:
             raise ValueError(
-                f"Checkpoint {file} holds weights only (checkpoint.save_weights_only), and training cannot go on from it; "
-                "use last.ckpt beside it (--ckpt_path last), or start a new run from its weights (--weights_from)"
+                f"Checkpoint {file} holds weights only (checkpoint.save_weights_only), and training cannot go on from "
+                "it; use last.ckpt beside it (--ckpt_path last), or start a new run from its weights (--weights_from)"
             )
         saved = [group for state in checkpoint["optimizer_states"] for group in state["param_groups"]]
         sharded = "ModelParallelStrategy" in str(config.trainer.strategy)
