@@ -52,10 +52,11 @@ def so_that_arguments_win(arguments: Sequence[str]) -> list[str]:
     """
     units: list[list[str]] = []  # options with their values
     for word in arguments:
-        if word.startswith("--") or word == "-c" or not units or not units[-1][0].startswith("-"):
-            units.append([word])
-        else:
+        waits = bool(units) and units[-1][0].startswith("-") and len(units[-1]) == 1 and "=" not in units[-1][0]
+        if waits and not word.startswith("--"):
             units[-1].append(word)
+        else:
+            units.append([word])
     files = [i for i, unit in enumerate(units) if unit[0] in ("-c", "--config") or unit[0].startswith("--config=")]
     last = files[-1] if files else 0
     before = [unit for i, unit in enumerate(units[:last]) if i not in files and unit[0].startswith("--")]

@@ -19,7 +19,7 @@ def test_arguments_before_a_file_stand_behind_it_too():
     words = ["test", "--model.x", "-1", "--config", "a.yaml", "--l+=3", "-c", "c.yaml", "--y=2"]
     won = ["test", "--model.x", "-1", "--config", "a.yaml", "-c", "c.yaml", "--model.x", "-1", "--l+=3", "--y=2"]
     assert so_that_arguments_win(words) == won
-    for same in (["test", "--config", "a.yaml", "--x=1"], ["--config"], ["fit"], []):
+    for same in (["test", "--config", "a.yaml", "--x=1"], ["--config"], ["fit"], [], ["-c", "a", "fit"]):
         assert so_that_arguments_win(same) == same
 
 
