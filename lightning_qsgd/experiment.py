@@ -161,18 +161,21 @@ class ExperimentCLI(LightningCLI):
         command = self.config.get("subcommand")
         config = self.config[command] if command else self.config
         path = config.get("ckpt_path")
+        # No setting of the run: it would stand in config.yaml, which other commands take.
+        self._weights_from: str | None = config.pop("weights_from", None)
         if path is None:
             if command not in (None, "fit"):
                 raise ValueError(f"{command} needs a trained model: add --ckpt_path best, last, or a file")
             return
         if path == "auto" and command != "fit":
             raise ValueError(f"Invalid ckpt_path: 'auto' is for fit; {command} takes last, best, or a file")
-        if config.get("weights_from"):
+        if "weights_from" in self._named.arguments and path != "auto":
             raise ValueError("Invalid weights_from: with --ckpt_path a run is resumed, weights and all; leave one out")
         file = find_checkpoint(path, Path(config.trainer.default_root_dir), config.experiment)
         if file is None:
             config.ckpt_path = None
             return
+        self._weights_from = None  # those of the checkpoint
         checkpoint = read_checkpoint(file)
         if "pytorch-lightning_version" not in checkpoint:
             raise ValueError(
@@ -198,7 +201,7 @@ class ExperimentCLI(LightningCLI):
         self._dump_config()
         now = flat(self.config_dump)
         del self.config_dump  # not yet that of the command
-        record = config_of(file, checkpoint["global_step"])
+        record = config_of(file, checkpoint)
         recorded = flat(read_yaml(record)) if record else {}
         known = recorded or now  # without a record only hyper-parameters can be compared
         learned = {f"model.init_args.{name}": value for name, value in checkpoint["hyper_parameters"].items()}
@@ -325,7 +328,9 @@ class ExperimentCLI(LightningCLI):
         plugins = plugins if isinstance(plugins, list) else [plugins]
         own = any(isinstance(plugin, CheckpointIO) for plugin in plugins)
         kwargs["plugins"] = plugins if own else [*plugins, AtomicCheckpointIO()]
-        self.trainer_defaults["callbacks"] = [TestReport(), DisplacedForward(), RunSummary(), ChangedOptions()]
+        self.trainer_defaults["callbacks"] = [TestReport(), DisplacedForward(), RunSummary()]
+        config_name = self.save_config_kwargs.get("config_filename", "config.yaml")
+        self.trainer_defaults["callbacks"].append(ChangedOptions(config_name))
         if config.enable_checkpointing is not False:
             self.trainer_defaults["callbacks"].append(self._monitor_check())
         if "default_root_dir" in kwargs:
@@ -344,9 +349,9 @@ class ExperimentCLI(LightningCLI):
     def _instantiate_trainer(self, config: dict[str, Any], callbacks: list[L.Callback]) -> L.Trainer:
         if config.get("enable_checkpointing") is False:
             callbacks = [callback for callback in callbacks if not isinstance(callback, Checkpoint)]
-        if path := self._get(self.config, "weights_from") if self.subcommand == "fit" else None:
+        if self._weights_from is not None:
             own = config.get("callbacks") or []
-            config["callbacks"] = [WeightsFrom(path), *(own if isinstance(own, list) else [own])]
+            config["callbacks"] = [WeightsFrom(self._weights_from), *(own if isinstance(own, list) else [own])]
         return super()._instantiate_trainer(config, callbacks)
 
     def _run_subcommand(self, subcommand: str) -> None:

@@ -179,12 +179,15 @@ def folder_of(checkpoint: Path) -> Path:
     return checkpoint.parent.parent if checkpoint.parent.name == "checkpoints" else checkpoint.parent
 
 
-def config_of(checkpoint: Path, step: int) -> Path | None:
-    """The configuration that a checkpoint was trained with: that of the last resumption before its step, or of the run.
+def config_of(file: Path, checkpoint: dict[str, Any]) -> Path | None:
+    """The configuration that a checkpoint was trained with, or None if there is none beside it.
 
-    None: there is none beside it.
+    That is the one that it names, or else (of 0.1.0) that of the last resumption before its step, or of the run.
     """
-    folder = folder_of(checkpoint)
+    folder, step = folder_of(file), checkpoint["global_step"]
+    name = ((checkpoint.get("callbacks") or {}).get("ChangedOptions") or {}).get("config")
+    if name and (folder / name).is_file():
+        return folder / name
     resumed = [(re.fullmatch(r"config_from_step_(\d+)", f.stem), f) for f in folder.glob("config_from_step_*.yaml")]
     before = [(int(match[1]), file) for match, file in resumed if match and int(match[1]) < step]
     newest = max(before)[1] if before else folder / "config.yaml"

@@ -29,7 +29,10 @@ class Named(NamedTuple):
     def source(self, key: str) -> str | None:
         """Who named a setting: "command line" or "configuration"; None: nobody, it is a default."""
         name = short(key)
-        return "command line" if name in self.arguments else "configuration" if name in self.files else None
+        for source, names in (("command line", self.arguments), ("configuration", self.files)):
+            if name in names or any(each.startswith(f"{name}.") for each in names):  # or a part of it
+                return source
+        return None
 
 
 def short(key: str) -> str:
@@ -38,17 +41,18 @@ def short(key: str) -> str:
 
 
 def flat(config: Any, prefix: str = "") -> dict[str, Any]:
-    """Nested dicts as one, with keys such as "model.init_args.lr"; lists and empty dicts are values."""
-    if not isinstance(config, dict) or not config:
+    """Settings as one dict with keys such as "model.init_args.lr"; a dict that is an option's value stays one."""
+    nested = prefix.count(".") < 2 or prefix.endswith(".init_args.")
+    if not isinstance(config, dict) or not config or not (nested or config.keys() & {"class_path", "init_args"}):
         return {prefix[:-1]: config} if prefix else {}
     return {k: v for name, value in config.items() for k, v in flat(value, f"{prefix}{name}.").items()}
 
 
 def so_that_arguments_win(arguments: Sequence[str]) -> list[str]:
-    """The arguments of a command, those that stand before a configuration file repeated after it.
+    """The arguments of a command, in an order in which configuration files replace none of them.
 
-    Parsers take arguments in their order, and a file would replace what was typed before it. What is added to a list
-    (``--trainer.callbacks+=...``) is moved instead.
+    Parsers take arguments in their order, and a file would replace what was typed before it: that is moved behind the
+    last file. Classes (``--model mine.Model``) stay, too, for the files to change.
     """
     units: list[list[str]] = []  # options with their values
     for word in arguments:
@@ -60,7 +64,7 @@ def so_that_arguments_win(arguments: Sequence[str]) -> list[str]:
     files = [i for i, unit in enumerate(units) if unit[0] in ("-c", "--config") or unit[0].startswith("--config=")]
     last = files[-1] if files else 0
     before = [unit for i, unit in enumerate(units[:last]) if i not in files and unit[0].startswith("--")]
-    kept = [unit for unit in units[:last] if unit not in before or not unit[0].partition("=")[0].endswith("+")]
+    kept = [unit for unit in units[:last] if unit not in before or "." not in unit[0].partition("=")[0]]
     return [word for unit in (*kept, *units[last : last + 1], *before, *units[last + 1 :]) for word in unit]
 
 
@@ -77,7 +81,7 @@ def named_in(arguments: Sequence[str]) -> Named:
             written |= {short(name) for name in flat(_plain_yaml(value, file=True))}
         elif key.startswith("--"):
             key = key[2:].removesuffix("+")
-            nested = _plain_yaml(value)
+            nested = _plain_yaml(value, file=value.endswith((".yaml", ".yml")))
             typed |= {short(name) for name in flat({key: nested})} if isinstance(nested, dict) else {short(key)}
     return Named(typed, written)
 

@@ -51,11 +51,14 @@ class Regression(L.LightningModule):
         weight_decay: float = 0.0,
         activation: str = "tanh",
         patience: int | None = None,
+        plateau: str = "val/mes",
         total_steps: int | None = None,
         late: bool = False,
+        options: dict[str, int] | None = None,
         sampler: BaseSamplerV2 | None = None,
     ) -> None:
         super().__init__()
+        self.plateau, self.options = plateau, options
         self.lr, self.weight_decay, self.patience, self.total_steps, self.late = (
             lr,
             weight_decay,
@@ -99,7 +102,7 @@ class Regression(L.LightningModule):
         optimizer = torch.optim.AdamW(self.parameters(), self.lr, weight_decay=self.weight_decay)
         if self.patience is not None:
             scheduler = torch.optim.lr_scheduler.ReduceLROnPlateau(optimizer, patience=self.patience)
-            return {"optimizer": optimizer, "lr_scheduler": {"scheduler": scheduler, "monitor": "val/mes"}}
+            return {"optimizer": optimizer, "lr_scheduler": {"scheduler": scheduler, "monitor": self.plateau}}
         if self.total_steps is not None:
             scheduler = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, self.total_steps)
             return {"optimizer": optimizer, "lr_scheduler": {"scheduler": scheduler, "interval": "step"}}

@@ -15,9 +15,9 @@ from tests.own import RUN
 AER = ["--model.sampler=lightning_qsgd.quantum.AerSampler", "--model.sampler.shots=50"]
 
 
-def test_arguments_before_a_file_stand_behind_it_too():
-    words = ["test", "--model.x", "-1", "--config", "a.yaml", "--l+=3", "-c", "c.yaml", "--y=2"]
-    won = ["test", "--model.x", "-1", "--config", "a.yaml", "-c", "c.yaml", "--model.x", "-1", "--l+=3", "--y=2"]
+def test_arguments_before_a_file_are_moved_behind_it():
+    words = ["test", "--m=A", "--m.x", "-1", "--config", "a.yaml", "--t.l+=3", "-c", "c.yaml", "--y=2"]
+    won = ["test", "--m=A", "--config", "a.yaml", "-c", "c.yaml", "--m=A", "--m.x", "-1", "--t.l+=3", "--y=2"]
     assert so_that_arguments_win(words) == won
     for same in (["test", "--config", "a.yaml", "--x=1"], ["--config"], ["fit"], [], ["-c", "a", "fit"]):
         assert so_that_arguments_win(same) == same
@@ -172,6 +172,23 @@ def test_a_batch_size_without_a_name_is_explained(root, capsys):
     where = ["--ckpt_path=best", "--experiment=Regression", f"--trainer.default_root_dir={root}"]
     said = fails(capsys, "predict", *RUN, "--model=tests.own.Regression", "--data=tests.own.Positional", *where)
     assert said.endswith("write DataLoader(dataset, batch_size=...) in your predict_dataloader")
+
+
+def test_a_dict_is_one_value_and_a_file_of_a_model_names_what_it_holds(tmp_path):
+    where = [f"--trainer.default_root_dir={tmp_path}", "--checkpoint.monitor=val/mse", "--checkpoint.mode=min"]
+    main(["fit", *RUN, *where, "--model=tests.own.Regression", "--model.options={a: 5}", "--model.lr=0.3"])
+    with pytest.warns(UserWarning, match=r"lr=0.3 \(not 0.05\), model.init_args.options=\{'a': 5\} \(not None\)"):
+        main(["validate", *RUN, *where, "--model=tests.own.Regression", "--ckpt_path=last"])
+    (tmp_path / "own.yaml").write_text("class_path: tests.own.Regression\ninit_args: {lr: 0.9, options: {a: 5, b: 6}}")
+    with pytest.warns(UserWarning, match=r"lr 0.3 -> 0.9, model.init_args.options \{'a': 5\} -> \{'a': 5, 'b': 6\}"):
+        main(["validate", *RUN, *where, f"--model={tmp_path / 'own.yaml'}", "--ckpt_path=last"])
+
+
+def test_what_is_typed_before_a_file_wins_over_it(tmp_path, capsys):
+    with pytest.raises(SystemExit, match="0"):
+        main(["fit", "--model.embed_dim=8", "--data.train_size=33", "--config=seqcls", "--print_config"])
+    config = yaml.safe_load(capsys.readouterr().out)
+    assert (config["model"]["init_args"]["embed_dim"], config["data"]["init_args"]["train_size"]) == (8, 33)
 
 
 def test_a_checkpoint_alone_brings_what_was_learned_of_the_data(tmp_path):

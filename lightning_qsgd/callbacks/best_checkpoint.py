@@ -30,10 +30,42 @@ class BestCheckpoint(ModelCheckpoint):
     - A monitor that is not logged writes nothing, instead of ending the run; one that training logs, after validation,
       is saved at the end of the epoch. :class:`MonitorCheck` says what is not logged.
 
+    - Between validations (``every_n_train_steps``) a monitor of validation is that of earlier weights: the checkpoint
+      is saved after the next validation.
+
     All arguments are those of ``lightning.pytorch.callbacks.ModelCheckpoint``.
+
+    Raises:
+        ValueError: when a command starts, for a ``save_top_k`` above 1 or of -1 with a fixed file name.
     """
 
     _late = False  # validation has ended without the monitor
+    _waits = False  # training does not log the monitor
+    _within = False  # at the end of a batch
+
+    def setup(self, trainer: L.Trainer, pl_module: L.LightningModule, stage: str) -> None:
+        """Refuse several checkpoints of one name."""
+        super().setup(trainer, pl_module, stage)
+        if self._file() is not None and self.save_top_k not in (0, 1):
+            raise ValueError(
+                f"Invalid checkpoint.save_top_k: {self.save_top_k}; all of them would be {self._file()}: give each a "
+                f"name, such as --checkpoint.filename '{self.filename}-{{epoch}}'"
+            )
+
+    def on_train_batch_end(
+        self, trainer: L.Trainer, pl_module: L.LightningModule, outputs: Any, batch: Any, batch_idx: int
+    ) -> None:
+        """As Lightning's, with metrics of training alone."""
+        self._waits = self._waits or not self._is_logged(trainer)
+        self._within = True
+        super().on_train_batch_end(trainer, pl_module, outputs, batch, batch_idx)
+        self._within = False
+
+    def _monitor_candidates(self, trainer: L.Trainer) -> dict[str, Tensor]:
+        candidates = super()._monitor_candidates(trainer)
+        if self._within and self._waits and self.monitor is not None:
+            candidates.pop(self.monitor, None)  # so that Lightning waits for validation
+        return candidates
 
     @property
     def state_key(self) -> str:

@@ -25,34 +25,58 @@ class ChangedOptions(L.Callback):
     """Applies changed options of optimizers and schedulers where a run is resumed, and prints them: old -> new.
 
     A checkpoint brings the options that its run had, and torch lets them win: without this callback another learning
-    rate would do nothing. Options are compared with those that the optimizer had at the start of the run that saved the
-    checkpoint, so that what schedules or callbacks have made of them is kept. Where the learning rate or a number of a
-    scheduler changed, its schedule is computed anew from step 0. ``ReduceLROnPlateau`` keeps its history: its changed
-    numbers hold from now on, and a changed learning rate scales the present one.
+    rate would do nothing. Options and schedulers are compared with those at the start of the run that saved the
+    checkpoint, so that what schedules or callbacks have made of them is kept. Where the learning rate, a scheduler or
+    one of its numbers changed, schedules are computed anew from step 0. ``ReduceLROnPlateau`` keeps its history: its
+    changed numbers hold from now on, and a changed learning rate scales the present one.
 
     Functions (``LambdaLR``, a schedule of ``quantum_weight``) are no numbers: the present one is used.
+
+    Args:
+        config_name: the file in the run folder with this run's configuration, for the checkpoint. Default: None.
+
+    Raises:
+        ValueError: when training starts, if the run had another class of optimizer, or a schedule that changed cannot
+            be computed anew.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, config_name: str | None = None) -> None:
+        self.config_name = config_name
         self._options: list[list[Options]] = []  # by optimizer and group, as this run configures them
-        self._schedules: list[Options] = []
-        self._before: list[list[Options]] | None = None  # those of the checkpoint
+        self._classes: list[str] = []  # of the optimizers
+        self._schedules: list[Options] = []  # states of the schedulers before their first step
+        self._noted: list[list[Options]] = []  # of each optimizer's schedulers: class and numbers
+        self._before: Options | None = None  # what the checkpoint's run noted
+        self._loaded = 0  # states of schedulers in the checkpoint
 
     def on_load_checkpoint(self, trainer: L.Trainer, pl_module: L.LightningModule, checkpoint: dict[str, Any]) -> None:
         """Note the options of the run before."""
-        self._before = None
-        if trainer.state.fn == TrainerFn.FITTING and (state := checkpoint["callbacks"].get(self.state_key)):
-            self._before = state["options"]
+        if trainer.state.fn == TrainerFn.FITTING:
+            self._before = (checkpoint.get("callbacks") or {}).get(self.state_key)
+            self._loaded = len(checkpoint.get("lr_schedulers", ()))
 
     def on_fit_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         """Note the options before a checkpoint replaces them."""
         self._options = [[plain(group) for group in optimizer.param_groups] for optimizer in trainer.optimizers]
+        self._classes = [type(optimizer).__name__ for optimizer in trainer.optimizers]
         self._schedules = [copy.deepcopy(config.scheduler.state_dict()) for config in trainer.lr_scheduler_configs]
+        self._noted = [[self._note(trainer, i) for i in _places(trainer, o)] for o in trainer.optimizers]
+
+    def _note(self, trainer: L.Trainer, i: int) -> Options:
+        return _noted(trainer.lr_scheduler_configs[i].scheduler, self._schedules[i])
 
     def on_train_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         """Apply what changed."""
         if trainer.ckpt_path is None:
             return
+        before = self._before["classes"] if self._before else self._classes
+        lack = any(o.defaults.keys() - group.keys() for o in trainer.optimizers for group in o.param_groups)
+        if before != self._classes or lack:
+            was = f"used {', '.join(before)}" if before != self._classes else "had another optimizer"
+            raise ValueError(
+                f"The run {was}, and now there is {', '.join(self._classes)}: resume with the same optimizer, or start "
+                "a new run from its weights (--weights_from)"
+            )
         told = []
         for k, optimizer in enumerate(trainer.optimizers):
             changed = self._apply(k, optimizer, trainer)
@@ -64,56 +88,96 @@ class ChangedOptions(L.Callback):
     def _apply(self, k: int, optimizer: Optimizer, trainer: L.Trainer) -> dict[str, tuple[Any, Any]]:
         """Change an optimizer's groups and its schedulers; old and new values by name."""
         changed: dict[str, tuple[Any, Any]] = {}
-        schedulers = [
-            (config.scheduler, fresh)
-            for config, fresh in zip(trainer.lr_scheduler_configs, self._schedules, strict=True)
-            if config.scheduler.optimizer is optimizer
-        ]
-        recorded = self._before[k] if self._before and k < len(self._before) else None
-        rates = []
+        places = _places(trainer, optimizer)
+        recorded = self._before["options"][k] if self._before else []
+        rates, anew = [], False
         for j, (group, fresh) in enumerate(zip(optimizer.param_groups, self._options[k], strict=True)):
-            before = recorded[j] if recorded and j < len(recorded) else _original(group, scheduled=bool(schedulers))
+            before = recorded[j] if j < len(recorded) else _original(group, scheduled=bool(places))
             differs = {name: value for name, value in fresh.items() if name in before and before[name] != value}
             if fresh.get("scheduled"):  # the weight of this step is the function's
                 differs.pop("quantum_weight", None)
             of = f" of group {j}" if len(optimizer.param_groups) > 1 else ""
             rates.append(_ratio(fresh, before))
+            moved = ("lr", "betas", "momentum") if "max_momentum" in group else ("lr",)
             for name, value in differs.items():
                 if name not in ("initial_lr", "reference_lr") or "lr" not in differs:
                     changed[f"{name}{of}"] = (before[name], value)
-                if name not in _OF_SCHEDULES or not schedulers:
+                if places and name in moved:
+                    anew = True
+                else:
                     _put(group, name, value)
-        for scheduler, fresh in schedulers:
-            changed |= self._reschedule(scheduler, fresh, optimizer, k, rates)
-        return changed
+        return changed | self._reschedule(k, optimizer, trainer, places, rates, anew)
 
     def _reschedule(
-        self, scheduler: Any, fresh: Options, optimizer: Optimizer, k: int, rates: list[float]
+        self, k: int, optimizer: Optimizer, trainer: L.Trainer, places: list[int], rates: list[float], anew: bool
     ) -> dict[str, tuple[Any, Any]]:
-        now = scheduler.state_dict()
-        numbers = {name: (now.get(name), value) for name, value in _made_with(fresh).items() if now.get(name) != value}
-        if not numbers and all(rate == 1 for rate in rates):
+        """Compute the schedules of an optimizer anew where they changed."""
+        schedulers = [trainer.lr_scheduler_configs[i].scheduler for i in places]
+        old, new = self._of_before(trainer, k), self._noted[k]
+        if old is None:
+            old = [_noted(s, s.state_dict()) if _is_torchs(s) else n for s, n in zip(schedulers, new, strict=True)]
+        changed = {}
+        other = [state["class"] for state in old] != [state["class"] for state in new]
+        if other:
+            names = [" and ".join(state["class"] for state in states) or "none" for states in (old, new)]
+            changed["scheduler"] = (names[0], names[1])
+        else:
+            for was, now in zip(old, new, strict=True):
+                differs = {name: (was.get(name), value) for name, value in now.items() if was.get(name) != value}
+                differs.pop("base_lrs", None)  # said as lr
+                changed |= {f"{now['class']}.{name.lstrip('_')}": pair for name, pair in differs.items()}
+        if not (anew or other or changed or any(rate != 1 for rate in rates)):
             return {}
-        if isinstance(scheduler, ReduceLROnPlateau):
-            scheduler.load_state_dict({name: new for name, (_, new) in numbers.items()})
+        plateaus = [s for s in schedulers if isinstance(s, ReduceLROnPlateau)]
+        if plateaus and not other:
+            for scheduler, i in zip(schedulers, places, strict=True):
+                scheduler.load_state_dict(_made_with(self._schedules[i]))
             for group, rate in zip(optimizer.param_groups, rates, strict=True):
                 _put(group, "lr", float(group["lr"]) * rate)
-        else:
-            for group, options in zip(optimizer.param_groups, self._options[k], strict=True):
-                for name in _OF_SCHEDULES:
-                    if name in options:
-                        _put(group, name, options[name])
-            scheduler.load_state_dict(copy.deepcopy(fresh))
-            with warnings.catch_warnings():
-                warnings.simplefilter("ignore")  # of steps before the optimizer's
-                for _ in range(now["last_epoch"] - fresh["last_epoch"]):
-                    scheduler.step()
-        numbers.pop("base_lrs", None)  # said as lr
-        return {f"{type(scheduler).__name__}.{name}": pair for name, pair in numbers.items() if name[0] != "_"}
+            return changed
+        for group, options in zip(optimizer.param_groups, self._options[k], strict=True):
+            for name in ("lr", "betas", "momentum", "initial_lr"):
+                if name in options:
+                    _put(group, name, options[name])
+        steps = [self._steps(trainer.lr_scheduler_configs[i], i, trainer, other) for i in places]
+        for scheduler, i in zip(schedulers, places, strict=True):
+            scheduler.load_state_dict(copy.deepcopy(self._schedules[i]))
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # of steps before the optimizer's
+            for step in range(max(steps, default=0)):
+                for scheduler, count in zip(schedulers, steps, strict=True):
+                    if step < count:
+                        trainer.lightning_module.lr_scheduler_step(scheduler, None)
+        return changed
+
+    def _of_before(self, trainer: L.Trainer, k: int) -> list[Options] | None:
+        """What the run before noted of an optimizer's schedulers; None for a run of 0.1.0 or of plain Lightning."""
+        if self._before:
+            return self._before["schedules"][k]
+        return None if self._loaded == len(trainer.lr_scheduler_configs) else [{"class": "another"}] * self._loaded
+
+    def _steps(self, config: Any, i: int, trainer: L.Trainer, other: bool) -> int:
+        """How many steps a scheduler has taken."""
+        if isinstance(config.scheduler, ReduceLROnPlateau):
+            return 0
+        if other:
+            return (trainer.global_step if config.interval == "step" else trainer.current_epoch) // config.frequency
+        now, fresh = _epoch(config.scheduler.state_dict()), _epoch(self._schedules[i])
+        if now is None or fresh is None:
+            raise ValueError(
+                f"The schedule of {type(config.scheduler).__name__} cannot be computed anew for changed options: resume"
+                " with the run's, or start a new run from its weights (--weights_from)"
+            )
+        return now - fresh
 
     def state_dict(self) -> dict[str, Any]:
-        """The options that the run was started with."""
-        return {"options": self._options}
+        """What the run was started with: options, classes, schedulers by optimizer, and its configuration's name."""
+        return {
+            "options": self._options,
+            "classes": self._classes,
+            "schedules": self._noted,
+            "config": self.config_name,
+        }
 
 
 def plain(group: Options) -> Options:
@@ -143,15 +207,42 @@ def _ratio(fresh: Options, before: Options) -> float:
     return fresh[name] / old if old else 1.0 if fresh[name] == old else float("inf")
 
 
+def _places(trainer: L.Trainer, optimizer: Optimizer) -> list[int]:
+    """Which of the trainer's schedulers are an optimizer's."""
+    schedulers = [config.scheduler for config in trainer.lr_scheduler_configs]
+    return [i for i, scheduler in enumerate(schedulers) if getattr(scheduler, "optimizer", None) is optimizer]
+
+
 def _made_with(state: Options) -> Options:
     """The numbers in a scheduler's state that stepping does not move."""
-    parts = {f"_schedulers.{i}": part for i, part in enumerate(state.get("_schedulers", ()))}
-    own = {name: value for name, value in state.items() if name not in _MOVING and not callable(value)}
-    return own | {f"{name}.{k}": v for name, part in parts.items() for k, v in _made_with(part).items()}
+    return {name: value for name, value in state.items() if name not in _MOVING and not callable(value)}
+
+
+def _noted(scheduler: Any, state: Options) -> Options:
+    """Class and numbers of a scheduler, with those of the schedulers within it, as plain values."""
+    found: Options = {"class": type(scheduler).__name__}
+    for name, value in _made_with(state).items():
+        numbers = list(value) if isinstance(value, list | tuple) else value
+        parts = numbers if isinstance(numbers, list) else [numbers]
+        if all(part is None or isinstance(part, bool | int | float | str) for part in parts):
+            found[name] = numbers
+    for i, part in enumerate(getattr(scheduler, "_schedulers", ())):
+        found |= {f"{i}.{name}": value for name, value in _noted(part, state["_schedulers"][i]).items()}
+    return found
+
+
+def _is_torchs(scheduler: Any) -> bool:
+    return type(scheduler).__module__ in ("torch.optim.lr_scheduler", "lightning.pytorch.cli")
+
+
+def _epoch(state: Options) -> int | None:
+    """How many steps a scheduler has taken, by its state; None where it does not say."""
+    inner = state.get("_schedulers")
+    return state["last_epoch"] if "last_epoch" in state else _epoch(inner[0]) if inner else None
 
 
 def _put(group: Options, name: str, value: Any) -> None:
-    if isinstance(group[name], Tensor):
+    if isinstance(group.get(name), Tensor):
         group[name].fill_(value)
     else:
         group[name] = value

@@ -1,6 +1,7 @@
 """MonitorCheck: which metrics are waited for that nobody logs."""
 
 from collections.abc import Mapping
+from typing import Any
 
 import lightning as L
 from lightning.pytorch.callbacks import Checkpoint, EarlyStopping
@@ -30,13 +31,17 @@ class MonitorCheck(Checkpoint):
         self._error: str | None = None
         self._done = False
         self._strict: list[EarlyStopping] = []
+        self._plateaus: list[Any] = []
 
     def setup(self, trainer: L.Trainer, pl_module: L.LightningModule, stage: str) -> None:
         """Begin anew."""
         self._error, self._done = None, False
 
     def on_fit_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
-        """Keep early stopping from ending the run before its epoch is saved."""
+        """Keep early stopping and schedulers from ending the run before its epoch is saved."""
+        self._plateaus = [c for c in trainer.lr_scheduler_configs if c.reduce_on_plateau and c.strict]
+        for config in self._plateaus:
+            config.strict = False
         self._strict = [c for c in trainer.callbacks if isinstance(c, EarlyStopping) and c.strict]  # type: ignore
         for callback in self._strict:
             callback.strict = False
@@ -55,8 +60,8 @@ class MonitorCheck(Checkpoint):
         if self._done or (validates and not trainer.fit_loop.epoch_loop.val_loop._has_run):
             return
         self._done = True
-        for callback in self._strict:
-            callback.strict = True
+        for part in (*self._strict, *self._plateaus):
+            part.strict = True
         missing = self._missing(trainer, asked=True)
         if not validates:  # nobody can expect what validation would log
             missing = {option: metric for option, metric in missing.items() if option not in self.monitors}

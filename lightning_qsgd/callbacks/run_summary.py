@@ -15,6 +15,7 @@ from rich.table import Column, Table
 from lightning_qsgd.callbacks.finite_steps import FiniteSteps
 from lightning_qsgd.callbacks.parts import superpositional
 from lightning_qsgd.callbacks.time_to_target import TimeToTarget
+from lightning_qsgd.callbacks.weights_from import WeightsFrom
 from lightning_qsgd.files import write_json
 from lightning_qsgd.optim import (
     CircuitPerturbation,
@@ -80,6 +81,7 @@ def summarize(trainer: L.Trainer, module: L.LightningModule, seconds_before: flo
         "peak_memory_GB": round(peak_memory(), 2),
         "torch_threads": torch.get_num_threads(),
         "best_checkpoint": best_path or None,
+        "weights_from": next((str(c.path) for c in callbacks if isinstance(c, WeightsFrom)), None),
         "run_folder": str(trainer.default_root_dir),
     }
 
@@ -97,6 +99,8 @@ def _of_history(clock: TimeToTarget) -> dict[str, float]:
 def summary_table(folder: Path) -> Table:
     """The summary in a run folder, for printing; where no circuit ran, without its numbers of circuits."""
     summary = json.loads((folder / SUMMARY).read_text())
+    if summary["weights_from"] is None:
+        del summary["weights_from"]
     summary["engines"] = "; ".join(map(told_engine, summary["engines"]))
     if not summary["circuits"]:
         unused = ("engines", "circuits", "shots", "circuit_seconds", "fallback_steps")

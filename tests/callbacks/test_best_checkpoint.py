@@ -140,3 +140,14 @@ def test_states_of_lightnings_own_callback_are_understood(tmp_path):
     other = {"ModelCheckpoint{'monitor': 'b', 'mode': 'max'}": {"monitor": "b", "best_model_path": "x/epoch=1.ckpt"}}
     assert state_of({"callbacks": other | {key: state}}) == state | {"mode": "min"}
     assert state_of({}) is None
+
+
+def test_between_validations_the_score_of_earlier_weights_is_not_taken(tmp_path):
+    best = run(tmp_path, [0.9, 0.5, 0.1], every_n_train_steps=1, save_on_train_epoch_end=False)
+    assert (step(tmp_path), float(best.best_model_score)) == (2, pytest.approx(0.9))  # of the weights that were scored
+
+
+@pytest.mark.parametrize("count", [2, -1])
+def test_several_checkpoints_need_several_names(tmp_path, count):
+    with pytest.raises(ValueError, match=rf"Invalid checkpoint.save_top_k: {count}; all of them would.*best-.epoch"):
+        run(tmp_path, [0.9], save_top_k=count)

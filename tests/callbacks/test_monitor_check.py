@@ -79,3 +79,10 @@ def test_without_validation_nobody_waits_for_its_metrics(tmp_path, capsys):
     assert "Invalid scheduler.monitor: 'val/mes' is not logged" in fails(
         capsys, "fit", *OWN, *arguments, "--model.patience=1"
     )
+
+
+def test_a_plateau_that_waits_for_a_later_validation_goes_on(tmp_path):
+    arguments = ["--model=tests.own.Regression", *RUN[:1], *RUN[2:], f"--trainer.default_root_dir={tmp_path}"]
+    arguments += ["--checkpoint.monitor=val/mse", "--checkpoint.mode=min", "--model.plateau=val/mse"]
+    main(["fit", *arguments, "--trainer.max_epochs=4", "--trainer.check_val_every_n_epoch=2", "--model.patience=5"])
+    assert checkpoint(tmp_path)["global_step"] == 12

@@ -1,5 +1,7 @@
 """A new run that starts from the weights of another one."""
 
+import json
+
 import pytest
 import torch
 
@@ -30,7 +32,12 @@ def test_weights_and_nothing_else(trained, tmp_path, caplog):
     after = torch.load(tmp_path / "own/version_0/checkpoints/last.ckpt", weights_only=True)
     assert all(torch.equal(before["state_dict"][name], after["state_dict"][name]) for name in before["state_dict"])
     assert (after["global_step"], after["epoch"]) == (3, 1)
-    assert f"weights_from: {trained}" in (tmp_path / "own/version_0/config.yaml").read_text()
+    folder = tmp_path / "own/version_0"
+    assert json.loads((folder / "summary.json").read_text())["weights_from"] == str(trained)
+    again = [f"--config={folder / 'config.yaml'}", "--ckpt_path=last"]  # which knows nothing of the weights
+    main(["test", *again])
+    main(["fit", *again, "--trainer.max_epochs=2"])
+    main(["fit", *OWN, *arguments, "--ckpt_path=auto", "--trainer.max_epochs=3"])  # the same job, started again
 
 
 def test_weights_alone_are_enough(trained, tmp_path):
