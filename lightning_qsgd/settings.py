@@ -63,9 +63,17 @@ def so_that_arguments_win(arguments: Sequence[str]) -> list[str]:
             units.append([word])
     files = [i for i, unit in enumerate(units) if unit[0] in ("-c", "--config") or unit[0].startswith("--config=")]
     last = files[-1] if files else 0
-    before = [unit for i, unit in enumerate(units[:last]) if i not in files and unit[0].startswith("--")]
-    kept = [unit for unit in units[:last] if unit not in before or "." not in unit[0].partition("=")[0]]
-    return [word for unit in (*kept, *units[last : last + 1], *before, *units[last + 1 :]) for word in unit]
+    first: list[list[str]] = []
+    moved: list[list[str]] = []
+    for i, unit in enumerate(units[:last]):
+        key = unit[0].partition("=")[0].removesuffix(".class_path")
+        if i in files or not key.startswith("--"):
+            first.append(unit)
+            continue
+        if "." not in key and not any(other[0].startswith(f"{key}.") for other in moved):
+            first.append(unit)
+        moved.append(unit)
+    return [word for unit in (*first, *units[last : last + 1], *moved, *units[last + 1 :]) for word in unit]
 
 
 def named_in(arguments: Sequence[str]) -> Named:

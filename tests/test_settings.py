@@ -19,6 +19,8 @@ def test_arguments_before_a_file_are_moved_behind_it():
     words = ["test", "--m=A", "--m.x", "-1", "--config", "a.yaml", "--t.l+=3", "-c", "c.yaml", "--y=2"]
     won = ["test", "--m=A", "--config", "a.yaml", "-c", "c.yaml", "--m=A", "--m.x", "-1", "--t.l+=3", "--y=2"]
     assert so_that_arguments_win(words) == won
+    words = ["fit", "--config=a", "--d.n=3", "--d.class_path=B", "--config=b"]  # n is of the class before
+    assert so_that_arguments_win(words) == ["fit", "--config=a", "--config=b", "--d.n=3", "--d.class_path=B"]
     for same in (["test", "--config", "a.yaml", "--x=1"], ["--config"], ["fit"], [], ["-c", "a", "fit"]):
         assert so_that_arguments_win(same) == same
 
