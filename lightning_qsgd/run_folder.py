@@ -185,7 +185,7 @@ def config_of(file: Path, checkpoint: dict[str, Any]) -> Path | None:
     That is the one that it names, or else (of 0.1.0) that of the last resumption before its step, or of the run.
     """
     folder, step = folder_of(file), checkpoint["global_step"]
-    name = ((checkpoint.get("callbacks") or {}).get("ChangedOptions") or {}).get("config")
+    name = ((checkpoint.get("callbacks") or {}).get("ChangedOptions") or {}).get("config_path")
     if name and (folder / name).is_file():
         return folder / name
     resumed = [(re.fullmatch(r"config_from_step_(\d+)", f.stem), f) for f in folder.glob("config_from_step_*.yaml")]

@@ -176,7 +176,7 @@ class ChangedOptions(L.Callback):
             "options": self._options,
             "classes": self._classes,
             "schedules": self._noted,
-            "config": self.config_name,
+            "config_path": self.config_name,
         }
 
 
