@@ -138,7 +138,7 @@ class BestCheckpoint(ModelCheckpoint):
         return known if saved.get("global_step", step + 1) <= step else None
 
     def _rename(self, file: Path | None, state: State | None) -> None:
-        """Give a file of another metric, or of an unknown score, a name of its own."""
+        """Rename a file that was chosen by another metric, or whose score is unknown."""
         if file is None or not file.is_file():
             return
         if state is None or state["monitor"] is None or state["best_model_score"] is None:
