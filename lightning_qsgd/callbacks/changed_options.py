@@ -60,10 +60,11 @@ class ChangedOptions(L.Callback):
         self._options = [[plain(group) for group in optimizer.param_groups] for optimizer in trainer.optimizers]
         self._classes = [type(optimizer).__name__ for optimizer in trainer.optimizers]
         self._schedules = [copy.deepcopy(config.scheduler.state_dict()) for config in trainer.lr_scheduler_configs]
-        self._noted = [[self._note(trainer, i) for i in _places(trainer, o)] for o in trainer.optimizers]
-
-    def _note(self, trainer: L.Trainer, i: int) -> Options:
-        return _noted(trainer.lr_scheduler_configs[i].scheduler, self._schedules[i])
+        schedulers = [config.scheduler for config in trainer.lr_scheduler_configs]
+        self._noted = [
+            [_noted(schedulers[i], self._schedules[i]) for i in _places(trainer, optimizer)]
+            for optimizer in trainer.optimizers
+        ]
 
     def on_train_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         """Apply what changed."""

@@ -1,6 +1,7 @@
 """WeightsFrom: a new run that starts from the weights of another one."""
 
 from pathlib import Path
+from typing import Any
 
 import lightning as L
 from lightning_utilities.core.rank_zero import rank_zero_info, rank_zero_warn
@@ -34,16 +35,16 @@ class WeightsFrom(L.Callback):
         self._loaded = stage != "fit"
         if not self._loaded and pl_module.device_mesh is None:
             pl_module.configure_model()
-            if pl_module.state_dict().keys() == read_checkpoint(self.path)["state_dict"].keys():
-                self._load(trainer, pl_module)
+            checkpoint = read_checkpoint(self.path)
+            if pl_module.state_dict().keys() == checkpoint["state_dict"].keys():
+                self._load(trainer, pl_module, checkpoint)
 
     def on_fit_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         """Load them, unless that is done."""
         if not self._loaded and trainer.ckpt_path is None:
-            self._load(trainer, pl_module)
+            self._load(trainer, pl_module, read_checkpoint(self.path))
 
-    def _load(self, trainer: L.Trainer, module: L.LightningModule) -> None:
-        checkpoint = read_checkpoint(self.path)
+    def _load(self, trainer: L.Trainer, module: L.LightningModule, checkpoint: dict[str, Any]) -> None:
         try:  # as load_state_dict, also for weights that are spread over processes
             set_model_state_dict(module, checkpoint["state_dict"], options=StateDictOptions(full_state_dict=True))
         except (RuntimeError, ValueError) as error:
