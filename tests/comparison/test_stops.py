@@ -21,7 +21,11 @@ pytestmark = pytest.mark.slow
 @pytest.fixture(scope="module")
 def spec(tmp_path_factory):
     path = tmp_path_factory.mktemp("spec") / "c.yaml"
-    small = {"trainer": {"max_epochs": 3, "accelerator": "cpu"}, "data.init_args": {"train_size": 320, "val_size": 40}}
+    small = {
+        "trainer.max_epochs": 3,
+        "trainer.accelerator": "cpu",
+        "data.init_args": {"train_size": 320, "val_size": 40},
+    }
     arms = {"adamw": SPEC["arms"]["adamw"], "slow": SPEC["arms"]["adamw"] | {"set": {"optimizer.lr": 1e-4}}}
     path.write_text(yaml.safe_dump(SPEC | {"set": SPEC["set"] | small, "arms": arms}))
     return path
