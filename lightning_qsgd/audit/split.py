@@ -99,23 +99,20 @@ class Split:
             members = np.flatnonzero(groups == group)
             drawn = rng.multinomial(len(members), np.full(len(members), 1 / len(members)), RESAMPLES)
             counts[:, members] = torch.from_numpy(drawn).double()
-        parts = []
-        for count in counts:
-            gram, moments, weight, squares, apart = (torch.tensordot(count, values, 1) for values in stacked)
-            asked = len(self._repeats)
-            noise = self._noise(torch.from_numpy(rng.multinomial(asked, np.full(asked, 1 / asked))))
-            drawn_parts = self._parts(gram, moments, weight, squares, apart, noise, len(clusters))
-            shares = _shares(drawn_parts, weight, len(clusters))
-            parts.append([*shares.parts().values()])
-        low, high = np.quantile(np.array(parts), (0.025, 0.975), axis=0)
+        asked = len(self._repeats)
+        noise = self._noise(torch.from_numpy(rng.multinomial(asked, np.full(asked, 1 / asked), RESAMPLES)))
+        sums = [torch.tensordot(counts, values, 1) for values in stacked]  # (RESAMPLES, n, ...)
+        *parts, power = self._parts(*sums, noise, len(clusters)).sum(1).unbind(-1)
+        shares = torch.stack(parts, 1) / torch.where(power > 0, power, 1)[:, None]
+        low, high = np.quantile(shares.numpy(), (0.025, 0.975), axis=0)
         names = ("constant", "single", "multi", "rest")
         return {name: (float(low[i]), float(high[i])) for i, name in enumerate(names)}
 
     def _noise(self, counts: Tensor | None = None) -> Tensor:
-        """(n,): variance of what is random, each repetition counted so many times (default: once)."""
+        """(..., n): variance of what is random, each repetition counted (..., R) times (default: once)."""
         counts = torch.ones(len(self._repeats)) if counts is None else counts
-        there = counts.double()[:, None] * ~self._repeats.isnan()
-        return (there * self._repeats.nan_to_num()).sum(0) / there.sum(0).clamp(min=1)
+        there = (~self._repeats.isnan()).double()
+        return counts.double() @ (there * self._repeats.nan_to_num()) / (counts.double() @ there).clamp(min=1)
 
     def _sums(self, rows: Tensor | slice) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
         """Of each output: Gram matrix, moments, sum of weights, of clean squares, of squared noise."""
@@ -137,9 +134,9 @@ class Split:
         variance: Tensor,
         count: int,
     ) -> Tensor:
-        """(n, 5): sums over rows, not means, of constant, single, multi, rest, and all."""
-        constant = moments[:, 0] ** 2 / gram[:, 0, 0].clamp(min=torch.finfo(torch.float64).tiny)
-        explained = (solve(gram, moments) * moments).sum(1)
+        """(..., n, 5): sums over rows, not means, of constant, single, multi, rest, and all."""
+        constant = moments[..., 0] ** 2 / gram[..., 0, 0].clamp(min=torch.finfo(torch.float64).tiny)
+        explained = (solve(gram, moments) * moments).sum(-1)
         noise = variance * weight
         single = explained - constant - noise * (self.columns - 1) / max(count, 1)  # chance agreement with noise
         single = single.clamp(min=0)
@@ -147,7 +144,7 @@ class Split:
         left = torch.where(left > 1e-12 * squares, left, 0)
         multi, other = (left, 0 * left) if self._function else (0 * left, left)
         rest = apart + noise.minimum(squares) + other
-        return torch.stack((constant, single, multi, rest, constant + single + multi + rest), 1)
+        return torch.stack((constant, single, multi, rest, constant + single + multi + rest), -1)
 
 
 def _shares(parts: Tensor, weights: Tensor, rows: int) -> Shares:
@@ -170,6 +167,6 @@ def whitened(angles: Tensor, weights: Tensor, sizes: Sequence[int]) -> Tensor:
 
 
 def solve(gram: Tensor, moments: Tensor) -> Tensor:
-    """Least squares from normal equations, (n, C, C) and (n, C); directions that are not there get 0."""
+    """Least squares from normal equations, (..., n, C, C) and (..., n, C); directions that are not there get 0."""
     inverse = torch.linalg.pinv(gram, rtol=1e-10, hermitian=True)
     return (inverse @ moments.unsqueeze(-1)).squeeze(-1)
