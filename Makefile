@@ -39,10 +39,10 @@ paper: .venv/.installed ## the paper's experiment with controls, and its report:
 	$(RUN) -m lightning_qsgd report $(PAPER)/seqcls $(PAPER)/seqcls_cosine --output $(PAPER)/paper
 
 test: .venv/.installed ## the tests: 20 minutes
-	$(RUN) -m pytest -m "not slow and not gpu and not hardware"
+	$(RUN) -m pytest -n auto --dist loadfile -m "not slow and not gpu and not hardware"
 
 test-slow: .venv/.installed ## whole training runs, many processes, a browser
-	$(RUN) -m pytest -m "slow and not gpu and not hardware"
+	$(RUN) -m pytest -n auto --dist loadfile -m "slow and not gpu and not hardware"
 
 test-gpu: .venv/.installed ## on a machine with a CUDA device
 	$(RUN) -m pytest tests/gpu -m gpu

@@ -18,7 +18,7 @@ from urllib.request import urlopen
 
 from tornado.websocket import websocket_connect
 
-CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser")
+CHROMIUM = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
 
 #: All text of the page, through the shadow roots that TensorBoard's parts are in, of what is displayed.
 TEXT = """

@@ -48,7 +48,7 @@ def check_command(line, capsys):
             assert f'"{option}"' in text, f"{line}: {script} has no {option}"
 
 
-@pytest.mark.parametrize("page", [ROOT / "README.md", *PAGES], ids=lambda page: page.stem)
+@pytest.mark.parametrize("page", [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *PAGES], ids=lambda page: page.stem)
 def test_every_block_that_does_not_run_says_why(page):
     for language, words, _ in blocks(page):
         assert not words or re.fullmatch(r" no-run \(.{10,}\)", words), f"{language}{words}"
