@@ -1,4 +1,4 @@
-"""docs/circuits.md, "What is refused, and what instead": each row raises its message, and what it says instead works.
+"""docs/circuits.md, "Refused circuits, and what to do instead": each row raises its message, and its way out works.
 
 A case is named by its row's message. It raises that message inside of ``refused()``, then does what the row says.
 """
