@@ -37,13 +37,10 @@ class Paired:
         losses: pairs in which B is higher.
         probability: P(A > B) over all n * n cross pairs, ties count half (Mann-Whitney's U / n**2).
         p_t: of the paired t-test, two-sided.
-        p_sign_flip: of the sign-flip test of the mean, two-sided: exact up to 20 pairs, 99,999 seeded flips above.
         p_equivalence: larger p of two one-sided t-tests against -margin and margin (TOST; Schuirmann 1987).
         tost_low: lower end of the paired-t interval at 1 - 2 * alpha: A and B are equivalent at level alpha exactly
             where it lies inside (-margin, margin).
         tost_high: its upper end.
-        detectable: the smallest true difference that a two-sided t-test at alpha finds with power 0.8, if sd is the
-            true one (noncentral t).
     """
 
     n: int
@@ -59,11 +56,22 @@ class Paired:
     losses: int
     probability: float
     p_t: float
-    p_sign_flip: float
     p_equivalence: float
     tost_low: float
     tost_high: float
-    detectable: float
+
+    @cached_property
+    def p_sign_flip(self) -> float:
+        """p of the sign-flip test of the mean, two-sided: exact up to 20 pairs, 99,999 seeded flips above."""
+        return _sign_flip(np.array(self.differences))
+
+    @cached_property
+    def detectable(self) -> float:
+        """The smallest true difference that a two-sided t-test at alpha finds with power 0.8, if sd is the true one."""
+        if self.n < 2:
+            return math.nan
+        noncentrality = special.nctdtrinc(self.n - 1, 1 - _POWER, special.stdtrit(self.n - 1, 1 - self.alpha / 2))
+        return float(noncentrality) * self.sd / math.sqrt(self.n)
 
     @cached_property
     def bca(self) -> tuple[float, float] | None:
@@ -121,11 +129,9 @@ def paired(a: ArrayLike, b: ArrayLike, margin: float, alpha: float = 0.05) -> Pa
         losses=int((d < 0).sum()),
         probability=float((np.sign(a[:, None] - b).mean() + 1) / 2) if n else math.nan,
         p_t=2 * _tail(abs(mean), error, df),
-        p_sign_flip=_sign_flip(d),
         p_equivalence=_tail(margin - abs(mean), error, df),
         tost_low=mean - tost_half,
         tost_high=mean + tost_half,
-        detectable=float(special.nctdtrinc(df, 1 - _POWER, special.stdtrit(df, 1 - alpha / 2))) * error,
     )
 
 
