@@ -262,12 +262,14 @@ def summary(found: PerturbationFindings | LayerFindings | AttentionFindings) -> 
     """Three sentences for readers who were not there: what was audited, what was found, and how sure that is."""
     if isinstance(found, PerturbationFindings):
         touched, recorded = found.coordinates
-        when = f"{count(len(found.steps), 'optimizer step')} of one training run"
-        what = f"s, which scales the perturbation, was recorded for {recorded:,} of {touched:,} weights at {when}"
+        when = f"at {count(len(found.steps), 'optimizer step')}, for {recorded:,} of {touched:,} weights"
+        what = f"In one training run, the factor s that scales the perturbation was recorded {when}"
         half = max(((high - low) / 2 for low, high in found.intervals.values()), default=None)
         sure = "all weights were recorded"
         if half is not None:
-            sure = f"recording a sample of the weights leaves the shares uncertain by \u00b1{percent(half)}"
+            sure = (
+                f"recording a sample of the weights leaves the shares uncertain by {number(100 * half, '.2f')} points"
+            )
         elif recorded < touched:
             sure = "the shares are estimates from a sample"
         sure = f"{sure[0].upper()}{sure[1:]}; nothing follows for other runs, or for the effect on training."
@@ -277,7 +279,9 @@ def summary(found: PerturbationFindings | LayerFindings | AttentionFindings) -> 
         tried = listed([_in_place(replacement) for replacement in found.replacements])
         what = f"the circuit layer {found.name} was {f'replaced by {tried}' if tried else 'not replaced'}"
     else:
-        what = f"the quantum part (Phi) of {found.name} was {'removed, and made linear' if found.heads else 'kept'}"
+        what = (
+            f"the quantum part (Phi) of {found.name} was {'first removed, then made linear' if found.heads else 'kept'}"
+        )
     what = f"In one trained model, which reaches {value}, {what}."
     sure = "Examples could not be compared one by one, so there is no interval; this is one model, of one seed."
     if found.metric.examples:

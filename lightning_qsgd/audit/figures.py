@@ -212,7 +212,7 @@ def _scatter(axes: Axes, points: Sequence[Sequence[float]]) -> None:
     low, high = min(true.min(), classical.min()), max(true.max(), classical.max())
     pad = 0.05 * (high - low) or 0.05
     axes.axline((0, 0), slope=1, color=MUTED, lw=0.9, ls=(0, (4, 2)), zorder=0)
-    axes.plot(true, classical, "o", color=OWN, ms=2.8, alpha=0.38, mew=0)
+    axes.plot(true, classical, "o", color=OWN, ms=3, alpha=0.4, mew=0)
     axes.set_xlim(low - pad, high + pad)
     axes.set_ylim(low - pad, high + pad)
     axes.set_box_aspect(1)
