@@ -38,6 +38,7 @@ def compare(arguments: Sequence[str]) -> None:
     if options["dry_run"]:
         display = Display(Console(), comparison.folder)
         runner = Runner(comparison, *settings, display)
+        runner.check_pairing()
         display.show_plan(runner, estimate(runner))
         return
     train(comparison, *settings, options["tuning_only"])

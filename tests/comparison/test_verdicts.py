@@ -136,7 +136,7 @@ def test_sentences():
     )
     (found,) = judge({"c": contrast(0.1)}, 0.5).values()
     assert found.sentence == (
-        "c: inconclusive. The mean difference is 0.1 (95 % interval -0.615 to 0.815, 10 pairs, Holm p 0.74). "
+        "c: inconclusive. The mean difference is 0.1 (95 % interval \u22120.615 to 0.815, 10 pairs, Holm p 0.74). "
         "A true difference of 0.996 would have been found with probability 0.8."
     )
 
