@@ -9,16 +9,13 @@ import json
 from pathlib import Path
 from typing import Any
 
-from lightning_qsgd.audit.command import task_of
-from lightning_qsgd.audit.conclusions import conclude
-from lightning_qsgd.audit.findings import PerturbationFindings
-from lightning_qsgd.audit.model_conclusions import attention_conclusion, layer_conclusion
-from lightning_qsgd.audit.model_findings import AttentionFindings, LayerFindings
-from lightning_qsgd.audit.page import write_page
+from lightning_qsgd.audit.conclusions import conclusion
+from lightning_qsgd.audit.findings import AttentionFindings, LayerFindings, PerturbationFindings
+from lightning_qsgd.audit.page import write_audit
 from lightning_qsgd.audit.saved import load_findings
 from lightning_qsgd.cli import main as command
-from lightning_qsgd.comparison.numbers import percent
 from lightning_qsgd.files import atomic_write
+from lightning_qsgd.report.numbers import percent
 
 PERTURBATION = "--model.optimizer.perturbation"
 EXACT = f"{PERTURBATION}.sampler=lightning_qsgd.quantum.ExactSampler"
@@ -60,14 +57,10 @@ def row(name: str, key: str, found: Any) -> str:
     """The line of the table about one finding."""
     shares, frozen = ["-"] * 4, "-"
     if isinstance(found, PerturbationFindings):
-        frozen, said = percent(found.maps["frozen at step 0"]), " ".join(conclude(found))
-    elif isinstance(found, LayerFindings):
-        said = layer_conclusion(found)
-    else:
-        said = " ".join(attention_conclusion(found))
+        frozen = percent(found.maps["frozen at step 0"])
     if not isinstance(found, AttentionFindings) and found.shares is not None:
         shares = [percent(share) for share in found.shares.parts().values()]
-    return f"| [{name}]({name}/audit.md): {key} | {' | '.join(shares)} | {frozen} | {said} |"
+    return f"| [{name}]({name}/audit.md): {key} | {' | '.join(shares)} | {frozen} | {' '.join(conclusion(found))} |"
 
 
 def main() -> None:
@@ -87,8 +80,7 @@ def main() -> None:
         folder = options.folder / name
         if (folder / "findings.json").is_file():
             found = findings_in(folder / "findings.json")
-            tasks = [task_of(one, str(i), None) for i, one in enumerate(found.values())]
-            write_page(f"Audit: {name}", tasks, found, folder)
+            write_audit(f"Audit: {name}", found, folder)
             lines += [row(name, key, one) for key, one in found.items()]
     with atomic_write(options.folder / "table.md") as file:
         file.write("\n".join(lines) + "\n")

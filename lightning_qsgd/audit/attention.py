@@ -8,8 +8,8 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
+from lightning_qsgd.audit.findings import AttentionFindings, HeadFindings, Replacement
 from lightning_qsgd.audit.layers import lost_and_gained
-from lightning_qsgd.audit.model_findings import AttentionFindings, HeadFindings, Replacement
 from lightning_qsgd.audit.passes import Change, Passed, Passes, Reservoir, substituted
 from lightning_qsgd.models.attention import Attention
 from lightning_qsgd.models.attention_statistics import SEQUENCES

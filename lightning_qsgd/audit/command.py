@@ -9,12 +9,9 @@ from typing import Any
 import lightning as L
 from rich.console import Console
 
-from lightning_qsgd.audit.conclusions import conclude
-from lightning_qsgd.audit.findings import PerturbationFindings
+from lightning_qsgd.audit.conclusions import conclusion
 from lightning_qsgd.audit.model_audit import audit_model
-from lightning_qsgd.audit.model_findings import AttentionFindings, LayerFindings
-from lightning_qsgd.audit.model_sections import attention_task, layer_task
-from lightning_qsgd.audit.page import perturbation_task, write_page
+from lightning_qsgd.audit.page import write_audit
 from lightning_qsgd.audit.perturbation import audit_perturbation
 from lightning_qsgd.audit.recording import Recorder
 from lightning_qsgd.audit.replay import replay
@@ -23,8 +20,7 @@ from lightning_qsgd.callbacks.run_summary import summary_table
 from lightning_qsgd.comparison import write_report
 from lightning_qsgd.comparison.analysis import analyse
 from lightning_qsgd.comparison.command import train
-from lightning_qsgd.comparison.sections import Task
-from lightning_qsgd.comparison.wording import verdict
+from lightning_qsgd.comparison.wording import claims, summary
 from lightning_qsgd.experiment import ExperimentCLI, parse
 from lightning_qsgd.files import atomic_write, check_writable
 from lightning_qsgd.optim import Perturbation
@@ -84,7 +80,7 @@ def audit(arguments: Sequence[str]) -> None:
     if trajectory is not None and perturbation is not None:
         found = audit_perturbation(trajectory, perturbation)
         findings["perturbation"] = found
-        write_page(title, [task_of(found, "0", None)], findings, output)  # kept, should the layers' audit fail
+        write_audit(title, findings, output)  # kept, should the layers' audit fail
     elif options.compare:
         raise ValueError("Invalid compare: it trains twins of a perturbation, and no step of this run was perturbed")
     for layer in audit_model(cli.trainer, cli.model, cli.datamodule):
@@ -94,34 +90,17 @@ def audit(arguments: Sequence[str]) -> None:
             "Nothing to audit: no step was perturbed (no SuperpositionalGradientDescent, or its quantum_weight or lr "
             "is 0), and the model has no QuantumLayer, QuantumAttention or TorchConnector"
         )
-    tasks = [task_of(found, f"{i}", None) for i, found in enumerate(findings.values())]
     console = Console(width=120)
-    written = write_page(title, tasks, findings, output)
-    for task in tasks:
-        console.print(" ".join(task.verdict), highlight=False)
+    written = write_audit(title, findings, output)
+    for one in findings.values():
+        console.print(" ".join(conclusion(one)), highlight=False)
     console.print(f"Audit: {written[0]}", highlight=False, soft_wrap=True)
     if options.compare and perturbation is not None:
         checkpoints = options.ckpt_path or Path(cli.trainer.default_root_dir) / "checkpoints"
         again = f"go on with --ckpt_path {checkpoints} --compare -o {output}"
         judged = _compared(given, perturbation, output, options, again)
-        tasks[0] = task_of(findings["perturbation"], "0", judged)
-        write_page(title, tasks, findings, output)
+        write_audit(title, findings, output, judged)
         console.print(" ".join(judged), highlight=False)
-
-
-def task_of(
-    findings: PerturbationFindings | LayerFindings | AttentionFindings, key: str, verdict: list[str] | None
-) -> Task:
-    """The part of the page about some findings.
-
-    Args:
-        findings: what was found.
-        key: of its anchors.
-        verdict: of the comparison with the perturbation's twins, or None.
-    """
-    if isinstance(findings, PerturbationFindings):
-        return perturbation_task(findings, conclude(findings), verdict, key)
-    return layer_task(findings, key) if isinstance(findings, LayerFindings) else attention_task(findings, key)
 
 
 def _trained(arguments: list[str], recorder: Recorder) -> ExperimentCLI:
@@ -146,7 +125,8 @@ def _compared(
     comparison = comparison_of(base, config, perturbation, options.seeds, options.margin, output)
     results = train(comparison, options.workers, again=again)
     write_report([results], comparison.folder)
-    return verdict(analyse(results))
+    analysis = analyse(results)
+    return [*summary(analysis), *claims(analysis)]
 
 
 def _parser() -> KnownArgumentsParser:

@@ -13,8 +13,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from lightning_qsgd.audit.findings import LayerFindings, Replacement
 from lightning_qsgd.audit.least_squares import Series, shares
-from lightning_qsgd.audit.model_findings import LayerFindings, Replacement
 from lightning_qsgd.audit.passes import Change, Passed, Passes, Reservoir, substituted
 from lightning_qsgd.quantum import Ansatz, QuantumLayer
 from lightning_qsgd.quantum.surrogate import grid_sizes
@@ -149,6 +149,7 @@ def audit_layer(passes: Passes, trained: Passed, validation: Recorder, training:
         validation, training: what the layer was asked there; None where there are no training data.
     """
     layer, notes = validation.layer, []
+    untried, why = {}, layer.why
     whole, each, terms, sizes, tried = None, [], 0, None, []
     points: tuple[str, list[list[float]]] = ("", [])
     if not validation.seen:
@@ -163,8 +164,11 @@ def audit_layer(passes: Passes, trained: Passed, validation: Recorder, training:
                 terms = math.prod(sizes)
                 whole, each = shares(inputs, outputs, sizes, noise_power(layer, inputs))
         except ValueError as error:
-            notes.append(f"Not split by angles: {_reason(error)}.")
-        fits = _fits(inputs, outputs, sizes, training, notes)
+            why = _reason(error)
+            notes.append(f"Not split by angles: {why}.")
+        fits, untried = _fits(inputs, outputs, sizes, training, why)
+        named = {"single-angle part": "single-angle part", "classical series": "refitted series"}
+        notes += [f"No {named[name]}: {reason}." for name, reason in untried.items() if sizes is not None]
         tried = [_replace(passes, trained, validation, name, series) for name, series in fits.items()]
         points = _points(inputs, outputs, fits, tried)
     ansatz = layer.ansatz
@@ -182,28 +186,30 @@ def audit_layer(passes: Passes, trained: Passed, validation: Recorder, training:
         tried,
         notes,
         *points,
+        untried=untried,
     )
 
 
 def _fits(
-    inputs: Tensor, outputs: Tensor, sizes: Sequence[int] | None, training: Recorder | None, notes: list[str]
-) -> dict[str, Series]:
-    """The constant and the single-angle part over validation data, and a series refitted to training data."""
+    inputs: Tensor, outputs: Tensor, sizes: Sequence[int] | None, training: Recorder | None, why: str
+) -> tuple[dict[str, Series], dict[str, str]]:
+    """The constant and the single-angle part over validation data, a series refitted to training data; what failed."""
     fits = {"constant": Series([], 0, outputs.mean(0, keepdim=True))}
     if sizes is None:
-        return fits
+        return fits, dict.fromkeys(("single-angle part", "classical series"), why)
+    untried: dict[str, str] = {}
     try:
         fits["single-angle part"] = Series.fit(inputs, outputs, sizes, 1)
     except ValueError as error:
-        notes.append(f"No single-angle part: {error}.")
+        untried["single-angle part"] = str(error)
     if training is None or not training.seen:
-        notes.append("No refitted series: there are no training data.")
-        return fits
+        untried["classical series"] = "there are no training data"
+        return fits, untried
     try:
         fits["classical series"] = Series.fit(*training.sample(), sizes, 2)
     except ValueError as error:
-        notes.append(f"No refitted series: {error}.")
-    return fits
+        untried["classical series"] = str(error)
+    return fits, untried
 
 
 def _replace(passes: Passes, trained: Passed, recorder: Recorder, name: str, series: Series) -> Replacement:

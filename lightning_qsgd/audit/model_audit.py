@@ -9,8 +9,8 @@ from typing import Any, Literal
 import lightning as L
 
 from lightning_qsgd.audit.attention import ScoreRecorder, attention_layers, audit_attention
+from lightning_qsgd.audit.findings import AttentionFindings, LayerFindings
 from lightning_qsgd.audit.layers import Recorder, audit_layer, circuit_layers
-from lightning_qsgd.audit.model_findings import AttentionFindings, LayerFindings
 from lightning_qsgd.audit.passes import Passes, substituted
 from lightning_qsgd.callbacks.random_states import get_states, set_states
 

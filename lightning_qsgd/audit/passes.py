@@ -15,7 +15,7 @@ from lightning.fabric.utilities.exceptions import MisconfigurationException
 from lightning.pytorch.callbacks import Checkpoint, ModelCheckpoint, ProgressBar
 from torch import Tensor, nn
 
-from lightning_qsgd.audit.model_findings import Metric
+from lightning_qsgd.audit.findings import Metric
 from lightning_qsgd.quantum import QuantumLayer, QuantumNetwork, ScoreSeries
 from lightning_qsgd.quantum.samplers import with_noise_position
 

@@ -14,11 +14,13 @@ from lightning_qsgd.comparison.results import Results, Run, mean
 from lightning_qsgd.comparison.spec import Level
 from lightning_qsgd.comparison.statistics import Paired, paired
 from lightning_qsgd.comparison.verdicts import Claim
+from lightning_qsgd.report.numbers import Numbers
 
 Summary = Literal["last", "final", "best", "averaged"]
 Axis = Literal["epoch", "step", "seconds"]
 SUMMARIES: tuple[Summary, ...] = get_args(Summary)
 AXES: tuple[Axis, ...] = get_args(Axis)
+LIVE = ("norm_ratio", "effective", "touched", "offset", "spread", "learning_rate_factor")
 CHECKS = ("unregistered", "without_gradient", "unmoved")
 NEGLIGIBLE = 0.01  # of Adam's step
 
@@ -100,6 +102,11 @@ class Analysis:
     def baseline(self) -> str:
         """Name of the baseline's arm."""
         return self.results.comparison.baseline
+
+    @property
+    def numbers(self) -> Numbers:
+        """How the primary metric is printed."""
+        return Numbers(self.results.comparison.metric.unit)
 
     def runs(self) -> list[Run]:
         """All evaluation runs."""

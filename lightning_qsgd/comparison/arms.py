@@ -7,17 +7,19 @@ import tempfile
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
+from pydoc import locate
 from typing import Any
 
 from lightning_qsgd.comparison.results import Phase
 from lightning_qsgd.comparison.spec import Comparison, Seeds
 from lightning_qsgd.experiment import parse
 from lightning_qsgd.files import find_config
+from lightning_qsgd.optim import SinePerturbation
 from lightning_qsgd.yaml_files import dump_yaml
 
 Config = dict[str, Any]
-PERTURBATION = "model.init_args.optimizer.init_args.perturbation"
-TWIN = "model.init_args.optimizer.init_args.twin"
+OPTIMIZER = "model.init_args.optimizer.init_args"
+PERTURBATION, TWIN = f"{OPTIMIZER}.perturbation", f"{OPTIMIZER}.twin"
 
 
 @dataclass(frozen=True)
@@ -102,6 +104,22 @@ class Arms:
     def default(self, name: str, keys: list[str]) -> dict[str, Any]:
         """What an arm's own configuration says of some settings."""
         return {key: get(self._configs[name, "tuning"], self.comparison.full(key), name) for key in keys}
+
+    def is_sine(self, name: str, values: dict[str, Any]) -> bool:
+        """Whether an arm, with tuned settings, trains with a :class:`SinePerturbation`, and with no twin of it."""
+        config = self.plan(name, 0, "evaluation", values).config
+        given = get(config, OPTIMIZER, name) if has(config, OPTIMIZER) else {}
+        if not given.get("quantum_weight") or given.get("twin"):
+            return False
+        perturbation = given.get("perturbation") or {"class_path": "lightning_qsgd.optim.SinePerturbation"}  # default
+        kind = locate(perturbation["class_path"])
+        return isinstance(kind, type) and issubclass(kind, SinePerturbation)
+
+    def differ_beyond_optimizer(self, one: str, other: str) -> bool:
+        """Whether two arms differ in more than the settings of their optimizer."""
+        plans = [self.plan(name, 0, "evaluation", {}) for name in (one, other)]
+        rest = [_without(plan.config, ["experiment", "model.init_args.optimizer"]) for plan in plans]
+        return rest[0] != rest[1]
 
     def plan(self, name: str, seed: int, phase: Phase, values: dict[str, Any]) -> Plan:
         """The run of an arm with one seed and tuned settings.

@@ -20,6 +20,7 @@ from lightning_qsgd.comparison.results import Results
 from lightning_qsgd.comparison.runner import Runner
 from lightning_qsgd.comparison.spec import Comparison, add_arguments, to_comparison
 from lightning_qsgd.parser import OneLineErrorParser
+from lightning_qsgd.report.numbers import number
 
 
 def compare(arguments: Sequence[str]) -> None:
@@ -37,6 +38,7 @@ def compare(arguments: Sequence[str]) -> None:
     if options["dry_run"]:
         display = Display(Console(), comparison.folder)
         runner = Runner(comparison, *settings, display)
+        runner.check_pairing()
         display.show_plan(runner, estimate(runner))
         return
     train(comparison, *settings, options["tuning_only"])
@@ -88,9 +90,7 @@ def report(arguments: Sequence[str]) -> None:
         prog="lightning-qsgd report",
         description="Write report.html, report.md with its figures, and runs.csv. Runs may still be missing.",
     )
-    parser.add_argument(
-        "folders", nargs="+", type=Path, help="folders of comparisons; several: one page, and across them"
-    )
+    parser.add_argument("folders", nargs="+", type=Path, help="folders of comparisons; several share a page")
     parser.add_argument("-o", "--output", type=Path, help="folder to write to. Default: the first comparison's")
     options = parser.parse_args(list(arguments))
     results = [Results.load(folder) for folder in options.folders]
@@ -243,7 +243,8 @@ def format_value(results: Results, value: float, signed: bool = False) -> str:
     """A value of the metric with its unit; of a difference with its sign."""
     percent = results.comparison.metric.unit == "%"
     unit = (" pp" if signed else " %") if percent else ""
-    return f"{100 * value if percent else value:{'+' if signed else ''}.{2 if percent else 4}f}{unit}"
+    form = f"{'+' if signed else ''}.{2 if percent else 4}f"
+    return f"{number(100 * value if percent else value, form)}{unit}"
 
 
 def duration(seconds: float) -> str:

@@ -1,10 +1,13 @@
 """The declared contrasts and claims of a comparison, judged by its runs."""
 
+import contextlib
+import io
 from dataclasses import dataclass, replace
 
+from lightning_qsgd.comparison.arms import Arms
 from lightning_qsgd.comparison.pairing import level_of_contrast
 from lightning_qsgd.comparison.results import Results
-from lightning_qsgd.comparison.spec import Comparison, Contrast, Level
+from lightning_qsgd.comparison.spec import Contrast, Level
 from lightning_qsgd.comparison.verdicts import Claim, Diverged, Judgement, claim, judge
 
 
@@ -83,7 +86,7 @@ def judge_claim(results: Results, arm: str, others: list[str], hints: list[str])
         elif gone and gone.own > gone.other:
             refused[other] = gone.sentence
     needed = {spec.baseline, f"{arm}/frozen", f"{arm}/shuffled"} <= set(others)
-    controls = needed and any(_is_sine(spec, other) for other in others)
+    controls = needed and any(sine_control(results, other) for other in others)
     effect = "circuit-specific effect" if controls and spec.tuning.trials else ""
     found = claim(pairs, effect=effect, refused=refused, exploratory=hints)
     if controls and found.holds and not effect:
@@ -91,7 +94,22 @@ def judge_claim(results: Results, arm: str, others: list[str], hints: list[str])
     return found
 
 
-def _is_sine(spec: Comparison, name: str) -> bool:
-    """Whether an arm's settings, not its name, say that its perturbation is the closed-form sine."""
-    arm = spec.arms.get(name)
-    return arm is not None and "sine" in str([*arm.overlays, arm.set]).lower()
+def sine_control(results: Results, name: str) -> bool:
+    """Whether an arm trains with the closed-form sine: what its whole configuration says, never its name.
+
+    The runner notes it. Results without such a note are those of older versions: then the arm's files and settings are
+    parsed again, and where they are not there any more, it is no sine control.
+    """
+    noted = results.arms.get(name, {}).get("sine")
+    if noted is not None:
+        return bool(noted)
+    if name not in results.comparison.arms:
+        return False
+    try:
+        alone = {"arms": {name: replace(results.comparison.arms[name], tuned_as=None)}, "baseline": name}
+        rest = {"contrasts": [], "gatekeeper": None, "claims": {}, "dose": {}}
+        with contextlib.redirect_stderr(io.StringIO()):
+            arms = Arms(replace(results.comparison, **alone, **rest))
+            return arms.is_sine(name, results.arms.get(name, {}).get("values") or {})
+    except (OSError, ValueError, SystemExit):
+        return False

@@ -1,9 +1,10 @@
 """What two runs of one seed share, by hashes: the level at which they are paired."""
 
-from typing import get_args
+from collections.abc import Mapping
+from typing import Any, get_args
 
 from lightning_qsgd.comparison.results import Results, Run
-from lightning_qsgd.comparison.spec import Level
+from lightning_qsgd.comparison.spec import Comparison, Level
 
 _WAY_OUT = (
     "Give both arms the same data and batch size, and a loader that shuffles with a generator of its own, seeded from "
@@ -67,6 +68,23 @@ def check_levels(results: Results) -> None:
                 f"Invalid level of {contrast.name}: {contrast.level!r}; its runs share {level or 'nothing'} ({why}). "
                 + (f"Declare level: {level}" if level else _WAY_OUT)
             )
+
+
+def check_probes(comparison: Comparison, probes: Mapping[str, tuple[dict[str, Any], dict[str, str]]]) -> None:
+    """Check that the contrasts of some arms are paired as declared, by the first batches of one run of each.
+
+    Args:
+        comparison: the specification.
+        probes: by arm, hashes as in :class:`Run` and digests of the initial values.
+
+    Raises:
+        ValueError: as :func:`check_levels`.
+    """
+    runs = [
+        Run(arm, 0, "evaluation", "finished", hashes=hashes | {"parameters": arm})
+        for arm, (hashes, _) in probes.items()
+    ]
+    check_levels(Results(comparison, parameter_sets={arm: digests for arm, (_, digests) in probes.items()}, runs=runs))
 
 
 def _differ(one: Run, other: Run, name: str) -> int | None:

@@ -1,26 +1,29 @@
-"""Reports: one HTML page, a Markdown summary with its figures, and a table of all runs."""
+"""Reports: one HTML page, the same page as Markdown with its figures, and a table of all runs."""
 
 import csv
 import json
 import math
-import re
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from lightning_qsgd.comparison import html, markdown
-from lightning_qsgd.comparison.analysis import AXES, CHECKS, SUMMARIES, Analysis, analyse, time_of
+import numpy as np
+
+from lightning_qsgd.comparison import figures, wording
+from lightning_qsgd.comparison.analysis import AXES, CHECKS, LIVE, SUMMARIES, Analysis, analyse, time_of
 from lightning_qsgd.comparison.results import Results, Run
-from lightning_qsgd.comparison.sections import task, together
-from lightning_qsgd.comparison.tables import LIVE
+from lightning_qsgd.comparison.statistics import seeds_needed
 from lightning_qsgd.files import atomic_write
+from lightning_qsgd.report.document import Part, render
+from lightning_qsgd.report.numbers import NONE, plain
+from lightning_qsgd.report.page import write_page
 
 
 def write_report(results: Sequence[Results], output: Path) -> list[Path]:
     """Write ``report.html``, ``report.md`` with ``figures/``, and ``runs.csv``, each completely or not at all.
 
     Args:
-        results: of one comparison, or of several that are tasks for the same arms.
+        results: of one comparison, or of several that share a page.
         output: the folder; made if missing.
 
     Returns:
@@ -33,17 +36,83 @@ def write_report(results: Sequence[Results], output: Path) -> list[Path]:
     if not results:
         raise ValueError("Invalid results: none; give at least one comparison's")
     analyses = [analyse(result) for result in results]
-    keys = [f"{i}-{re.sub(r'[^a-z0-9]+', '-', a.name.lower()).strip('-')}" for i, a in enumerate(analyses, 1)]
-    tasks = [task(analysis, key) for analysis, key in zip(analyses, keys, strict=True)]
     title = " and ".join(dict.fromkeys(analysis.name for analysis in analyses))
-    combined = together(analyses) if len(analyses) > 1 else None
-    summary, figures = markdown.render(title, tasks, combined)
-    texts = {Path("report.html"): html.render(title, tasks, combined), Path("report.md"): summary, **figures}
-    for path, text in texts.items():
-        with atomic_write(output / path) as file:
-            file.write(text)
+    keys = [f"{number}_" for number in range(1, len(analyses) + 1)] if len(analyses) > 1 else [""]
+    parts = [part(analysis, key) for analysis, key in zip(analyses, keys, strict=True)]
+    written = write_page(title, parts, output, "report", "Comparison of training algorithms")
     _write_runs(analyses, output / "runs.csv")
-    return [*(output / path for path in texts), output / "runs.csv"]
+    return [*written, output / "runs.csv"]
+
+
+def part(analysis: Analysis, key: str = "") -> Part:
+    """The page about one comparison.
+
+    Args:
+        analysis: what it shows.
+        key: beginning of its figures' names, where the page has several parts; then it has a heading.
+    """
+    results, spec = analysis.results, analysis.results.comparison
+    ran = bool(analysis.runs())
+    drawings = {
+        "forest": figures.forest(analysis),
+        "curves": figures.learning_curves(analysis) if ran else None,
+        "differences": figures.differences(analysis),
+        "dose": figures.dose(analysis),
+        "cost": figures.cost(analysis),
+    }
+    reached = {f"target {target}": figures.reached(analysis, target) for target in results.targets} if ran else {}
+    facts = {
+        "a": analysis,
+        "spec": spec,
+        "provenance": results.provenance,
+        "numbers": analysis.numbers,
+        "said": wording,
+        "heading": spec.name if key else "",
+        "ran": ran,
+        "declared": {contrast.arm for contrast in spec.contrasts} | {spec.baseline},
+        "seeds_needed": seeds_needed,
+        "settings": _settings,
+        "tuning": _tuning(analysis),
+        "unfinished": [run for run in results.runs if run.status != "finished"],
+        "hashes": _hashes(analysis),
+        "median": lambda times: sorted(times)[(len(times) - 1) // 2] if times else None,
+        "quartiles": lambda ratios: np.quantile(ratios, [0.25, 0.75]),
+    }
+    return render("comparison", facts, drawings | reached, key)
+
+
+def _settings(values: dict[str, Any]) -> str:
+    """By the last part of each key, where that tells them apart."""
+    ends = [key.rpartition(".")[2] for key in values]
+    names = ends if len(set(ends)) == len(ends) and "class_path" not in ends else list(values)
+    return ", ".join(f"{name} = {plain(value)}" for name, value in zip(names, values.values(), strict=True)) or NONE
+
+
+def _tuning(analysis: Analysis) -> list[dict[str, Any]]:
+    """What was tuned, of each arm that has settings of its own or borrows them."""
+    spec, rows = analysis.results.comparison, []
+    for name, own in analysis.results.arms.items():
+        if "/" in name or not own.get("values") or name not in spec.arms:
+            continue
+        known = [score for trial in own.get("trials", []) if (score := trial.get("score")) is not None]
+        best = (max if spec.metric.mode == "max" else min)(known) if known else None
+        rows.append(own | {"arm": name, "best": best, "source": spec.arms[name].tuned_as})
+    return rows
+
+
+def _hashes(analysis: Analysis) -> list[tuple[int, int, list[str]]]:
+    """Seed, finished runs, and the digest of what they used: batches, seeds of steps, initial values, validation."""
+    rows = []
+    for seed in sorted({run.seed for run in analysis.runs()}):
+        runs = [run for run in analysis.runs() if run.seed == seed and run.status == "finished"]
+        cells = []
+        for key in ("batches", "seeds", "parameters", "validation"):
+            values = [run.hashes.get(key) for run in runs]
+            different = sorted({value[-1] if isinstance(value, list) else value for value in values if value})
+            one = different[0][:12] if different else NONE
+            cells.append(one if len(different) <= 1 else f"{len(different)} different")
+        rows.append((seed, len(runs), cells))
+    return rows
 
 
 def _write_runs(analyses: Sequence[Analysis], path: Path) -> None:

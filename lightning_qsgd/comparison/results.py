@@ -68,8 +68,9 @@ class Results:
         provenance: command, commit, versions, hardware, started, updated, complete (whether all runs are there), and
             declared: "at" (time), "what" (:meth:`Comparison.declaration` before the first evaluation run), "changes"
             (what is different now); without it nobody knows what was declared when.
-        arms: of each arm: values (tuned settings), default (the same settings untuned), trials (list of values, score
-            per tuning seed), and edge (whether the best lies on the edge of what was tried) where it was tuned.
+        arms: of each arm: values (tuned settings), default (the same settings untuned), sine (whether it trains with
+            the closed-form sine); and where it was tuned, trials (list of values, score per tuning seed), and edge
+            (whether the best lies on the edge of what was tried).
         targets: the metric's targets by name: "0.9", and "tuned baseline", frozen on the tuning seeds.
         parameter_sets: initial values of parameters: digest of all -> name -> digest.
         runs: of both phases.

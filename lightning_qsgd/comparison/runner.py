@@ -14,12 +14,12 @@ import numpy as np
 from joblib.externals.loky.process_executor import TerminatedWorkerError
 
 from lightning_qsgd.comparison.arms import Arms, Plan
-from lightning_qsgd.comparison.pairing import check_levels
+from lightning_qsgd.comparison.pairing import check_levels, check_probes
 from lightning_qsgd.comparison.provenance import commit, provenance
 from lightning_qsgd.comparison.results import FILE, Results, Run
 from lightning_qsgd.comparison.spec import Comparison
 from lightning_qsgd.comparison.tuning import Point, best, on_edge, propose
-from lightning_qsgd.comparison.worker import RESULT, execute, read_result
+from lightning_qsgd.comparison.worker import RESULT, execute, probe, read_result
 
 Watch = Callable[[Results, int, int], None]
 SAVE_SECONDS = 20.0  # between two writes of results.json
@@ -78,6 +78,8 @@ class Runner:
         """
         self.comparison.folder.mkdir(parents=True, exist_ok=True)
         with self._parallel() as parallel:
+            if not self._before:
+                self.check_pairing(parallel)
             while plans := self.tuning_round():
                 self._execute(parallel, plans)
             self._freeze_targets()
@@ -98,6 +100,24 @@ class Runner:
         if declared is not None:
             changes = _changes(declared["what"], self.comparison.declaration())
             self.results.provenance["declared"] = declared | {"changes": changes}
+
+    def check_pairing(self, parallel: joblib.Parallel | None = None) -> None:
+        """Refuse, before the first run, contrasts whose arms share less than is declared, by two batches of each arm.
+
+        Arms that differ by their optimizer alone share everything, and are not tried.
+
+        Args:
+            parallel: where they are trained. Default: None, in this process.
+
+        Raises:
+            ValueError: as for runs.
+        """
+        pairs = [(contrast.arm, contrast.against) for contrast in self.comparison.contrasts]
+        names = dict.fromkeys(name for p in pairs if self.arms.differ_beyond_optimizer(*p) for name in p)
+        plans = [self.arms.plan(name, self.comparison.seeds.evaluation[0], "evaluation", {}) for name in names]
+        tasks = (joblib.delayed(_probed)(plan.arm, plan.config, str(Path.cwd())) for plan in plans)
+        probes = dict((parallel or joblib.Parallel(1))(tasks)) if plans else {}  # type: ignore[arg-type]
+        check_probes(self.comparison, {arm: probed for arm, probed in probes.items() if probed is not None})
 
     # ---- which runs
 
@@ -234,6 +254,7 @@ class Runner:
         for name in self.comparison.all_arms():
             own: dict[str, Any] = {"values": self.values(name)}
             own["default"] = self.arms.default(name, list(own["values"])) if "/" not in name else own["values"]
+            own["sine"] = self.arms.is_sine(name, own["values"])
             if name in self.tuned_arms():
                 scores = self._scores(name)
                 sign = self.comparison.metric.sign
@@ -279,6 +300,10 @@ class Runner:
 
 def _numbered(number: int, *arguments: Any) -> tuple[int, dict[str, Any]]:
     return number, execute(*arguments)
+
+
+def _probed(arm: str, config: dict[str, Any], place: str) -> tuple[str, Any]:
+    return arm, probe(config, place)
 
 
 def _hashable(value: Any) -> Any:

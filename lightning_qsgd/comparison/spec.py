@@ -7,6 +7,7 @@ from typing import Any, Literal
 
 from lightning_qsgd.files import find_config
 from lightning_qsgd.parser import OneLineErrorParser
+from lightning_qsgd.report.numbers import unit_of
 
 Settings = dict  # of plain values; the parser would fill in dict[str, Any] where it finds a class_path
 Level = Literal["full", "shared", "data"]
@@ -93,7 +94,7 @@ class Metric:
 
     def __post_init__(self) -> None:
         if self.unit is None:
-            self.unit = "%" if "accuracy" in self.name or "f1" in self.name else ""
+            self.unit = unit_of(self.name)  # type: ignore[assignment]
 
     @property
     def sign(self) -> float:

@@ -1,4 +1,4 @@
-"""Verdicts on contrasts of arms, with control of false ones over a whole report. Level 4, numpy and scipy only."""
+"""Verdicts on contrasts of arms, with control of false ones over a whole report."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -7,6 +7,7 @@ from typing import Literal
 from numpy.typing import ArrayLike
 
 from lightning_qsgd.comparison.statistics import Paired, holm, paired, seeds_needed, smallest_p
+from lightning_qsgd.report.numbers import number
 
 Verdict = Literal[
     "better", "better by less than the margin", "equivalent", "worse", "worse by less than the margin", "inconclusive"
@@ -212,21 +213,23 @@ def _explain(result: Paired, verdict: Verdict, margin: float, p: str, scale: flo
     if result.n < 2:
         return f"inconclusive. {result.n} pairs of runs tell nothing about the spread."
 
-    def number(x: float) -> str:
-        return f"{x * scale:.3g} {unit}".rstrip()
+    def amount(x: float) -> str:
+        return f"{number(round(x * scale, 10))} {unit}".rstrip()  # a mean of 1e-17 is 0
 
     def interval(low: float, high: float, level: float) -> str:
-        return f"{100 * level:.3g} % interval {low * scale:.3g} to {number(high)}"
+        return f"{100 * level:.3g} % interval {number(low * scale)} to {amount(high)}"
 
     ends = interval(result.low, result.high, 1 - result.alpha)
     evidence = f"({ends}, {result.n} pairs, {p})"
+    if result.ties == result.n:
+        return f"{verdict}. All {result.n} paired differences are zero."
     if verdict == "equivalent":
         ends = interval(result.tost_low, result.tost_high, 1 - 2 * result.alpha)
-        inside = f"the {ends} lies within a margin of {number(margin)}"
-        return f"equivalent. The mean difference is {number(result.mean)}, and {inside} ({result.n} pairs)."
+        inside = f"the {ends} lies within a margin of {amount(margin)}"
+        return f"equivalent. The mean difference is {amount(result.mean)}, and {inside} ({result.n} pairs)."
     if verdict == "inconclusive":
-        seen = f"A true difference of {number(result.detectable)} would have been found with probability 0.8"
-        return f"inconclusive. The mean difference is {number(result.mean)} {evidence}. {seen}."
+        seen = f"A true difference of {amount(result.detectable)} would have been found with probability 0.8"
+        return f"inconclusive. The mean difference is {amount(result.mean)} {evidence}. {seen}."
     direction = verdict.split()[0]
-    less = "" if verdict == direction else f", by less than the margin of {number(margin)}"
-    return f"{direction} by {number(abs(result.mean))} {evidence}{less}."
+    less = "" if verdict == direction else f", by less than the margin of {amount(margin)}"
+    return f"{direction} by {amount(abs(result.mean))} {evidence}{less}."

@@ -1,74 +1,145 @@
-"""What a report says in sentences, made from its numbers."""
+"""What a report says in sentences, by rules, from its numbers."""
 
 import math
 from collections import Counter
 
-from lightning_qsgd.comparison.analysis import NEGLIGIBLE, Analysis, ArmAnalysis
-from lightning_qsgd.comparison.numbers import Numbers, count, listed, minus, number
-from lightning_qsgd.comparison.statistics import seeds_needed
+from lightning_qsgd.comparison.analysis import LIVE, NEGLIGIBLE, Analysis, ArmAnalysis
+from lightning_qsgd.comparison.judging import ContrastAnalysis
+from lightning_qsgd.comparison.pairing import rank
+from lightning_qsgd.report.numbers import count, listed, number
+
+MOST_NAMES = 4  # in a sentence
 
 
-def verdict(analysis: Analysis) -> list[str]:
-    """The report's first paragraph, in sentences: gatekeeper, other contrasts, claims, runs."""
-    sentences = []
-    finished, there = analysis.count("finished"), len(analysis.runs())
-    if not there:
-        return [f"Nothing has finished yet: none of the {count(analysis.expected, 'evaluation run')} is there."]
-    if analysis.so_far:
-        runs = count(analysis.expected, "evaluation run")
-        sentences.append(f"These are results so far: {there} of {runs} are there, and verdicts may still change.")
+def summary(analysis: Analysis) -> list[str]:
+    """Three sentences for readers who were not there: what was compared, the verdict, and how sure it is or its cost.
+
+    The verdict is that of the gatekeeper, or of the only contrast; without either, contrasts are counted.
+    """
     spec = analysis.results.comparison
-    judged = {item.contrast.name: item.judgement for item in analysis.contrasts}
+    names = f" ({listed(list(analysis.arms))})" if len(analysis.arms) <= MOST_NAMES else ""
+    ways = f"{count(len(analysis.arms), 'way')} of training{names} {'was' if len(analysis.arms) == 1 else 'were'}"
+    better = "higher" if spec.metric.mode == "max" else "lower"
+    seeds = count(len(spec.seeds.evaluation), "random seed")
+    compared = f"{ways} compared by {spec.metric.name} ({better} is better), each with {seeds}."
+    if not analysis.runs():
+        runs = count(analysis.expected, "evaluation run")
+        return [compared, f"Nothing has finished yet: none of the {runs} is there.", "So there is no verdict."]
+    lead = [item for item in analysis.contrasts if item.contrast.name == spec.gatekeeper]
+    lead = lead or (analysis.contrasts if len(analysis.contrasts) == 1 else [])
+    found = _finding(analysis, lead[0]) if lead else _counts(analysis, analysis.contrasts)
+    sure = []
+    if lead:
+        item, p = lead[0], lead[0].judgement.paired
+        if not item.judgement.diverged and p.n > 1 and p.ties < p.n:
+            level = f"{100 * (1 - p.alpha):.3g} % interval"
+            ends = analysis.numbers.with_unit(analysis.numbers.interval(p.low, p.high), difference=True)
+            sure.append(f"the {level} of that difference is {ends} ({p.n} pairs of runs)")
+        sure += _cost(analysis, [item.contrast.arm])
+    else:
+        sure += _cost(analysis, list(analysis.arms))
+    weak = list(dict.fromkeys(item.judgement.why_exploratory for item in lead or analysis.contrasts))
+    if analysis.so_far:
+        sure.append(f"these are results so far ({len(analysis.runs())} of {analysis.expected} evaluation runs)")
+    elif any(weak):
+        why = f" ({weak[0]})" if len(weak) == 1 else ""
+        sure.append(f"{'this' if all(weak) else 'some of this'} is exploratory{why}")
+    ran = f"{analysis.count('finished')} of {count(analysis.expected, 'evaluation run')} finished"
+    said = "; ".join(sure) or ran
+    return [compared, found, f"{said[0].upper()}{said[1:]}."]
+
+
+def _finding(analysis: Analysis, item: ContrastAnalysis) -> str:
+    arm, other, verdict = item.contrast.arm, item.contrast.against, item.judgement.verdict
+    numbers, p = analysis.numbers, item.judgement.paired
+    if item.judgement.diverged:
+        return f"{arm} against {other} is {verdict}, and no size is given: {item.judgement.diverged}."
+    if p.n < 2:
+        return f"Nothing can be said of {arm} against {other} from {count(p.n, 'pair')} of runs."
+    if p.ties == p.n:
+        return f"{arm} gave exactly the same values as {other}: all {p.n} paired differences are zero."
+    if verdict == "equivalent":
+        margin = numbers.amount(analysis.results.comparison.metric.margin)
+        return f"{arm} is equivalent to {other}: the difference, {numbers.by(p.mean)}, is within \u00b1{margin}."
+    if verdict == "inconclusive":
+        return f"It stays open whether {arm} is better than {other}: the mean difference is {numbers.by(p.mean)}."
+    less = ", less than the margin" if "margin" in verdict else ""
+    return f"{arm} is {verdict.split()[0]} than {other} by {numbers.amount(p.mean)} on average{less}."
+
+
+def _counts(analysis: Analysis, items: list[ContrastAnalysis], which: str = "") -> str:
+    if not items:
+        return "No contrast was declared, so nothing is judged; all differences below are descriptive."
+    names: dict[str, list[str]] = {}
+    for item in items:
+        zero = item.judgement.verdict == "equivalent" and item.judgement.paired.ties == item.judgement.paired.n
+        verdict = "with all paired differences zero" if zero else item.judgement.verdict
+        names.setdefault(verdict, []).append(item.contrast.name)
+    found = []
+    for verdict, chosen in sorted(names.items(), key=lambda pair: -len(pair[1])):
+        shown = verdict.startswith(("better", "worse", "with")) and len(chosen) <= MOST_NAMES
+        found.append(f"{len(chosen)} {verdict}{f' ({listed(chosen)})' if shown else ''}")
+    return f"Of {count(len(items), f'{which}declared contrast')}, judged together: {listed(found)}."
+
+
+def _cost(analysis: Analysis, names: list[str]) -> list[str]:
+    """What the most expensive of some arms costs, in training time over the baseline's."""
+    ratios = {n: ratio for n in names if n != analysis.baseline and (ratio := analysis.arms[n].seconds_ratio)}
+    if not ratios:
+        return []
+    name = max(ratios, key=lambda n: ratios[n])
+    arm = name if len(names) == 1 else f"the slowest way, {name},"
+    return [f"a run of {arm} took {number(ratios[name], '.2f')} times as long as one of {analysis.baseline}"]
+
+
+def notes(analysis: Analysis) -> list[str]:
+    """What else must be known, below the summary: other contrasts, claims, twins, tuning, what did not finish."""
+    if not analysis.runs():
+        return []
+    spec, said = analysis.results.comparison, []
+    others = [item for item in analysis.contrasts if item.contrast.name != spec.gatekeeper]
     if spec.gatekeeper is not None:
-        sentences.append(f"The gatekeeper contrast, {minus(judged[spec.gatekeeper].sentence)}")
-        sentences += _twins_of_gatekeeper(analysis)
-    others = [judgement for name, judgement in judged.items() if name != spec.gatekeeper]
-    if others:
-        counted = Counter(judgement.verdict for judgement in others)
-        names = {verdict: [j.name for j in others if j.verdict == verdict] for verdict in counted}
-        found = listed([f"{n} {verdict}{_which(verdict, names[verdict])}" for verdict, n in counted.most_common()])
-        many = "the other" if spec.gatekeeper else "the declared"
-        sentences.append(f"Of {many} {count(len(others), 'contrast')}, judged together: {found}.")
-        sentences += _why_exploratory([judgement.why_exploratory for judgement in others])
-    if not judged:
-        sentences.append("No contrast was declared, so nothing is judged; all differences below are descriptive.")
-    sentences += [f"{arm}: {claim.sentence}." for arm, claim in analysis.claims.items()]
-    sentences += [] if spec.tuning.trials else ["No arm was tuned."]
-    sentences += [f"{sentence}." for sentence in identical(analysis)]
-    ran = f"{finished} of {count(analysis.expected, 'evaluation run')} finished"
+        said += _twins_of_gatekeeper(analysis)
+        said += [_counts(analysis, others, "other ")] if others else []
+    if len(others) > 1 or spec.gatekeeper is not None:
+        said += _why_exploratory([item.judgement.why_exploratory for item in others])
+    said += claims(analysis)
+    said += [] if spec.tuning.trials else ["No arm was tuned."]
+    said += identical(analysis)
+    ran = f"{analysis.count('finished')} of {count(analysis.expected, 'evaluation run')} finished"
     diverged, failed = analysis.count("diverged"), analysis.count("failed")
     ran += f", {diverged} diverged (no size is given for their contrasts)" if diverged else ""
-    sentences.append(ran + (f", {failed} failed (left out of all statistics)." if failed else "."))
+    said.append(ran + (f", {failed} failed (left out of all statistics)." if failed else "."))
     arms = dict.fromkeys(item.contrast.arm for item in analysis.contrasts)
     weak = [name for name in arms if 0 < analysis.arms[name].live.get("norm_ratio", 1.0) < NEGLIGIBLE]
     if weak:
-        sentences.append(
+        said.append(
             f"Expect no effect of {listed(weak)}: the perturbation is below {100 * NEGLIGIBLE:g} % of Adam's step."
         )
-    return sentences
+    return said
+
+
+def claims(analysis: Analysis) -> list[str]:
+    """A sentence for each claim."""
+    return [f"{arm}: {claim.sentence}." for arm, claim in analysis.claims.items()]
 
 
 def _twins_of_gatekeeper(analysis: Analysis) -> list[str]:
     """What the gatekeeper's arm and its frozen and scalar twins differ by."""
-    results, numbers = analysis.results, Numbers(analysis.results.comparison.metric)
+    results = analysis.results
     gate = next(c for c in results.comparison.contrasts if c.name == results.comparison.gatekeeper)
     said = []
     for kind in ("frozen", "scalar"):
         twin = f"{gate.arm}/{kind}"
         if twin in analysis.arms and not analysis.arms[gate.arm].diverged and not analysis.arms[twin].diverged:
             a, b, seeds = results.pairs(gate.arm, twin)
-            difference = numbers.with_unit(numbers.difference(float((a - b).mean())), difference=True) if seeds else ""
-            said += [f"from its {kind} twin by {difference}"] if seeds else []
+            said += [f"from its {kind} twin by {analysis.numbers.by(float((a - b).mean()))}"] if seeds else []
     return [f"{gate.arm} differs {listed(said)}."] if said else []
 
 
 def identical(analysis: Analysis) -> list[str]:
-    """Which arms give the baseline's curves, without a full stop; empty where none does."""
-    return [f"{', '.join(analysis.identical)}: bit-identical to {analysis.baseline}"] if analysis.identical else []
-
-
-def _which(verdict: str, names: list[str]) -> str:
-    return f" ({', '.join(names)})" if verdict.startswith(("better", "worse")) and len(names) <= 4 else ""
+    """Which arms give the baseline's curves; empty where none does."""
+    return [f"{', '.join(analysis.identical)}: bit-identical to {analysis.baseline}."] if analysis.identical else []
 
 
 def _why_exploratory(reasons: list[str]) -> list[str]:
@@ -78,7 +149,16 @@ def _why_exploratory(reasons: list[str]) -> list[str]:
     ((why, times),) = Counter(there).most_common(1)
     if times == len(reasons):
         return [f"{'They are' if times > 1 else 'It is'} exploratory: {why}."]
-    return [f"{len(there)} of them {'are' if len(there) > 1 else 'is'} exploratory, as their rows say."]
+    return [f"{len(there)} of them {'are' if len(there) > 1 else 'is'} exploratory, as the table of contrasts says."]
+
+
+def level_warnings(analysis: Analysis) -> list[str]:
+    """Contrasts whose runs share less than was declared."""
+    weak = [c for c in analysis.contrasts if c.seeds and rank(c.level) > rank(c.contrast.level)]
+    return [
+        f"{c.contrast.name}: declared {c.contrast.level}, found {c.level or 'nothing'}{f' ({c.why})' if c.why else ''}."
+        for c in weak
+    ]
 
 
 def learning_rate_factor(analysis: Analysis, arm: ArmAnalysis) -> float | None:
@@ -124,11 +204,10 @@ def _from_scalar_twin(analysis: Analysis, arm: ArmAnalysis) -> str:
             return f", but see {item.contrast.name}: {item.judgement.verdict}"
     if twin not in analysis.arms or arm.diverged or analysis.arms[twin].diverged:
         return ""
-    numbers, (a, b, seeds) = Numbers(analysis.results.comparison.metric), analysis.results.pairs(arm.name, twin)
+    (a, b, seeds) = analysis.results.pairs(arm.name, twin)
     if not seeds:
         return ""
-    by = numbers.with_unit(numbers.difference(float((a - b).mean())), difference=True)
-    return f"; it differs from its scalar twin by {by}"
+    return f"; it differs from its scalar twin by {analysis.numbers.by(float((a - b).mean()))}"
 
 
 def unequal_tuning(analysis: Analysis) -> list[str]:
@@ -146,67 +225,12 @@ def unequal_tuning(analysis: Analysis) -> list[str]:
     ] + ([twins] if strong else [])
 
 
-def methods(analysis: Analysis) -> str:
-    """A paragraph that a paper could print."""
-    spec, numbers = analysis.results.comparison, Numbers(analysis.results.comparison.metric)
-    metric, m = spec.metric, len(spec.contrasts) - (spec.gatekeeper is not None)
-    arms = len(analysis.arms)
-    margin = numbers.with_unit(numbers.size(metric.margin), difference=True)
-    text = [
-        f"We trained {count(arms, 'arm')} with {count(len(spec.seeds.evaluation), 'evaluation seed')} each, "
-        f"interleaved. The primary metric, {_declared(analysis)}, is the mean of "
-        f"{metric.name} over the last {count(metric.last, 'evaluation')} of a run "
-        f"({'higher' if metric.mode == 'max' else 'lower'} is better; differences below {margin} do not matter)."
-    ]
-    if spec.tuning.trials:
-        text.append(
-            f"Arms with settings of their own were each tuned with {count(spec.tuning.trials, 'trial')} on "
-            f"{count(len(spec.seeds.tuning), 'tuning seed')}, disjoint from the evaluation seeds; classical twins take "
-            "the settings of their arm."
-        )
-    else:
-        text.append("No arm was tuned.")
-    text.append(
-        "Runs of one seed are paired: they share initial values, batches and their order, and the random seed of each "
-        "step, as far as the declared level says; hashes of what each run used confirm it."
-    )
-    if spec.contrasts:
-        family = f"the {m} {'other ' if spec.gatekeeper else ''}contrasts" if m > 1 else "the contrast"
-        first = "The gatekeeper contrast was judged first, at 5 %; " if spec.gatekeeper else ""
-        simultaneous = f"{family} have simultaneous paired-t intervals (Bonferroni, 5 % in all)"
-        text.append(
-            f"{first}{simultaneous if m else 'no other contrast was declared'}. We call an arm better (worse) where "
-            "its interval lies above (below) 0, by less than the margin where two one-sided t-tests (TOST) at the "
-            "contrast's level also reject a difference beyond the margin, equivalent where they do and the interval "
-            "holds 0, and inconclusive otherwise. Where runs diverged, sizes mean nothing: such contrasts are never "
-            "called equivalent or smaller than the margin, nor decided for the arm of which more runs diverged. "
-            "P-values are of exact two-sided sign-flip tests, adjusted by Holm's method over the same family; they "
-            f"stand beside the verdicts and decide nothing. With {count(max(m, 1), 'contrast')} this needs "
-            f"{count(seeds_needed(max(m, 1)), 'seed')}; with fewer, verdicts are exploratory"
-            + (", as they are where the gatekeeper shows no difference." if spec.gatekeeper else ".")
-            + " Bootstrap intervals (BCa) are shown from 10 pairs on, and decide nothing."
-        )
-    if spec.claims:
-        text.append(
-            "We speak of a circuit-specific effect where a tuned arm is better than each arm that its claim names and "
-            "than each of its twins, at 5 % each (all must hold, so nothing is corrected), and these include the "
-            "baseline, frozen and shuffled twins and a sine. The circuits are small enough to be simulated exactly: no "
-            "claim of a quantum advantage follows."
-        )
-    if analysis.results.targets:
-        text.append(
-            "Time to target is the first evaluation at or beyond it; a run that misses it counts as infinite, and as "
-            "the whole schedule in the restricted mean. "
-        )
-    text.append(
-        "A run that diverged is kept, counted, and ranks as the worst value that any run of the comparison has shown; "
-        "means of an arm are over its finished runs. A run that failed for another reason is left out and listed. "
-        "Training seconds exclude evaluation."
-    )
-    return " ".join(sentence.strip() for sentence in text)
+def has_live(arm: ArmAnalysis) -> bool:
+    """Whether there is something to say of what an arm's perturbation did."""
+    return bool(arm.checks) or any(key in arm.live for key in LIVE)
 
 
-def _declared(analysis: Analysis) -> str:
+def declared(analysis: Analysis) -> str:
     """When metric, direction and margin were declared, as far as there is a record."""
     record = analysis.results.provenance.get("declared")
     if not isinstance(record, dict) or "at" not in record:

@@ -11,6 +11,7 @@ import os
 import shutil
 import signal
 import sys
+import tempfile
 import threading
 import time
 import traceback
@@ -98,6 +99,53 @@ class EndWithParent(L.Callback):
                     callback.stopping = True
 
 
+class FirstBatches(RunRecorder):
+    """Stops after two batches, which tell what a run shares with others."""
+
+    def on_train_batch_end(
+        self, trainer: L.Trainer, pl_module: L.LightningModule, outputs: Any, batch: Any, batch_idx: int
+    ) -> None:
+        """Stop after the second one."""
+        super().on_train_batch_end(trainer, pl_module, outputs, batch, batch_idx)
+        trainer.should_stop = batch_idx >= 1
+
+
+def probe(config: dict[str, Any], place: str) -> tuple[dict[str, Any], dict[str, str]] | None:
+    """What the first two batches of a run tell: hashes as in :class:`Run`, and digests of the initial values.
+
+    Args:
+        config: the complete configuration.
+        place: the folder that relative paths in it are relative to.
+
+    Returns:
+        Both; None where the run fails, which says why when it is trained.
+    """
+    recorder = FirstBatches()
+    with _ONE_AT_A_TIME, tempfile.TemporaryDirectory() as folder, open(os.devnull, "w") as log:
+        _go_to(place)
+        with contextlib.redirect_stdout(log), contextlib.redirect_stderr(log), quiet():
+            try:
+                first_steps(recorder, config, Path(folder))
+            except (Exception, SystemExit):
+                return None
+    return recorder.hashes, recorder.parameter_digests
+
+
+def first_steps(recorder: RunRecorder, config: dict[str, Any], folder: Path) -> None:
+    """Train in a folder that is thrown away, until the recorder says that it is enough."""
+    (path := folder / "run.yaml").write_text(dump_yaml(config))
+    arguments = ["fit", "--config", str(path), "--trainer.enable_progress_bar=false"]
+    arguments += ["--trainer.enable_model_summary=false", "--trainer.default_root_dir", str(folder)]
+    CompareCLI((recorder,), folder / "run", arguments)
+
+
+def _go_to(place: str) -> None:
+    os.environ["OMP_NUM_THREADS"] = "1"
+    os.chdir(place)
+    if place not in sys.path:
+        sys.path.insert(0, place)
+
+
 def execute(
     folder: str,
     run: dict[str, Any],
@@ -135,10 +183,7 @@ def execute(
     with _ONE_AT_A_TIME, _alone(target):
         if (known := read_result(target)) is not None:
             return known
-        os.environ["OMP_NUM_THREADS"] = "1"
-        os.chdir(place)
-        if place not in sys.path:
-            sys.path.insert(0, place)
+        _go_to(place)
         with atomic_write(target / "run.yaml") as file:
             file.write(dump_yaml(config))
         with (target / "output.log").open("a") as log, contextlib.redirect_stdout(log), contextlib.redirect_stderr(log):

@@ -1,7 +1,6 @@
 """Made-up findings about parts of a model."""
 
-from lightning_qsgd.audit.findings import Shares
-from lightning_qsgd.audit.model_findings import AttentionFindings, HeadFindings, LayerFindings, Replacement
+from lightning_qsgd.audit.findings import AttentionFindings, HeadFindings, LayerFindings, Replacement, Shares
 
 
 def replacement(name, value, lost=0, gained=0):

@@ -7,8 +7,8 @@ import numpy as np
 import pytest
 import torch
 
+from lightning_qsgd.audit.findings import AttentionFindings, LayerFindings
 from lightning_qsgd.audit.model_audit import audit_model
-from lightning_qsgd.audit.model_findings import AttentionFindings, LayerFindings
 from lightning_qsgd.datamodules import SyntheticSequences
 from lightning_qsgd.models import QuantumAttention, QuantumHead
 from lightning_qsgd.tasks import SequenceClassification

@@ -1,26 +1,69 @@
-"""The page of an audit is whole, opens offline, and is written completely or not at all."""
+"""The page of an audit, as a whole; it is written completely or not at all."""
 
 import errno
 import os
 import re
+from dataclasses import replace
 
 import pytest
 
 from lightning_qsgd.audit import PerturbationFindings
-from lightning_qsgd.audit.page import perturbation_task, write_page
+from lightning_qsgd.audit import page as audit_page
+from lightning_qsgd.audit.findings import AttentionFindings, LayerFindings, Metric, Shares
+from lightning_qsgd.audit.page import write_audit
 from lightning_qsgd.audit.saved import load_findings
 from tests.audit.common import TENSORS, fake_findings, fake_shares
-from tests.comparison.test_html import Page
+from tests.audit.model_findings import attention_findings, layer_findings, replacement
+from tests.report import golden
+from tests.report.test_page import Page, check_whole
 
-SAID = ["A table of numbers does the same."]
 NOTHING = fake_shares(0, 0, 0, 0, power=0)
 
 
-def written(folder, findings=None, verdict=None):
-    findings = findings or fake_findings()
-    paths = write_page("title", [perturbation_task(findings, SAID, verdict)], {"perturbation": findings}, folder)
+ACCURACY = Metric("val/accuracy", "max", 0.953, 2000)
+LAYER = replace(
+    layer_findings(
+        ACCURACY, [replacement("constant", 0.5, 920, 14), replacement("single-angle part", 0.952, 10, 8)], outputs=20
+    ),
+    untried={"classical series": "there are no training data"},
+)
+ATTENTION = attention_findings(ACCURACY, [replacement("no Phi", 0.9, 120, 14), replacement("linear part", 0.953, 2, 2)])
+ODD = dict.fromkeys(("uniform", "truncation", "device_error", "effective")) | {
+    "qubits": 1,
+    "tensors": ("<b>&$x_$|`",),
+    "intervals": {},
+    "sampled": True,
+    "shots": 1024,
+    "norm_ratio": 0.001,
+    "steps": 1,
+    "spans": 1,
+    "ran_on": "AerSampler, 1,024 shots",
+    "settings": {"scale": "gradient", "target": "gradient"},
+}
+PLAIN = Metric("val/loss", "min", 0.3, 0)
+
+
+def written(folder, findings=None, verdict=()):
+    findings = findings if isinstance(findings, dict) else {"perturbation": findings or fake_findings()}
+    paths = write_audit("title", findings, folder, verdict)
     assert sorted(paths) == sorted(path for path in folder.rglob("*") if path.is_file())
     return (folder / "audit.html").read_text(), (folder / "audit.md").read_text()
+
+
+@pytest.mark.parametrize(
+    ("name", "findings"),
+    [
+        ("perturbation", {"perturbation": fake_findings()}),
+        ("perturbation_odd", {"perturbation": fake_findings(**ODD)}),
+        ("model", {"head": LAYER, "attention": ATTENTION}),
+        ("model_bare", {"a": layer_findings(ACCURACY, []), "b": attention_findings(PLAIN, [])}),
+        ("model_loss", {"a": layer_findings(PLAIN, [replacement("constant", 0.5)], shares=None)}),
+    ],
+)
+def test_whole_pages(name, findings, tmp_path):
+    page, summary = written(tmp_path, findings, ["No circuit-specific effect."] if name == "perturbation" else ())
+    golden.check(f"audit_{name}", summary)
+    assert len(check_whole(page).all("img")) == summary.count("\n![")
 
 
 @pytest.fixture(scope="module")
@@ -28,34 +71,6 @@ def folder(tmp_path_factory):
     folder = tmp_path_factory.mktemp("audit")
     written(folder, verdict=["No circuit-specific effect."])
     return folder
-
-
-def test_it_is_one_page_that_loads_nothing(folder):
-    page = (folder / "audit.html").read_text()
-    found = Page(page)
-    sources = [attrs[key] for _, attrs in found.elements for key in ("src", "srcset", "href") if key in attrs]
-    assert all(source.startswith(("data:", "#")) for source in sources)
-    assert not re.search(r"url\(|@import|<script", page)
-    ids = {attrs["id"] for _, attrs in found.elements if "id" in attrs}
-    assert {link["href"][1:] for link in found.all("a")} == ids
-    assert len(found.all("img")) == len(found.all("source")) == 3
-    assert all(len(attrs["alt"]) > 60 for attrs in found.all("img"))
-
-
-def test_the_conclusion_is_first_then_the_subject_and_the_verdict_is_last(folder):
-    page, summary = (folder / "audit.html").read_text(), (folder / "audit.md").read_text()
-    for text in (Page(page).text, summary):
-        places = [text.index(said) for said in (SAID[0], "Audited: ", "What it consists of", "No circuit-specific")]
-        assert places == sorted(places)
-    assert summary.rstrip().endswith("No circuit-specific effect.")
-    assert "comparison of training algorithms" not in page.lower()
-
-
-def test_without_a_comparison_nothing_is_said_about_training(tmp_path):
-    page, summary = written(tmp_path)
-    for text in (Page(page).text, summary):
-        assert "Does it matter for training?" not in text
-        assert "A share of power is no effect on training" in text
 
 
 def test_findings_lie_beside_it(folder):
@@ -75,14 +90,6 @@ def test_the_same_findings_give_the_same_files(folder, tmp_path):
         for root in (folder, tmp_path)
     )
     assert first == second
-
-
-def test_names_are_no_markup(tmp_path):
-    name = "<b>&$x_$|`"
-    findings = fake_findings(tensors=[f"m.{name}", "m.other"], identity=f"{name}(a=1)", shares=fake_shares(rows=2000))
-    page, summary = written(tmp_path, findings)
-    assert "<b>" not in page + summary
-    assert f"Audited: {name}(a=1)" in Page(page).text
 
 
 @pytest.mark.parametrize(
@@ -109,25 +116,34 @@ def test_odd_findings_give_a_readable_page(tmp_path, changes):
         assert not re.search(r"\b(nan|inf|None)\b", text.replace("center=None", ""))
 
 
-def test_several_parts_have_figures_and_anchors_of_their_own(tmp_path):
-    findings = fake_findings()
-    parts = [perturbation_task(findings, SAID, key=key, title=f"Part {key}") for key in ("one", "two")]
-    write_page("title", parts, {"one": findings, "two": findings}, tmp_path)
-    page = Page((tmp_path / "audit.html").read_text())
-    ids = [attrs["id"] for _, attrs in page.elements if "id" in attrs]
-    assert {"one-power", "two-power"} <= set(ids)
-    assert len(set(ids)) == len(ids)
-    assert {path.name[:4] for path in (tmp_path / "figures").iterdir()} == {"one_", "two_"}
+def test_no_findings_are_refused(tmp_path):
+    with pytest.raises(ValueError, match="Invalid findings"):
+        write_audit("title", {}, tmp_path)
 
 
-def test_no_parts_are_refused(tmp_path):
-    with pytest.raises(ValueError, match="Invalid tasks"):
-        write_page("title", [], {}, tmp_path)
+def test_findings_of_a_model_come_back_from_their_file(tmp_path):
+    bare = replace(LAYER, shares=None, per_output=[], circuits=None, shots=None)
+    written(tmp_path, {"head": LAYER, "bare": bare, "attention": ATTENTION})
+    assert load_findings(tmp_path / "findings.json", "head", LayerFindings) == LAYER
+    assert load_findings(tmp_path / "findings.json", "bare", LayerFindings) == bare
+    assert load_findings(tmp_path / "findings.json", "attention", AttentionFindings) == ATTENTION
+
+
+@pytest.mark.parametrize(
+    "found",
+    [
+        layer_findings(ACCURACY, [replacement("constant", 0.5)], Shares(0, 0, 0, 0, 0, 99), 1),
+        attention_findings(ACCURACY, ATTENTION.replacements * 2, heads=9),
+    ],
+)
+def test_odd_models_give_a_page(found, tmp_path):
+    written(tmp_path, {"part": found})
 
 
 def test_a_full_disk_leaves_no_half_written_file(folder, tmp_path, monkeypatch):
-    findings, fsync = fake_findings(), os.fsync
-    tasks = [perturbation_task(findings, SAID, ["No circuit-specific effect."])]
+    findings, fsync, verdict = fake_findings(), os.fsync, ["No circuit-specific effect."]
+    drawn = audit_page.part_of(findings, verdict=verdict)
+    monkeypatch.setattr(audit_page, "part_of", lambda *_: drawn)
     for room in range(6):  # files that it has room for
         left = iter(range(room))
 
@@ -139,7 +155,7 @@ def test_a_full_disk_leaves_no_half_written_file(folder, tmp_path, monkeypatch):
         monkeypatch.setattr(os, "fsync", full)
         output = tmp_path / str(room)
         with pytest.raises(OSError, match="No space left"):
-            write_page("title", tasks, {"perturbation": findings}, output)
+            write_audit("title", {"perturbation": findings}, output, verdict)
         there = [path.relative_to(output) for path in output.rglob("*") if path.is_file()]
         assert len(there) == room
         assert all((output / path).read_bytes() == (folder / path).read_bytes() for path in there)

@@ -2,19 +2,17 @@
 
 import pytest
 
-from lightning_qsgd.comparison.judging import hints, judge_claim, judge_contrasts
+from lightning_qsgd.comparison.judging import hints, judge_claim, judge_contrasts, sine_control
 from tests.comparison.common import fake_results
 
 CONTROLS = ["a", "b/frozen", "b/shuffled", "sine"]
-SINE = {"sine": {"perturbation.class_path": "lightning_qsgd.optim.SinePerturbation"}}
 
 
-def said(others=CONTROLS, frozen=0.0, settings=SINE, trials=3, change=None):
+def said(others=CONTROLS, frozen=0.0, sine=True, trials=3, change=None):
     """The sentence of a claim of arm b, which is 3 points better than all but its frozen twin."""
     effects = {"a": 0.0, "b": 0.03, "b/frozen": frozen, "b/shuffled": 0.0, "sine": 0.0}
     results = fake_results(effects, twins={"b": ["frozen", "shuffled"]}, claims={"b": others}, trials=trials)
-    for arm, values in settings.items():
-        results.comparison.arms[arm].set = values
+    results.arms["sine"] = {"sine": sine}
     if change is not None:
         change(results)
     return judge_claim(results, "b", others, [])
@@ -24,9 +22,48 @@ def test_an_effect_is_named_only_where_the_controls_were_beaten_and_tuned():
     assert said().sentence == "circuit-specific effect: better than each of a, b/frozen, b/shuffled, sine"
     assert said(frozen=0.03).sentence == "no circuit-specific effect shown: not clearly better than b/frozen"
     assert said(["a", "b/frozen"]).sentence == "better than each of a, b/frozen, b/shuffled"
-    assert said(settings={}).sentence == "better than each of a, b/frozen, b/shuffled, sine"
+    assert said(sine=False).sentence == "better than each of a, b/frozen, b/shuffled, sine"
     assert said(trials=0).sentence.endswith("sine; nothing was tuned, so this is no circuit-specific effect")
     assert said(trials=0, frozen=0.03).sentence == "not clearly better than b/frozen"
+
+
+SINE = {"class_path": "lightning_qsgd.optim.SinePerturbation", "init_args": {"num_qubits": 2}}
+FROZEN_SINE = {"kind": "frozen", "reference": SINE}
+PERTURBATION = "model.init_args.optimizer.init_args.perturbation"
+
+
+@pytest.mark.parametrize(
+    ("settings", "expected"),
+    [
+        ({"optimizer.perturbation": SINE}, True),
+        ({PERTURBATION: {"class_path": "SinePerturbation", "init_args": {"num_qubits": 2}}}, True),
+        ({"optimizer.perturbation": None}, True),  # the optimizer's default
+        ({"model.init_args.scheduler": {"class_path": "torch.optim.lr_scheduler.CosineAnnealingLR"}}, False),
+        ({"optimizer.perturbation": SINE, "optimizer.quantum_weight": 0.0}, False),
+        ({"optimizer.perturbation": SINE, "optimizer.twin": "frozen"}, False),
+        ({"optimizer.perturbation": {"class_path": "ControlPerturbation", "init_args": FROZEN_SINE}}, False),
+        ({}, False),
+        ("configs/overlay/sine.yaml", True),
+        ("configs/overlay/cosine.yaml", False),
+    ],
+)
+def test_a_sine_control_is_one_by_its_configuration(settings, expected):
+    results = fake_results({"a": 0.0, "sine": 0.0}, seeds=1)
+    arm = results.comparison.arms["sine"]
+    arm.set, arm.overlays = (settings, []) if isinstance(settings, dict) else ({}, [settings])
+    assert sine_control(results, "sine") == expected
+
+
+def test_what_the_runner_noted_of_a_sine_control_counts():
+    results = fake_results({"a": 0.0, "b": 0.0}, seeds=1)
+    results.comparison.base = ["a file that is gone.yaml"]
+    assert not sine_control(results, "b")
+    results.arms["b"] = {"sine": True}
+    assert sine_control(results, "b")
+    results.arms["b"] = {"sine": False}
+    results.comparison.arms["b"].overlays = ["configs/overlay/sine.yaml"]
+    assert not sine_control(results, "b")
+    assert not sine_control(results, "not there")
 
 
 def test_a_twin_that_was_trained_cannot_be_left_out_of_a_claim():

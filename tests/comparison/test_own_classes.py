@@ -4,8 +4,9 @@ import pytest
 import yaml
 
 from lightning_qsgd.comparison.pairing import level_of_contrast
+from lightning_qsgd.comparison.results import Results
 from lightning_qsgd.comparison.runner import Runner
-from lightning_qsgd.comparison.spec import Arm, Comparison, Metric, Seeds, Tuning
+from lightning_qsgd.comparison.spec import Arm, Comparison, Contrast, Metric, Seeds, Tuning
 from tests.comparison.test_runner import ARMS
 from tests.comparison.test_runner import comparison as standard
 
@@ -21,6 +22,7 @@ SIGN = {"model.init_args.optimizer": {"class_path": f"{MINE}.Sign", "init_args":
 
 
 def run(tmp_path, arms, **settings):
+    tmp_path.mkdir(exist_ok=True)
     (tmp_path / "base.yaml").write_text(yaml.safe_dump(BASE))
     metric = Metric(0.01, "error", "min", unit="")
     spec = Comparison(
@@ -43,6 +45,9 @@ def test_arms_that_draw_more_are_unpaired_where_steps_are_not_seeded(tmp_path):
     assert level_of_contrast(results, "sign", "sgd") == ("full", "")
     # What it draws moves the generator that shuffles, too.
     assert level_of_contrast(results, "draws", "sgd") == (None, "other batches from epoch 2 on")
+    with pytest.raises(ValueError, match="Invalid level of draws - sgd: 'data'; its runs share nothing"):
+        run(tmp_path / "again", arms, contrasts=[Contrast("draws", "sgd", "data")])
+    assert {run.arm for run in Results.load(tmp_path / "again" / "own").runs} >= {"draws", "sgd"}  # kept
     one = results.of("sign")[1]
     assert set(one.curve) == {"epoch", "step", "examples", "seconds", "error"}
     assert one.curve["examples"] == [16, 32]

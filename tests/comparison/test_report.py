@@ -8,8 +8,12 @@ from dataclasses import replace
 
 import pytest
 
+from lightning_qsgd.comparison.analysis import analyse
 from lightning_qsgd.comparison.report import write_report
+from lightning_qsgd.comparison.wording import summary
 from tests.comparison.common import fake_results
+from tests.report import golden
+from tests.report.test_page import check_whole
 
 TWO = {"a": 0.0, "b": 0.03}
 
@@ -48,12 +52,9 @@ def test_every_run_is_a_row(tmp_path):
         fake_results(TWO, ["b - a"], seeds=1, complete=False),
         fake_results(TWO, ["b - a"], seeds=2, failed=[(arm, seed) for arm in TWO for seed in (1, 2)]),
         fake_results(TWO, ["b - a"], seeds=2, diverged=[(arm, seed) for arm in TWO for seed in (1, 2)]),
-        fake_results(TWO, ["b - a"], mode="min", unit="", gatekeeper="b - a"),
-        fake_results({"a": 0.0, "b": 0.0}, ["b - a"], noise=0.0, gatekeeper="b - a", claims={"b": ["a"]}),
         fake_results({"a": 0.0}, epochs=1),
         fake_results({"a": 0.0, "$<i>|": 0.1}, ["$<i>| - a"], claims={"$<i>|": ["a"]}, dose={"%s {x}": ["$<i>|"]}),
         replace(fake_results(TWO, ["b - a"]), runs=[]),
-        replace(fake_results(TWO, ["b - a"]), runs=[], targets={}, provenance={}, arms={}),
         replace(fake_results(TWO, ["b - a"]), runs=fake_results(TWO).runs[:7], targets={}),
     ],
     ids=[
@@ -61,12 +62,9 @@ def test_every_run_is_a_row(tmp_path):
         "one_seed",
         "failed",
         "diverged",
-        "min",
-        "equal",
         "one_epoch",
         "names",
         "nothing",
-        "bare",
         "only_baseline",
     ],
 )
@@ -85,23 +83,65 @@ def test_a_run_without_a_curve_or_hashes_is_no_obstacle(tmp_path):
     assert "inconclusive" in page
 
 
-def test_several_tasks_are_put_together(tmp_path):
-    tasks = [fake_results(TWO, ["b - a"], name=name, data=name) for name in ("one", "two")]
-    page, summary, table = report(tmp_path, *tasks)
-    assert page.count("Across tasks") == 2  # contents and heading
-    assert "AlgoPerf" in summary
-    assert {row["comparison"] for row in table} == {"one", "two"}
-    assert 'id="1-one-contrasts"' in page
-    assert 'id="2-two-contrasts"' in page
+RICH = {
+    "contrasts": ["b - a", "b - b/frozen", "c - a", "d - a"],
+    "twins": {"b": ["frozen", "scalar"]},
+    "gatekeeper": "b - a",
+    "claims": {"b": ["a"]},
+    "dose": {"s": ["a", "b"]},
+    "live": {"b": {"norm_ratio": 0.004, "effective": 1200.0, "offset": -0.9, "spread": 0.02}, "c": {"norm_ratio": 0.3}},
+    "diverged": [("c", 1)],
+    "failed": [("d", 2)],
+    "trials": 3,
+}
+FIVE = {"a": 0.0, "b": 0.03, "b/frozen": 0.028, "b/scalar": 0.02, "c": -0.02, "d": 0.0}
 
 
-def test_what_was_declared_otherwise_is_said_everywhere(tmp_path):
-    results = fake_results(TWO, ["b - a"], gatekeeper="b - a")
+def changed():
+    results = fake_results({"a": 0.0, "b": 0.0, "c": 0.0}, ["b - a", "c - a"], seeds=4, complete=False)
     results.provenance["declared"] = {"at": "2026-01-02T03:04:05+00:00", "changes": ["metric.margin was 0.02"]}
-    page, summary, _ = report(tmp_path, results)
-    for text in (page, summary.replace("\\_", "_")):
-        assert "Exploratory: declared otherwise before the runs: metric.margin was 0.02." in text
-        assert "declared at 2026-01-02T03:04:05+00:00 and changed since (metric.margin was 0.02)" in text
+    results.of("b")[1].hashes["seeds"] = ["other"]
+    return results
+
+
+@pytest.mark.parametrize(
+    ("name", "results"),
+    [
+        ("rich", [fake_results(FIVE, **RICH)]),
+        ("changed", [changed()]),
+        ("minimized", [fake_results(TWO, ["b - a"], mode="min", unit="", gatekeeper="b - a")]),
+        ("equal", [fake_results({"a": 0.0, "b": 0.0}, ["b - a"], noise=0.0, gatekeeper="b - a", claims={"b": ["a"]})]),
+        ("nothing", [replace(fake_results(TWO, ["b - a"]), runs=[], targets={}, provenance={}, arms={})]),
+        ("two", [fake_results({"a": 0.0}, name=name, seeds=2, epochs=3) for name in ("one", "two <i>")]),
+    ],
+)
+def test_whole_pages(name, results, tmp_path):
+    page, summary, _ = report(tmp_path, *results)
+    golden.check(f"comparison_{name}", summary)
+    assert len(check_whole(page).all("img")) == summary.count("\n![")
+
+
+def test_the_first_sentences_are_for_those_who_were_not_there():
+    gone = [("b", 1), ("b", 2)]
+    cases = {
+        "worse": fake_results({"a": 0.0, "b": -0.03}, ["b - a"]),
+        "better by less than the margin": fake_results({"a": 0.0, "b": 0.002}, ["b - a"], noise=0.0005),
+        "inconclusive": fake_results({"a": 0.0, "b": 0.005}, ["b - a"], noise=0.02),
+        "equivalent": fake_results({"a": 0.0, "b": 0.001}, ["b - a"], noise=0.003),
+        "all differences zero": fake_results({"a": 0.0, "b": 0.0}, ["b - a"], noise=0.0),
+        "some differences zero": fake_results({"a": 0.0, "b": 0.0, "c": 0.03}, ["b - a", "c - a"], noise=0.0),
+        "diverged": fake_results({"a": 0.0, "b": 0.03}, ["b - a"], diverged=gone),
+        "one pair": fake_results({"a": 0.0, "b": 0.03}, ["b - a"], seeds=1),
+        "few pairs": fake_results({"a": 0.0, "b": 0.03}, ["b - a"], seeds=4),
+        "no contrast": fake_results({"a": 0.0, "b": 0.03}),
+        "one arm": fake_results({"a": 0.0}, seeds=1),
+    }
+    lines = []
+    for name, results in cases.items():
+        sentences = summary(analyse(results))
+        assert len(sentences) == 3
+        lines += [f"## {name}", "", *sentences, ""]
+    golden.check("summaries", "\n".join(lines))
 
 
 def test_no_results_are_refused(tmp_path):

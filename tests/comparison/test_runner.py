@@ -79,12 +79,27 @@ def test_a_diverged_run_counts_and_a_failed_one_is_repeated_on_request(tmp_path)
     assert again.of("wild")[1].host["started"] == begun[1]
 
 
-def test_runs_that_are_not_paired_as_declared_are_refused_but_kept(tmp_path):
+def test_what_is_not_paired_as_declared_is_refused_before_the_first_run(tmp_path):
     arms = {"adamw": ARMS["adamw"], "half": Arm(ARMS["adamw"].overlays, {"data.init_args.batch_size": 16})}
     spec = comparison(tmp_path, arms=arms, seeds=Seeds([1], [11]), contrasts=[Contrast("half", "adamw", "data")])
     with pytest.raises(ValueError, match="Invalid level of half - adamw: 'data'; its runs share nothing"):
-        Runner(spec).run()
-    assert len(Results.load(spec.folder).runs) == 3
+        Runner(spec, workers=1).run()
+    assert not list(spec.folder.rglob("*.json"))
+    with pytest.raises(ValueError, match="Invalid level of half - adamw"):
+        Runner(spec).check_pairing()  # as a dry run does
+
+
+def test_pairing_is_tried_where_more_than_the_optimizer_differs(tmp_path):
+    head = {"model.init_args.head": {"class_path": "lightning_qsgd.models.QuantumHead", "init_args": {"num_qubits": 2}}}
+    several = {"trainer.accumulate_grad_batches": 2}
+    arms = {"adamw": ARMS["adamw"], "lr": Arm(set={"optimizer.lr": 0.1})}
+    arms |= {"several": Arm(set=several), "head": Arm(set=head)}
+    contrasts = [Contrast("lr", "adamw"), Contrast("several", "lr"), Contrast("head", "several")]
+    runner = Runner(comparison(tmp_path, arms=arms, seeds=Seeds([1], [11]), contrasts=contrasts))
+    assert not runner.arms.differ_beyond_optimizer("lr", "adamw")
+    assert runner.arms.differ_beyond_optimizer("several", "lr")
+    with pytest.raises(ValueError, match="Invalid level of head - several: 'full'; its runs share"):  # the first one
+        runner.check_pairing()
 
 
 def test_a_declaration_comes_before_the_runs_and_changes_are_told(tmp_path):

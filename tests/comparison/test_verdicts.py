@@ -126,16 +126,17 @@ def test_sentences():
     )
     (found,) = judge({"c": contrast(-1.5)}, 9).values()
     assert found.sentence == (
-        "c: worse by 1.5 (95 % interval -2.22 to -0.785, 10 pairs, Holm p 0.002), by less than the margin of 9."
+        "c: worse by 1.5 (95 % interval \u22122.22 to \u22120.785, 10 pairs, Holm p 0.002), "
+        "by less than the margin of 9."
     )
     (found,) = judge({"c": contrast(0.1)}, 0.8).values()
     assert found.sentence == (
-        "c: equivalent. The mean difference is 0.1, and the 90 % interval -0.48 to 0.68 lies within a margin of 0.8 "
-        "(10 pairs)."
+        "c: equivalent. The mean difference is 0.1, and the 90 % interval \u22120.48 to 0.68 lies within a margin "
+        "of 0.8 (10 pairs)."
     )
     (found,) = judge({"c": contrast(0.1)}, 0.5).values()
     assert found.sentence == (
-        "c: inconclusive. The mean difference is 0.1 (95 % interval -0.615 to 0.815, 10 pairs, Holm p 0.74). "
+        "c: inconclusive. The mean difference is 0.1 (95 % interval \u22120.615 to 0.815, 10 pairs, Holm p 0.74). "
         "A true difference of 0.996 would have been found with probability 0.8."
     )
 

@@ -1,0 +1,1 @@
+"""How pages are written: facts to Markdown, Markdown to one HTML file, numbers to text. Level 0."""

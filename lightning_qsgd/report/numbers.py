@@ -1,0 +1,132 @@
+"""How numbers and plain values are printed, everywhere."""
+
+import math
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+NONE = "\u2013"  # where there is no number
+MINUS = "\u2212"
+
+
+@dataclass(frozen=True)
+class Numbers:
+    """Values and differences of one metric: two digits of a percent, or four digits of a plain number.
+
+    Args:
+        value_unit: "%": values are printed times 100, differences in percentage points; "" prints them unchanged.
+    """
+
+    value_unit: str | None
+
+    @property
+    def factor(self) -> float:
+        """What values are multiplied by."""
+        return 100.0 if self.value_unit == "%" else 1.0
+
+    @property
+    def unit(self) -> str:
+        """Of differences."""
+        return "points" if self.value_unit == "%" else ""
+
+    def value(self, x: float) -> str:
+        """A value, without its unit."""
+        return number(x * self.factor, ".2f" if self.value_unit == "%" else ".4g")
+
+    def difference(self, x: float) -> str:
+        """A difference with its sign, without its unit."""
+        return number(x * self.factor, "+.2f" if self.value_unit == "%" else "+.3g")
+
+    def size(self, x: float) -> str:
+        """The size of a difference, without its unit."""
+        return self.difference(abs(x)).removeprefix("+")
+
+    def interval(self, low: float, high: float) -> str:
+        """An interval of differences; a dash where it is not known."""
+        known = math.isfinite(low) and math.isfinite(high)
+        return f"{self.difference(low)} to {self.difference(high)}" if known else NONE
+
+    def spread(self, values: Sequence[float]) -> str:
+        """Mean and sample standard deviation, as 91.20 +- 0.41; of one value, the value alone."""
+        if not values:
+            return NONE
+        middle = self.value(float(np.mean(values)))
+        return f"{middle} \u00b1 {self.value(float(np.std(values, ddof=1)))}" if len(values) > 1 else middle
+
+    def with_unit(self, text: str, *, difference: bool = False) -> str:
+        """A printed number and its unit."""
+        return f"{text} {(self.unit if difference else self.value_unit) or ''}".strip()
+
+    def full(self, x: float) -> str:
+        """A value with its unit."""
+        return self.with_unit(self.value(x))
+
+    def by(self, x: float) -> str:
+        """A difference with its sign and unit."""
+        return self.with_unit(self.difference(x), difference=True)
+
+    def amount(self, x: float) -> str:
+        """The size of a difference with its unit."""
+        return self.with_unit(self.size(x), difference=True)
+
+
+def unit_of(metric: str) -> str:
+    """Of a metric's values, by its name: "%" for accuracies and F1, "" for others."""
+    return "%" if "accuracy" in metric or "f1" in metric else ""
+
+
+def number(x: float | None, form: str = ".3g") -> str:
+    """A number; a dash for none, a sign for infinity. What rounds to zero has no sign."""
+    if x is None or math.isnan(x):
+        return NONE
+    text = "\u221e" if math.isinf(x) else f"{abs(x):{form.lstrip('+')}}"
+    if not re.search(r"[1-9\u221e]", text):
+        return text
+    return f"{MINUS if x < 0 else '+' if form.startswith('+') else ''}{text}"
+
+
+def p_value(p: float) -> str:
+    """Two digits; "< 0.0001" below that."""
+    return "< 0.0001" if p < 1e-4 else number(p, ".2g" if p < 0.095 else ".2f")
+
+
+def count(n: int, noun: str) -> str:
+    """A number of things, as "1 run" and "2,000 runs"."""
+    return f"{n:,} {noun}{'' if n == 1 else 's'}"
+
+
+def listed(names: Sequence[str]) -> str:
+    """Names in a sentence: "a, b and c"."""
+    return " and ".join(filter(None, [", ".join(names[:-1]), *names[-1:]]))
+
+
+def percent(share: float | None) -> str:
+    """A share with two digits of a percent; a dash for none.
+
+    What is not all and not nothing is not printed as if it were: "<0.01 %" and ">99.99 %". Below 1e-12 lie rounding
+    errors.
+    """
+    if share is None or not math.isfinite(share):
+        return number(share)
+    share = 0.0 if abs(share) < 1e-12 else 1.0 if abs(1 - share) < 1e-12 else share
+    if share in (0.0, 1.0):
+        return f"{100 * share:.0f} %"
+    if abs(share) < 1e-4:
+        return "<0.01 %" if share > 0 else f">{MINUS}0.01 %"
+    return ">99.99 %" if 0.9999 < share < 1 else f"{number(100 * share, ',.0f' if abs(share) >= 10 else ',.2f')} %"
+
+
+def plain(value: Any) -> str:
+    """A setting in words: "yes" for True, "1 to 10" for a run of whole numbers, names and values for a mapping."""
+    if isinstance(value, dict):
+        return ", ".join(f"{key.replace('_', ' ')} {plain(item)}" for key, item in value.items())
+    if isinstance(value, bool):
+        return "yes" if value else "no"
+    if isinstance(value, list | tuple):
+        items = list(value)
+        steps = np.diff(items) if len(items) > 2 and all(type(item) is int for item in items) else np.zeros(1)
+        return f"{items[0]} to {items[-1]}" if (steps == 1).all() else ", ".join(map(plain, items)) or NONE
+    return number(value, "g") if isinstance(value, float) else NONE if value is None else str(value)
