@@ -22,17 +22,18 @@ def part_of(found: Findings, key: str = "", heading: str = "", verdict: Sequence
         heading: its name there. Default: "", none.
         verdict: sentences of a comparison with the perturbation's twins. Default: none was run.
     """
-    facts = {"f": found, "heading": heading, "said": conclusions, "verdict": verdict}
+    facts = {"f": found, "said": conclusions, "verdict": verdict}
+    summary = conclusions.summary(found)
     if isinstance(found, PerturbationFindings):
         drawings = {
             "power": figures.power_over_time(found),
             "layers": figures.layers(found),
             "modulation": figures.modulation(found),
         }
-        return render("perturbation", facts, drawings, key)
+        return render("perturbation", facts, drawings, summary, key, heading)
     layer = isinstance(found, LayerFindings)
     picture = figures.layer_picture(found) if layer else figures.attention_picture(found)
-    return render("model", facts | {"layer": layer}, {"picture": picture}, key)
+    return render("model", facts | {"layer": layer}, {"picture": picture}, summary, key, heading)
 
 
 def write_audit(title: str, findings: Mapping[str, Any], output: Path, verdict: Sequence[str] = ()) -> list[Path]:

@@ -67,7 +67,6 @@ def part(analysis: Analysis, key: str = "") -> Part:
         "provenance": results.provenance,
         "numbers": analysis.numbers,
         "said": wording,
-        "heading": spec.name if key else "",
         "ran": ran,
         "declared": {contrast.arm for contrast in spec.contrasts} | {spec.baseline},
         "seeds_needed": seeds_needed,
@@ -78,7 +77,7 @@ def part(analysis: Analysis, key: str = "") -> Part:
         "median": lambda times: sorted(times)[(len(times) - 1) // 2] if times else None,
         "quartiles": lambda ratios: np.quantile(ratios, [0.25, 0.75]),
     }
-    return render("comparison", facts, drawings | reached, key)
+    return render("comparison", facts, drawings | reached, wording.summary(analysis), key, spec.name if key else "")
 
 
 def _settings(values: dict[str, Any]) -> str:

@@ -21,13 +21,24 @@ class Part:
     Attributes:
         text: Markdown.
         drawings: the figures that it shows, each as ``figures/<name>.svg``.
+        summary: what a page begins with: three sentences for readers who were not there.
+        heading: its name, where a page has several parts.
     """
 
     text: str
     drawings: Sequence[Drawing]
+    summary: Sequence[str] = ()
+    heading: str = ""
 
 
-def render(template: str, facts: Mapping[str, Any], drawings: Mapping[str, Drawing | None], key: str = "") -> Part:
+def render(
+    template: str,
+    facts: Mapping[str, Any],
+    drawings: Mapping[str, Drawing | None],
+    summary: Sequence[str],
+    key: str = "",
+    heading: str = "",
+) -> Part:
     """Fill in a template.
 
     In a template, text is escaped, so that no name is markup; a number without a format is refused, and so is None.
@@ -36,15 +47,22 @@ def render(template: str, facts: Mapping[str, Any], drawings: Mapping[str, Drawi
         template: its name, without ``.md.j2``.
         facts: what the template names.
         drawings: figures that it shows, which it finds in ``drawings`` by these names; None for what there is not.
+        summary: the page's first sentences.
         key: beginning of the figures' file names, where a page has several parts. Default: "".
+        heading: the part's name there. Default: "".
 
     Raises:
         jinja2.UndefinedError: if the template names a fact that is not there.
         TypeError: if it prints a value that is neither text nor a whole number.
     """
     named = {name: drawing and replace(drawing, name=f"{key}{drawing.name}") for name, drawing in drawings.items()}
-    text = _environment().get_template(f"{template}.md.j2").render({**facts, "drawings": named})
-    return Part(re.sub(r"\n{3,}", "\n\n", text).strip() + "\n", [drawing for drawing in named.values() if drawing])
+    text = (
+        _environment()
+        .get_template(f"{template}.md.j2")
+        .render({**facts, "drawings": named, "h": "###" if heading else "##"})
+    )
+    text = re.sub(r"\n{3,}", "\n\n", text).strip() + "\n"
+    return Part(text, [drawing for drawing in named.values() if drawing], summary, heading)
 
 
 def escape(text: str) -> str:

@@ -34,7 +34,7 @@ def write_page(title: str, parts: Sequence[Part], output: Path, name: str, kind:
     Raises:
         OSError: if a file cannot be written.
     """
-    text = "\n".join([f"# {escape(title)}\n", *(part.text for part in parts)])
+    text = "\n".join([f"# {escape(title)}\n", *map(_summary, parts), *map(_body, parts)])
     drawings = [drawing for part in parts for drawing in part.drawings]
     files = {f"{name}.html": to_html(text, title, kind, drawings), f"{name}.md": text}
     files |= {_path(drawing): drawing.svg for drawing in drawings}
@@ -42,6 +42,15 @@ def write_page(title: str, parts: Sequence[Part], output: Path, name: str, kind:
         with atomic_write(output / path) as file:
             file.write(content)
     return [output / path for path in files]
+
+
+def _summary(part: Part) -> str:
+    name = f"**{escape(part.heading)}**: " if part.heading else ""
+    return f"> {name}{escape(' '.join(part.summary))}\n"
+
+
+def _body(part: Part) -> str:
+    return f"## {escape(part.heading)}\n\n{part.text}" if part.heading else part.text
 
 
 def to_html(text: str, title: str, kind: str, drawings: Sequence[Drawing]) -> str:

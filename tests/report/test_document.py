@@ -16,7 +16,9 @@ def filled(monkeypatch):
         environment = document._environment()
         environment.loader = jinja2.DictLoader({"own.md.j2": text})
         monkeypatch.setattr(document, "_environment", lambda: environment)
-        return render("own", facts, {"picture": Drawing("dot", "<svg/>", "alt", "caption"), "none": None}, "1_")
+        return render(
+            "own", facts, {"picture": Drawing("dot", "<svg/>", "alt", "caption"), "none": None}, ["So."], "1_", "name"
+        )
 
     return fill
 
@@ -52,3 +54,4 @@ def test_figures_have_names_of_their_part(filled):
     part = filled("{{ drawings.picture.name }}{{ 'no' if not drawings.none }}\n\n\n\nend")
     assert part.text == "1\\_dotno\n\nend\n"
     assert [drawing.name for drawing in part.drawings] == ["1_dot"]
+    assert (part.summary, part.heading) == (["So."], "name")

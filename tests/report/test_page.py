@@ -94,7 +94,15 @@ def test_a_figure_that_is_not_there_is_an_error():
 
 
 def test_files_lie_together(tmp_path):
-    paths = write_page("a_b", [Part("Text.\n", [DOT])], tmp_path, "page", "A kind")
+    paths = write_page("a_b", [Part("Text.\n", [DOT], ["It is.", "So."])], tmp_path, "page", "A kind")
     assert sorted(paths) == sorted(path for path in tmp_path.rglob("*") if path.is_file())
-    assert (tmp_path / "page.md").read_text() == "# a\\_b\n\nText.\n"
+    assert (tmp_path / "page.md").read_text() == "# a\\_b\n\n> It is. So.\n\nText.\n"
     assert (tmp_path / "figures" / "dot_1.svg").read_text() == "<svg/>"
+
+
+def test_the_sentences_of_all_parts_come_first(tmp_path):
+    parts = [Part("Text.\n", [], [f"So {name}."], name) for name in ("a", "b_")]
+    write_page("t", parts, tmp_path, "page", "A kind")
+    said = (tmp_path / "page.md").read_text()
+    assert said.startswith("# t\n\n> **a**: So a.\n\n> **b\\_**: So b\\_.\n\n## a\n\nText.\n")
+    assert said.endswith("\n## b\\_\n\nText.\n")
