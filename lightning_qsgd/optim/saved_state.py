@@ -12,9 +12,7 @@ import torch
 from torch import Tensor
 
 from lightning_qsgd.optim.coordinates import TouchedCoordinates
-from lightning_qsgd.optim.displaced_gradients import DisplacedGradients
-from lightning_qsgd.optim.displacement import MeasuredDisplacement
-from lightning_qsgd.optim.fallback import SeriesFallback
+from lightning_qsgd.optim.displacement import DisplacedGradients, MeasuredDisplacement
 from lightning_qsgd.optim.param_groups import STATE, Scope
 from lightning_qsgd.optim.perturbation import Perturbation
 from lightning_qsgd.optim.statistics import Tally
@@ -170,7 +168,7 @@ def unpack(value: bytes | Mapping[str, Any]) -> dict[str, Any]:
 def _parts(*parts: Any) -> Iterator[Any]:
     """Those given that are no None, and the perturbations within them: all that loading a state changes."""
     for part in parts:
-        if isinstance(part, (Perturbation, MeasuredDisplacement, SeriesFallback)):
+        if isinstance(part, (Perturbation, MeasuredDisplacement)):
             yield part
             yield from _parts(*vars(part).values())
 

@@ -158,7 +158,7 @@ def warn_if_constant(s: Tensor, group: Mapping[str, Any], perturbation: Perturba
             f"The perturbation is nearly constant: s has mean {float(s.mean()):.3f} and spread "
             f"{float(s.std(correction=0)):.3f}. On the touched coordinates it acts like {equivalent}. "
             f"CircuitPerturbation's {aligned}center='zero' removes the constant part; "
-            "ControlPerturbation('constant', ...) is its classical twin.",
+            "ConstantTwin(...) is its classical twin.",
             stacklevel=9,
         )
 

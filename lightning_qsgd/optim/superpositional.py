@@ -32,7 +32,7 @@ from lightning_qsgd.optim.param_groups import (
     participates,
     refuse_unknown_keys,
 )
-from lightning_qsgd.optim.perturbation import Control, ControlPerturbation, Perturbation, SinePerturbation, require
+from lightning_qsgd.optim.perturbation import TWINS, Perturbation, SinePerturbation, TwinKind, require
 from lightning_qsgd.optim.saved_state import SavedState
 from lightning_qsgd.optim.sharding import local, refuse_unknown_sharding
 from lightning_qsgd.optim.statistics import LargeSteps, Tally, warn_if_constant
@@ -62,10 +62,10 @@ class SuperpositionalGradientDescent(SavedState):
         quantum_weight: lambda, a number of at least 0, or a function of the step number (from 0). With 0 the step
             is torch.optim.AdamW's bit for bit. Default: 0.5 (the paper also uses 0.1).
         perturbation: where s comes from. None (default): :class:`SinePerturbation` of 4 qubits, that is Eq. 2 in
-            closed form: no circuit runs. ``CircuitPerturbation()`` runs one. A :class:`ControlPerturbation` that has
+            closed form: no circuit runs. ``CircuitPerturbation()`` runs one. A :class:`TwinPerturbation` that has
             been used, or belongs to another optimizer, is not changed: this optimizer starts with a copy.
         twin: train with this classical twin of ``perturbation`` in its place, by the kind of a
-            :class:`ControlPerturbation` ("frozen", ...); in stacked configurations that is the twin of the perturbation
+            :class:`TwinPerturbation` ("frozen", ...); in stacked configurations that is the twin of the perturbation
             that all of them together describe. None (default): train with the perturbation itself.
         scope: the touched coordinates, in blocks of the perturbation's num_qubits: "first_of_tensor" (default; the
             first of each tensor, C order), "first_of_model" (of the first parameters in group order) or "all" (each
@@ -119,7 +119,7 @@ class SuperpositionalGradientDescent(SavedState):
         *,
         quantum_weight: float | Callable[[int], float] = 0.5,
         perturbation: Perturbation | None = None,
-        twin: Control | None = None,
+        twin: TwinKind | None = None,
         scope: Scope = "first_of_tensor",
         target: Target = "update",
         scale: Scale = "gradient",
@@ -138,8 +138,8 @@ class SuperpositionalGradientDescent(SavedState):
         perturbation = SinePerturbation(num_qubits=4) if perturbation is None else perturbation
         require("perturbation", perturbation, isinstance(perturbation, Perturbation), "a Perturbation")
         if twin is not None:
-            require("twin", twin, twin in get_args(Control), f"one of {', '.join(get_args(Control))}, or None")
-            perturbation = ControlPerturbation(twin, perturbation)
+            require("twin", twin, twin in TWINS, f"one of {', '.join(TWINS)}, or None")
+            perturbation = TWINS[twin](perturbation)
         self.perturbation = perturbation.fresh()
         self.scope: Scope = scope
         self.displacement = displacement
@@ -242,59 +242,41 @@ class SuperpositionalGradientDescent(SavedState):
                 lists = self._adam_step(group)
             else:
                 lists, _ = self._lists(group)
-                if group["target"] == "gradient":
-                    lists.keep_apart(touched[k])
-                step = self._step_in_chunks if in_chunks else self._step_few
-                step(group, lists, touched[k], s.get(k), tally)
+                self._touched_step(group, lists, touched[k], s.get(k), tally)
             if tally is not None:
                 tally.add_adam(group, lists)
         if tally is not None:
             tally.close()
             self._tally, self.statistics = tally, tally.statistics()
 
-    def _step_few(
+    def _touched_step(
         self, group: dict[str, Any], lists: Lists, pieces: Sequence[Piece], s: Tensor | None, tally: Tally | None
     ) -> None:
-        """AdamW on whole tensors at once, Q on the first coordinates of some (first_of_tensor, first_of_model)."""
-        assert s is not None
-        params, grads = [p.param for p in pieces], [local(lists.grads[p.place]) for p in pieces]
-        self._update(group, lists, pieces, params, grads, s, tally, lambda: lists.cut(pieces))
-
-    def _step_in_chunks(
-        self, group: dict[str, Any], lists: Lists, pieces: Sequence[Piece], s: Tensor | None, tally: Tally | None
-    ) -> None:
-        """AdamW and Q chunk by chunk (all): no temporary is larger than a chunk, and a chunk stays in cache."""
-        for chunk in chunks(pieces, self.perturbation.num_qubits):
+        """AdamW and Q. With scope="all" chunk by chunk: no temporary is larger, and a chunk stays in cache."""
+        in_chunks, watched = self.scope == "all", self._large_steps.looks and group["target"] == "update"
+        if group["target"] == "gradient":
+            lists.keep_apart(pieces)
+        for part in chunks(pieces, self.perturbation.num_qubits) if in_chunks else [pieces]:
+            sizes = [piece.size for piece in part]
             if s is None:
-                own = self._ask(Blocks(chunk))
+                own = self._ask(Blocks(part))
             else:
-                own, s = s.tensor_split([sum(piece.size for piece in chunk)])
-            part = lists.cut(chunk)
-            self._update(group, part, chunk, part.params, part.grads, own, tally, lambda part=part: part)
-            lists.put_back(chunk, part)
-        if lists.steps:
+                own, s = s.tensor_split([sum(sizes)])
+            if in_chunks:
+                moving = lists.cut(part)
+                params, grads = moving.params, moving.grads
+            else:  # whole tensors at once, of which the first coordinates are touched
+                moving, params, grads = lists, [p.param for p in part], [local(lists.grads[p.place]) for p in part]
+            own, need_u = own.to(params[0].device), watched or tally is not None
+            g, change, u = update(group, moving, params, grads, sizes, own, None if in_chunks else part, need_u=need_u)
+            if tally is not None and u is not None:
+                tally.add(group, part, own, g, u)
+            if watched and change is not None and u is not None:
+                self._large_steps(group, change, u)
+            if in_chunks:
+                lists.put_back(part, moving)
+        if in_chunks and lists.steps:
             torch._foreach_add_(lists.steps, 1)  # pyright: ignore[reportPrivateImportUsage]
-
-    def _update(
-        self,
-        group: dict[str, Any],
-        lists: Lists,
-        pieces: Sequence[Piece],
-        params: list[Tensor],
-        grads: list[Tensor],
-        s: Tensor,
-        tally: Tally | None,
-        cut: Callable[[], Lists],
-    ) -> None:
-        watched = self._large_steps.looks and group["target"] == "update"
-        s = s.to(params[0].device)
-        g, change, u = update(
-            group, lists, params, grads, [p.size for p in pieces], s, cut, need_u=watched or tally is not None
-        )
-        if tally is not None and u is not None:
-            tally.add(group, pieces, s, g, u)
-        if watched and change is not None and u is not None:
-            self._large_steps(group, change, u)
 
     def _ask_all(self, touched: Touched) -> dict[int, Tensor]:
         """s of each group's coordinates, (sum of sizes,)."""

@@ -4,7 +4,7 @@ Letters are those of the README and of ``optim/reference.py``: alpha is ``lr``, 
 """
 
 import math
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from contextlib import nullcontext
 from typing import Any, NamedTuple
 
@@ -25,7 +25,7 @@ def update(
     grads: Sequence[Tensor],
     sizes: Sequence[int],
     s: Tensor,
-    cut: Callable[[], "Lists"],
+    pieces: Sequence[Piece] | None = None,
     *,
     need_u: bool = False,
 ) -> tuple[Tensor, Tensor | None, Tensor | None]:
@@ -39,7 +39,7 @@ def update(
         params, grads: the touched ones among them, of which the first ``sizes`` coordinates are touched.
         sizes: coordinates of each.
         s: (sum(sizes),), on the device of the first of ``params``.
-        cut: gives the touched coordinates as flat pieces, with their moments after the step.
+        pieces: the touched coordinates in ``lists``; None (default): all of these are, as flat pieces.
         need_u: whether u is needed for more than Q. Default: False.
 
     Returns:
@@ -61,7 +61,7 @@ def update(
     finally:
         if to_gradient:
             write(grads, sizes, g)
-    u = direction(group, cut()) if need_u or of_u else None
+    u = direction(group, lists.cut(pieces) if pieces else lists) if need_u or of_u else None
     if of_u and u is not None:
         add(params, sizes, (s * u.to(s.dtype)).mul_(-float(group["lr"]) * lam))
     elif change is not None and w:
