@@ -33,6 +33,7 @@ from lightning_qsgd.experiment import build
 from lightning_qsgd.models import TransformerClassifier
 from lightning_qsgd.optim import (
     CircuitPerturbation,
+    LiveCircuitPerturbation,
     MeasuredDisplacement,
     SinePerturbation,
     SuperpositionalGradientDescent,
@@ -202,7 +203,7 @@ def main() -> None:
     }
     live = {
         "AdamW": arms["AdamW"],
-        "circuit, live": superpositional(CircuitPerturbation(mode="live", sampler=AerSampler())),
+        "circuit, live": superpositional(LiveCircuitPerturbation(sampler=AerSampler())),
     }
 
     def displaced(source: Literal["circuit", "sign", "gaussian"]) -> Step:

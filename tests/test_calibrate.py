@@ -142,7 +142,13 @@ def test_a_series_that_does_not_describe_its_sampler_is_an_error_and_loses_nothi
     wrong = f"{PERTURBATION}.sampler=tests.quantum.wrong_samplers.OverRotating"
     shots = f"{PERTURBATION}.sampler.shots=20000"
     line = error(capsys, "--output", str(path), wrong, shots)
-    for words in (f"error: {path} is not written", "residual of 0.0", "p < ", "mode='live'", f"is in {kept}"):
+    for words in (
+        f"error: {path} is not written",
+        "residual of 0.0",
+        "p < ",
+        "LiveCircuitPerturbation",
+        f"is in {kept}",
+    ):
         assert words in line
     assert path.read_bytes() == before
     assert Calibration.load(kept).provenance["sampler"] == "OverRotating"

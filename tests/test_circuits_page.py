@@ -19,7 +19,7 @@ from qiskit.primitives import StatevectorSampler
 from qiskit.quantum_info import DensityMatrix, Operator, SparsePauliOp, Statevector
 from qiskit.transpiler.passes import UnrollForLoops
 
-from lightning_qsgd.optim import CircuitPerturbation
+from lightning_qsgd.optim import CircuitPerturbation, LiveCircuitPerturbation
 from lightning_qsgd.quantum import (
     AerSampler,
     Ansatz,
@@ -35,6 +35,7 @@ from lightning_qsgd.quantum import (
     layered_circuit,
     superposition_circuit,
 )
+from tests.optim.common import live
 from tests.test_docs import ROOT
 
 PAGE = (ROOT / "docs" / "circuits.md").read_text()
@@ -49,7 +50,7 @@ SILENT = "no message"
 FILES = [
     *(f"quantum/{name}.py" for name in ("circuits", "normal_form", "basis", "angles", "observables", "stages")),
     *(f"quantum/{name}.py" for name in ("simulator", "network", "layer", "samplers", "surrogate", "score_spectrum")),
-    *(f"optim/{name}.py" for name in ("circuit_perturbation", "fixed_angles")),
+    *(f"optim/{name}.py" for name in ("circuit_perturbation", "live_circuit")),
 ]
 NEVER_SEEN = {
     "linear_angle",  # caught: such angles are compiled
@@ -722,8 +723,8 @@ def not_linear(refused):
     circuit = pair(a[0] * a[1], a[1])
     with refused():
         answer(own(circuit, list(a))(num_qubits=2))
-    live = answer(own(circuit, list(a))(num_qubits=2, mode="live"))
-    np.testing.assert_allclose(live, [[-np.cos(0.49), -np.cos(0.7)]], atol=1e-6)
+    s = answer(live(own(circuit, list(a)))(num_qubits=2))
+    np.testing.assert_allclose(s, [[-np.cos(0.49), -np.cos(0.7)]], atol=1e-6)
     assert QuantumLayer(Ansatz(circuit, list(a)))(torch.zeros(1, 2)).shape == (1, 4)
 
 
@@ -732,8 +733,8 @@ def fraction(refused):
     circuit = pair(0.5 * a[0], a[1])
     with refused():
         answer(own(circuit, list(a))(num_qubits=2))
-    live = answer(own(circuit, list(a))(num_qubits=2, mode="live"))
-    np.testing.assert_allclose(live, [[-np.cos(0.35), -np.cos(0.7)]], atol=1e-6)
+    s = answer(live(own(circuit, list(a)))(num_qubits=2))
+    np.testing.assert_allclose(s, [[-np.cos(0.35), -np.cos(0.7)]], atol=1e-6)
     whole = answer(own(pair(a[0], a[1]), list(a))(num_qubits=2))
     np.testing.assert_allclose(whole, [[-np.cos(0.7), -np.cos(0.7)]], atol=1e-6)
 
@@ -745,9 +746,9 @@ def large_grid(refused):
     for smaller in (
         {"num_qubits": 2, "depth": 6},
         {"num_qubits": 4, "depth": 1},
-        {"num_qubits": 4, "depth": 6, "mode": "live"},
     ):
         assert answer(CircuitPerturbation(rotations="zero", **smaller), smaller["num_qubits"]).isfinite().all()
+    assert answer(LiveCircuitPerturbation(4, depth=6, rotations="zero"), 4).isfinite().all()
 
 
 @row("Invalid ansatz: that of ...")
@@ -800,13 +801,13 @@ def number_of_rotations(refused):
 
 
 @row("A live step would run")
-def live(refused):
+def live_circuits(refused):
     angles = torch.zeros(3, 2)
     with refused():
-        CircuitPerturbation(num_qubits=2, mode="live", max_circuits=2)(angles, step=0)
-    CircuitPerturbation(num_qubits=2, mode="live", max_circuits=3)(angles, step=0)
-    CircuitPerturbation(num_qubits=2, mode="live", max_circuits=2)(angles[:2], step=0)
-    CircuitPerturbation(num_qubits=2, max_circuits=2)(angles, step=0)
+        LiveCircuitPerturbation(num_qubits=2, max_circuits=2)(angles, step=0)
+    LiveCircuitPerturbation(num_qubits=2, max_circuits=3)(angles, step=0)
+    LiveCircuitPerturbation(num_qubits=2, max_circuits=2)(angles[:2], step=0)
+    CircuitPerturbation(num_qubits=2)(angles, step=0)
 
 
 @row("Invalid decode_chain")

@@ -12,7 +12,7 @@ from lightning_qsgd.comparison import read_spec
 from lightning_qsgd.comparison.arms import Arms
 from lightning_qsgd.comparison.statistics import seeds_needed
 from lightning_qsgd.experiment import build, parse
-from lightning_qsgd.optim import CircuitPerturbation, ControlPerturbation
+from lightning_qsgd.optim import LiveCircuitPerturbation, MatchedTwin
 from tests.common import SMALL, TINY_ARGUMENTS, fails
 from tests.optim.common import own_state
 from tests.tiny_llm import save_llm, save_rows
@@ -117,11 +117,11 @@ def test_of_two_twins_the_last_counts_and_is_a_control_of_the_runs_own_circuit(t
     configs = ["seqcls", "overlay/frozen", "overlay/live", "overlay/zero_rotations", "overlay/matched"]
     options = [f"{PERTURBATION}.init_args.num_qubits=2", f"--trainer.default_root_dir={tmp_path}"]
     optimizer = build(configs, options).module.optimizer([torch.nn.Parameter(torch.zeros(3))])
-    assert isinstance(optimizer.perturbation, ControlPerturbation)
-    assert (optimizer.perturbation.kind, optimizer.perturbation.num_qubits) == ("matched", 2)
+    assert isinstance(optimizer.perturbation, MatchedTwin)
+    assert optimizer.perturbation.num_qubits == 2
     circuit = optimizer.perturbation.reference
-    assert isinstance(circuit, CircuitPerturbation)
-    assert (circuit.mode, circuit.rotations, circuit.num_qubits, circuit.sampler.shots) == ("live", "zero", 2, 1024)
+    assert isinstance(circuit, LiveCircuitPerturbation)
+    assert (circuit.rotations, circuit.num_qubits, circuit.sampler.shots) == ("zero", 2, 1024)
 
 
 def trained(root, *arguments):

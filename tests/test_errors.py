@@ -43,7 +43,7 @@ OPTIMIZER = "--model.optimizer.init_args"
         (["--data.kind=parity"], ["data.kind", "'majority', 'order'", "parity"]),
         ([f"{OPTIMIZER}.perturbation=nope"], ["model.optimizer.perturbation", "nope"]),
         ([f"{OPTIMIZER}.perturbation.num_qubits=0"], ["Invalid num_qubits: 0; it must be at least 1"]),
-        ([f"{OPTIMIZER}.perturbation.num_qubits=9"], ["1,953,125 grid points", "mode='live'"]),
+        ([f"{OPTIMIZER}.perturbation.num_qubits=9"], ["1,953,125 grid points", "LiveCircuitPerturbation"]),
         (
             [f"{OPTIMIZER}.target=gradient", f"{OPTIMIZER}.coupling=decoupled"],
             ["gradient, gradient, decoupled; legal: "],

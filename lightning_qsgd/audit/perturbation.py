@@ -16,15 +16,21 @@ from lightning_qsgd.audit.equivalents import map_shares, sine_amplitude, truncat
 from lightning_qsgd.audit.findings import PerturbationFindings, Shares
 from lightning_qsgd.audit.recording import Trajectory
 from lightning_qsgd.audit.split import Split
-from lightning_qsgd.optim import CircuitPerturbation, ControlPerturbation, Perturbation, SinePerturbation
-from lightning_qsgd.optim.circuit_series import simulated, without_shots
+from lightning_qsgd.optim import (
+    CircuitPerturbation,
+    LiveCircuitPerturbation,
+    Perturbation,
+    SinePerturbation,
+    TwinPerturbation,
+)
 from lightning_qsgd.quantum.power import split_uniform
 
 REPEATS = 512  # blocks that are asked twice, to see what is random
 SPANS = 24  # of time
 POINTS = 600
 DEGREE = 4  # of the one-angle series, where nothing is known of a perturbation
-TABLES = ("frozen", "constant", "scalar")  # controls that do not answer to angles
+TABLES = ("frozen", "constant", "scalar")  # twins that do not depend on angles
+ROWS = 1024  # that a series is asked about in one call
 
 
 class Noise(NamedTuple):
@@ -64,7 +70,7 @@ def audit_perturbation(trajectory: Trajectory, perturbation: Perturbation) -> Pe
             f"Invalid audit: {len(s)} blocks of angles in {times} recorded steps; this circuit's split needs {needed}. "
             "Train longer, or use scope='all'"
         )
-    table = isinstance(perturbation, ControlPerturbation) and perturbation.kind in TABLES
+    table = isinstance(perturbation, TwinPerturbation) and perturbation.kind in TABLES
     noise = Noise(None, None, False) if table else noise_of(perturbation, angles, s, weights)
     unknown = noise.squares if noise.clean is None else None
     split = Split(angles, s, weights, sizes, noise.clean, unknown, function=noise.function)
@@ -114,7 +120,7 @@ def audit_perturbation(trajectory: Trajectory, perturbation: Perturbation) -> Pe
 
 def terms_of(perturbation: Perturbation) -> list[int]:
     """Terms of a one-angle series of each angle, 1 + 2 * degree: the circuit's own; degree 4 where it has none."""
-    if isinstance(perturbation, ControlPerturbation):
+    if isinstance(perturbation, TwinPerturbation):
         return terms_of(perturbation.reference)
     if isinstance(perturbation, SinePerturbation):
         return [3] * perturbation.num_qubits
@@ -145,18 +151,19 @@ def noise_of(perturbation: Perturbation, angles: Tensor, s: Tensor, weights: Ten
         same = torch.allclose(first[real], recorded[real].to(first), rtol=0, atol=1e-3)
         return Noise(None, None, function=same)
     squares = ((first - second).double().square() / 2).masked_fill(~real, torch.nan)
-    if isinstance(perturbation, CircuitPerturbation) and perturbation.mode == "surrogate":
-        return Noise(squares, answer(without_shots(perturbation), angles.nan_to_num(), 0))
+    if isinstance(perturbation, CircuitPerturbation) and not isinstance(perturbation, LiveCircuitPerturbation):
+        return Noise(squares, answer(perturbation.without_shots(), angles.nan_to_num(), 0))
     return Noise(squares, None)
 
 
 def answer(perturbation: Perturbation, angles: Tensor, step: int) -> Tensor:
     """s of rows of angles, (N, n), none of which is padding."""
     perturbation.layout = [(0, angles.numel(), 0)]
-    circuit = perturbation.reference if isinstance(perturbation, ControlPerturbation) else perturbation
+    circuit = perturbation.reference if isinstance(perturbation, TwinPerturbation) else perturbation
     limit = len(angles)
     if isinstance(circuit, CircuitPerturbation):
-        limit = circuit.max_circuits // (2 if circuit.center == "odd" else 1)
+        most = circuit.max_circuits if isinstance(circuit, LiveCircuitPerturbation) else ROWS
+        limit = most // (2 if circuit.center == "odd" else 1)
     return torch.cat([perturbation.forward(part, step=step) for part in angles.split(max(limit, 1))])
 
 
@@ -194,13 +201,13 @@ def _uniform(perturbation: Perturbation) -> Shares | None:
 
 
 def _ran_on(perturbation: Perturbation) -> str:
-    circuit = perturbation.reference if isinstance(perturbation, ControlPerturbation) else perturbation
+    circuit = perturbation.reference if isinstance(perturbation, TwinPerturbation) else perturbation
     if not isinstance(circuit, CircuitPerturbation):
         return ""
     from lightning_qsgd.quantum import Calibration
     from lightning_qsgd.quantum.samplers import ExactSampler, described
 
-    if circuit.calibration is None or circuit.mode == "live":
+    if circuit.calibration is None or isinstance(circuit, LiveCircuitPerturbation):
         return described(circuit.sampler or ExactSampler())
     try:
         measured = Calibration.load(circuit.calibration).provenance
@@ -223,7 +230,7 @@ def _device_error(
         return None
     if perturbation.sampler is None and perturbation.calibration is None:
         return None
-    exact = simulated(perturbation)
+    exact = perturbation.simulated()
     try:
         exact.prepare()
     except ValueError:

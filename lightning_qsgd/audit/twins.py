@@ -50,7 +50,7 @@ def comparison_of(
         sine = {"class_path": "lightning_qsgd.optim.SinePerturbation", "init_args": size}
         arms["sine"] = Arm(set={"optimizer.perturbation": sine})
     if (
-        kind == "CircuitPerturbation"
+        kind in ("CircuitPerturbation", "LiveCircuitPerturbation")
         and given["init_args"]["entanglement"] == "linear"
         and not given["init_args"].get("calibration")
     ):

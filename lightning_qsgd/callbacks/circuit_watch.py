@@ -12,8 +12,8 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from lightning_qsgd.optim import CircuitPerturbation
-from lightning_qsgd.optim.circuit_series import random_points
+from lightning_qsgd.optim import CircuitPerturbation, LiveCircuitPerturbation
+from lightning_qsgd.optim.circuit_perturbation import random_points
 from lightning_qsgd.optim.perturbation import Perturbation
 
 if TYPE_CHECKING:
@@ -73,7 +73,7 @@ class CircuitWatch:
         self.perturbation.on_answer = self._hear
         if (circuit := self.circuit) is not None:
             fresh = reporting and circuit.surrogate is not None and not circuit.calibration
-            if circuit.mode == "live" or fresh:
+            if isinstance(circuit, LiveCircuitPerturbation) or fresh:
                 self._network = circuit.network
                 self._network.on_run = self._measured
 
@@ -102,7 +102,7 @@ class CircuitWatch:
         points = self._first
         if self._ran is not None:
             points, found["measured"] = self._ran
-        elif circuit.mode == "live":
+        elif isinstance(circuit, LiveCircuitPerturbation):
             return None  # its fallback answered
         elif points is None and circuit.calibration:
             points = random_points(BLOCKS, circuit.num_qubits)
@@ -127,7 +127,7 @@ class CircuitWatch:
             return {}
         exact, matrix = outcomes.exact, circuit.matrix
         s = exact @ matrix
-        name = "measured" if circuit.mode == "live" else "series"
+        name = "measured" if isinstance(circuit, LiveCircuitPerturbation) else "series"
         if name not in outcomes.found:
             if circuit.surrogate is None or self._first is None:
                 return {}
@@ -137,7 +137,7 @@ class CircuitWatch:
             "error": _rms(found @ matrix - s),
             "total_variation": float(total_variation(found, exact).mean()),
         }
-        if circuit.mode == "live" and (shots := circuit.network.qnn.shots):
+        if isinstance(circuit, LiveCircuitPerturbation) and (shots := circuit.network.qnn.shots):
             numbers["error_expected"] = float(((1 - s * s) / shots).mean().sqrt())
             numbers["total_variation_expected"] = float(_of_shots(exact, shots).mean())
         return numbers

@@ -10,7 +10,12 @@ from lightning_qsgd.callbacks.parts import superpositional
 from lightning_qsgd.callbacks.perturbation_monitor import PerturbationMonitor
 from lightning_qsgd.callbacks.run_summary import that_count
 from lightning_qsgd.callbacks.sampled_attention import quantum_layers
-from lightning_qsgd.optim import CircuitPerturbation, ControlPerturbation, SuperpositionalGradientDescent
+from lightning_qsgd.optim import (
+    CircuitPerturbation,
+    LiveCircuitPerturbation,
+    SuperpositionalGradientDescent,
+    TwinPerturbation,
+)
 from lightning_qsgd.optim.param_groups import participates
 from lightning_qsgd.optim.perturbation import Perturbation
 
@@ -46,7 +51,7 @@ def dashboard(trainer: L.Trainer, module: L.LightningModule) -> dict[str, Charts
 
 
 def _runs_circuits(perturbation: Perturbation) -> bool:
-    if isinstance(perturbation, ControlPerturbation) and perturbation.kind not in ("sign", "uniform"):
+    if isinstance(perturbation, TwinPerturbation) and perturbation.asks:
         return _runs_circuits(perturbation.reference)
     return isinstance(perturbation, CircuitPerturbation)
 
@@ -88,9 +93,10 @@ def _circuit(circuit: CircuitPerturbation) -> Charts:
         ),
         "Error of the modulation; of shots alone": _lines("circuit/error", "circuit/error_expected"),
     }
-    if circuit.on_failure == "series":
-        charts["Steps that the series answered"] = _lines("quantum/fallback_steps")
-    if circuit.mode == "surrogate" and not circuit.calibration:
+    if isinstance(circuit, LiveCircuitPerturbation):
+        if circuit.on_failure == "series":
+            charts["Steps that the series answered"] = _lines("quantum/fallback_steps")
+    elif not circuit.calibration:
         charts["Residual of the series, once; of shots alone"] = _lines(
             "quantum/surrogate_residual", "quantum/surrogate_residual_expected"
         )

@@ -9,7 +9,7 @@ from torch import Tensor
 
 from lightning_qsgd.callbacks.circuit_watch import CircuitWatch
 from lightning_qsgd.callbacks.parts import superpositional, tensorboard_writers
-from lightning_qsgd.optim import SuperpositionalGradientDescent
+from lightning_qsgd.optim import LiveCircuitPerturbation, SuperpositionalGradientDescent
 
 _MARGINS = {"s_low": 0.05, "s_high": 0.95}
 _SORTED = 2**14  # values of s, for its margins
@@ -104,7 +104,7 @@ class PerturbationMonitor(L.Callback):
             watch.stop()
             step = trainer.global_step - 1
             record(optimizer, trainer.loggers, step, self._parts(optimizer, pl_module), watch)
-            if watch.circuit is not None and watch.circuit.mode == "live":
+            if isinstance(watch.circuit, LiveCircuitPerturbation):
                 self._draw(watch, trainer.loggers, step)
         optimizer.statistics = None
 

@@ -19,9 +19,9 @@ from lightning_qsgd.callbacks.weights_from import WeightsFrom
 from lightning_qsgd.files import write_json
 from lightning_qsgd.optim import (
     CircuitPerturbation,
-    ControlPerturbation,
     Perturbation,
     SuperpositionalGradientDescent,
+    TwinPerturbation,
 )
 
 SUMMARY = "summary.json"
@@ -176,7 +176,7 @@ def _network(network: Any, circuits: int) -> dict[str, Any]:
 def circuit_of(perturbation: Perturbation) -> CircuitPerturbation | None:
     """The circuit behind a perturbation or its classical twin; None where there is none."""
     inner: Any = perturbation
-    while isinstance(inner, ControlPerturbation):
+    while isinstance(inner, TwinPerturbation):
         inner = inner.reference
     return inner if isinstance(inner, CircuitPerturbation) else None
 

@@ -1,6 +1,7 @@
 """Perturbations: what multiplies the gradient (or Adam's direction) in Superpositional Gradient Descent.
 
-Paper: arXiv 2511.01918. A perturbation maps blocks of angles a = pi * theta to a modulation s in [-1, 1].
+Paper: arXiv 2511.01918. A perturbation maps blocks of angles a = pi * theta to s in [-1, 1], the modulation. The
+classical twins each keep a part of what s does.
 Shapes: B blocks, n qubits; one angle, one qubit and one s per touched coordinate.
 """
 
@@ -9,7 +10,7 @@ from __future__ import annotations
 import copy
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Sequence
-from typing import Any, Literal, get_args
+from typing import Any, ClassVar, Literal
 
 import numpy as np
 import torch
@@ -83,7 +84,7 @@ class Perturbation(ABC):
 
     @abstractmethod
     def forward(self, angles: Tensor, *, step: int) -> Tensor:
-        """Modulation of one optimizer step.
+        """The modulation s of one optimizer step.
 
         Args:
             angles: (B, n), float32 or float64, pi * theta.
@@ -126,119 +127,257 @@ class SinePerturbation(Perturbation):
         return angles.sin()
 
 
-Control = Literal["sign", "uniform", "matched", "shuffled", "frozen", "constant", "scalar", "series"]
+TwinKind = Literal["sign", "uniform", "matched", "shuffled", "frozen", "constant", "scalar", "series"]
 
 
-class ControlPerturbation(Perturbation):
-    """Classical twins of a perturbation: what remains of its effect without the circuit's answer to the weights.
+class TwinPerturbation(Perturbation):
+    """Base of the classical twins: each keeps a part of a perturbation's effect, without its response to the weights.
 
     Args:
-        kind: one of
+        reference: the perturbation to imitate; None: :class:`SinePerturbation`, also where this twin replaces another
+            perturbation in stacked configurations: the optimizer's option ``twin`` keeps that one as the reference. A
+            circuit is run as often as its twin needs it (once for frozen, constant and scalar).
+        seed: of the random twins, at least 0. Default: 0.
 
-            - "sign": random signs, fresh in each step;
-            - "uniform": uniform in [-1, 1], fresh in each step;
-            - "matched": the reference's magnitudes with random signs;
-            - "shuffled": the reference's values, dealt to random coordinates in each step;
-            - "frozen": the reference at the first perturbed step, per coordinate: a table of learning-rate factors;
-            - "constant": the reference's mean per tensor at the first perturbed step;
-            - "scalar": its mean over all touched coordinates at that step. With scale="adam" and scope="all" that is
-              AdamW with the learning rate lr * (1 + quantum_weight * mean);
-            - "series": a random function of the weights with the circuit's spectrum: its trigonometric series, each
-              coefficient but the constant with a random sign, clamped to [-1, 1]. The reference must be a
-              CircuitPerturbation in surrogate mode without center.
-        reference: the perturbation to imitate; None: :class:`SinePerturbation`, also where this control replaces
-            another perturbation in stacked configurations: the optimizer's option ``twin`` keeps that one as the
-            reference. "sign" and "uniform" take from it only the number of qubits. A circuit is run as often as its
-            twin needs it (once for frozen, constant and scalar).
-        seed: of the random kinds, at least 0. Default: 0.
+    What a twin remembers belongs to one optimizer and travels in its state. The first optimizer that is given a new
+    twin trains with it, any other one with a copy that remembers nothing yet (see :meth:`fresh`).
 
-    The table of frozen, constant and scalar belongs to one optimizer and travels in its state. The first optimizer that
-    is given a new control trains with it, any other one with a copy that has no table yet (see :meth:`fresh`).
+    Attributes:
+        kind: its name for the optimizer's option ``twin`` and for comparisons.
+        asks: whether it asks the reference at all; "sign" and "uniform" take from it only the number of qubits.
 
     Raises:
-        ValueError: for an unknown kind, a negative seed, or ("series") a reference without series.
-        RuntimeError: ("frozen", "constant", "scalar") if the touched coordinates are no longer those of the first step.
+        ValueError: for a negative seed.
     """
 
-    def __init__(self, kind: Control, reference: Perturbation | None = None, seed: int = 0) -> None:
+    kind: ClassVar[TwinKind]
+    asks: ClassVar[bool] = True
+
+    def __init__(self, reference: Perturbation | None = None, seed: int = 0) -> None:
         reference = SinePerturbation() if reference is None else reference
         super().__init__(reference.num_qubits)
-        require("kind", kind, kind in get_args(Control), f"one of {', '.join(get_args(Control))}")
         require("seed", seed, seed >= 0, "at least 0")
-        self.kind, self.reference, self.seed = kind, reference, seed
-        self._random_series: Any = None
-        self._table: Tensor | None = None
-        self._table_layout: list[tuple[int, int, int]] = []
-        self._taken = False  # by an optimizer
+        self.reference, self.seed = reference, seed
+        self._taken = False  # by an optimizer, or has answered before
+        self._forget()
 
-    def fresh(self) -> ControlPerturbation:
-        """Itself, once; afterwards, or when it has been asked before, a copy without table, of the same reference."""
-        control = copy.copy(self) if self._taken or self._table is not None else self
-        control.reference = self.reference.fresh()
-        control._table, control._table_layout, control._random_series = None, [], None
-        control._taken = True
-        return control
+    def _forget(self) -> None:
+        """Drop what was remembered of the weights."""
+
+    def fresh(self) -> TwinPerturbation:
+        """Itself, once; afterwards, or when it has been asked before, a copy without memory, of the same reference."""
+        twin = copy.copy(self) if self._taken else self
+        twin.reference = self.reference.fresh()
+        twin._forget()
+        twin._taken = True
+        return twin
 
     def identity(self) -> str:
-        """Class, kind, seed and reference."""
-        if self.kind in ("sign", "uniform"):
-            return f"ControlPerturbation({self.kind}, num_qubits={self.num_qubits}, seed={self.seed})"
-        return f"ControlPerturbation({self.kind}, {self.reference.identity()}, seed={self.seed})"
+        """Kind, reference and seed."""
+        reference = self.reference.identity() if self.asks else f"num_qubits={self.num_qubits}"
+        return f"ControlPerturbation({self.kind}, {reference}, seed={self.seed})"  # 0.1.0's checkpoints hold it
 
     def prepare(self) -> str | None:
-        """Prepare the reference, where this kind asks it."""
-        return None if self.kind in ("sign", "uniform") else self.reference.prepare()
-
-    def forward(self, angles: Tensor, *, step: int) -> Tensor:
-        """The control's modulation, (B, n)."""
-        if self.kind in ("frozen", "constant", "scalar"):
-            if self._table is None:
-                self._table = self._reduced(self._ask_reference(angles, step))
-                self._table_layout = list(self.layout)
-            if self._table_layout != list(self.layout):
-                changed = sorted(set(self._table_layout) ^ set(self.layout))
-                raise RuntimeError(
-                    f"The {self.kind} control was set for other coordinates than step {step} touches; (parameter, "
-                    f"coordinates, padding) that differ: {changed}. It needs the same parameters with gradients always"
-                )
-            self._table = self._table.to(angles)
-            return self._table
-        if self.kind == "series":
-            if self._random_series is None:
-                self._random_series = self._same_spectrum()
-            return self._random_series(angles).clamp(-1, 1)
-        seed = int(np.random.SeedSequence((self.seed, step)).generate_state(1)[0])
-        generator = torch.Generator("cpu").manual_seed(seed)
-        if self.kind == "shuffled":
-            values = self._ask_reference(angles, step).flatten()
-            real = self._real_slots().to(values.device)
-            order = torch.randperm(len(real), generator=generator, device="cpu").to(values.device)
-            return values.index_copy(0, real, values[real[order]]).view_as(angles)
-        uniform = torch.rand(angles.shape, generator=generator, dtype=torch.float64, device="cpu").mul_(2).sub_(1)
-        if self.kind == "uniform":
-            return uniform.to(angles)
-        sign = torch.where(uniform < 0, -1.0, 1.0).to(angles)
-        return sign if self.kind == "sign" else self._ask_reference(angles, step).abs() * sign
+        """Prepare the reference, where this twin asks it."""
+        return self.reference.prepare() if self.asks else None
 
     def report(self) -> dict[str, str | float]:
-        """That of the reference, where this kind asks it."""
-        return {} if self.kind in ("sign", "uniform") else self.reference.report()
+        """That of the reference, where this twin asks it."""
+        return self.reference.report() if self.asks else {}
 
     def _ask_reference(self, angles: Tensor, step: int) -> Tensor:
         self.reference.layout = self.layout
         values = self.reference(angles, step=step)
-        self.circuits, self.shots, self.seconds = (
-            self.reference.circuits,
-            self.reference.shots,
-            self.reference.seconds,
-        )
-        self.fallback_steps = self.reference.fallback_steps
+        self._count()
         return values
+
+    def _count(self) -> None:
+        own = self.reference
+        self.circuits, self.shots, self.seconds = own.circuits, own.shots, own.seconds
+        self.fallback_steps = own.fallback_steps
+
+    def _generator(self, step: int) -> torch.Generator:
+        seed = int(np.random.SeedSequence((self.seed, step)).generate_state(1)[0])
+        return torch.Generator("cpu").manual_seed(seed)
+
+    def _uniform(self, angles: Tensor, step: int) -> Tensor:  # like angles, in [-1, 1)
+        drawn = torch.rand(angles.shape, generator=self._generator(step), dtype=torch.float64, device="cpu")
+        return drawn.mul_(2).sub_(1)
+
+    def _signs(self, angles: Tensor, step: int) -> Tensor:
+        return torch.where(self._uniform(angles, step) < 0, -1.0, 1.0).to(angles)
 
     def _real_slots(self) -> Tensor:  # indices of the slots that are coordinates, not padding
         lengths = torch.tensor(self.layout, device="cpu")[:, 1:].flatten()
         real = torch.tensor([True, False], device="cpu").repeat(len(self.layout))
         return real.repeat_interleave(lengths).nonzero()[:, 0]
+
+    def state_dict(self) -> dict[str, Any]:
+        """The counts, and the reference's state."""
+        return super().state_dict() | {f"reference.{k}": v for k, v in self.reference.state_dict().items()}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Take over what :meth:`state_dict` returned."""
+        super().load_state_dict(state)
+        self._forget()
+        prefix = "reference."
+        self.reference.load_state_dict({k[len(prefix) :]: v for k, v in state.items() if k.startswith(prefix)})
+        self.fallback_steps = self.reference.fallback_steps
+
+
+class SignTwin(TwinPerturbation):
+    """Random signs, fresh in each step. Arguments: as :class:`TwinPerturbation`."""
+
+    kind, asks = "sign", False
+
+    def forward(self, angles: Tensor, *, step: int) -> Tensor:
+        """-1 or 1 with equal probability, (B, n)."""
+        return self._signs(angles, step)
+
+
+class UniformTwin(TwinPerturbation):
+    """Uniform in [-1, 1], fresh in each step. Arguments: as :class:`TwinPerturbation`."""
+
+    kind, asks = "uniform", False
+
+    def forward(self, angles: Tensor, *, step: int) -> Tensor:
+        """Uniform numbers, (B, n)."""
+        return self._uniform(angles, step).to(angles)
+
+
+class MatchedTwin(TwinPerturbation):
+    """The reference's magnitudes with random signs, fresh in each step. Arguments: as :class:`TwinPerturbation`."""
+
+    kind = "matched"
+
+    def forward(self, angles: Tensor, *, step: int) -> Tensor:
+        """The reference's |s| with random signs, (B, n)."""
+        return self._ask_reference(angles, step).abs() * self._signs(angles, step)
+
+
+class ShuffledTwin(TwinPerturbation):
+    """The reference's s, dealt to random coordinates in each step. Arguments: as :class:`TwinPerturbation`."""
+
+    kind = "shuffled"
+
+    def forward(self, angles: Tensor, *, step: int) -> Tensor:
+        """The reference's s in another order, (B, n); padding stays where it is."""
+        s = self._ask_reference(angles, step).flatten()
+        real = self._real_slots().to(s.device)
+        order = torch.randperm(len(real), generator=self._generator(step), device="cpu").to(s.device)
+        return s.index_copy(0, real, s[real[order]]).view_as(angles)
+
+
+class _TableTwin(TwinPerturbation):
+    """Base of the twins that keep numbers of the first perturbed step."""
+
+    def _forget(self) -> None:
+        self._table: Tensor | None = None
+        self._table_layout: list[tuple[int, int, int]] = []
+
+    @abstractmethod
+    def _reduced(self, s: Tensor) -> Tensor:
+        """What is kept of the reference's s, (B, n)."""
+
+    def forward(self, angles: Tensor, *, step: int) -> Tensor:
+        """The table of the first step, (B, n).
+
+        Raises:
+            RuntimeError: if the touched coordinates are no longer those of that step.
+        """
+        if self._table is None:
+            self._table, self._taken = self._reduced(self._ask_reference(angles, step)), True
+            self._table_layout = list(self.layout)
+        if self._table_layout != list(self.layout):
+            changed = sorted(set(self._table_layout) ^ set(self.layout))
+            raise RuntimeError(
+                f"The {self.kind} twin was set for other coordinates than step {step} touches; (parameter, "
+                f"coordinates, padding) that differ: {changed}. It needs the same parameters with gradients always"
+            )
+        self._table = self._table.to(angles)
+        return self._table
+
+    def state_dict(self) -> dict[str, Any]:
+        """The table of the first step, and the reference's state."""
+        state = super().state_dict()
+        if self._table is None:
+            return state
+        return state | {"table": self._table, "layout": torch.tensor(self._table_layout, device="cpu")}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Take over what :meth:`state_dict` returned."""
+        super().load_state_dict(state)
+        table = state.get("table")
+        layout = [tuple(run) for run in state["layout"].tolist()] if "layout" in state else []
+        slots = sum(length for _, *run in layout for length in run)
+        require("table", table, slots == (0 if table is None else table.numel()), "one number for each slot of layout")
+        self._table, self._table_layout = table, layout
+        self._taken |= table is not None
+
+
+class FrozenTwin(_TableTwin):
+    """The reference's s at the first perturbed step, per coordinate: a table of learning-rate factors.
+
+    Arguments: as :class:`TwinPerturbation`.
+    """
+
+    kind = "frozen"
+
+    def _reduced(self, s: Tensor) -> Tensor:
+        return s
+
+
+class ConstantTwin(_TableTwin):
+    """The mean of the reference's s over each tensor, at the first perturbed step.
+
+    Arguments: as :class:`TwinPerturbation`.
+    """
+
+    kind = "constant"
+
+    def _reduced(self, s: Tensor) -> Tensor:
+        parts = s.flatten().split([length for _, *run in self.layout for length in run])
+        pairs = zip(parts[::2], parts[1::2], strict=True)
+        return torch.cat([torch.cat([real.mean().expand_as(real), pad]) for real, pad in pairs]).view_as(s)
+
+
+class ScalarTwin(_TableTwin):
+    """The mean of the reference's s over all touched coordinates, at the first perturbed step.
+
+    With scale="adam" and scope="all" that is AdamW with the learning rate lr * (1 + quantum_weight * mean).
+
+    Arguments: as :class:`TwinPerturbation`.
+    """
+
+    kind = "scalar"
+
+    def _reduced(self, s: Tensor) -> Tensor:
+        return s.flatten()[self._real_slots().to(s.device)].mean().expand_as(s).clone()
+
+
+class SeriesTwin(TwinPerturbation):
+    """A random function of the weights with the circuit's spectrum.
+
+    It is the circuit's trigonometric series, each coefficient but the constant with a random sign, clamped to [-1, 1].
+
+    Args:
+        reference: a CircuitPerturbation without center.
+        seed: of the signs, at least 0. Default: 0.
+
+    Raises:
+        ValueError: in the first step, for a reference without series.
+    """
+
+    kind = "series"
+
+    def _forget(self) -> None:
+        self._series: Any = None
+
+    def forward(self, angles: Tensor, *, step: int) -> Tensor:
+        """The random series at ``angles``, (B, n); ``step`` does not matter."""
+        if self._series is None:
+            self._series = self._same_spectrum()
+        return self._series(angles).clamp(-1, 1)
 
     def _same_spectrum(self) -> Any:
         self.reference.prepare()
@@ -247,34 +386,24 @@ class ControlPerturbation(Perturbation):
         assert series is not None
         signs = np.random.default_rng(self.seed).choice([-1.0, 1.0], tuple(series.coefficients.shape))
         signs[(0,) * series.num_inputs] = 1
-        self.circuits, self.shots, self.seconds = self.reference.circuits, self.reference.shots, self.reference.seconds
+        self._count()
         return type(series)(series.coefficients * torch.from_numpy(signs))
 
-    def _reduced(self, values: Tensor) -> Tensor:
-        if self.kind == "frozen":
-            return values
-        if self.kind == "scalar":
-            return values.flatten()[self._real_slots().to(values.device)].mean().expand_as(values).clone()
-        parts = values.flatten().split([length for _, *run in self.layout for length in run])
-        pairs = zip(parts[::2], parts[1::2], strict=True)
-        return torch.cat([torch.cat([real.mean().expand_as(real), pad]) for real, pad in pairs]).view_as(values)
 
-    def state_dict(self) -> dict[str, Any]:
-        """The table of the first step, and the reference's state."""
-        state = super().state_dict() | {f"reference.{k}": v for k, v in self.reference.state_dict().items()}
-        if self._table is None:
-            return state
-        return state | {"table": self._table, "layout": torch.tensor(self._table_layout, device="cpu")}
+_CLASSES = (SignTwin, UniformTwin, MatchedTwin, ShuffledTwin, FrozenTwin, ConstantTwin, ScalarTwin, SeriesTwin)
+#: The classical twins by kind.
+TWINS: dict[TwinKind, type[TwinPerturbation]] = {twin.kind: twin for twin in _CLASSES}
 
-    def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Take over what :meth:`state_dict` returned."""
-        super().load_state_dict(state)
-        self._random_series = None
-        table = state.get("table")
-        layout = [tuple(run) for run in state["layout"].tolist()] if "layout" in state else []
-        slots = sum(length for _, *run in layout for length in run)
-        require("table", table, slots == (0 if table is None else table.numel()), "one number for each slot of layout")
-        self._table, self._table_layout = table, layout
-        prefix = "reference."
-        self.reference.load_state_dict({k[len(prefix) :]: v for k, v in state.items() if k.startswith(prefix)})
-        self.fallback_steps = self.reference.fallback_steps
+
+def ControlPerturbation(kind: TwinKind, reference: Perturbation | None = None, seed: int = 0) -> TwinPerturbation:
+    """The classical twin of a kind, as 0.1.0's configurations and code name it; new ones name its class.
+
+    Args:
+        kind: "sign" (:class:`SignTwin`), "uniform", "matched", "shuffled", "frozen", "constant", "scalar", "series".
+        reference, seed: as in :class:`TwinPerturbation`.
+
+    Raises:
+        ValueError: for an unknown kind, or a negative seed.
+    """
+    require("kind", kind, kind in TWINS, f"one of {', '.join(TWINS)}")
+    return TWINS[kind](reference, seed)

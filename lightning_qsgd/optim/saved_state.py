@@ -11,11 +11,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from lightning_qsgd.optim.blocks import TouchedCoordinates
-from lightning_qsgd.optim.displaced_gradients import DisplacedGradients
-from lightning_qsgd.optim.displacement import MeasuredDisplacement
-from lightning_qsgd.optim.fallback import SeriesFallback
-from lightning_qsgd.optim.modulation import AtOnce
+from lightning_qsgd.optim.coordinates import TouchedCoordinates
+from lightning_qsgd.optim.displacement import DisplacedGradients, MeasuredDisplacement
 from lightning_qsgd.optim.param_groups import STATE, Scope
 from lightning_qsgd.optim.perturbation import Perturbation
 from lightning_qsgd.optim.statistics import Tally
@@ -79,7 +76,7 @@ class SavedState(DisplacedGradients, torch.optim.AdamW):
         if "param_groups" in state and "perturbation" not in state:  # of load_state_dict; pickles have all attributes
             self._load(state["param_groups"])
         super().__setstate__(state)
-        self._touched, self._at_once = TouchedCoordinates(), AtOnce()
+        self._touched = TouchedCoordinates()
         self._tally = self.statistics = None
         for group in self.param_groups:
             for name, value in self._options.items():
@@ -171,7 +168,7 @@ def unpack(value: bytes | Mapping[str, Any]) -> dict[str, Any]:
 def _parts(*parts: Any) -> Iterator[Any]:
     """Those given that are no None, and the perturbations within them: all that loading a state changes."""
     for part in parts:
-        if isinstance(part, (Perturbation, MeasuredDisplacement, SeriesFallback)):
+        if isinstance(part, (Perturbation, MeasuredDisplacement)):
             yield part
             yield from _parts(*vars(part).values())
 

@@ -1,4 +1,4 @@
-"""Numbers that say what a perturbation did in one step, and how much of it there was."""
+"""What a perturbation did in one step, in numbers; and warnings of one that is constant, or too large to train with."""
 
 import math
 import warnings
@@ -8,14 +8,16 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from lightning_qsgd.optim.adam import Lists, direction
-from lightning_qsgd.optim.blocks import Piece, chunks
-from lightning_qsgd.optim.param_groups import rate
+from lightning_qsgd.optim.coordinates import Piece, chunks
+from lightning_qsgd.optim.param_groups import acts, rate
 from lightning_qsgd.optim.perturbation import Perturbation
 from lightning_qsgd.optim.sharding import local, run_of, sum_over_ranks
+from lightning_qsgd.optim.update import Lists, direction
 
 _COLUMNS = ("touched", "s", "s_squared", "perturbation", "inside", "q_g", "q_squared", "g_squared", "effective", "adam")
 _SAMPLE = 2**20  # values of s, for the histogram
+FACTOR = 10.0  # of Adam's step: a larger perturbation is warned of
+FIRST, EVERY = 10, 50  # perturbed steps that are looked at
 
 
 class Tally:
@@ -148,7 +150,7 @@ def constant_equivalent(s: Tensor, group: Mapping[str, Any]) -> str | None:
 
 
 def warn_if_constant(s: Tensor, group: Mapping[str, Any], perturbation: Perturbation) -> None:
-    """Warn of an s that hardly varies: it is a learning rate, not an answer to the weights."""
+    """Warn of an s that hardly varies: it is a learning rate, and no response to the weights."""
     circuit = getattr(perturbation, "reference", perturbation)
     aligned = "" if getattr(circuit, "own_ansatz", False) else "rotations='aligned' or "
     if (equivalent := constant_equivalent(s, group)) is not None:
@@ -156,6 +158,58 @@ def warn_if_constant(s: Tensor, group: Mapping[str, Any], perturbation: Perturba
             f"The perturbation is nearly constant: s has mean {float(s.mean()):.3f} and spread "
             f"{float(s.std(correction=0)):.3f}. On the touched coordinates it acts like {equivalent}. "
             f"CircuitPerturbation's {aligned}center='zero' removes the constant part; "
-            "ControlPerturbation('constant', ...) is its classical twin.",
+            "ConstantTwin(...) is its classical twin.",
             stacklevel=9,
         )
+
+
+class LargeSteps:
+    """Warns once if |lambda * Q| exceeds Adam's step 10 times, and once if a step may go uphill.
+
+    It compares the largest coordinates in the first 10 perturbed steps and then in each 50th: a look costs an
+    accelerator a synchronisation.
+
+    Attributes:
+        looks: whether this step is compared.
+    """
+
+    def __init__(self) -> None:
+        self.looks = False
+        self._steps = 0
+        self._large = self._uphill = False
+
+    def next_step(self, groups: Sequence[Mapping[str, Any]], real: bool) -> None:
+        """Begin a perturbed step; ``real``: whether its tensors hold values."""
+        self.looks = real and not self._large and (self._steps < FIRST or self._steps % EVERY == 0)
+        self._steps += 1
+        if not self._uphill:
+            for group in groups:
+                self.look_at_options(group)
+
+    def look_at_options(self, group: Mapping[str, Any]) -> None:
+        """Warn if 1 + lambda * s, which multiplies the learning rate, can be negative."""
+        if group["scale"] == "adam" and group["quantum_weight"] > 1 and acts(group) and not self._uphill:
+            self._uphill = True
+            weight = f"{group['quantum_weight']:g}"
+            warnings.warn(
+                f"quantum_weight {weight} with scale='adam' multiplies learning rates by 1 + {weight} * s, s in "
+                "[-1, 1]: they may change by more than themselves, and where the factor is negative, steps go uphill. "
+                "Use a quantum_weight of at most 1",
+                stacklevel=5,
+            )
+
+    def __call__(self, group: Mapping[str, Any], change: Tensor, u: Tensor) -> None:
+        """Compare a change of some weights with lr * u, Adam's step of them."""
+        if self._large or not len(change):
+            return
+        largest, adam = torch.stack([change.abs().max().float(), u.abs().max().float()]).tolist()
+        adam *= float(group["lr"])
+        if largest > FACTOR * adam:
+            self._large = True
+            weight, ratio = group["quantum_weight"], f"{largest / adam:.3g}" if adam else "infinitely many"
+            warnings.warn(
+                f"The perturbation is {ratio} times as large as Adam's step: with scale='gradient', lambda * Q = "
+                f"{weight:g} * s * g grows with the gradient g, as Adam's step does not, and training may diverge. "
+                "Clip gradients, lower quantum_weight, or use scale='adam'",
+                stacklevel=9,
+            )

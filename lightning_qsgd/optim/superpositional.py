@@ -1,12 +1,13 @@
 """Superpositional Gradient Descent: AdamW with steps that are perturbed by a quantum circuit.
 
 Paper: arXiv 2511.01918, "Superpositional Gradient Descent". "SGD" there is not stochastic, and this is not quantized,
-gradient descent (the other "QSGD").
+gradient descent (the other "QSGD"). The arithmetic of a step is :func:`lightning_qsgd.optim.update.update`; the same in
+plain loops is in ``optim/reference.py``.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any, get_args
 
 import torch
@@ -14,12 +15,8 @@ from torch import Tensor
 from torch.optim.optimizer import ParamsT
 
 from lightning_qsgd.distributed import rank
-from lightning_qsgd.optim.adam import Lists, adam_step
-from lightning_qsgd.optim.blocks import Piece, chunks
-from lightning_qsgd.optim.coordinates import has_values
+from lightning_qsgd.optim.coordinates import Blocks, Piece, Touched, chunks, has_values
 from lightning_qsgd.optim.displacement import MeasuredDisplacement
-from lightning_qsgd.optim.large_steps import LargeSteps
-from lightning_qsgd.optim.modulation import Question, ask, in_order
 from lightning_qsgd.optim.param_groups import (
     LEGAL_COMBINATIONS as LEGAL_COMBINATIONS,
 )
@@ -35,11 +32,11 @@ from lightning_qsgd.optim.param_groups import (
     participates,
     refuse_unknown_keys,
 )
-from lightning_qsgd.optim.perturbation import Control, ControlPerturbation, Perturbation, SinePerturbation, require
+from lightning_qsgd.optim.perturbation import TWINS, Perturbation, SinePerturbation, TwinKind, require
 from lightning_qsgd.optim.saved_state import SavedState
-from lightning_qsgd.optim.sharding import refuse_unknown_sharding
-from lightning_qsgd.optim.statistics import Tally, warn_if_constant
-from lightning_qsgd.optim.update import refuse_mixed_ages, step_few, step_in_chunks
+from lightning_qsgd.optim.sharding import local, refuse_unknown_sharding
+from lightning_qsgd.optim.statistics import LargeSteps, Tally, warn_if_constant
+from lightning_qsgd.optim.update import Lists, adam_step, ask, common_age, update
 
 
 class SuperpositionalGradientDescent(SavedState):
@@ -65,11 +62,11 @@ class SuperpositionalGradientDescent(SavedState):
         quantum_weight: lambda, a number of at least 0, or a function of the step number (from 0). With 0 the step
             is torch.optim.AdamW's bit for bit. Default: 0.5 (the paper also uses 0.1).
         perturbation: where s comes from. None (default): :class:`SinePerturbation` of 4 qubits, that is Eq. 2 in
-            closed form: no circuit runs. ``CircuitPerturbation()`` runs one. A :class:`ControlPerturbation` that has
+            closed form: no circuit runs. ``CircuitPerturbation()`` runs one. A :class:`TwinPerturbation` that has
             been used, or belongs to another optimizer, is not changed: this optimizer starts with a copy.
-        twin: a kind of :class:`ControlPerturbation`: train with this classical twin of ``perturbation`` in its place,
-            which in stacked configurations is the one that all of them together describe. None (default): train with
-            the perturbation itself.
+        twin: train with this classical twin of ``perturbation`` in its place, by the kind of a
+            :class:`TwinPerturbation` ("frozen", ...); in stacked configurations that is the twin of the perturbation
+            that all of them together describe. None (default): train with the perturbation itself.
         scope: the touched coordinates, in blocks of the perturbation's num_qubits: "first_of_tensor" (default; the
             first of each tensor, C order), "first_of_model" (of the first parameters in group order) or "all" (each
             tensor flattened, padded with angle 0). Parameters without gradient contribute nothing, nor do groups whose
@@ -98,7 +95,7 @@ class SuperpositionalGradientDescent(SavedState):
 
     Parameters may be DTensors (FSDP2): the step is that of the whole tensors. Memory beside AdamW's: of the order of
     the touched coordinates; with scope="all" that of a chunk of 2^18 coordinates on a CPU, 2^24 elsewhere, unless the
-    perturbation needs all blocks at once (``Perturbation.blockwise``: controls, shot noise, live circuits).
+    perturbation needs all blocks at once (``Perturbation.blockwise``: twins, shot noise, live circuits).
 
     Attributes:
         record_statistics: set it to True, and each step leaves ``statistics``: see ``optim/statistics.py``. A step
@@ -122,7 +119,7 @@ class SuperpositionalGradientDescent(SavedState):
         *,
         quantum_weight: float | Callable[[int], float] = 0.5,
         perturbation: Perturbation | None = None,
-        twin: Control | None = None,
+        twin: TwinKind | None = None,
         scope: Scope = "first_of_tensor",
         target: Target = "update",
         scale: Scale = "gradient",
@@ -141,8 +138,8 @@ class SuperpositionalGradientDescent(SavedState):
         perturbation = SinePerturbation(num_qubits=4) if perturbation is None else perturbation
         require("perturbation", perturbation, isinstance(perturbation, Perturbation), "a Perturbation")
         if twin is not None:
-            require("twin", twin, twin in get_args(Control), f"one of {', '.join(get_args(Control))}, or None")
-            perturbation = ControlPerturbation(twin, perturbation)
+            require("twin", twin, twin in TWINS, f"one of {', '.join(TWINS)}, or None")
+            perturbation = TWINS[twin](perturbation)
         self.perturbation = perturbation.fresh()
         self.scope: Scope = scope
         self.displacement = displacement
@@ -209,16 +206,18 @@ class SuperpositionalGradientDescent(SavedState):
             if group["scheduled"] and self._schedule is not None:
                 group["quantum_weight"] = checked_weight(self._schedule(self._step))
         whole = self.scope == "all" and not self.perturbation.blockwise
-        pieces = self._touched(self.param_groups, self.scope, self.perturbation.num_qubits, whole=whole)
-        refuse_mixed_ages(self.param_groups, self.state)
+        touched = self._touched(self.param_groups, self.scope, self.perturbation.num_qubits, whole=whole)
+        for group in self.param_groups:
+            if not group["bias_correction"]:
+                common_age(self.state[p]["step"] if p in self.state else 0.0 for p in _with_gradients(group))
         if self.record_statistics:
             self._tally = self.statistics = None
-        if any(acts(self.param_groups[k]) for k in pieces):
-            self._perturbed_step(pieces)
+        if any(acts(self.param_groups[k]) for k in touched):
+            self._perturbed_step(touched)
         else:
             for group in self.param_groups:
                 self._adam_step(group)
-        self._step += any(float(group["lr"]) != 0 and _has_gradients(group) for group in self.param_groups)
+        self._step += any(float(group["lr"]) != 0 and bool(_with_gradients(group)) for group in self.param_groups)
         return loss
 
     def _adam_step(self, group: dict[str, Any]) -> Lists:
@@ -230,31 +229,72 @@ class SuperpositionalGradientDescent(SavedState):
         lists = Lists([], [], [], [], [], [])
         return lists, self._init_group(group, *lists)
 
-    def _perturbed_step(self, pieces: dict[int, list[Piece]]) -> None:
-        real = has_values(next(iter(pieces.values()))[0].param)
+    def _perturbed_step(self, touched: Touched) -> None:
+        real = has_values(next(iter(touched.values()))[0].param)
         tally = Tally(self.param_groups) if self.record_statistics and real else None
-        watch = self._large_steps
-        watch.next_step(self.param_groups, real)
+        self._large_steps.next_step(self.param_groups, real)
         in_chunks = self.scope == "all"
         if (ask_each := in_chunks and self.perturbation.blockwise) and real:
             self.perturbation.prepare()  # on all ranks, also where this one holds no coordinate
-        s = {} if ask_each else self._at_once(self._ask, pieces)
+        s = {} if ask_each else self._ask_all(touched)
         for k, group in enumerate(self.param_groups):
-            if k not in pieces or not acts(group):
+            if k not in touched or not acts(group):
                 lists = self._adam_step(group)
             else:
                 lists, _ = self._lists(group)
-                if in_chunks:
-                    parts = chunks(pieces[k], self.perturbation.num_qubits)
-                    modulation = self._ask_chunk if ask_each else in_order(s[k])
-                    step_in_chunks(group, lists, parts, modulation, tally, watch)
-                else:
-                    step_few(group, lists, pieces[k], s[k], tally, watch)
+                self._touched_step(group, lists, touched[k], s.get(k), tally)
             if tally is not None:
                 tally.add_adam(group, lists)
         if tally is not None:
             tally.close()
             self._tally, self.statistics = tally, tally.statistics()
+
+    def _touched_step(
+        self, group: dict[str, Any], lists: Lists, pieces: Sequence[Piece], s: Tensor | None, tally: Tally | None
+    ) -> None:
+        """AdamW and Q. With scope="all" chunk by chunk: no temporary is larger, and a chunk stays in cache."""
+        in_chunks, watched = self.scope == "all", self._large_steps.looks and group["target"] == "update"
+        if group["target"] == "gradient":
+            lists.keep_apart(pieces)
+        for part in chunks(pieces, self.perturbation.num_qubits) if in_chunks else [pieces]:
+            sizes = [piece.size for piece in part]
+            if s is None:
+                own = self._ask(Blocks(part))
+            else:
+                own, s = s.tensor_split([sum(sizes)])
+            if in_chunks:
+                moving = lists.cut(part)
+                params, grads = moving.params, moving.grads
+            else:  # whole tensors at once, of which the first coordinates are touched
+                moving, params, grads = lists, [p.param for p in part], [local(lists.grads[p.place]) for p in part]
+            own, need_u = own.to(params[0].device), watched or tally is not None
+            g, change, u = update(group, moving, params, grads, sizes, own, None if in_chunks else part, need_u=need_u)
+            if tally is not None and u is not None:
+                tally.add(group, part, own, g, u)
+            if watched and change is not None and u is not None:
+                self._large_steps(group, change, u)
+            if in_chunks:
+                lists.put_back(part, moving)
+        if in_chunks and lists.steps:
+            torch._foreach_add_(lists.steps, 1)  # pyright: ignore[reportPrivateImportUsage]
+
+    def _ask_all(self, touched: Touched) -> dict[int, Tensor]:
+        """s of each group's coordinates, (sum of sizes,)."""
+        s = self._ask(touched.blocks)
+        if len(touched) == 1:
+            return dict.fromkeys(touched, s)
+        sizes = [sum(piece.size for piece in pieces) for pieces in touched.values()]
+        return dict(zip(touched, s.split(sizes), strict=True))
+
+    def _ask(self, blocks: Blocks) -> Tensor:
+        s = ask(self.perturbation, blocks, self._step)
+        if not self._warned and has_values(s):
+            self._warned = True
+            if rank() > 0:  # of weights that are spread over ranks it may hold too few to judge by
+                return s
+            touched = next(group for group in self.param_groups if participates(group))
+            warn_if_constant(s, touched, self.perturbation)
+        return s
 
     def statistics_of(self, params: Iterable[Tensor]) -> dict[str, Tensor]:
         """The ``statistics`` of the last recorded step over some parameters only: those of a group, or of a layer.
@@ -270,24 +310,11 @@ class SuperpositionalGradientDescent(SavedState):
             raise RuntimeError("No perturbed step has been recorded; set record_statistics = True before a step")
         return self._tally.statistics(params)
 
-    def _ask_chunk(self, pieces: Sequence[Piece]) -> Tensor:
-        return self._ask(Question(pieces))
-
-    def _ask(self, question: Question) -> Tensor:
-        s = ask(self.perturbation, question, self._step)
-        if not self._warned and has_values(s):
-            self._warned = True
-            if rank() > 0:  # of weights that are spread over ranks it may hold too few to judge by
-                return s
-            touched = next(group for group in self.param_groups if participates(group))
-            warn_if_constant(s, touched, self.perturbation)
-        return s
-
-
-def _has_gradients(group: dict[str, Any]) -> bool:
-    return any(p.grad is not None for p in group["params"])
-
 
 @torch.compiler.disable(reason="a perturbation is any Python, and may run circuits")
 def _uncompiled(optimizer: SuperpositionalGradientDescent, closure: Callable[[], Tensor | float] | None) -> Any:
     return optimizer._take_step(closure)
+
+
+def _with_gradients(group: Mapping[str, Any]) -> list[Tensor]:
+    return [p for p in group["params"] if p.grad is not None]

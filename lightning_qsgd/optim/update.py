@@ -1,144 +1,222 @@
-"""One step of one group: Q = s * g or s * u on the touched coordinates, around torch's own AdamW."""
+"""The arithmetic of one step: Q on the touched coordinates, around torch's own AdamW.
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
-from typing import Any
+Letters are those of the README and of ``optim/reference.py``: alpha is ``lr``, lambda ``quantum_weight``.
+"""
+
+import math
+from collections.abc import Iterable, Mapping, Sequence
+from contextlib import nullcontext
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
+from torch.optim.adamw import adamw
 
-from lightning_qsgd.optim.adam import Lists, adam_step, common_age, direction
-from lightning_qsgd.optim.blocks import Piece
-from lightning_qsgd.optim.coordinates import add, gather, write
-from lightning_qsgd.optim.large_steps import LargeSteps
+from lightning_qsgd.optim.coordinates import Blocks, Piece, add, flat, gather, has_values, join, put, write
 from lightning_qsgd.optim.param_groups import rate
+from lightning_qsgd.optim.perturbation import Perturbation
 from lightning_qsgd.optim.sharding import local
-from lightning_qsgd.optim.statistics import Tally
 
 
-def step_few(
-    group: Mapping[str, Any], lists: Lists, pieces: Sequence[Piece], s: Tensor, tally: Tally | None, watch: LargeSteps
-) -> None:
-    """Adam on whole tensors at once, Q on a few coordinates of them (scopes first_of_tensor and first_of_model).
+def update(
+    group: Mapping[str, Any],
+    lists: "Lists",
+    params: Sequence[Tensor],
+    grads: Sequence[Tensor],
+    sizes: Sequence[int],
+    s: Tensor,
+    pieces: Sequence[Piece] | None = None,
+    *,
+    need_u: bool = False,
+) -> tuple[Tensor, Tensor | None, Tensor | None]:
+    """One step of a group, in place.
+
+        theta <- (1 - alpha * w) * theta - alpha * (u + lambda * Q),    Q = s * g,  or s * u with scale="adam"
 
     Args:
-        group: the parameter group.
-        lists: of all its parameters with gradient.
-        pieces: the touched coordinates: the first of each tensor.
-        s: (sum of sizes,), on any device.
-        tally: where statistics are collected, or None.
-        watch: what looks at the size of Q in some steps.
+        group: the parameter group. With target="gradient", g + lambda * s * g enters u in place of g.
+        lists: what AdamW steps: whole tensors, or pieces of them.
+        params, grads: the touched ones among them, of which the first ``sizes`` coordinates are touched.
+        sizes: coordinates of each.
+        s: (sum(sizes),), on the device of the first of ``params``.
+        pieces: the touched coordinates in ``lists``; None (default): all of these are, as flat pieces.
+        need_u: whether u is needed for more than Q. Default: False.
+
+    Returns:
+        g as it was; what Q = s * g added to theta, None where Q is something else; u, None where nobody needs it.
     """
-    params, sizes = [p.param for p in pieces], [p.size for p in pieces]
-    grads = [local(lists.grads[p.place]) for p in pieces]
-    s = s.to(params[0].device)
-    gradients = gather(grads, sizes)
-    change = _of_gradients(group, s, gradients)
-    if change is not None and _is_early(group):
-        add(params, sizes, change)
-    to_gradient = group["target"] == "gradient"
+    lam, w = group["quantum_weight"], group["weight_decay"]
+    to_gradient, of_u = group["target"] == "gradient", group["scale"] == "adam"
+    g = gather(grads, sizes)
+    change = None
     if to_gradient:
-        for piece in pieces:
-            if 0 in lists.grads[piece.place].stride():  # expanded: several coordinates in one place of the memory
-                lists.grads[piece.place] = lists.grads[piece.place].contiguous()
-        grads = [local(lists.grads[p.place]) for p in pieces]
-        write(grads, sizes, _perturbed_gradients(group, s, gradients))
+        write(grads, sizes, g * (1 + lam * s))
+    elif not of_u:
+        sign = 1 if group["maximize"] else -1
+        change = (s * g).mul_(sign * rate(group) * lam)
+        if not w:  # before or after AdamW differs by rounding only, and 0.1.0 rounded so
+            add(params, sizes, change)
     try:
         adam_step(group, lists)
     finally:
         if to_gradient:
-            write(grads, sizes, gradients)
-    part = lists.cut(pieces) if _needs_direction(group, tally, watch) else None
-    if (late := _after_adam(group, pieces, part, s, gradients, change, tally, watch)) is not None:
-        add(params, sizes, late)
+            write(grads, sizes, g)
+    u = direction(group, lists.cut(pieces) if pieces else lists) if need_u or of_u else None
+    if of_u and u is not None:
+        add(params, sizes, (s * u.to(s.dtype)).mul_(-float(group["lr"]) * lam))
+    elif change is not None and w:
+        add(params, sizes, change)
+    return g, change, u
 
 
-def step_in_chunks(
-    group: Mapping[str, Any],
-    lists: Lists,
-    chunks: Iterable[Sequence[Piece]],
-    modulation: Callable[[Sequence[Piece]], Tensor],
-    tally: Tally | None,
-    watch: LargeSteps,
-) -> None:
-    """Adam and Q together, chunk by chunk (scope all): no temporary is larger than a chunk, and a chunk stays in cache.
+def ask(perturbation: Perturbation, blocks: Blocks, step: int) -> Tensor:
+    """One call of a perturbation, outside of autocast, in float32 (float64 where any tensor is).
+
+    Tensors without values (meta, fake) are not asked about: s is of their kind, so that memory can be planned.
+
+    Args:
+        perturbation: whom to ask.
+        blocks: about which blocks.
+        step: number of the optimizer step, from 0.
+
+    Returns:
+        s of the blocks' own coordinates, (sum of sizes,), on the first one's device.
+
+    Raises:
+        ValueError: if the perturbation returns another shape than that of its angles.
+    """
+    perturbation.layout = blocks.layout
+    angles = blocks.angles(perturbation.num_qubits)
+    if not has_values(angles):
+        return blocks.own(torch.empty_like(angles).view(-1))
+    device = angles.device.type
+    with torch.autocast(device, enabled=False) if torch.is_autocast_enabled(device) else nullcontext():
+        s = perturbation(angles, step=step)
+    if s.shape != angles.shape:
+        name = type(perturbation).__name__
+        raise ValueError(f"{name} returned shape {tuple(s.shape)} for angles {tuple(angles.shape)}")
+    return blocks.own(s.reshape(-1))
+
+
+class Lists(NamedTuple):
+    """What torch's functional AdamW takes: parameters with gradient, and their state."""
+
+    params: list[Tensor]
+    grads: list[Tensor]
+    exp_avgs: list[Tensor]
+    exp_avg_sqs: list[Tensor]
+    max_exp_avg_sqs: list[Tensor]  # empty without amsgrad
+    steps: list[Tensor]
+
+    def take(self, indices: Sequence[int]) -> "Lists":
+        """Those of some parameters."""
+        return Lists(*([tensors[i] for i in indices] if tensors else [] for tensors in self))
+
+    def cut(self, pieces: Sequence[Piece]) -> "Lists":
+        """Flat pieces, sharing memory where the tensors are contiguous, with steps of their own."""
+
+        def flats(tensors: list[Tensor]) -> list[Tensor]:
+            return [flat(local(tensors[p.place]), p.start, p.size) for p in pieces] if tensors else []
+
+        steps = [self.steps[p.place].clone() for p in pieces]
+        params, grads, m, v, v_max = map(flats, self[:-1])
+        return Lists(params, grads, m, v, v_max, steps)
+
+    def keep_apart(self, pieces: Sequence[Piece]) -> None:
+        """Let touched gradients be written: of an expanded one several coordinates share one place of the memory."""
+        for piece in pieces:
+            if 0 in (grad := self.grads[piece.place]).stride():
+                self.grads[piece.place] = grad.contiguous()
+
+    def put_back(self, pieces: Sequence[Piece], changed: "Lists") -> None:
+        """Write what :meth:`cut` gave and a step changed, where it does not share memory."""
+        for whole, parts in zip(self[:-1], changed[:-1], strict=True):
+            if whole and whole is not self.grads:
+                for piece, part in zip(pieces, parts, strict=True):
+                    if not (tensor := local(whole[piece.place])).is_contiguous():
+                        put(tensor, piece.start, part)
+
+
+def adam_step(group: Mapping[str, Any], lists: Lists, *, has_complex: bool = False) -> None:
+    """One step of ``torch.optim.AdamW`` with a group's options, in place.
+
+    torch's fused kernels run through memory and mix up coordinates where a tensor and its gradient lie in it
+    differently (torch 2.13, CPU): tensors that are not contiguous take the plain loop.
+
+    With bias_correction=False all parameters must be of one age: see :func:`common_age`.
+    """
+    lr, eps, weight_decay = group["lr"], group["eps"], group["weight_decay"]
+    beta1, beta2 = group["betas"]
+    if not group["bias_correction"] and lists.steps:
+        # AdamW corrects with c1 and c2; these values undo it.
+        c1, c2 = _corrections(group, float(lists.steps[0]) + 1)
+        lr, eps, weight_decay = lr * (c1 / c2), eps / c2, weight_decay * (c2 / c1)
+    for part, fused in _by_kernel(lists, group["fused"]):
+        adamw(
+            *part,
+            foreach=group["foreach"],
+            fused=fused,
+            has_complex=has_complex,
+            amsgrad=group["amsgrad"],
+            beta1=beta1,
+            beta2=beta2,
+            lr=lr,
+            weight_decay=weight_decay,
+            eps=eps,
+            maximize=group["maximize"],
+        )
+
+
+def _by_kernel(lists: Lists, fused: bool | None) -> list[tuple[Lists, bool | None]]:
+    if not fused:
+        return [(lists, fused)]
+    regular = [all(local(t).is_contiguous() for t in tensors) for tensors in zip(*lists[:4], strict=True)]
+    if all(regular):
+        return [(lists, True)]
+    both = ([i for i, yes in enumerate(regular) if yes is kernel] for kernel in (True, False))
+    return [(lists.take(indices), kernel) for indices, kernel in zip(both, (True, False), strict=True) if indices]
+
+
+def common_age(steps: Iterable[Tensor | float]) -> float:
+    """How many steps all parameters have taken; 0 where there are none.
+
+    Raises:
+        RuntimeError: if they differ.
+    """
+    ages = {float(step) for step in steps}
+    if len(ages) > 1:
+        raise RuntimeError(
+            f"bias_correction=False needs parameters that have taken equally many steps; this group has {sorted(ages)}"
+            ". Put parameters without gradient in some steps into a group of their own"
+        )
+    return ages.pop() if ages else 0.0
+
+
+def _corrections(group: Mapping[str, Any], step: float) -> tuple[float, float]:
+    beta1, beta2 = group["betas"]
+    return 1 - beta1**step, math.sqrt(1 - beta2**step)
+
+
+def direction(group: Mapping[str, Any], lists: Lists) -> Tensor:
+    """Adam's m / (sqrt(v) + eps) after its step, with the group's bias correction.
 
     Args:
         group: the parameter group.
-        lists: of all its parameters with gradient.
-        chunks: the coordinates, each once.
-        modulation: s of a chunk, (sum of sizes,); asked before the chunk moves.
-        tally: where statistics are collected, or None.
-        watch: what looks at the size of Q in some steps.
+        lists: flat pieces, from :meth:`Lists.cut`.
+
+    Returns:
+        (sum of sizes,), in the moments' dtype.
     """
-    for pieces in chunks:
-        s, part, sizes = modulation(pieces), lists.cut(pieces), [p.size for p in pieces]
-        gradients = gather(part.grads, sizes)
-        change = _of_gradients(group, s, gradients)
-        if change is not None and _is_early(group):
-            add(part.params, sizes, change)
-        if group["target"] == "gradient":
-            perturbed = _perturbed_gradients(group, s, gradients).split(sizes)
-            part = part._replace(grads=[new.to(old.dtype) for new, old in zip(perturbed, part.grads, strict=True)])
-        adam_step(group, part)
-        if (late := _after_adam(group, pieces, part, s, gradients, change, tally, watch)) is not None:
-            add(part.params, sizes, late)
-        lists.put_back(pieces, part)
-    if lists.steps:
-        torch._foreach_add_(lists.steps, 1)  # pyright: ignore[reportPrivateImportUsage]
-
-
-def refuse_mixed_ages(groups: Sequence[Mapping[str, Any]], state: Mapping[Tensor, Mapping[str, Any]]) -> None:
-    """Check what a step without bias correction needs, before anything moves.
-
-    Raises:
-        RuntimeError: if the parameters of such a group have taken different numbers of steps.
-    """
-    for group in groups:
-        if not group["bias_correction"]:
-            common_age(state[p]["step"] if p in state else 0.0 for p in group["params"] if p.grad is not None)
-
-
-def _perturbed_gradients(group: Mapping[str, Any], s: Tensor, gradients: Tensor) -> Tensor:
-    return gradients * (1 + group["quantum_weight"] * s)
-
-
-def _of_gradients(group: Mapping[str, Any], s: Tensor, gradients: Tensor) -> Tensor | None:
-    """What Q = s * g adds to the weights; None where Q is something else."""
-    if group["scale"] != "gradient" or group["target"] != "update":
-        return None
-    sign = 1 if group["maximize"] else -1
-    return (s * gradients).mul_(sign * rate(group) * group["quantum_weight"])
-
-
-def _is_early(group: Mapping[str, Any]) -> bool:
-    """Whether Q = s * g is added before Adam's step. Without weight decay only rounding tells, and 0.1.0 rounded so."""
-    return not group["weight_decay"]
-
-
-def _needs_direction(group: Mapping[str, Any], tally: Tally | None, watch: LargeSteps) -> bool:
-    return group["scale"] == "adam" or tally is not None or (watch.looks and group["target"] == "update")
-
-
-def _after_adam(
-    group: Mapping[str, Any],
-    pieces: Sequence[Piece],
-    part: Lists | None,
-    s: Tensor,
-    gradients: Tensor,
-    change: Tensor | None,
-    tally: Tally | None,
-    watch: LargeSteps,
-) -> Tensor | None:
-    """What is still to be added to the weights once Adam's moments are this step's. Counts, and looks, if asked.
-
-    ``part``: the pieces and their moments, needed where :func:`_needs_direction` says so.
-    """
-    u = direction(group, part) if part is not None and _needs_direction(group, tally, watch) else None
-    if u is not None:
-        if tally is not None:
-            tally.add(group, pieces, s, gradients, u)
-        if change is not None and watch.looks:
-            watch(group, change, u)
-        if group["scale"] == "adam":
-            return (s * u.to(s.dtype)).mul_(-float(group["lr"]) * group["quantum_weight"])
-    return None if _is_early(group) else change
+    m = join(lists.exp_avgs)
+    root = join(lists.max_exp_avg_sqs if group["amsgrad"] else lists.exp_avg_sqs).sqrt_()
+    if group["bias_correction"]:
+        c1, c2 = zip(*(_corrections(group, float(step)) for step in lists.steps), strict=True)
+        if len(set(c1)) == 1:
+            m.div_(c1[0])
+            root.div_(c2[0])
+        else:
+            sizes = torch.tensor([len(part) for part in lists.exp_avgs], device="cpu")
+            for values, correction in ((m, c1), (root, c2)):
+                each = torch.tensor(correction, dtype=torch.float64, device="cpu").repeat_interleave(sizes)
+                values.div_(each.to(values))
+    return m.div_(root.add_(group["eps"]))

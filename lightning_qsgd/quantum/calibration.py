@@ -136,7 +136,8 @@ class Calibration:
             cause = "differ: it drifted, or keeps a state between circuits. Calibrate again when it is steady, use"
         return (
             f"the series does not describe the device: held-out points give a {self.residual}, and repeats of one "
-            f"point {cause} another sampler, or mode='live' without a calibration, which runs the circuits themselves"
+            f"point {cause} another sampler, or LiveCircuitPerturbation without a calibration, which runs the circuits "
+            "themselves"
         )
 
     def warnings(self) -> list[str]:

@@ -57,7 +57,7 @@ class FourierSurrogate:
 
         Raises:
             ValueError: if an angle is not linear in an input, or gives a frequency that is no integer, or the grid has
-                more than 20,000 points (run the circuit itself then: mode="live").
+                more than 20,000 points (run the circuit itself then: LiveCircuitPerturbation).
         """
         shape = grid_shape(network.ansatz)
         values = run_in_chunks(network, grid_points(shape), weights)
@@ -201,7 +201,7 @@ def input_degrees(ansatz: Ansatz) -> list[int]:
             if any(ansatz.inputs[i] in form.angles.rows[k].parameters for k in bent):
                 raise ValueError(
                     f"Angle {source.expression} is not linear in {name}, so that it has no Fourier series of its own; "
-                    "run the circuit in each step (mode='live')"
+                    "run the circuit in each step (LiveCircuitPerturbation)"
                 )
             products = [slopes[i] * frequency for frequency in source.frequencies]
             if any(abs(product - round(product)) > 1e-12 for product in products):
@@ -209,7 +209,7 @@ def input_degrees(ansatz: Ansatz) -> list[int]:
                     f"Input {name} enters a gate by the angle {source.expression}, at frequencies of "
                     f"{', '.join(f'{product:g}' for product in products)}; only integers have a Fourier series of "
                     "period 2 pi: multiply the input by a whole number there, or run the circuit in each step "
-                    "(mode='live')"
+                    "(LiveCircuitPerturbation)"
                 )
             degrees[i] += abs(round(products[-1]))
     return degrees
@@ -242,7 +242,7 @@ def check_grid(shape: tuple[int, ...]) -> tuple[int, ...]:
     if (points := math.prod(shape)) > MAX_GRID:
         raise ValueError(
             f"The surrogate of this circuit needs {points:,} grid points, more than {MAX_GRID:,}; "
-            "use fewer qubits or layers, or run the circuit in each step (mode='live')"
+            "use fewer qubits or layers, or run the circuit in each step (LiveCircuitPerturbation)"
         )
     return shape
 

@@ -6,7 +6,13 @@ import torch
 
 from lightning_qsgd.audit.perturbation import audit_perturbation, terms_of
 from lightning_qsgd.audit.recording import Trajectory
-from lightning_qsgd.optim import CircuitPerturbation, ControlPerturbation, Perturbation, SinePerturbation
+from lightning_qsgd.optim import (
+    CircuitPerturbation,
+    ControlPerturbation,
+    LiveCircuitPerturbation,
+    Perturbation,
+    SinePerturbation,
+)
 from lightning_qsgd.quantum import AerSampler, ExactSampler, FakeBackendSampler, calibrate
 
 
@@ -93,7 +99,7 @@ def test_shot_noise_is_rest():
 
 
 def test_live_shots_are_measured_by_repeating():
-    live = circuit(rotations="zero", mode="live", sampler=AerSampler(shots=64, seed=1), max_circuits=200)
+    live = LiveCircuitPerturbation(rotations="zero", sampler=AerSampler(shots=64, seed=1), max_circuits=200)
     found = audit(live, width=1.0, blocks=100, times=4)
     exact = audit(circuit(rotations="zero"), width=1.0, blocks=100, times=4)
     assert found.sampled

@@ -66,7 +66,7 @@ def test_many_steps_are_thinned_evenly(monkeypatch):
 def test_large_tensors_are_sampled_with_their_weight(monkeypatch, blockwise):
     monkeypatch.setattr("lightning_qsgd.audit.recording.BLOCKS", 40)
     monkeypatch.setattr("lightning_qsgd.audit.recording.LEAST", 16)
-    monkeypatch.setattr("lightning_qsgd.optim.blocks.CHUNK", {"cpu": 64})  # many questions in each step
+    monkeypatch.setattr("lightning_qsgd.optim.coordinates.CHUNK", {"cpu": 64})  # many questions in each step
     net = nn.Sequential(nn.Linear(40, 41), nn.Linear(41, 2))
     with torch.no_grad():
         for p in net.parameters():

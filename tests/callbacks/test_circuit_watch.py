@@ -2,7 +2,7 @@ import pytest
 import torch
 
 from lightning_qsgd.callbacks.circuit_watch import CircuitWatch, total_variation
-from lightning_qsgd.optim import CircuitPerturbation, ControlPerturbation, SinePerturbation
+from lightning_qsgd.optim import CircuitPerturbation, ControlPerturbation, LiveCircuitPerturbation, SinePerturbation
 from lightning_qsgd.quantum import AerSampler, ExactSampler, FakeBackendSampler
 
 ANGLES = torch.linspace(-1, 1, 80, dtype=torch.float64).view(40, 2)
@@ -23,28 +23,28 @@ def test_total_variation():
     assert total_variation(p, q).tolist() == [0.25, 1]
 
 
-@pytest.mark.parametrize("mode", ["live", "surrogate"])
-def test_exact_circuits_are_at_distance_0(mode):
-    found = watched(CircuitPerturbation(2, mode=mode, sampler=ExactSampler())).distances()
+@pytest.mark.parametrize("kind", [LiveCircuitPerturbation, CircuitPerturbation])
+def test_exact_circuits_are_at_distance_0(kind):
+    found = watched(kind(2, sampler=ExactSampler())).distances()
     assert found == {"error": pytest.approx(0, abs=1e-9), "total_variation": pytest.approx(0, abs=1e-9)}
 
 
 def test_shots_alone_make_what_is_expected_and_a_device_makes_more():
-    shots = {"mode": "live", "sampler": AerSampler(shots=256, seed=1)}
-    watch = watched(CircuitPerturbation(2, **shots))
+    shots = {"sampler": AerSampler(shots=256, seed=1)}
+    watch = watched(LiveCircuitPerturbation(2, **shots))
     found = watch.distances()
     assert found["error"] == pytest.approx(found["error_expected"], rel=0.3)
     assert found["total_variation"] == pytest.approx(found["total_variation_expected"], rel=0.3)
     measured = watch.outcomes().found["measured"]
     assert measured.shape == (32, 4)  # the first blocks only
     assert torch.equal((measured * 256).round(), measured * 256)
-    noisy = {"mode": "live", "sampler": FakeBackendSampler("FakeManilaV2", shots=4096)}
-    found = watched(CircuitPerturbation(2, **noisy)).distances()
+    noisy = {"sampler": FakeBackendSampler("FakeManilaV2", shots=4096)}
+    found = watched(LiveCircuitPerturbation(2, **noisy)).distances()
     assert found["total_variation"] > 2 * found["total_variation_expected"]
 
 
 def test_the_expected_distance_is_the_mean_over_many_samples():
-    circuit = CircuitPerturbation(2, mode="live", sampler=AerSampler(shots=20))
+    circuit = LiveCircuitPerturbation(2, sampler=AerSampler(shots=20))
     watch = CircuitWatch(circuit)
     values = []
     for step in range(40):

@@ -363,7 +363,7 @@ def test_two_ranks_displace_alike_and_stay_identical(tmp_path, source):
     small = [f"--model.{name}=4" for name in ("embed_dim", "num_heads", "feedforward_dim")] + ["--model.num_layers=1"]
     key = "--model.optimizer.init_args.displacement.init_args"
     live = [
-        f"{key}.circuit=lightning_qsgd.optim.CircuitPerturbation", f"{key}.circuit.init_args.mode=live",
+        f"{key}.circuit=lightning_qsgd.optim.LiveCircuitPerturbation",
         f"{key}.circuit.init_args.sampler=lightning_qsgd.quantum.AerSampler",
     ]  # fmt: skip
     callbacks = '["tests.ranks.SaveRanks", "tests.ranks.SaveDisplacedWeights"]'

@@ -9,6 +9,7 @@ import torch
 from lightning_qsgd.optim import (
     CircuitPerturbation,
     ControlPerturbation,
+    LiveCircuitPerturbation,
     SinePerturbation,
     SuperpositionalGradientDescent,
 )
@@ -72,10 +73,15 @@ def fitted():
     return circuit
 
 
+def live(kind):
+    """The live class of a circuit's."""
+    return type(f"Live{kind.__name__}", (kind, LiveCircuitPerturbation), {})
+
+
 COMMON_PERTURBATIONS = {
     "sine": SinePerturbation,
     "circuit": lambda: copy.deepcopy(fitted()),
-    "live": lambda: CircuitPerturbation(mode="live"),
+    "live": lambda: LiveCircuitPerturbation(),
     "shuffled": lambda: ControlPerturbation("shuffled"),
 }
 

@@ -8,7 +8,12 @@ import pytest
 import torch
 from qiskit.primitives import BaseSamplerV2
 
-from lightning_qsgd.optim import CircuitPerturbation, ControlPerturbation, SuperpositionalGradientDescent
+from lightning_qsgd.optim import (
+    CircuitPerturbation,
+    ControlPerturbation,
+    LiveCircuitPerturbation,
+    SuperpositionalGradientDescent,
+)
 from lightning_qsgd.quantum import (
     AerSampler,
     ExactSampler,
@@ -111,7 +116,7 @@ def test_a_series_that_does_not_describe_its_sampler_warns(sampler, explained, e
     assert f"residual of {numbers['surrogate_residual']:.2g}, where" in record.message
     if entanglement == "linear":
         assert explained in record.message
-    live = CircuitPerturbation(num_qubits=2, entanglement=entanglement, sampler=sampler, mode="live")
+    live = LiveCircuitPerturbation(num_qubits=2, entanglement=entanglement, sampler=sampler)
     live.prepare()
     live.report()
     assert len(caplog.records) == 1
@@ -137,7 +142,7 @@ def test_without_entanglement_a_few_circuits_suffice():
     assert "5 circuits" in line
     assert isinstance(product.surrogate, LightConeSurrogate)
     angles = random_angles(10, 8)
-    live = CircuitPerturbation(num_qubits=8, entanglement="none", rotations="random", mode="live")
+    live = LiveCircuitPerturbation(num_qubits=8, entanglement="none", rotations="random")
     torch.testing.assert_close(ask(product, angles), ask(live, angles), atol=1e-9, rtol=0)
     report = product.report()
     assert report["surrogate_residual"] < 1e-9
@@ -150,7 +155,7 @@ def test_without_entanglement_a_few_circuits_suffice():
 def test_centring_a_product_circuit(center):
     arguments = {"entanglement": "none", "rotations": "zero", "center": center}
     angles = random_angles()
-    expected = ask(CircuitPerturbation(mode="live", **arguments), angles)
+    expected = ask(LiveCircuitPerturbation(**arguments), angles)
     torch.testing.assert_close(ask(CircuitPerturbation(**arguments), angles), expected, atol=1e-9, rtol=0)
 
 
@@ -176,7 +181,7 @@ def test_shot_noise_is_fresh_in_each_step_repeats_with_the_seed_and_has_the_vari
     variance = (1 - exact**2) / shots
     assert ((first - exact) ** 2).mean().item() == pytest.approx(variance.mean().item(), rel=0.1)
     assert first.abs().max() <= 1
-    live = CircuitPerturbation(mode="live", sampler=AerSampler(shots=shots))
+    live = LiveCircuitPerturbation(sampler=AerSampler(shots=shots))
     spread = ((ask(live, angles, step=0) - exact) ** 2).mean().item()
     assert ((first - exact) ** 2).mean().item() == pytest.approx(spread, rel=0.15)
 
@@ -203,11 +208,9 @@ def test_shot_noise_after_a_checkpoint_without_it_measures_all_outcomes_anew():
     [
         ({"shot_noise_seed": -1}, "Invalid shot_noise_seed: -1"),
         ({"shot_noise": 0}, "Invalid shot_noise: 0"),
-        ({"shot_noise": 10, "mode": "live"}, "Invalid shot_noise: 10"),
-        ({"calibration": "x.npz", "mode": "live"}, r"Invalid calibration: 'x\.npz'"),
     ],
 )
-def test_invalid_combinations_are_refused(arguments, message):
+def test_invalid_shot_noise_is_refused(arguments, message):
     with pytest.raises(ValueError, match=message):
         CircuitPerturbation(**arguments)
 

@@ -3,7 +3,12 @@
 import pytest
 import torch
 
-from lightning_qsgd.optim import CircuitPerturbation, MeasuredDisplacement, SuperpositionalGradientDescent
+from lightning_qsgd.optim import (
+    CircuitPerturbation,
+    LiveCircuitPerturbation,
+    MeasuredDisplacement,
+    SuperpositionalGradientDescent,
+)
 
 
 def circuit(**options):
@@ -16,7 +21,7 @@ KINDS = {
     "series": lambda: {"perturbation": circuit(center="zero"), "scope": "all"},
     "light cone": lambda: {"perturbation": circuit(entanglement="none", rotations="zero"), "bias_correction": False},
     "shot noise": lambda: {"perturbation": circuit(shot_noise=100)},
-    "live": lambda: {"perturbation": circuit(mode="live", center="odd", on_failure="series")},
+    "live": lambda: {"perturbation": LiveCircuitPerturbation(2, center="odd", on_failure="series")},
     "displaced": lambda: {"displacement": MeasuredDisplacement(0.1, circuit=circuit())},
     "gaussian": lambda: {"displacement": MeasuredDisplacement(0.1, source="gaussian")},
     **{kind: lambda kind=kind: {"perturbation": circuit(), "twin": kind} for kind in TWINS},

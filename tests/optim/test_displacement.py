@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.extra.numpy import array_shapes, arrays
 
-from lightning_qsgd.optim import CircuitPerturbation, LinearSchedule, MeasuredDisplacement
+from lightning_qsgd.optim import CircuitPerturbation, LinearSchedule, LiveCircuitPerturbation, MeasuredDisplacement
 from lightning_qsgd.optim.displacement import CHUNK
 from tests.optim.common import assert_equal, make_params
 
@@ -99,7 +99,7 @@ def test_a_second_displacement_is_refused_and_restoring_twice_does_nothing():
 
 
 def test_a_failing_circuit_leaves_the_exact_weights():
-    circuit = CircuitPerturbation(mode="live", max_circuits=2)
+    circuit = LiveCircuitPerturbation(max_circuits=2)
     displacement = MeasuredDisplacement(0.1, circuit=circuit)
     params = weights(40)
     before = [p.detach().clone() for p in params]
@@ -149,7 +149,7 @@ def test_a_schedule_anneals_the_radius_and_zero_moves_nothing():
 
 
 def test_a_zero_radius_runs_no_circuit():
-    displacement = MeasuredDisplacement(0.0, circuit=CircuitPerturbation(mode="live"))
+    displacement = MeasuredDisplacement(0.0, circuit=LiveCircuitPerturbation())
     displacement.displace(weights(8), 0)
     assert displacement.circuit.circuits == 0
 

@@ -15,10 +15,11 @@ from lightning_qsgd.cli import main
 from lightning_qsgd.optim import (
     CircuitPerturbation,
     ControlPerturbation,
+    LiveCircuitPerturbation,
     MeasuredDisplacement,
     SuperpositionalGradientDescent,
 )
-from lightning_qsgd.optim.fallback import RETRY_AFTER
+from lightning_qsgd.optim.live_circuit import RETRY_AFTER
 from lightning_qsgd.quantum import AerSampler, ExactSampler, calibrate
 from tests.common import SMALL
 from tests.optim.common import ask, own_state, random_angles
@@ -41,7 +42,7 @@ class Dying(BaseSamplerV2):
 
 
 def live(on_failure="series", **options):
-    return CircuitPerturbation(num_qubits=2, mode="live", on_failure=on_failure, **options)
+    return LiveCircuitPerturbation(num_qubits=2, on_failure=on_failure, **options)
 
 
 def train(perturbation, steps, weight=None, optimizer=None):
@@ -157,14 +158,38 @@ def test_a_control_counts_the_steps_of_its_reference():
     ("options", "words"),
     [
         ({"on_failure": "hope"}, "Invalid on_failure: 'hope'; it must be 'stop' or 'series'"),
-        ({"on_failure": "series", "mode": "surrogate"}, "Invalid on_failure: 'series'; it must be 'stop' unless"),
+        ({"max_circuits": 0}, "Invalid max_circuits: 0"),
+        ({"calibration": "x.npz"}, r"Invalid calibration: 'x\.npz'; it must be null, unless on_failure='series'"),
     ],
 )
 def test_invalid_options(options, words):
     with pytest.raises(ValueError, match=words):
-        CircuitPerturbation(**options)
+        LiveCircuitPerturbation(**options)
+
+
+def test_a_displacement_takes_no_fallback():
     with pytest.raises(ValueError, match=r"Invalid circuit\.on_failure"):
         MeasuredDisplacement(0.1, circuit=live())
+
+
+def test_s_of_zero_comes_from_the_checkpoint():
+    """s(0) of a centred live circuit is measured once in a run: after a resume, shots would give another one."""
+    first, second = (
+        LiveCircuitPerturbation(2, rotations="random", center="zero", sampler=AerSampler(16, seed)) for seed in (1, 2)
+    )
+    first.prepare()
+    state, sampler = first.state_dict(), second.sampler
+    assert first.circuits == 1
+    second.prepare()
+    assert not torch.equal(second.state_dict()["offset"], state["offset"])
+    resumed = LiveCircuitPerturbation(2, rotations="random", center="zero", sampler=sampler)
+    resumed.load_state_dict(state)
+    resumed.prepare()
+    assert resumed.circuits == 1  # of the first run
+    exact = LiveCircuitPerturbation(2, rotations="random")
+    resumed.sampler, resumed._network = exact.sampler, None
+    angles = random_angles(5, 2)
+    torch.testing.assert_close(ask(resumed, angles), ask(exact, angles) - state["offset"])
 
 
 LIVE = [

@@ -8,9 +8,9 @@ from qiskit.circuit import ParameterVector
 from qiskit.primitives import BaseSamplerV2
 from qiskit.quantum_info import Statevector
 
-from lightning_qsgd.optim import CircuitPerturbation, ControlPerturbation, SuperpositionalGradientDescent
+from lightning_qsgd.optim import CircuitPerturbation, FrozenTwin, SuperpositionalGradientDescent
 from lightning_qsgd.quantum import Ansatz, ExactSampler
-from tests.optim.common import ask, random_angles
+from tests.optim.common import ask, live, random_angles
 
 
 def ring(num_qubits, fixed):
@@ -69,11 +69,13 @@ def expected(kind, angles):
     return torch.tensor(np.array(rows))
 
 
-@pytest.mark.parametrize("options", [{}, {"mode": "live"}, {"rotations": "zero"}, {"shot_noise": 10**9}], ids=str)
+@pytest.mark.parametrize("options", [{}, {"rotations": "zero"}, {"shot_noise": 10**9}], ids=str)
 @pytest.mark.parametrize("kind", [Ring, Turned, Listed])
 def test_s_is_p1_minus_p0_of_each_qubit(kind, options):
     angles = random_angles(4, 3)
     torch.testing.assert_close(ask(kind(num_qubits=3, **options), angles), expected(kind, angles), atol=2e-4, rtol=0)
+    if not options:
+        torch.testing.assert_close(ask(live(kind)(num_qubits=3), angles), expected(kind, angles))
 
 
 def test_a_chain_of_the_own_circuit_is_decoded_on_request():
@@ -94,6 +96,7 @@ def test_its_identity_names_what_decides_its_answers():
     assert identity == Turned(num_qubits=3, rotations="zero").identity()
     assert identity != Other(num_qubits=3).identity()
     assert identity != Turned(num_qubits=3, center="zero").identity()
+    assert identity == live(Turned)(num_qubits=3).identity()
     paper = "num_qubits=4, depth=2, entanglement=linear, rotations=aligned, decode_chain=True, center=None"
     assert CircuitPerturbation().identity() == f"CircuitPerturbation({paper})"  # checkpoints hold it
 
@@ -101,7 +104,7 @@ def test_its_identity_names_what_decides_its_answers():
 @pytest.mark.parametrize("center", [None, "zero", "odd"])
 def test_when_its_device_fails_its_own_series_answers(center):
     angles = random_angles(4, 3)
-    broken = Turned(num_qubits=3, mode="live", on_failure="series", sampler=Dying(), center=center)
+    broken = live(Turned)(num_qubits=3, on_failure="series", sampler=Dying(), center=center)
     if center == "zero":
         broken.prepare()  # one circuit, s(0)
     else:
@@ -116,7 +119,7 @@ def test_a_changed_answer_is_changed_once_when_the_device_fails():
         def forward(self, angles, *, step):
             return super().forward(angles, step=step) / 2
 
-    angles, broken = random_angles(4, 3), Half(num_qubits=3, mode="live", on_failure="series", sampler=Dying())
+    angles, broken = random_angles(4, 3), live(Half)(num_qubits=3, on_failure="series", sampler=Dying())
     first = ask(broken, angles, step=0)
     torch.testing.assert_close(ask(broken, angles, step=1), first, atol=1e-9, rtol=0)
 
@@ -126,7 +129,7 @@ def test_the_warning_of_a_constant_offers_no_rotations(control):
     weight = torch.nn.Parameter(torch.full((6,), 0.01))
     weight.grad = torch.ones(6)
     circuit = Ring(num_qubits=3)
-    perturbation = ControlPerturbation("frozen", circuit) if control else circuit
+    perturbation = FrozenTwin(circuit) if control else circuit
     optimizer = SuperpositionalGradientDescent([weight], perturbation=perturbation, scope="all")
     with pytest.warns(UserWarning, match=r"nearly constant.*center='zero'") as caught:
         optimizer.step()
@@ -150,20 +153,20 @@ def sized(qubits, inputs, weights=0, given=0):
     return Own
 
 
-@pytest.mark.parametrize("mode", ["surrogate", "live"])
+@pytest.mark.parametrize("of", [lambda kind: kind, live], ids=["series", "live"])
 @pytest.mark.parametrize(
     ("sizes", "message"),
     [
         ((3, 2), "3 qubits and 2 inputs; with num_qubits=2 it needs 2 of each"),
         ((2, 1), "2 qubits and 1 inputs; with num_qubits=2"),
         ((2, 3), "2 qubits and 3 inputs; with num_qubits=2"),
-        ((2, 2, 1), r"Invalid weights: 0; the circuit of Own has 1: set weights = np.array"),
-        ((2, 2, 1, 2), "Invalid weights: 2; the circuit of Own has 1"),
+        ((2, 2, 1), r"Invalid weights: 0; the circuit of (Live)?Own has 1: set weights = np.array"),
+        ((2, 2, 1, 2), "Invalid weights: 2; the circuit of (Live)?Own has 1"),
     ],
 )
-def test_other_sizes_are_refused_when_it_is_built(sizes, message, mode):
+def test_other_sizes_are_refused_when_it_is_built(sizes, message, of):
     with pytest.raises(ValueError, match=message):
-        sized(*sizes)(num_qubits=2, mode=mode)
+        of(sized(*sizes))(num_qubits=2)
 
 
 def test_sizes_that_are_known_later_are_refused_at_first_use():

@@ -1,7 +1,6 @@
 import copy
 import math
 import pickle
-from typing import get_args
 
 import numpy as np
 import pytest
@@ -12,11 +11,13 @@ from hypothesis import strategies as st
 from lightning_qsgd.optim import (
     CircuitPerturbation,
     ControlPerturbation,
+    LiveCircuitPerturbation,
     Perturbation,
+    SeriesTwin,
     SinePerturbation,
     SuperpositionalGradientDescent,
 )
-from lightning_qsgd.optim.perturbation import Control
+from lightning_qsgd.optim.perturbation import TWINS
 from lightning_qsgd.quantum import AerSampler
 from tests.optim.common import ask, assert_equal, make_params, random_angles, run, set_gradients, through_a_file
 
@@ -84,7 +85,7 @@ def test_aligned_is_the_default_and_contains_equation_2():
 def test_live_equals_surrogate(center, rotations):
     angles = random_angles(6)
     options = {"center": center, "rotations": rotations, "rotation_seed": 3}
-    live = ask(CircuitPerturbation(mode="live", **options), angles)
+    live = ask(LiveCircuitPerturbation(**options), angles)
     torch.testing.assert_close(live, ask(CircuitPerturbation(**options), angles), atol=1e-9, rtol=0)
 
 
@@ -121,7 +122,7 @@ def test_circuits_run_at_prepare_once_and_not_in_steps():
 
 def test_live_noise_is_a_function_of_seed_and_step():
     def run(step, seed=0):
-        perturbation = CircuitPerturbation(mode="live", sampler=AerSampler(shots=64, seed=seed))
+        perturbation = LiveCircuitPerturbation(sampler=AerSampler(shots=64, seed=seed))
         return ask(perturbation, torch.ones(2, 4, dtype=torch.float64), step), perturbation
 
     s, perturbation = run(5)
@@ -133,8 +134,8 @@ def test_live_noise_is_a_function_of_seed_and_step():
 
 
 def test_live_refuses_too_many_circuits():
-    with pytest.raises(ValueError, match="run 1025 circuits, more than max_circuits=1024; use mode='surrogate'"):
-        ask(CircuitPerturbation(mode="live"), torch.zeros(1025, 4))
+    with pytest.raises(ValueError, match="run 1025 circuits, more than max_circuits=1024; use CircuitPerturbation"):
+        ask(LiveCircuitPerturbation(), torch.zeros(1025, 4))
 
 
 @pytest.mark.parametrize(
@@ -149,7 +150,9 @@ def test_live_refuses_too_many_circuits():
         ({"entanglement": "none", "decode_chain": True}, "no chain of CNOTs"),
         ({"center": "mean"}, "Invalid center: 'mean'"),
         ({"mode": "cached"}, "Invalid mode: 'cached'"),
-        ({"max_circuits": 0}, "Invalid max_circuits: 0"),
+        ({"mode": "live"}, r"Invalid mode: 'live'; .* class_path: lightning_qsgd\.optim\.LiveCircuitPerturbation"),
+        ({"max_circuits": 2}, "Invalid max_circuits: 2; .*LiveCircuitPerturbation"),
+        ({"on_failure": "series"}, "Invalid on_failure: 'series'; .*LiveCircuitPerturbation"),
     ],
 )
 def test_invalid_circuit_perturbations(arguments, message):
@@ -158,7 +161,7 @@ def test_invalid_circuit_perturbations(arguments, message):
 
 
 def test_too_large_a_grid_is_refused_before_it_runs():
-    with pytest.raises(ValueError, match=r"78,125 grid points.*mode='live'"):
+    with pytest.raises(ValueError, match=r"78,125 grid points.*LiveCircuitPerturbation"):
         CircuitPerturbation(num_qubits=7, rotations="zero").prepare()
 
 
@@ -205,7 +208,7 @@ def test_centring_is_the_configs_not_the_checkpoints():
 )
 def test_identities_differ_where_answers_do(other):
     assert other.identity() != CircuitPerturbation().identity()
-    assert CircuitPerturbation(sampler=AerSampler(), mode="live").identity() == CircuitPerturbation().identity()
+    assert LiveCircuitPerturbation(sampler=AerSampler()).identity() == CircuitPerturbation().identity()
 
 
 def test_pickles():
@@ -278,7 +281,7 @@ def test_series_has_the_circuits_spectrum_and_other_values():
     assert abs(np.corrcoef(s.flatten(), original.flatten())[0, 1]) < 0.6
     assert torch.equal(ask(ControlPerturbation("series", circuit, seed=3), angles), s)
     assert not torch.equal(ask(ControlPerturbation("series", circuit, seed=4), angles), s)
-    random, own = twin._random_series.coefficients, circuit.series.coefficients
+    random, own = twin._series.coefficients, circuit.series.coefficients
     assert torch.equal(random.abs(), own.abs())
     assert torch.equal(random[0, 0, 0, 0], own[0, 0, 0, 0])  # the same learning-rate factor
     assert (random[own != 0] != own[own != 0]).double().mean() > 0.4
@@ -287,11 +290,19 @@ def test_series_has_the_circuits_spectrum_and_other_values():
     assert torch.equal(ask(again, angles), s)
 
 
-@pytest.mark.parametrize("options", [{"mode": "live"}, {"center": "odd"}, {"entanglement": "none"}, None])
-def test_series_needs_one(options):
-    reference = SinePerturbation() if options is None else CircuitPerturbation(**options)
-    with pytest.raises(ValueError, match=r"Invalid reference: '(Sine|Circuit)Perturbation'; it must be a Circuit"):
-        ask(ControlPerturbation("series", reference), random_angles(2))
+@pytest.mark.parametrize(
+    "reference",
+    [
+        LiveCircuitPerturbation(),
+        LiveCircuitPerturbation(on_failure="series"),
+        CircuitPerturbation(center="odd"),
+        CircuitPerturbation(entanglement="none"),
+        SinePerturbation(),
+    ],
+)
+def test_series_needs_one(reference):
+    with pytest.raises(ValueError, match=r"Invalid reference: '(Sine|(Live)?Circuit)Perturbation'; it must be a Circ"):
+        ask(SeriesTwin(reference), random_angles(2))
 
 
 def test_shuffled_leaves_padding_alone():
@@ -338,7 +349,7 @@ def trained(perturbation, seed, steps=3):
 
 @CONSTANT
 @pytest.mark.parametrize("reference", [None, CircuitPerturbation(num_qubits=2, rotations="random")])
-@pytest.mark.parametrize("kind", get_args(Control))
+@pytest.mark.parametrize("kind", list(TWINS))
 def test_a_used_control_starts_anew_with_each_optimizer(kind, reference):
     if kind == "series" and reference is None:
         reference = CircuitPerturbation(num_qubits=2)
@@ -415,7 +426,7 @@ def test_a_loaded_state_brings_its_random_series():
 
 
 @CONSTANT
-@pytest.mark.parametrize("kind", get_args(Control))
+@pytest.mark.parametrize("kind", list(TWINS))
 def test_an_optimizers_twin_is_a_control_of_its_perturbation(kind):
     circuit = CircuitPerturbation(num_qubits=2, rotations="random")
     options = {"scope": "all", "scale": "adam", "lr": 0.05}

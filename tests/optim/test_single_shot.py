@@ -5,8 +5,7 @@ from qiskit import QuantumCircuit
 from qiskit.circuit import ParameterVector
 from scipy.stats import chisquare
 
-from lightning_qsgd.optim import CircuitPerturbation
-from lightning_qsgd.optim.single_shot import single_shot
+from lightning_qsgd.optim import CircuitPerturbation, LiveCircuitPerturbation
 from lightning_qsgd.quantum import (
     AerSampler,
     Ansatz,
@@ -18,7 +17,7 @@ from lightning_qsgd.quantum import (
 
 
 def shoot(circuit, angles, seed=0, key=(0,)):
-    return single_shot(circuit, angles, np.random.default_rng(seed), key)
+    return circuit.single_shot(angles, np.random.default_rng(seed), key)
 
 
 def joint(circuit):
@@ -34,13 +33,13 @@ def joint(circuit):
         joint(CircuitPerturbation(num_qubits=3, depth=1, rotations="zero")),
         CircuitPerturbation(num_qubits=3, depth=2, entanglement="none", rotations="random"),
         joint(CircuitPerturbation(num_qubits=3, depth=2, entanglement="none", rotations="random")),
-        CircuitPerturbation(num_qubits=3, depth=2, mode="live", max_circuits=2000),
+        LiveCircuitPerturbation(num_qubits=3, depth=2, max_circuits=2000),
     ],
     ids=["aligned", "random", "zero", "bit by bit", "jointly", "live"],
 )
 def test_bits_have_the_joint_distribution_of_the_circuit(circuit):
     angle = torch.tensor([[0.3, -0.9, 2.0]], dtype=torch.float64)
-    shots = 2000 if circuit.mode == "live" else 20_000
+    shots = 2000 if isinstance(circuit, LiveCircuitPerturbation) else 20_000
     bits, mean = shoot(circuit, angle.expand(shots, -1))
     exact = QuantumNetwork(circuit.ansatz, ExactSampler()).probabilities(angle, circuit.weights)[0]
     table = (1 + circuit.matrix.numpy()) / 2  # of the measured bits y: each outcome's x
@@ -76,7 +75,7 @@ def test_a_joint_series_is_fitted_where_it_is_asked_for():
 
 
 def test_a_live_shot_is_one_of_the_circuits_shots():
-    circuit = CircuitPerturbation(mode="live", sampler=AerSampler(shots=1))
+    circuit = LiveCircuitPerturbation(sampler=AerSampler(shots=1))
     angles = torch.randn(20, 4)
     bits, mean = shoot(circuit, angles)
     assert torch.equal(bits, mean)  # of one shot, the outcome is its own mean

@@ -10,6 +10,7 @@ from hypothesis import strategies as st
 from lightning_qsgd.optim import (
     CircuitPerturbation,
     ControlPerturbation,
+    LiveCircuitPerturbation,
     SinePerturbation,
     SuperpositionalGradientDescent,
 )
@@ -253,7 +254,7 @@ def test_gradients_are_left_as_they_were():
 
 def test_lr_0_moves_nothing_asks_no_circuit_and_advances_no_counter():
     params = make_params()
-    perturbation = CircuitPerturbation(mode="live")
+    perturbation = LiveCircuitPerturbation()
     optimizer = SuperpositionalGradientDescent(params, lr=1e-3, coupling="decoupled", perturbation=perturbation)
     before = [p.detach().clone() for p in params]
     optimizer.param_groups[0]["lr"] = 0.0

@@ -13,6 +13,7 @@ from torch.distributed.checkpoint.state_dict import get_optimizer_state_dict, se
 from lightning_qsgd.optim import (
     CircuitPerturbation,
     ControlPerturbation,
+    LiveCircuitPerturbation,
     MeasuredDisplacement,
     SinePerturbation,
     SuperpositionalGradientDescent,
@@ -24,7 +25,7 @@ from tests.optim.common import assert_equal, make_params, own_state, set_gradien
 
 def continued(transfer, **options):
     """Six steps straight, and three steps, a transfer to a new optimizer, three steps."""
-    options = {"perturbation": lambda: CircuitPerturbation(mode="live", sampler=_sampler())} | options
+    options = {"perturbation": lambda: LiveCircuitPerturbation(sampler=_sampler())} | options
     make = options.pop("perturbation")
     straight = make_params()
     optimizer = SuperpositionalGradientDescent(straight, perturbation=make(), **options)
@@ -86,7 +87,7 @@ ALL_KINDS = {
     "sine": dict,
     "series": lambda: {"perturbation": CircuitPerturbation(num_qubits=2)},
     "frozen": lambda: {"perturbation": CircuitPerturbation(num_qubits=2), "twin": "frozen"},
-    "fallback": lambda: {"perturbation": CircuitPerturbation(num_qubits=2, mode="live", on_failure="series")},
+    "fallback": lambda: {"perturbation": LiveCircuitPerturbation(num_qubits=2, on_failure="series")},
     "displaced": lambda: {
         "displacement": MeasuredDisplacement(0.1, circuit=CircuitPerturbation(2), source="circuit"),
     },

@@ -150,7 +150,7 @@ def test_circuits_without_integer_frequencies_are_refused(build, message):
 
 
 def test_grids_beyond_the_limit_name_the_way_out():
-    with pytest.raises(ValueError, match=r"78,125 grid points, more than 20,000.*mode='live'"):
+    with pytest.raises(ValueError, match=r"78,125 grid points, more than 20,000.*LiveCircuitPerturbation"):
         FourierSurrogate.fit(QuantumNetwork(superposition_circuit(7, 2)), np.zeros(21))
 
 
