@@ -13,7 +13,7 @@ from lightning_qsgd.callbacks.parts import superpositional
 from lightning_qsgd.callbacks.run_summary import count_circuits
 from lightning_qsgd.comparison.recorder import RunRecorder
 from lightning_qsgd.comparison.runner import Runner
-from lightning_qsgd.comparison.worker import CompareCLI, quiet
+from lightning_qsgd.comparison.worker import prepared, quiet
 from lightning_qsgd.yaml_files import dump_yaml
 
 STEPS = 8  # optimizer steps that are measured
@@ -78,9 +78,7 @@ def _measure(config: dict[str, Any]) -> Estimate:
     probe, began = _FirstSteps(), time.perf_counter()
     with tempfile.TemporaryDirectory() as folder, contextlib.redirect_stdout(io.StringIO()), quiet():
         (path := Path(folder) / "run.yaml").write_text(dump_yaml(config))
-        arguments = ["fit", "--config", str(path), "--trainer.enable_progress_bar=false"]
-        arguments += ["--trainer.enable_model_summary=false", "--trainer.default_root_dir", folder]
-        CompareCLI((probe,), Path(folder) / "run", arguments)
+        prepared(path, Path(folder) / "run", (probe,)).fit()
     whole = time.perf_counter() - began
     steps = max(len(probe.times) - 1, 1)
     training = (probe.times[-1] - probe.times[0]) / steps
