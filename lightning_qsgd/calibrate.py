@@ -15,7 +15,7 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 from rich.table import Table
 
-from lightning_qsgd.experiment import parse
+from lightning_qsgd.experiment import Experiment
 from lightning_qsgd.files import check_writable
 from lightning_qsgd.optim import CircuitPerturbation
 from lightning_qsgd.parser import KnownArgumentsParser
@@ -36,7 +36,7 @@ def calibrate(arguments: Sequence[str]) -> None:
     """
     options, overrides = _parser().parse_known_args(list(arguments))
     configs = [part for path in options.config for part in ("--config", path)]
-    perturbation, key = _circuit(parse([*configs, *overrides]))
+    perturbation, key = _circuit(Experiment.typed([*configs, *overrides]).settings)
     from lightning_qsgd.quantum import IBMSampler
     from lightning_qsgd.quantum import calibrate as measure
     from lightning_qsgd.quantum.calibration import num_circuits

@@ -2,17 +2,16 @@
 
 import contextlib
 import io
-import logging
 import os
 import shutil
 import signal
 import sys
-import warnings
 from collections.abc import Sequence
 from difflib import get_close_matches
 from pathlib import Path
 from typing import Any
 
+import lightning as L
 from lightning.pytorch.loggers import TensorBoardLogger
 from lightning.pytorch.strategies.launchers import _MultiProcessingLauncher
 from lightning.pytorch.utilities.exceptions import SIGTERMException
@@ -22,111 +21,88 @@ from torch.multiprocessing.spawn import ProcessExitedException
 
 from lightning_qsgd import manual
 from lightning_qsgd.calibrate import calibrate
-from lightning_qsgd.callbacks import PredictionWriter, Stopped, TestReport
+from lightning_qsgd.callbacks import Stopped, TestReport
 from lightning_qsgd.callbacks.exact_resume import SIGNALS
-from lightning_qsgd.callbacks.run_summary import count_circuits, engines_of, summary_table, told_engine
+from lightning_qsgd.callbacks.run_summary import engines_of, summary_table, told_engine
 from lightning_qsgd.distributed import leave
 from lightning_qsgd.doctor import doctor
-from lightning_qsgd.experiment import ExperimentCLI, parse
+from lightning_qsgd.experiment import Experiment, RunResult
 from lightning_qsgd.failures import explain, to_report
-from lightning_qsgd.files import find_config, shipped, write_json
+from lightning_qsgd.files import find_config, shipped
 from lightning_qsgd.init import init
 from lightning_qsgd.parser import class_options
-from lightning_qsgd.run_folder import is_unused
 from lightning_qsgd.scrubbing import scrub, without_secrets
 
 
-class CommandLine(ExperimentCLI):
-    """The experiment's parser, and what is said after a command."""
+def _run_experiment(command: str, arguments: Sequence[str]) -> None:
+    """fit, validate, test or predict, and what is said after it."""
+    experiment = Experiment.typed(arguments).build(command)
+    trainer = experiment.trainer
+    if isinstance(launcher := trainer.strategy.launcher, _MultiProcessingLauncher):
+        for number in SIGNALS:  # this process only waits for those that train
+            signal.signal(number, lambda number, frame: launcher.kill(number))
+    try:
+        result = getattr(experiment, command)()
+    except BaseException:
+        if command == "fit" and trainer.interrupted and trainer.is_global_zero and (_folder(trainer)).is_dir():
+            last = _folder(trainer) / "checkpoints" / "last.ckpt"
+            way = f"resume with --ckpt_path {last}" if last.is_file() else "no step is saved"
+            # With ddp_fork and ddp_spawn other processes train, and this one does not know where they were.
+            where = f" in epoch {trainer.current_epoch + 1}" if trainer.global_step else ""
+            print(f"Stopped{where}; {way}", file=sys.stderr)
+        raise
+    if not trainer.is_global_zero:
+        return
+    if command == "fit":
+        _say_summary(trainer, result)
+        return
+    if (engines := engines_of(experiment.module)) and (result.folder or command == "predict"):
+        print(f"Circuits ran on: {'; '.join(map(told_engine, engines))}")
+    if result.predictions is not None:
+        print(f"Predictions: {result.predictions}")
+    elif command != "predict" and result.folder is not None:
+        print(f"Metrics: {result.folder / f'{command}.json'}")
+    if command == "test":
+        _say_classes(trainer)
 
-    def _run_subcommand(self, subcommand: str) -> None:
-        """As Lightning's; a failed start leaves no empty run behind, and an interrupted run says how to go on."""
-        if isinstance(launcher := self.trainer.strategy.launcher, _MultiProcessingLauncher):
-            for number in SIGNALS:  # this process only waits for those that train
-                signal.signal(number, lambda number, frame: launcher.kill(number))
-        try:
-            super()._run_subcommand(subcommand)
-        except BaseException:
-            trainer = self.trainer
-            if self._reserved is not None and trainer.is_global_zero and is_unused(self._reserved):
-                shutil.rmtree(self._reserved, ignore_errors=True)
-            elif subcommand == "fit" and trainer.interrupted and trainer.is_global_zero:
-                last = Path(trainer.default_root_dir) / "checkpoints" / "last.ckpt"
-                way = f"resume with --ckpt_path {last}" if last.is_file() else "no step is saved"
-                # With ddp_fork and ddp_spawn other processes train, and this one does not know where they were.
-                where = f" in epoch {trainer.current_epoch + 1}" if trainer.global_step else ""
-                print(f"Stopped{where}; {way}", file=sys.stderr)
-            raise
 
-    def after_fit(self) -> None:
-        """Print the summary, which a process that trained has written."""
-        folder = Path(self.trainer.default_root_dir)
-        if self.trainer.fast_dev_run or not self.trainer.is_global_zero:  # type: ignore[attr-defined]
-            return
-        console = Console(soft_wrap=True) if sys.stdout.isatty() else Console(width=160)
-        console.print(summary_table(folder))
-        if any(isinstance(logger, TensorBoardLogger) for logger in self.trainer.loggers):
-            console.print(f"Look at it: {tensorboard()} --logdir {folder.parent}", highlight=False)
+def _folder(trainer: L.Trainer) -> Path:
+    return Path(trainer.default_root_dir)
 
-    def after_validate(self) -> None:
-        """Save the metrics beside the checkpoint."""
-        self._save_metrics("validate.json")
 
-    def after_test(self) -> None:
-        """Save the metrics beside the checkpoint, and show the hardest classes, or where the answers are."""
-        (report,) = (c for c in self.trainer.callbacks if isinstance(c, TestReport))  # type: ignore[attr-defined]
-        self._save_metrics("test.json", {"examples": report.examples} if report.examples else {})
-        if report.answers:
-            print(f"Answers: {report.answers}")
-        if not report.table:
-            return
-        rows = report.table[:10]
-        title = "By class" if len(rows) == len(report.table) else f"The 10 hardest of {len(report.table)} classes"
-        table = Table(*rows[0], title=title, title_justify="left")
-        for row in rows:
-            cells = ("-" if v is None else f"{v:.3f}" if isinstance(v, float) else str(v) for v in row.values())
-            table.add_row(*cells)
-        Console().print(table)
-        if any(row["f1"] is None for row in rows):
-            print("-: no examples; test/f1 leaves the class out, unless it was predicted")
-        print(f"Classes: {report.classes}")
+def _say_summary(trainer: L.Trainer, result: RunResult) -> None:
+    """Print the summary, which a process that trained has written."""
+    if result.folder is None:
+        return
+    console = Console(soft_wrap=True) if sys.stdout.isatty() else Console(width=160)
+    console.print(summary_table(result.folder))
+    if any(isinstance(logger, TensorBoardLogger) for logger in trainer.loggers):
+        console.print(f"Look at it: {tensorboard()} --logdir {result.folder.parent}", highlight=False)
 
-    def _folder_to_write(self) -> Path | None:
-        """The run folder on rank 0; None on the other ranks, and in a dry run. To be called on all ranks."""
-        folder = self.trainer.log_dir  # asks all ranks
-        dry = self.trainer.fast_dev_run  # type: ignore[attr-defined]
-        return None if folder is None or dry or not self.trainer.is_global_zero else Path(folder)
 
-    def _save_metrics(self, name: str, more: dict[str, Any] | None = None) -> None:
-        if (folder := self._folder_to_write()) is None:
-            return
-        metrics = {key: value.item() for key, value in self.trainer.callback_metrics.items()}
-        if engines := engines_of(self.model):
-            circuits, shots, _ = count_circuits(self.model)
-            metrics |= ({"circuits": circuits, "shots": shots} if circuits else {}) | {"engines": engines}
-            print(f"Circuits ran on: {'; '.join(map(told_engine, engines))}")
-        write_json(
-            folder / name, {"checkpoint": str(self.trainer.ckpt_path)} | self._checkpoint | (more or {}) | metrics
-        )
-        print(f"Metrics: {folder / name}")
-
-    def after_predict(self) -> None:
-        """Say where the circuits ran, and where the predictions are."""
-        if self.trainer.is_global_zero and (engines := engines_of(self.model)):
-            print(f"Circuits ran on: {'; '.join(map(told_engine, engines))}")
-        for callback in self.trainer.callbacks:  # type: ignore[attr-defined]
-            if isinstance(callback, PredictionWriter) and callback.path:
-                print(f"Predictions: {callback.path}")
+def _say_classes(trainer: L.Trainer) -> None:
+    """Show the hardest classes, or where the answers are."""
+    (report,) = (c for c in trainer.callbacks if isinstance(c, TestReport))  # type: ignore[attr-defined]
+    if report.answers:
+        print(f"Answers: {report.answers}")
+    if not report.table:
+        return
+    rows = report.table[:10]
+    title = "By class" if len(rows) == len(report.table) else f"The 10 hardest of {len(report.table)} classes"
+    table = Table(*rows[0], title=title, title_justify="left")
+    for row in rows:
+        cells = ("-" if v is None else f"{v:.3f}" if isinstance(v, float) else str(v) for v in row.values())
+        table.add_row(*cells)
+    Console().print(table)
+    if any(row["f1"] is None for row in rows):
+        print("-: no examples; test/f1 leaves the class out, unless it was predicted")
+    print(f"Classes: {report.classes}")
 
 
 def tensorboard() -> str:
     """The command, with its path where the shell does not know it."""
     beside = Path(sys.executable).parent / "tensorboard"
     return "tensorboard" if shutil.which("tensorboard") or not beside.is_file() else os.path.relpath(beside)
-
-
-def _is_no_advertisement(record: logging.LogRecord) -> bool:
-    return "litlogger" not in str(record.msg)
 
 
 def main(args: Sequence[str] | None = None) -> None:
@@ -140,13 +116,6 @@ def main(args: Sequence[str] | None = None) -> None:
     arguments = [argument for argument in arguments if argument != "--debug"]
     if (here := os.getcwd()) not in sys.path:  # class_path finds files of the current folder, as with python -m
         sys.path.insert(0, here)  # "" would not do: jsonargparse goes to a configuration's folder to read it
-    # Noise that no user of this package can act on.
-    warnings.filterwarnings("ignore", ".*LeafSpec.*")
-    warnings.filterwarnings("ignore", ".*does not have many workers.*")
-    warnings.filterwarnings("ignore", ".*your dataloader is not resumable.*")  # ExactResume sees to it
-    warnings.filterwarnings("ignore", ".*is smaller than the logging interval.*")  # each epoch is logged
-    warnings.filterwarnings("ignore", "Checkpoint directory .* exists and is not empty")  # a resumed run's own
-    logging.getLogger("lightning.pytorch.utilities.rank_zero").addFilter(_is_no_advertisement)
     try:
         text, word = manual.asked(arguments)
         if word is not None:
@@ -191,7 +160,9 @@ def _run(arguments: list[str]) -> None:
     if not command:
         print(manual.overview(), file=sys.stderr)
         raise ValueError("No command; for example: lightning-qsgd fit --config seqcls")
-    if command not in manual.COMMANDS and not command.startswith("-"):  # options may come before Lightning's commands
+    if command.startswith("-"):
+        raise ValueError(f"Invalid command: {command!r}; the command comes first: lightning-qsgd fit {command} ...")
+    if command not in manual.COMMANDS:
         near = get_close_matches(command, manual.COMMANDS) or manual.COMMANDS
         raise ValueError(f"Invalid command: {command!r}; close: {', '.join(near)}; all: lightning-qsgd --help")
     if command == "doctor":
@@ -211,7 +182,7 @@ def _run(arguments: list[str]) -> None:
 
         audit(options)
     else:
-        CommandLine(arguments)
+        _run_experiment(command, options)
         leave()
 
 
@@ -230,7 +201,7 @@ def _help_of_classes(arguments: list[str]) -> str:
     runs = [given] if given else [[str(file)] for file in sorted(folder.glob("*.yaml"))] if folder else []
     found: dict[tuple[str, str], Sequence[str]] = {}
     for files in runs:
-        _find_classes(parse([part for file in files for part in ("--config", file)]), "", found)
+        _find_classes(Experiment(files).settings, "", found)
     return "".join(class_options(name, key, options).format_help() for (key, name), options in found.items())
 
 

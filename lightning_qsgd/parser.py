@@ -52,13 +52,15 @@ class OneLineErrorParser(LightningArgumentParser):
 
     Attributes:
         may_be_empty: settings whose entries in files may be empty, such as the arms of a comparison. Default: none.
+        exits: whether an error ends the process with 2, as on a command line, or is a ValueError. Default: True.
     """
 
     may_be_empty: tuple[str, ...] = ()
 
-    def __init__(self, *args: Any, **kwargs: Any) -> None:
+    def __init__(self, *args: Any, exits: bool = True, **kwargs: Any) -> None:
         own = {"prog": "lightning-qsgd", "allow_abbrev": False, "parser_mode": "checked_yaml"}
         super().__init__(*args, **(own | kwargs))
+        self.exits = exits
 
     def parse_path(self, path: Any, *args: Any, **kwargs: Any) -> Namespace:
         """As jsonargparse's, which does not say which file it cannot decode."""
@@ -78,7 +80,7 @@ class OneLineErrorParser(LightningArgumentParser):
         """Exit with 2; with ``--debug`` the parser's whole explanation comes first."""
         if not self.exit_on_error:  # an inner parser, whose message becomes part of the outer one's
             super().error(message, ex)
-        _fail(message, getattr(ex, "subcommand_parser", None) or self, ex)
+        _fail(message, self, ex, self.exits)
 
     def format_help(self, *args: Any, **kwargs: Any) -> str:
         """The help, without the lists of all classes that happen to be imported."""
@@ -96,27 +98,31 @@ class KnownArgumentsParser(argparse.ArgumentParser):
         _fail(message, self)
 
 
-def _fail(message: str, parser: argparse.ArgumentParser, ex: BaseException | None = None) -> NoReturn:
-    """Exit with 2 and one line: the error and the way out."""
+def _fail(
+    message: str, parser: argparse.ArgumentParser, ex: BaseException | None = None, exits: bool = True
+) -> NoReturn:
+    """Exit with 2 and one line, or raise a ValueError: the error and the way out."""
     if "--debug" in sys.argv:
         sys.stderr.write(f"{scrubbed(message)}\n")
-    command = parser.prog.partition(" ")[2].replace("[options] ", "") or "fit"
+    command = parser.prog.partition(" ")[2] or "fit"
     line, way_out = shorten(message), f"; all settings: lightning-qsgd {command} --help all"
     if missing := re.search(r"arguments are required: (.*)", line):
         names = missing[1].split(", ")
-        if (head := names[0].split(".")[0]) in manual.COMMANDS:  # said by the parser of all commands
-            command, names = head, [name.removeprefix(f"{head}.") for name in names]
         example = re.search(r"^  (lightning-qsgd .*)$", manual.page(command) or "", re.MULTILINE)
         line, way_out = f"Missing: {', '.join(names)}", f"; for example: {example[1]}" if example else ""
-    elif unknown := re.search(
-        r"^unrecognized arguments: --([\w.]+)|^Subcommand .* does not accept option '(.*)'", line
-    ):
-        line += _close(unknown[1] or unknown[2], _names(parser))
+    elif unknown := re.search(r"^unrecognized arguments: --([\w.]+)", line):
+        line += _close(unknown[1], _names(parser))
+    elif unknown := re.search(r"^Group '(.*)' does not accept option '(.*)'", line):
+        name = f"{unknown[1]}.{unknown[2]}"
+        line = f"No option '{name}'{_close(name, _names(parser))}"
     elif said := _of_a_users_file(ex):
         line, way_out = said, ""
     elif _of_a_class(message):
         way_out = ""
-    sys.stderr.write(f"error: {scrubbed(line + way_out)}\n")
+    line = scrubbed(line + way_out)
+    if not exits:
+        raise ValueError(line)
+    sys.stderr.write(f"error: {line}\n")
     sys.exit(2)
 
 
@@ -170,8 +176,7 @@ def refuse_silent_functions(config: Any, key: str = "") -> None:
         if "return" not in getattr(function, "__annotations__", {}):
             name = f"{function.__module__}.{function.__qualname__}"
             raise ValueError(
-                f"Invalid {key.removeprefix('fit.')}: {name}; a function must say what it returns, such as "
-                "def schedule(step: int) -> float"
+                f"Invalid {key}: {name}; a function must say what it returns, such as def schedule(step: int) -> float"
             )
 
 

@@ -1,7 +1,7 @@
-"""Settings that a run was trained with, beside those that a command asks for now. Level 1."""
+"""What a command asks for, and what the run of its checkpoint was trained with. Level 2."""
 
 import re
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -11,8 +11,20 @@ import yaml
 from jsonargparse import Namespace
 from lightning.pytorch.cli import LightningArgumentParser
 from lightning.pytorch.utilities.seed import isolate_rng
+from lightning_utilities.core.rank_zero import rank_zero_warn
+
+from lightning_qsgd.parser import names_class, refuse_class_names
+from lightning_qsgd.run_folder import config_of, epochs_of, folder_of, read_checkpoint
+from lightning_qsgd.yaml_files import read_yaml
 
 Shapes = dict[str, tuple[int, ...]]
+Pairs = dict[str, tuple[Any, Any]]  # by key: value of the run, value asked for
+
+#: What a resumed run shows or where it writes, not what it computes.
+_DISPLAY = frozenset(
+    f"trainer.{name}"
+    for name in ("default_root_dir", "logger", "enable_progress_bar", "enable_model_summary", "log_every_n_steps")
+)
 
 
 class Named(NamedTuple):
@@ -97,7 +109,8 @@ def named_in(arguments: Sequence[str]) -> Named:
 def _plain_yaml(text: str, file: bool = False) -> Any:
     """What a text or file says as YAML; None where it says nothing, or what another reader will refuse."""
     try:
-        return yaml.safe_load(Path(text).read_text() if file and Path(text).is_file() else text)
+        file = file and "\n" not in text and Path(text).is_file()
+        return yaml.safe_load(Path(text).read_text() if file else text)
     except (yaml.YAMLError, OSError, UnicodeDecodeError):
         return None
 
@@ -110,8 +123,8 @@ class Differences(NamedTuple):
         asked: all others: what is asked for holds.
     """
 
-    kept: dict[str, tuple[Any, Any]]
-    asked: dict[str, tuple[Any, Any]]
+    kept: Pairs
+    asked: Pairs
 
 
 def compare(recorded: Mapping[str, Any], now: Mapping[str, Any], named: Named, keep: Iterable[str]) -> Differences:
@@ -198,3 +211,189 @@ def that_shape_weights(model: Namespace, changes: Mapping[str, tuple[Any, Any]],
         if (shapes := shapes_of(one)) != saved:
             found[key] = shapes is not None
     return found
+
+
+class SavedRun:
+    """The run that a checkpoint is from, for a command that takes the checkpoint.
+
+    Args:
+        file: the checkpoint.
+
+    Attributes:
+        folder: of the run, or the one that the file lies in.
+        step: optimizer steps that loggers counted up to the checkpoint.
+        position: the epoch and the optimizer step of the checkpoint, for reports.
+
+    Raises:
+        ValueError: if it cannot be read, or is no checkpoint of Lightning's.
+    """
+
+    def __init__(self, file: Path) -> None:
+        self.file, self.folder, self.checkpoint = file, folder_of(file), read_checkpoint(file)
+        if "pytorch-lightning_version" not in self.checkpoint:
+            raise ValueError(
+                f"{file} holds weights, and is no checkpoint of Lightning's: start from it by --weights_from"
+            )
+        self._begun, self._complete = epochs_of(self.checkpoint)
+        self.position: dict[str, int] = {"epoch": self._begun, "step": self.checkpoint["global_step"]}
+        stepped = self.checkpoint.get("exact_resume", [{}])[0].get("stepped")
+        self.step: int = self.checkpoint["global_step"] if stepped is None else stepped
+        self.record = config_of(file, self.checkpoint)  # its configuration
+
+    @property
+    def in_run_folder(self) -> bool:
+        """Whether the file lies in a run folder, where its run is continued."""
+        return self.file.parent.name == "checkpoints"
+
+    def settle(self, config: Namespace, plain: dict[str, Any], named: Named, resumes: bool) -> str:
+        """Let ``config`` say what holds, and print in what it differs from the run.
+
+        What is named on the command line or in a configuration file holds, except for settings in a file that give the
+        weights other shapes; settings of the model and data that nobody names are those of the run.
+
+        Args:
+            config: of the command, changed in place.
+            plain: the same as plain values.
+            named: the settings that somebody named.
+            resumes: whether the run is resumed, or only evaluated.
+
+        Returns:
+            The differences that hold, as text.
+
+        Raises:
+            ValueError: if the command line asks for weights of other shapes, or a resumed run for another optimizer.
+        """
+        kept, asked = self._differences(config, flat(plain), named, resumes)
+        for key, (was, _) in kept.items():
+            config[key] = was
+        if resumes and (of := "model.init_args.optimizer.class_path") in asked:
+            raise ValueError(
+                f"The run used {asked[of][0]}, this configuration has {asked[of][1]}; resume with --config "
+                f"{self.record}, or start a new run"
+            )
+        self._keep_shapes(config, kept, asked, named)
+        if kept:
+            values = ", ".join(f"{key}={was} (not {asks})" for key, (was, asks) in kept.items())
+            rank_zero_warn(f"As in the run of the checkpoint: {values}")
+        if asked:
+            rank_zero_warn(f"{'Resumed with changes' if resumes else 'Unlike in the run'}: {told(asked)}")
+        return told(asked)
+
+    def _differences(self, config: Namespace, now: dict[str, Any], named: Named, resumes: bool) -> Differences:
+        """Settings that are the run's because nobody names them, and those that hold as asked for."""
+        recorded = flat(read_yaml(self.record)) if self.record else {}
+        known = recorded or now  # without a record only hyper-parameters can be compared
+        learned = {f"model.init_args.{name}": value for name, value in self.checkpoint["hyper_parameters"].items()}
+        for key, value in learned.items():
+            if now.get(key) != value and any(name == key or name.startswith(f"{key}.") for name in now):
+                refuse_class_names(value, f"{key.removeprefix('model.init_args.')} of checkpoint {self.file}")
+            if key in now and now[key] != value:
+                if key in recorded and recorded[key] == now[key]:  # the same setting, and what came of it
+                    config[key] = now[key] = value
+                known = known | {key: value}
+        parts = ("model", "data", *(("seed_everything", "trainer") if resumes else ("trainer.precision",)))
+        self._recorded, now = (
+            {k: v for k, v in settings.items() if re.match(rf"({'|'.join(parts)})(\.|$)", k) and k not in _DISPLAY}
+            for settings in (known, now)
+        )
+        kept, asked = compare(self._recorded, now, named, keep=("model", "data", "seed_everything"))
+        for key in [key for key, (was, _) in kept.items() if names_class(was)]:  # only a configuration may name classes
+            asked[key] = kept.pop(key)
+        return Differences(kept, asked)
+
+    def _keep_shapes(self, config: Namespace, kept: Pairs, asked: Pairs, named: Named) -> None:
+        """Move settings of files that would give the weights other shapes from ``asked`` to ``kept``."""
+        model = {
+            key.removeprefix("model."): pair
+            for key, pair in asked.items()
+            if key.startswith("model.init_args.") and not key.endswith("class_path") and key in self._recorded
+        }
+        shapes = weight_shapes(self.checkpoint["state_dict"])
+        for name, builds in that_shape_weights(config.model, model, shapes).items():
+            was, asks = model[name]
+            if named.source(f"model.{name}") == "command line":
+                if not builds:  # its own error says why
+                    continue
+                raise ValueError(
+                    f"Invalid --{short(f'model.{name}')}: {asks}; the weights in {self.file} were trained with {was}, "
+                    "and have other shapes: leave it out, or train a new model"
+                )
+            config.model[name] = was
+            kept[f"model.{name}"] = asked.pop(f"model.{name}")
+
+    def finished(self, config: Namespace, auto: bool) -> str | None:
+        """Why there is nothing left to train; None if there is.
+
+        Args:
+            config: of the command.
+            auto: whether a run that a callback stopped early counts as finished.
+        """
+        epochs, steps = config.trainer.max_epochs, config.trainer.max_steps
+        if epochs not in (None, -1) and self._begun >= epochs and self._complete:
+            return f"The run of {self.file} has finished its {epochs} epochs; raise --trainer.max_epochs"
+        if steps != -1 and self.checkpoint["global_step"] >= steps:
+            return f"The run of {self.file} has finished its {steps} steps; raise --trainer.max_steps"
+        if auto and self.checkpoint.get("stopped_early"):
+            return f"The run of {self.file} was stopped early by a callback; --ckpt_path last trains on"
+        return None
+
+    def check_resumable(self, config: Namespace, named: Named) -> None:
+        """Refuse to resume from weights alone, in a form that cannot be loaded, or under another name.
+
+        Raises:
+            ValueError: in these cases.
+        """
+        if "optimizer_states" not in self.checkpoint or "loops" not in self.checkpoint:
+            raise ValueError(
+                f"Checkpoint {self.file} holds weights only (checkpoint.save_weights_only), and training cannot go on "
+                "from it; use last.ckpt beside it (--ckpt_path last), or start a new run from its weights "
+                "(--weights_from)"
+            )
+        saved = [group for state in self.checkpoint["optimizer_states"] for group in state["param_groups"]]
+        sharded = "ModelParallelStrategy" in str(config.trainer.strategy)
+        if sharded and any(isinstance(group.get("perturbation_state"), dict) for group in saved):
+            raise ValueError(  # torch fits a saved state to the optimizer's, which holds it in another form
+                f"Invalid trainer.strategy: ModelParallelStrategy cannot load the perturbation's state of {self.file}, "
+                "which version 0.1.0 wrote; resume it for one step without that strategy, and then with it"
+            )
+        asked = config.experiment
+        if "experiment" in named.arguments and self.in_run_folder and self.folder.resolve().parent.name != asked:
+            raise ValueError(
+                f"Invalid experiment: {asked}; a resumed run stays in its folder {self.folder}: leave --experiment "
+                "out, or copy the checkpoint file into another folder and resume that, which makes a new one"
+            )
+
+
+def nested(settings: Mapping[str, Any], full: Callable[[str], str] = str) -> dict[str, Any]:
+    """Settings with dotted keys, as a configuration has them; nested ones stay.
+
+    Args:
+        settings: by key.
+        full: the whole of a key. Default: the key itself.
+
+    Raises:
+        ValueError: if a setting is given twice, other than as a later change of a part of a nested one.
+    """
+    result: dict[str, Any] = {}
+    wholes: list[str] = []  # keys of nested settings, of which later keys may change a part
+    for name, value in settings.items():
+        key = full(str(name))
+        changes_a_part = any(key.startswith(f"{whole}.") for whole in wholes)
+        if isinstance(value, dict):
+            wholes.append(key)
+            value = nested(value)
+        for part in reversed(key.split(".")):
+            value = {part: value}
+        _join(result, value, "", changes_a_part)
+    return result
+
+
+def _join(into: dict[str, Any], new: dict[str, Any], path: str, replace: bool) -> None:
+    for name, value in new.items():
+        key, known = f"{path}{name}", into.get(name)
+        if isinstance(known, dict) and isinstance(value, dict):
+            _join(known, value, f"{key}.", replace)
+        elif name not in into or (replace and not isinstance(known, dict)):
+            into[name] = value
+        else:
+            raise ValueError(f"Invalid set: {key!r} is given twice, as {known!r} and as {value!r}; remove one")

@@ -20,7 +20,7 @@ _WRONG_CODE = (TypeError, AttributeError, LookupError, AssertionError, NameError
 
 
 #: Files that hand over to Lightning: an error that passed no other line of the package is not of its making.
-_ENTRIES = ("cli.py", "experiment.py", "worker.py", "command.py", "replay.py")
+_ENTRIES = ("cli.py", "lightning_cli.py", "value.py", "worker.py", "command.py", "replay.py")
 
 
 class Frame(NamedTuple):

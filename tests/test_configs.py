@@ -11,7 +11,7 @@ from lightning_qsgd.cli import main
 from lightning_qsgd.comparison import read_spec
 from lightning_qsgd.comparison.arms import Arms
 from lightning_qsgd.comparison.statistics import seeds_needed
-from lightning_qsgd.experiment import build, parse
+from lightning_qsgd.experiment import Experiment, build
 from lightning_qsgd.optim import LiveCircuitPerturbation, MatchedTwin
 from tests.common import SMALL, TINY_ARGUMENTS, fails
 from tests.optim.common import own_state
@@ -97,7 +97,7 @@ CHANGES = {
 
 
 def stacked(*arguments):
-    return parse(["--config=configs/seqcls.yaml", *arguments])
+    return Experiment.typed(["--config=configs/seqcls.yaml", *arguments]).settings
 
 
 @pytest.mark.parametrize("kind", ["frozen", "matched"])
@@ -160,7 +160,7 @@ def test_what_does_not_fit_a_twin_is_refused(capsys):
 def test_fine_tuning_keeps_its_numbers_in_each_arm(overlay, texts, tmp_path):
     arguments = ["--config", "configs/gsm8k.yaml", "--config", f"configs/overlay/{overlay}.yaml"]
     run(tmp_path, *arguments, *overrides("gsm8k", texts))
-    optimizer = parse(arguments)["model"]["init_args"]["optimizer"]["init_args"]
+    optimizer = Experiment.typed(arguments).settings["model"]["init_args"]["optimizer"]["init_args"]
     assert {name: optimizer[name] for name in NUMBERS} == NUMBERS | {"lr": 2e-5, "weight_decay": 0.01}
 
 

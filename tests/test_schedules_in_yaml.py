@@ -7,7 +7,7 @@ import torch
 import yaml
 
 from lightning_qsgd.cli import main
-from lightning_qsgd.experiment import build, parse
+from lightning_qsgd.experiment import Experiment, build
 from lightning_qsgd.optim import CosineSchedule, LinearSchedule, WarmupSchedule
 from tests.common import SMALL
 
@@ -49,7 +49,7 @@ def run(arguments, tmp_path, *more):
 
 
 def test_they_arrive_as_schedules(arguments, tmp_path):
-    plain = parse(arguments)["model"]["init_args"]["optimizer"]["init_args"]
+    plain = Experiment.typed(arguments).settings["model"]["init_args"]["optimizer"]["init_args"]
     assert plain["quantum_weight"]["init_args"]["then"]["init_args"] == {"start": 0.4, "end": 0.1, "steps": 2}
     experiment = build(
         ["configs/seqcls.yaml", tmp_path / "overlay.yaml"], [*SMALL, f"--trainer.default_root_dir={tmp_path}"]

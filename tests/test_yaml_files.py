@@ -12,7 +12,7 @@ from lightning.pytorch.callbacks import ModelCheckpoint
 from lightning_qsgd.cli import main
 from lightning_qsgd.comparison import read_spec
 from lightning_qsgd.comparison.arms import Arms, nested
-from lightning_qsgd.experiment import parse
+from lightning_qsgd.experiment import Experiment
 from lightning_qsgd.parser import OneLineErrorParser
 from lightning_qsgd.yaml_files import check_yaml, dump_yaml, read_yaml
 from tests.common import fails
@@ -32,9 +32,13 @@ def overlay(tmp_path):
     return write
 
 
+def settings(arguments):
+    return Experiment.typed(arguments).settings
+
+
 @pytest.fixture(scope="module")
 def plain():
-    return parse(["--config", CONFIG])
+    return settings(["--config", CONFIG])
 
 
 def read(path):
@@ -96,7 +100,7 @@ def test_a_file_that_a_setting_names(capsys, overlay):
 def test_values_of_the_command_line(capsys):
     last = fails(capsys, "fit", "--config", CONFIG, "--trainer", "{max_epochs: 1, max_epochs: 2}")
     assert "the key 'max_epochs' is given twice" in last
-    assert parse(["--config", CONFIG, "--experiment", "{a: 1, a: 2}"])["experiment"] == "{a: 1, a: 2}"  # a text
+    assert settings(["--config", CONFIG, "--experiment", "{a: 1, a: 2}"])["experiment"] == "{a: 1, a: 2}"  # a text
 
 
 def test_a_text_may_look_like_yaml(overlay):
@@ -123,18 +127,21 @@ def test_an_empty_file_sets_nothing(overlay, text):
     ],
 )
 def test_empty_parts_set_nothing(overlay, plain, text):
-    assert parse(["--config", CONFIG, "--config", overlay(text)]) == plain
+    assert settings(["--config", CONFIG, "--config", overlay(text)]) == plain
 
 
 def test_an_empty_part_of_many(overlay, plain):
     text = "experiment: 'ä€'\ntrainer:\nmodel:\n  # later\nthreads: 2\n"
-    assert parse(["--config", CONFIG, "--config", overlay(text)]) == plain | {"experiment": "ä€", "threads": 2}
+    assert settings(["--config", CONFIG, "--config", overlay(text)]) == plain | {
+        "experiment": "ä€",
+        "threads": 2,
+    }
 
 
 def test_merge_keys_and_anchors(overlay):
     text = "trainer: {<<: [{max_epochs: 1, max_steps: 7}, {max_steps: 8}], max_epochs: 3}\n"
     text += "data: {init_args: &a {train_size: 10, val_size: 20}}\nmodel: {init_args: {embed_dim: 32}}\n"
-    config = parse(["--config", CONFIG, "--config", overlay(text)])
+    config = settings(["--config", CONFIG, "--config", overlay(text)])
     assert (config["trainer"]["max_epochs"], config["trainer"]["max_steps"]) == (3, 7)
     text = "a: &a {<<: {x: 1}, x: 2}\nb: {<<: *a, y: 3}\nc: {<<: *a, x: 4}\n"
     check_yaml(text, "text")

@@ -6,7 +6,6 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-import lightning as L
 from rich.console import Console
 
 from lightning_qsgd.audit.conclusions import conclusion
@@ -21,39 +20,11 @@ from lightning_qsgd.comparison import write_report
 from lightning_qsgd.comparison.analysis import analyse
 from lightning_qsgd.comparison.command import train
 from lightning_qsgd.comparison.wording import claims, summary
-from lightning_qsgd.experiment import ExperimentCLI, parse
+from lightning_qsgd.experiment import Experiment
 from lightning_qsgd.files import atomic_write, check_writable
 from lightning_qsgd.optim import Perturbation
 from lightning_qsgd.parser import KnownArgumentsParser
 from lightning_qsgd.yaml_files import dump_yaml
-
-
-class AuditCLI(ExperimentCLI):
-    """Trains as ``fit`` does, with a recorder.
-
-    Args:
-        arguments: of the command line, without "fit".
-        recorder: what listens.
-    """
-
-    def __init__(self, arguments: list[str], recorder: Recorder) -> None:
-        self._recorder = recorder
-        super().__init__(["fit", *arguments])
-
-    def instantiate_trainer(self, **kwargs: Any) -> L.Trainer:
-        """Add the recorder, before others that clear what it reads."""
-        trainer = super().instantiate_trainer(**kwargs)
-        if trainer.world_size > 1:
-            raise ValueError(
-                f"Invalid trainer.devices: {trainer.world_size} processes; an audit records in one: --trainer.devices 1"
-            )
-        trainer.callbacks.insert(0, self._recorder)  # type: ignore[attr-defined]
-        return trainer
-
-    def after_fit(self) -> None:
-        """Print the summary, as ``fit`` does."""
-        if self.trainer.is_global_zero and not self.trainer.fast_dev_run:  # type: ignore[attr-defined]
-            Console(width=160).print(summary_table(Path(self.trainer.default_root_dir)))
 
 
 def audit(arguments: Sequence[str]) -> None:
@@ -70,11 +41,14 @@ def audit(arguments: Sequence[str]) -> None:
     if options.output is not None:
         check_writable(options.output / "audit.html")
     if options.compare:
-        check_comparable(parse(given), options.seeds)
-    recorder = Recorder()
-    cli = replay(given, options.ckpt_path, recorder) if options.ckpt_path is not None else _trained(given, recorder)
-    output = options.output or Path(cli.trainer.default_root_dir) / "audit"
-    title = f"Audit of {cli.config[cli.subcommand or 'fit'].experiment}"
+        check_comparable(Experiment.typed(given).settings, options.seeds)
+    recorder, experiment = Recorder(), Experiment.typed(given)
+    if options.ckpt_path is not None:
+        replay(experiment, options.ckpt_path, recorder)
+    else:
+        _train(experiment, recorder)
+    output = options.output or Path(experiment.trainer.default_root_dir) / "audit"
+    title = f"Audit of {experiment.settings['experiment']}"
     trajectory, perturbation = recorder.trajectory(), recorder.perturbation
     findings: dict[str, Any] = {}
     if trajectory is not None and perturbation is not None:
@@ -83,7 +57,7 @@ def audit(arguments: Sequence[str]) -> None:
         write_audit(title, findings, output)  # kept, should the layers' audit fail
     elif options.compare:
         raise ValueError("Invalid compare: it trains twins of a perturbation, and no step of this run was perturbed")
-    for layer in audit_model(cli.trainer, cli.model, cli.datamodule):
+    for layer in audit_model(*experiment):
         findings[layer.name] = layer
     if not findings:
         raise ValueError(
@@ -96,28 +70,35 @@ def audit(arguments: Sequence[str]) -> None:
         console.print(" ".join(conclusion(one)), highlight=False)
     console.print(f"Audit: {written[0]}", highlight=False, soft_wrap=True)
     if options.compare and perturbation is not None:
-        checkpoints = options.ckpt_path or Path(cli.trainer.default_root_dir) / "checkpoints"
+        checkpoints = options.ckpt_path or Path(experiment.trainer.default_root_dir) / "checkpoints"
         again = f"go on with --ckpt_path {checkpoints} --compare -o {output}"
         judged = _compared(given, perturbation, output, options, again)
         write_audit(title, findings, output, judged)
         console.print(" ".join(judged), highlight=False)
 
 
-def _trained(arguments: list[str], recorder: Recorder) -> ExperimentCLI:
+def _train(experiment: Experiment, recorder: Recorder) -> None:
+    """Train as ``fit`` does, with a recorder, and print the summary."""
+    trainer = experiment.build().trainer
+    if trainer.world_size > 1:
+        raise ValueError(
+            f"Invalid trainer.devices: {trainer.world_size} processes; an audit records in one: --trainer.devices 1"
+        )
+    trainer.callbacks.insert(0, recorder)  # type: ignore[attr-defined]  # before others that clear what it reads
     try:
-        return AuditCLI(arguments, recorder)
-    except (KeyboardInterrupt, SystemExit) as error:
-        if isinstance(error, SystemExit) and error.code == 2:  # a wrong argument
-            raise
+        result = experiment.fit()
+    except (KeyboardInterrupt, SystemExit):
         print("Stopped; the way on: fit --ckpt_path last, then audit --ckpt_path last", file=sys.stderr)
         raise
+    if trainer.is_global_zero and result.folder is not None:
+        Console(width=160).print(summary_table(result.folder))
 
 
 def _compared(
     arguments: list[str], perturbation: Perturbation, output: Path, options: argparse.Namespace, again: str
 ) -> list[str]:
     """Train the twins; the verdict."""
-    config = parse(arguments)
+    config = Experiment.typed(arguments).settings
     base = output / "config.yaml"
     base.parent.mkdir(parents=True, exist_ok=True)
     with atomic_write(base) as file:

@@ -12,7 +12,7 @@ from lightning_qsgd.audit.attention import ScoreRecorder, attention_layers, audi
 from lightning_qsgd.audit.findings import AttentionFindings, LayerFindings
 from lightning_qsgd.audit.layers import Recorder, audit_layer, circuit_layers
 from lightning_qsgd.audit.passes import Passes, substituted
-from lightning_qsgd.callbacks.random_states import get_states, set_states
+from lightning_qsgd.callbacks.resume_state import get_states, set_states
 
 
 def audit_model(

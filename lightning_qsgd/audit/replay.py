@@ -7,7 +7,7 @@ from typing import Any
 import torch
 
 from lightning_qsgd.audit.recording import Recorder, find_optimizer
-from lightning_qsgd.experiment import ExperimentCLI
+from lightning_qsgd.experiment import Experiment
 from lightning_qsgd.run_folder import read_checkpoint
 
 
@@ -24,30 +24,28 @@ def checkpoints_in(path: Path) -> list[Path]:
     return [by_step[step] for step in sorted(by_step)]
 
 
-def replay(arguments: list[str], path: str, recorder: Recorder) -> ExperimentCLI:
+def replay(experiment: Experiment, path: str, recorder: Recorder) -> None:
     """Evaluate the model of the last checkpoint, and record the angles of each one's weights.
 
     Args:
-        arguments: "--config", FILE and overrides.
+        experiment: whose run it is; afterwards it has the weights of the last checkpoint.
         path: a checkpoint, as for ``validate``, or a folder of several.
         recorder: what records; it hears nothing where the optimizer has no perturbation.
-
-    Returns:
-        The experiment, with the weights of the last checkpoint.
 
     Raises:
         FileNotFoundError: if there is no such checkpoint.
         ValueError: if a checkpoint cannot be read, or belongs to another model or optimizer.
     """
     files = checkpoints_in(Path(path)) if Path(path).is_dir() else []
-    cli = ExperimentCLI(["validate", *arguments, "--ckpt_path", str(files[-1]) if files else path])
-    optimizers = list(_optimizers(cli.model.configure_optimizers()))
+    experiment.validate(files[-1] if files else path, save=False)
+    module = experiment.module
+    optimizers = list(_optimizers(module.configure_optimizers()))
     found = find_optimizer(optimizers)
     if found is None:
-        return cli
+        return
     weights: dict[str, torch.Tensor] = {}
     perturbed = [group["scheduled"] or group["quantum_weight"] > 0 for group in found.param_groups]
-    for file in files or [Path(cli.config.validate.ckpt_path)]:
+    for file in files or [Path(str(experiment.ckpt_path))]:
         checkpoint = read_checkpoint(file)
         states = checkpoint.get("optimizer_states")
         if states is None and len(files) > 1:
@@ -60,13 +58,12 @@ def replay(arguments: list[str], path: str, recorder: Recorder) -> ExperimentCLI
         if len(states) != len(optimizers):
             raise ValueError(f"Checkpoint {file} has the state of {len(states)} optimizers, not of {len(optimizers)}")
         weights = checkpoint["state_dict"]
-        cli.model.load_state_dict(weights)
+        module.load_state_dict(weights)
         for optimizer, state in zip(optimizers, states, strict=True):
             optimizer.load_state_dict(state)
-        recorder.ask(found, cli.model, perturbed)
+        recorder.ask(found, module, perturbed)
     recorder.close()
-    cli.model.load_state_dict(weights)  # steps have changed it
-    return cli
+    module.load_state_dict(weights)  # steps have changed it
 
 
 def _optimizers(configured: Any) -> Iterator[torch.optim.Optimizer]:

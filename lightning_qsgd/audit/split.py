@@ -97,12 +97,13 @@ class Split:
         counts = torch.zeros(RESAMPLES, len(groups), dtype=torch.float64)
         for group in np.unique(groups):
             members = np.flatnonzero(groups == group)
-            drawn = rng.multinomial(len(members), np.full(len(members), 1 / len(members)), RESAMPLES)
-            counts[:, members] = torch.from_numpy(drawn).double()
+            times = rng.multinomial(len(members), np.full(len(members), 1 / len(members)), RESAMPLES)
+            counts[:, members] = torch.from_numpy(times).double()
         asked = len(self._repeats)
         noise = self._noise(torch.from_numpy(rng.multinomial(asked, np.full(asked, 1 / asked), RESAMPLES)))
-        sums = [torch.tensordot(counts, values, 1) for values in stacked]  # (RESAMPLES, n, ...)
-        *parts, power = self._parts(*sums, noise, len(clusters)).sum(1).unbind(-1)
+        gram, moments, weight, squares, apart = (torch.tensordot(counts, values, 1) for values in stacked)
+        drawn = self._parts(gram, moments, weight, squares, apart, noise, len(clusters))  # (RESAMPLES, n, 5)
+        *parts, power = drawn.sum(1).unbind(-1)
         shares = torch.stack(parts, 1) / torch.where(power > 0, power, 1)[:, None]
         low, high = np.quantile(shares.numpy(), (0.025, 0.975), axis=0)
         names = ("constant", "single", "multi", "rest")

@@ -15,15 +15,18 @@ from lightning.pytorch.loops.fetchers import _PrefetchDataFetcher
 from lightning.pytorch.trainer.states import TrainerFn
 from lightning_utilities.core.rank_zero import rank_zero_warn
 
-from lightning_qsgd.callbacks.random_states import pack, unpack
 from lightning_qsgd.callbacks.resume_state import (
     Position,
     Watched,
+    add_logged,
     fetcher_of,
+    log_rest,
     may_start_again,
+    pack,
     put_counters_right,
+    set_metrics,
+    unpack,
 )
-from lightning_qsgd.callbacks.running_means import add_logged, log_rest, set_metrics
 from lightning_qsgd.distributed import on_all_ranks
 from lightning_qsgd.run_folder import keep
 

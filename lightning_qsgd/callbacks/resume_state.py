@@ -1,19 +1,25 @@
-"""Where a training run stands between two optimizer steps, and how to stand there again."""
+"""The state of a training run between two optimizer steps, beside what Lightning saves: where it is, all generators
+of random numbers, and what the epoch has summed up so far."""
 
+import random
+from collections.abc import Iterable
 from typing import Any, NamedTuple
 
 import lightning as L
+import numpy as np
 import torch
 from lightning.fabric.utilities.data import _set_sampler_epoch
+from lightning.pytorch.utilities.combined_loader import CombinedLoader
 from torch import Tensor
 from torch.nn import Module
-from torch.utils.data import IterableDataset
+from torch.utils.data import DataLoader, Dataset, IterableDataset, Sampler
 from torchmetrics import Metric
 
-from lightning_qsgd.callbacks.random_states import OwnGenerator, State, get_states, own_generators, set_states
-from lightning_qsgd.callbacks.running_means import find_metrics, get_sums
-
 Position = dict[str, Any]
+State = dict[str, Any]
+Sums = dict[str, dict[str, Any]]
+OwnGenerator = torch.Generator | np.random.Generator | np.random.RandomState | random.Random
+_DTYPE = "numpy dtype"
 
 
 def loader_of(trainer: L.Trainer) -> Any:
@@ -135,3 +141,178 @@ def put_counters_right(loops: dict[str, Any], here: Position, in_epoch: bool) ->
     for name, zeroed in zip(("current", "total"), here["zeroed"], strict=True):
         optimizer["step"][name] = dict.fromkeys(optimizer["step"][name], optimizer["step"][name]["completed"])
         optimizer["zero_grad"][name] = dict.fromkeys(optimizer["zero_grad"][name], zeroed)
+
+
+# ---- generators of random numbers in this process
+
+
+def get_states(device: torch.device, own: Iterable[OwnGenerator] = ()) -> State:
+    """States of Python's, NumPy's and torch's global generators, and of some others, as they give them.
+
+    Args:
+        device: of the model; on CUDA its generator counts too.
+        own: generators beside the global ones, always in the same order.
+    """
+    return {
+        "python": random.getstate(),
+        "numpy": np.random.get_state(),  # noqa: NPY002
+        "torch": torch.get_rng_state(),
+        "cuda": torch.cuda.get_rng_state(device) if device.type == "cuda" else None,
+        "own": [_get(generator) for generator in own],
+    }
+
+
+def pack(states: Any) -> Any:
+    """What :func:`get_states` returned without arrays of NumPy: it loads with ``weights_only=True``."""
+    if isinstance(states, np.ndarray):
+        return {_DTYPE: str(states.dtype), "bytes": torch.from_numpy(np.frombuffer(states.tobytes(), np.uint8).copy())}
+    if isinstance(states, dict):
+        return {name: pack(value) for name, value in states.items()}
+    return type(states)(map(pack, states)) if isinstance(states, list | tuple) else states
+
+
+def unpack(packed: Any) -> Any:
+    """What :func:`pack` was given."""
+    if isinstance(packed, dict):
+        if _DTYPE in packed:
+            return np.frombuffer(packed["bytes"].numpy().tobytes(), packed[_DTYPE])
+        return {name: unpack(value) for name, value in packed.items()}
+    return type(packed)(map(unpack, packed)) if isinstance(packed, list | tuple) else packed
+
+
+def set_states(states: State, device: torch.device, own: Iterable[OwnGenerator] = ()) -> None:
+    """Continue from what :func:`get_states` returned; a device or generators that were not there stay as they are."""
+    random.setstate(states["python"])
+    np.random.set_state(states["numpy"])  # noqa: NPY002
+    torch.set_rng_state(states["torch"].cpu())
+    if device.type == "cuda" and isinstance(states["cuda"], Tensor):
+        torch.cuda.set_rng_state(states["cuda"].cpu(), device)
+    for generator, state in zip(own, states["own"], strict=False):
+        _set(generator, state)
+
+
+def own_generators(loader: CombinedLoader) -> list[OwnGenerator]:
+    """The generators that loaders, samplers and datasets have as attributes, each once, always in the same order.
+
+    Also those in their lists, tuples and dicts of at most 100 elements; not those of other objects, such as transforms.
+    """
+    found: dict[int, OwnGenerator] = {}
+    seen: set[int] = set()
+
+    def walk(part: Any) -> None:
+        if isinstance(part, OwnGenerator):
+            found[id(part)] = part
+        elif isinstance(part, DataLoader | Sampler | Dataset) and id(part) not in seen:
+            seen.add(id(part))
+            for value in list(vars(part).values()):
+                walk(value)
+        elif isinstance(part, list | tuple | dict) and len(part) <= 100:
+            for value in part.values() if isinstance(part, dict) else part:
+                walk(value)
+
+    for part in loader.flattened:
+        walk(part)
+    return list(found.values())
+
+
+def _get(generator: OwnGenerator) -> Any:
+    if isinstance(generator, random.Random):
+        return generator.getstate()
+    if isinstance(generator, np.random.Generator):
+        return generator.bit_generator.state
+    return generator.get_state()
+
+
+def _set(generator: OwnGenerator, state: Any) -> None:
+    if isinstance(generator, random.Random):
+        generator.setstate(state)
+    elif isinstance(generator, np.random.Generator):
+        generator.bit_generator.state = state
+    else:
+        generator.set_state(state)
+
+
+# ---- what a training epoch has summed up so far, so that a resumed one ends with the means of the whole epoch
+
+
+def get_sums(trainer: L.Trainer, metrics: dict[str, Metric]) -> Sums:
+    """Sums and counts of this process: of metrics that were updated, and of ``self.log(..., on_epoch=True)``.
+
+    Returns:
+        metrics: the states of each, with its number of updates; logged: value and number of
+        samples by Lightning's key, and what they are logged as. Tensors and plain values only.
+    """
+    updated = {}
+    for name, metric in metrics.items():
+        if metric.update_count:
+            states = {state: _copied(value) for state, value in metric.metric_state.items()}
+            updated[name] = {"states": states, "updates": metric.update_count}
+    logged = {}
+    for key, result in _epoch_results(trainer).items():
+        meta = result.meta
+        logged[key] = {
+            "value": _copied(result.value),
+            "count": _copied(getattr(result, "cumulated_batch_size", None)),
+            "reduce": next((name for name in ("sum", "max", "min") if getattr(meta, f"is_{name}_reduction")), "mean"),
+            "name": f"{meta.name}_epoch" if meta.on_step else meta.name,
+            "options": {"prog_bar": meta.prog_bar, "logger": meta.logger, "sync_dist": meta.sync.should},
+        }
+    return {"metrics": updated, "logged": logged}
+
+
+def set_metrics(sums: Sums, metrics: dict[str, Metric]) -> None:
+    """Give metrics the states of :func:`get_sums`; all others are reset."""
+    for name, metric in metrics.items():
+        metric.reset()
+        if (saved := sums["metrics"].get(name)) is None:
+            continue
+        for state, value in saved["states"].items():
+            setattr(metric, state, _moved(value, metric.device))
+        metric._update_count = saved["updates"]  # there is no public way
+
+
+def add_logged(logged: dict[str, Any], trainer: L.Trainer) -> None:
+    """Put what :func:`get_sums` returned as logged under what a resumed epoch has logged since, and take it out."""
+    for key, result in _epoch_results(trainer).items():
+        if (saved := logged.pop(key, None)) is None:
+            continue
+        value, count = _moved(saved["value"], result.value.device), _moved(saved["count"], result.value.device)
+        if result.meta.is_mean_reduction or result.meta.is_sum_reduction:
+            result.value = value + result.value
+        else:  # minimum, maximum
+            result.value = result.meta.reduce_fx(value, result.value)
+        if count is not None:
+            result.cumulated_batch_size = count + result.cumulated_batch_size
+
+
+def log_rest(logged: dict[str, Any], module: L.LightningModule) -> None:
+    """Log at the end of a resumed epoch what was logged in it before the checkpoint only; of this process."""
+    for saved in logged.values():
+        value = saved["value"] if saved["count"] is None else saved["value"] / saved["count"]
+        module.log(saved["name"], value, reduce_fx=saved["reduce"], **saved["options"])
+    logged.clear()
+
+
+def find_metrics(module: L.LightningModule) -> dict[str, Metric]:
+    """The torchmetrics in a module, by their place."""
+    return {name: part for name, part in module.named_modules() if isinstance(part, Metric)}
+
+
+def _epoch_results(trainer: L.Trainer) -> dict[str, Any]:
+    """Lightning's running means; metrics are in the module, and values of single steps are no sums."""
+    results = trainer.fit_loop.epoch_loop._results
+    return {
+        k: result for k, result in results.items() if result.is_tensor and result.meta.on_epoch and not result.has_reset
+    }
+
+
+def _copied(value: Any) -> Any:
+    if isinstance(value, Tensor):
+        return value.detach().clone()
+    return list(value) if isinstance(value, list) else value  # what is in a list is appended, never changed
+
+
+def _moved(value: Any, device: torch.device) -> Any:
+    if isinstance(value, Tensor):
+        return value.to(device)
+    return [_moved(part, device) for part in value] if isinstance(value, list) else value

@@ -3,8 +3,6 @@
 import copy
 import hashlib
 import json
-import tempfile
-from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from pydoc import locate
@@ -12,10 +10,9 @@ from typing import Any
 
 from lightning_qsgd.comparison.results import Phase
 from lightning_qsgd.comparison.spec import Comparison, Seeds
-from lightning_qsgd.experiment import parse
-from lightning_qsgd.files import find_config
+from lightning_qsgd.experiment import Experiment
 from lightning_qsgd.optim import SinePerturbation
-from lightning_qsgd.yaml_files import dump_yaml
+from lightning_qsgd.settings import nested
 
 Config = dict[str, Any]
 OPTIMIZER = "model.init_args.optimizer.init_args"
@@ -56,9 +53,9 @@ class Arms:
 
     Raises:
         FileNotFoundError: for a file that is not there.
-        SystemExit: if the parser refuses an arm's configuration (it prints which setting, and why).
-        ValueError: if a twin's arm has no perturbation, or trains with a twin itself; if an arm wants several processes
-            for a run; or if no arm has a setting that takes the seed.
+        ValueError: if an arm's configuration is invalid, with the setting and why; if a twin's arm has no perturbation,
+            or trains with a twin itself; if an arm wants several processes for a run; or if no arm has a setting that
+            takes the seed.
     """
 
     def __init__(self, comparison: Comparison) -> None:
@@ -79,20 +76,12 @@ class Arms:
 
     def _parse(self, name: str, last: dict[str, Any]) -> Config:
         arm = self.comparison.arms[name]
+        settings = [nested(layer, self.comparison.full) for layer in (self.comparison.set, arm.set, last)]
+        layers = [*self.comparison.base, settings[0], *arm.overlays, *settings[1:]]
         try:
-            files = [find_config(path) for path in (*self.comparison.base, *arm.overlays)]
-        except FileNotFoundError as error:
-            raise FileNotFoundError(f"Arm {name}: {error}") from error
-        base = len(self.comparison.base)
-        layers: list[str | Config] = [*files[:base], self.comparison.set, *files[base:], arm.set, last]
-        with tempfile.TemporaryDirectory() as folder:
-            arguments: list[str] = []
-            for number, layer in enumerate(layers):
-                path = layer if isinstance(layer, str) else str(Path(folder) / f"{name}_{number}.yaml")
-                if not isinstance(layer, str):
-                    Path(path).write_text(dump_yaml(nested(layer, self.comparison.full)))
-                arguments += ["--config", path] if layer else []
-            config = parse(arguments)
+            config = Experiment([layer for layer in layers if layer]).settings
+        except (FileNotFoundError, ValueError) as error:
+            raise type(error)(f"Arm {name}: {error}") from error
         processes = config["trainer"]["devices"], config["trainer"]["num_nodes"]
         if processes not in [("auto", 1), (1, 1), ("1", 1)]:
             raise ValueError(
@@ -162,41 +151,6 @@ def _twin_of(config: Config, name: str, kind: str) -> Config:
 def _inside(key: str) -> str:
     """Where a twin has what its arm has in its perturbation."""
     return key.replace(f"{PERTURBATION}.", f"{PERTURBATION}.init_args.reference.", 1)
-
-
-def nested(settings: Config, full: Callable[[str], str] = str) -> Config:
-    """Settings with dotted keys, as a configuration has them; nested ones stay.
-
-    Args:
-        settings: by key.
-        full: the whole of a key. Default: the key itself.
-
-    Raises:
-        ValueError: if a setting is given twice, other than as a later change of a part of a nested one.
-    """
-    result: Config = {}
-    wholes: list[str] = []  # keys of nested settings, of which later keys may change a part
-    for name, value in settings.items():
-        key = full(str(name))
-        changes_a_part = any(key.startswith(f"{whole}.") for whole in wholes)
-        if isinstance(value, dict):
-            wholes.append(key)
-            value = nested(value)
-        for part in reversed(key.split(".")):
-            value = {part: value}
-        _join(result, value, "", changes_a_part)
-    return result
-
-
-def _join(into: Config, new: Config, path: str, replace: bool) -> None:
-    for name, value in new.items():
-        key, known = f"{path}{name}", into.get(name)
-        if isinstance(known, dict) and isinstance(value, dict):
-            _join(known, value, f"{key}.", replace)
-        elif name not in into or (replace and not isinstance(known, dict)):
-            into[name] = value
-        else:
-            raise ValueError(f"Invalid set: {key!r} is given twice, as {known!r} and as {value!r}; remove one")
 
 
 def has(config: Config, key: str) -> bool:

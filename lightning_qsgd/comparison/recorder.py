@@ -29,7 +29,6 @@ class RunRecorder(L.Callback):
         live: by name, the values of what PerturbationMonitor logged.
         quantum: checks of the quantum parameters.
         averaged: exponentially averaged weights, float32 at least, in the order of the module's parameters.
-        interrupted: whether Ctrl-C ended the run.
     """
 
     def __init__(self) -> None:
@@ -45,7 +44,6 @@ class RunRecorder(L.Callback):
         self._began: float | None = None
         self._state_before: bytes | None = None
         self._before_step: dict[str, Any] | None = None  # counts and digests, while a step is not complete
-        self.interrupted = False
 
     @property
     def curve(self) -> dict[str, list[float | None]]:
@@ -135,10 +133,6 @@ class RunRecorder(L.Callback):
     def on_train_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         """See what quantum parameters did."""
         self.quantum.finish()
-
-    def on_exception(self, trainer: L.Trainer, pl_module: L.LightningModule, exception: BaseException) -> None:
-        """Note Ctrl-C, of which Lightning makes SystemExit."""
-        self.interrupted = isinstance(exception, KeyboardInterrupt)
 
     def _stop(self) -> None:
         if self._began is not None:

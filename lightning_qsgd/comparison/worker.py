@@ -35,7 +35,7 @@ from lightning_qsgd.comparison.memory import peak, reset_peak
 from lightning_qsgd.comparison.provenance import commit, machine
 from lightning_qsgd.comparison.recorder import LiveLogger, RunRecorder, digest
 from lightning_qsgd.comparison.results import Run
-from lightning_qsgd.experiment import ExperimentCLI
+from lightning_qsgd.experiment import Experiment
 from lightning_qsgd.failures import explain
 from lightning_qsgd.files import atomic_write, write_json
 from lightning_qsgd.run_folder import epochs_of, read_checkpoint
@@ -48,30 +48,17 @@ DISK = (errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EFBIG, errno.EIO)
 _ONE_AT_A_TIME = threading.Lock()  # generators, working directory and output belong to the whole process
 
 
-class CompareCLI(ExperimentCLI):
-    """Trains in a given folder, with further callbacks.
+def prepared(config: str | Path, folder: Path, callbacks: tuple[RunRecorder, *tuple[L.Callback, ...]]) -> Experiment:
+    """A run in a given folder, without progress bars.
 
     Args:
-        callbacks: a recorder first.
+        config: its file.
         folder: the run folder.
-        arguments: of the command line.
+        callbacks: of this run, a recorder first.
     """
-
-    def __init__(
-        self, callbacks: tuple[RunRecorder, *tuple[L.Callback, ...]], folder: Path, arguments: list[str]
-    ) -> None:
-        self.callbacks, self._folder = callbacks, folder
-        super().__init__(arguments)
-
-    def _new_folder(self, runs: Path) -> Path:
-        return self._folder
-
-    def instantiate_trainer(self, **kwargs: Any) -> L.Trainer:
-        """Add the callbacks."""
-        trainer = super().instantiate_trainer(**kwargs)
-        trainer.callbacks[:0] = self.callbacks  # type: ignore[attr-defined]
-        trainer.loggers = [*trainer.loggers, LiveLogger(self.callbacks[0])]
-        return trainer
+    quietly = {f"trainer.{name}": False for name in ("enable_progress_bar", "enable_model_summary")}
+    overrides = quietly | {"trainer.default_root_dir": str(folder.parent)}
+    return Experiment(config, overrides, folder=folder, callbacks=callbacks)
 
 
 class EndWithParent(L.Callback):
@@ -134,9 +121,7 @@ def probe(config: dict[str, Any], place: str) -> tuple[dict[str, Any], dict[str,
 def first_steps(recorder: RunRecorder, config: dict[str, Any], folder: Path) -> None:
     """Train in a folder that is thrown away, until the recorder says that it is enough."""
     (path := folder / "run.yaml").write_text(dump_yaml(config))
-    arguments = ["fit", "--config", str(path), "--trainer.enable_progress_bar=false"]
-    arguments += ["--trainer.enable_model_summary=false", "--trainer.default_root_dir", str(folder)]
-    CompareCLI((recorder,), folder / "run", arguments)
+    prepared(path, folder / "run", (recorder,)).fit()
 
 
 def _go_to(place: str) -> None:
@@ -217,28 +202,25 @@ def _train(folder: Path, run: Run, config: dict[str, Any], test: bool, guard: En
     recorder, began = RunRecorder(), time.perf_counter()
     run.host = machine() | {"commit": commit(), "started": datetime.now(UTC).isoformat(timespec="seconds")}
     run.host["process"] = os.getpid()
-    arguments = ["fit", "--config", str(folder / "run.yaml"), "--trainer.enable_progress_bar=false"]
-    arguments += ["--trainer.enable_model_summary=false", "--trainer.default_root_dir", str(folder.parent)]
-    if checkpoint := _checkpoint_to_resume(folder, config["trainer"]):
-        arguments += ["--ckpt_path", str(checkpoint)]
-    else:
+    if (checkpoint := _checkpoint_to_resume(folder, config["trainer"])) is None:
         for events in folder.glob("events.out.*"):  # of a run that was killed before its first checkpoint
             events.unlink()
     reset_peak()
-    cli: CompareCLI | None = None
+    experiment = prepared(folder / "run.yaml", folder, (recorder, guard))
+    built = False
     try:
         with quiet():
-            cli = CompareCLI((recorder, guard), folder, arguments)
-            run.status = "finished"
-            run.averaged = _averaged(cli, recorder)
+            experiment.build("fit", checkpoint)
+            experiment.trainer.loggers = [*experiment.trainer.loggers, LiveLogger(recorder)]
+            experiment.fit()
+            built, run.status = True, "finished"
+            run.averaged = _averaged(experiment, recorder)
             if test:
-                (metrics,) = cli.trainer.test(cli.model, cli.datamodule, verbose=False)
+                (metrics,) = experiment.trainer.test(experiment.module, experiment.data, verbose=False)
                 run.test = {name: float(f"{value:.6g}") for name, value in metrics.items()}
     except (KeyboardInterrupt, Stopped, SIGTERMException):
         raise
     except (Exception, SystemExit) as error:
-        if recorder.interrupted:  # Lightning makes SystemExit of Ctrl-C
-            raise KeyboardInterrupt from error
         if isinstance(error, OSError) and error.errno in DISK:
             raise
         run.status = "diverged" if isinstance(error, FloatingPointError) else "failed"
@@ -256,7 +238,7 @@ def _train(folder: Path, run: Run, config: dict[str, Any], test: bool, guard: En
     run.cost = {"seconds": round(recorder.seconds, 3), "evaluation_seconds": round(recorder.evaluation_seconds, 3)}
     run.cost |= {"whole_seconds": round(time.perf_counter() - began, 3)}
     run.cost |= {"steps": recorder.steps, "examples": recorder.examples, "peak_memory": peak()}
-    run.cost |= _circuits(cli)
+    run.cost |= _circuits(experiment if built else None)
     return {"run": asdict(run), "parameter_digests": recorder.parameter_digests}
 
 
@@ -279,29 +261,29 @@ def _checkpoint_to_resume(folder: Path, trainer: dict[str, Any]) -> Path | None:
     return None
 
 
-def _averaged(cli: CompareCLI, recorder: RunRecorder) -> dict[str, float]:
+def _averaged(experiment: Experiment, recorder: RunRecorder) -> dict[str, float]:
     """Validation metrics with averaged weights; the module's own are put back."""
-    params = [*cli.model.parameters()]
+    params = [*experiment.module.parameters()]
     own = [p.detach().clone() for p in params]
-    if not cli.trainer.num_val_batches:
+    if not experiment.trainer.num_val_batches:
         return {}
     with torch.no_grad():
         for p, value in zip(params, recorder.averaged, strict=True):
             p.copy_(value)
-        own_average = [c for c in cli.trainer.callbacks if isinstance(c, WeightAveraging)]  # type: ignore[attr-defined]
+        own_average = [c for c in experiment.trainer.callbacks if isinstance(c, WeightAveraging)]  # type: ignore[attr-defined]
         for callback in own_average:  # it would validate with its own
-            cli.trainer.callbacks.remove(callback)  # type: ignore[attr-defined]
-        loaders = cli.trainer.validate(cli.model, cli.datamodule, verbose=False)
+            experiment.trainer.callbacks.remove(callback)  # type: ignore[attr-defined]
+        loaders = experiment.trainer.validate(experiment.module, experiment.data, verbose=False)
         for p, value in zip(params, own, strict=True):
             p.copy_(value)
     metrics = {name: value for loader in loaders for name, value in loader.items() if math.isfinite(value)}
     return {name: float(f"{value:.6g}") for name, value in metrics.items()}
 
 
-def _circuits(cli: CompareCLI | None) -> dict[str, float | None]:
-    if cli is None:
+def _circuits(experiment: Experiment | None) -> dict[str, float | None]:
+    if experiment is None:
         return {"circuits": 0, "shots": 0, "circuit_seconds": 0.0}
-    circuits, shots, seconds = count_circuits(cli.model, superpositional(cli.trainer.optimizers))
+    circuits, shots, seconds = count_circuits(experiment.module, superpositional(experiment.trainer.optimizers))
     return {"circuits": circuits, "shots": shots, "circuit_seconds": round(seconds, 3)}
 
 

@@ -6,6 +6,7 @@ import torch
 from lightning_qsgd.audit.recording import Recorder
 from lightning_qsgd.audit.replay import checkpoints_in, replay
 from lightning_qsgd.cli import main
+from lightning_qsgd.experiment import Experiment
 from tests.common import SMALL, TINY_ARGUMENTS
 
 GIVEN = ["--config", "configs/seqcls.yaml", *SMALL, *TINY_ARGUMENTS]
@@ -31,7 +32,8 @@ def test_a_folder_gives_all_its_checkpoints_in_order(run):
 def test_the_angles_are_those_of_the_checkpoints(run, whole):
     recorder = Recorder()
     path = run if whole else run / "checkpoints" / "last.ckpt"
-    cli = replay([*GIVEN, "--trainer.default_root_dir", str(run.parents[1])], str(path), recorder)
+    experiment = Experiment.typed([*GIVEN, "--trainer.default_root_dir", str(run.parents[1])])
+    replay(experiment, str(path), recorder)
     trajectory = recorder.trajectory()
     files = checkpoints_in(run) if whole else [path]
     assert len(trajectory.steps) == len(files)
@@ -43,7 +45,7 @@ def test_the_angles_are_those_of_the_checkpoints(run, whole):
         answer = recorder.perturbation(angles[row : row + 1], step=0)
         torch.testing.assert_close(s[row : row + 1], answer)
     last = torch.load(files[-1], weights_only=True)["state_dict"]
-    for name, value in cli.model.state_dict().items():
+    for name, value in experiment.module.state_dict().items():
         assert torch.equal(value, last[name]), name  # the weights are the checkpoint's again
 
 
@@ -53,7 +55,7 @@ def test_a_weight_that_has_faded_out_is_replayed_all_the_same(run, tmp_path):
         group |= {"lr": 0.0, "quantum_weight": 0.0}
     torch.save(state, tmp_path / "faded.ckpt")
     recorder = Recorder()
-    replay(GIVEN, str(tmp_path / "faded.ckpt"), recorder)
+    replay(Experiment.typed(GIVEN), str(tmp_path / "faded.ckpt"), recorder)
     assert recorder.trajectory() is not None
 
 
@@ -62,10 +64,10 @@ def test_checkpoints_of_weights_only_are_left_out_or_named(run, tmp_path):
     early = {k: v for k, v in whole.items() if k not in ("optimizer_states", "lr_schedulers")} | {"global_step": 1}
     torch.save(early, tmp_path / "best.ckpt")
     with pytest.raises(ValueError, match=r"best.ckpt holds weights only .*; use last.ckpt beside it"):
-        replay(GIVEN, str(tmp_path / "best.ckpt"), Recorder())
+        replay(Experiment.typed(GIVEN), str(tmp_path / "best.ckpt"), Recorder())
     torch.save(whole, tmp_path / "last.ckpt")
     recorder = Recorder()
-    replay(GIVEN, str(tmp_path), recorder)
+    replay(Experiment.typed(GIVEN), str(tmp_path), recorder)
     assert len(recorder.trajectory().steps) == 1
 
 

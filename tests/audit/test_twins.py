@@ -6,7 +6,7 @@ import yaml
 from lightning_qsgd.audit.twins import comparison_of
 from lightning_qsgd.comparison.arms import Arms
 from lightning_qsgd.comparison.spec import to_comparison
-from lightning_qsgd.experiment import parse
+from lightning_qsgd.experiment import Experiment
 from lightning_qsgd.optim import CircuitPerturbation, ControlPerturbation, SinePerturbation
 from lightning_qsgd.quantum import ExactSampler
 
@@ -14,7 +14,7 @@ WHOLE = ["--model.optimizer.scale=adam", "--model.optimizer.scope=all"]
 
 
 def proposed(tmp_path, perturbation, arguments=(), seeds=10, config="configs/seqcls.yaml"):
-    settings = parse(["--config", config, *arguments])
+    settings = Experiment.typed(["--config", config, *arguments]).settings
     base = tmp_path / "config.yaml"
     base.write_text(yaml.safe_dump(settings))
     return comparison_of(base, settings, perturbation, seeds, 0.01, tmp_path)

@@ -13,7 +13,7 @@ import torch
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from lightning_qsgd.callbacks.random_states import get_states, pack, set_states, unpack
+from lightning_qsgd.callbacks.resume_state import get_states, pack, set_states, unpack
 from tests.runs import Killer, assert_equal, differences, folder, output, rows, run
 
 OWN = ["--data.class_path=tests.resumable.OwnData", "--model.class_path=tests.resumable.Noted"]

@@ -4,7 +4,7 @@ import math
 
 import pytest
 
-from lightning_qsgd.comparison.results import Results
+from lightning_qsgd.comparison.results import Results, Run
 from lightning_qsgd.comparison.runner import Runner
 from lightning_qsgd.comparison.spec import Arm, Comparison, Contrast, Metric, Seeds, Tuning
 
@@ -23,7 +23,8 @@ ARMS = {
 
 def comparison(tmp_path, **settings):
     settings = {"arms": ARMS, "seeds": Seeds([1, 2], [11]), "metric": Metric(margin=0.05), "set": SMALL} | settings
-    return Comparison(name="t", base=["configs/seqcls.yaml"], baseline="adamw", root=str(tmp_path), **settings)
+    own = {"name": "t", "base": ["configs/seqcls.yaml"], "baseline": "adamw", "root": str(tmp_path)}
+    return Comparison(**(own | settings))
 
 
 def test_a_comparison_with_tuning_twins_and_contrasts(tmp_path):
@@ -129,3 +130,50 @@ def test_lists_are_tuned_and_a_failed_tuning_run_chooses_nothing(tmp_path):
 def test_workers_are_counted():
     with pytest.raises(ValueError, match="Invalid workers: 0"):
         Runner(comparison("nowhere"), workers=0)
+
+
+def tuned(tmp_path, mode, finals):
+    """A runner with tuning runs that are made up: by setting, a final value for each seed."""
+    lr = {"optimizer.lr": list(finals)}
+    spec = comparison(
+        tmp_path,
+        arms={"adamw": ARMS["adamw"]},
+        seeds=Seeds([1], [11, 12]),
+        tuning=Tuning(len(finals), lr),
+        metric=Metric(0.01, "val/loss", mode, unit=""),
+    )
+    runner = Runner(spec)
+    for value, losses in finals.items():
+        for seed, loss in zip(spec.seeds.tuning, losses, strict=False):
+            curve = {"val/loss": [loss] * 3}
+            runner.results.runs.append(
+                Run("adamw", seed, "tuning", "finished", values={"optimizer.lr": value}, curve=curve)
+            )
+    return runner
+
+
+def test_scores_of_a_minimized_metric_stand_in_the_table_as_they_are(tmp_path):
+    runner = tuned(tmp_path, "min", {0.001: (0.5, 0.7), 0.003: (0.2, 0.4)})
+    runner._freeze_targets()
+    found = runner.results.arms["adamw"]
+    assert [(trial["values"], trial["score"]) for trial in found["trials"]] == [
+        ([0.001], pytest.approx(0.6)),
+        ([0.003], pytest.approx(0.3)),
+    ]
+    assert found["values"] == {"optimizer.lr": 0.003}  # the smallest loss wins
+
+
+def test_a_trial_counts_only_with_all_its_tuning_seeds(tmp_path):
+    runner = tuned(tmp_path, "max", {0.001: (0.5, 0.5), 0.003: (0.9,)})
+    assert runner.values("adamw") == {"optimizer.lr": 0.001}
+    assert [plan.values for plan in runner.tuning_round()] == [{"optimizer.lr": 0.003}] * 2
+
+
+def test_the_order_of_arms_differs_from_seed_to_seed(tmp_path):
+    names = ["a", "b", "c", "d"]
+    arms = {name: Arm(ARMS["adamw"].overlays) for name in names}
+    plans = Runner(comparison(tmp_path, arms=arms, baseline="a", seeds=Seeds([1, 2, 3, 4], [11]))).evaluation()
+    orders = [[plan.arm for plan in plans[i : i + 4]] for i in range(0, 16, 4)]
+    assert [plan.seed for plan in plans[::4]] == [1, 2, 3, 4]
+    assert all(sorted(order) == names for order in orders)
+    assert len({tuple(order) for order in orders}) >= 3

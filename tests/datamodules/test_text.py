@@ -165,3 +165,13 @@ def test_invalid_arguments(arguments):
     ((name, value),) = arguments.items()
     with pytest.raises(ValueError, match=f"Invalid {name}: {value}"):
         TextClassification(**arguments)
+
+
+def test_the_beginning_of_a_long_text_is_kept(table):
+    data = ready(table([("a b c d", "x"), ("d c b a", "y")] * 10, "t.csv"), max_words=3)
+    for text in ("a b c d", "d c b a"):
+        assert (
+            data.encode([text])[0].tolist()
+            == data.encode([text[:5]])[0].tolist()
+            != data.encode([text[2:]])[0].tolist()
+        )

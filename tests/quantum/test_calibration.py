@@ -186,6 +186,16 @@ def test_errors_below_shot_noise_are_warned_of_but_no_misfit():
     assert "does not fit held-out points" in calibration.warnings()[0]
 
 
+@pytest.mark.parametrize(("p", "warned"), [(0.0101, False), (0.0099, True)])
+def test_the_level_of_warnings_is_one_percent(p, warned):
+    calibration = calibrate(aer(shots=2000), WEIGHTS)
+    calibration.provenance["results"] |= {"fit_p": p, "drift_p": 0.5}
+    assert calibration.misfit() is None
+    assert len(calibration.warnings()) == warned
+    calibration.provenance["results"] |= {"fit_p": 0.5, "drift_p": p}
+    assert len(calibration.warnings()) == warned
+
+
 @pytest.mark.parametrize("sampler", [Branching(), OverRotating(shots=None)])
 def test_an_exact_sampler_without_a_series_is_found(sampler, tmp_path):
     calibrate(QuantumNetwork(ANSATZ, sampler), WEIGHTS).save(tmp_path / "x.npz")

@@ -2,6 +2,7 @@ import copy
 import multiprocessing
 import pickle
 
+import numpy as np
 import pytest
 import torch
 from qiskit import QuantumCircuit
@@ -261,3 +262,21 @@ def test_states_with_and_without_a_place_of_the_noise_load_in_each_other():
     exact.load_state_dict(sampled.state_dict())
     assert exact.state_dict()["_extra_state"].ndim == 0
     assert torch.equal(exact.weights, sampled.weights)
+
+
+@pytest.mark.parametrize("engine", [CircuitSimulator, QuantumNetwork])
+def test_float64_weights_with_float32_inputs_run_in_float64(engine, monkeypatch):
+    name, seen = "__call__" if engine is CircuitSimulator else "probabilities", []
+    run = getattr(engine, name)
+
+    def note(self, rows, weights, **options):
+        seen.append(np.asarray(weights.detach() if engine is CircuitSimulator else weights))
+        return run(self, rows, weights, **options)
+
+    layer = QuantumLayer(ANSATZ, "probabilities", None if engine is CircuitSimulator else QuantumNetwork(ANSATZ))
+    layer.double()
+    monkeypatch.setattr(engine, name, note)
+    with torch.no_grad():
+        layer.weights += 1e-9  # lost in float32
+        assert layer(torch.randn(5, 3)).dtype == torch.float32
+    assert np.array_equal(seen[0], layer.weights.detach().numpy())

@@ -299,3 +299,33 @@ class LyingSampler(BaseSamplerV2):
 def test_wrong_results_are_refused(spoil, message):
     with pytest.raises(RuntimeError, match=message):
         QuantumNetwork(ANSATZ, LyingSampler(spoil)).probabilities(INPUTS, WEIGHTS)
+
+
+RING = QuantumCircuit(4)
+ANGLES = ParameterVector("r", 4)
+for _q in range(4):
+    RING.ry(ANGLES[_q], _q)
+for _a, _b in [(0, 1), (2, 3), (0, 2), (1, 3), (0, 3), (1, 2)]:  # more pairs than the device couples: it is routed
+    RING.cx(_a, _b)
+
+
+def operations(network):
+    circuit = network.qnn.circuit
+    return [(i.operation.name, *(circuit.find_bit(bit).index for bit in (*i.qubits, *i.clbits))) for i in circuit.data]
+
+
+def test_transpiled_circuits_repeat():
+    """In every process: jobs of a killed run are found by what they run."""
+    found = [operations(QuantumNetwork(Ansatz(RING, list(ANGLES)), ExactOnManila())) for _ in range(6)]
+    assert all(each == found[0] for each in found)
+
+
+@pytest.mark.parametrize("layout", [None, [4, 2, 0, 3], [1, 2, 3, 4]])
+def test_forward_and_gradients_run_on_the_same_physical_qubits(layout):
+    network = QuantumNetwork(ANSATZ, ExactOnManila(), initial_layout=layout)
+    network.jacobian(INPUTS[:1], WEIGHTS)
+    measured, used = (
+        [(qubit, bit) for name, qubit, *bit in operations(each) if name == "measure"]
+        for each in (network, network._shifted)
+    )
+    assert measured == used

@@ -217,3 +217,14 @@ def test_state_dict_brings_it_back():
     again = FourierSurrogate.from_state_dict(surrogate.state_dict())
     assert again.shots == 32
     assert torch.equal(again.coefficients, surrogate.coefficients)
+
+
+def test_predicted_variance_from_4_shots():
+    """Unbiased from few shots, too: p (1 - p) / (shots - 1) of the measured frequencies."""
+    truth = np.array([0.2, 0.5, 0.9])  # at the three points of a grid of degree 1
+    counts = np.random.default_rng(0).binomial(4, truth, (3000, 3)) / 4
+    fitted = [FourierSurrogate.from_grid(np.stack([row, 1 - row], -1), shots=4) for row in counts]
+    points = torch.tensor([[0.7], [2.0]], dtype=torch.float64)
+    found = torch.stack([surrogate(points) for surrogate in fitted]).var(0)
+    predicted = torch.stack([surrogate.variance(points) for surrogate in fitted]).mean(0)
+    torch.testing.assert_close(predicted, found, rtol=0.1, atol=0)  # p (1 - p) / 4 would be 0.75 of it

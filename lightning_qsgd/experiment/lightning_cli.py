@@ -1,0 +1,303 @@
+"""From arguments to trainer, model and data: Lightning's command line, by its public hooks."""
+
+import shutil
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import lightning as L
+import torch
+import yaml
+from lightning.fabric.plugins import CheckpointIO
+from lightning.pytorch.callbacks import Checkpoint
+from lightning.pytorch.cli import LightningArgumentParser, LightningCLI
+
+from lightning_qsgd.advice import is_out_of_memory, memory_advice, refuse_precision
+from lightning_qsgd.callbacks import (
+    AttentionMonitor,
+    BestCheckpoint,
+    ChangedOptions,
+    DisplacedForward,
+    DistributedChecks,
+    ExactResume,
+    FiniteSteps,
+    MonitorCheck,
+    PerturbationMonitor,
+    PredictionWriter,
+    RunMonitor,
+    RunSummary,
+    TestReport,
+    TimeToTarget,
+    WeightsFrom,
+)
+from lightning_qsgd.callbacks.run_page import RunPage
+from lightning_qsgd.callbacks.run_summary import count_circuits, engines_of
+from lightning_qsgd.files import write_json
+from lightning_qsgd.manual import COMMANDS
+from lightning_qsgd.parser import OneLineErrorParser, refuse_silent_functions
+from lightning_qsgd.run_folder import AtomicCheckpointIO, find_checkpoint, is_unused, make_loggers, reserve
+from lightning_qsgd.settings import SavedRun, named_in, so_that_arguments_win
+
+#: Arguments of Trainer.fit and its like that the program gives.
+_GIVEN: set[str | int] = {"model", "dataloaders", "train_dataloaders", "val_dataloaders", "datamodule"}
+
+
+class ExperimentCLI(LightningCLI):
+    """Lightning's command line as one face of an experiment, by its public hooks: it parses, seeds and instantiates.
+
+    Args:
+        arguments: of the command line, without the command.
+        command: "fit", "validate", "test" or "predict".
+        folder: of a new run; None: the next one of the experiment.
+        exits: whether what the parser refuses ends the process with 2, or is a ValueError.
+        only_parse: leave it at the configuration.
+
+    Attributes:
+        of_command: settings of the command, which are none of the run.
+    """
+
+    def __init__(
+        self,
+        arguments: Sequence[str],
+        command: str,
+        folder: Path | None = None,
+        exits: bool = True,
+        only_parse: bool = False,
+    ) -> None:
+        self.command, self._only_parse, self._given_folder = command, only_parse, folder
+        self.saved: SavedRun | None = None  # the run of the checkpoint
+        self.reserved: Path | None = None  # a folder made for this run
+        self.outputs: Any = None  # what the trainer returned
+        self._unlike_run = ""
+        arguments = so_that_arguments_win(arguments)
+        self._named = named_in(arguments)
+        super().__init__(
+            L.LightningModule,
+            L.LightningDataModule,
+            save_config_callback=RunPage,
+            save_config_kwargs={"overwrite": True, "arguments": [command, *arguments]},
+            trainer_defaults={"default_root_dir": "logs", "accelerator": "auto"},
+            seed_everything_default=0,
+            parser_class=OneLineErrorParser,
+            parser_kwargs={
+                "prog": f"lightning-qsgd {command}",
+                "description": f"{COMMANDS[command].capitalize()}.",
+                "exits": exits,
+            },
+            subclass_mode_model=True,
+            subclass_mode_data=True,
+            args=arguments,
+            run=False,
+            auto_configure_optimizers=False,
+            load_from_checkpoint_support=False,
+        )
+
+    # ---- from arguments to a configuration
+
+    def add_arguments_to_parser(self, parser: LightningArgumentParser) -> None:
+        """The arguments beside Lightning's own, and the callbacks that every run has."""
+        parser.add_argument(
+            "--experiment", type=str, default="experiment", help="name: runs go to <root>/<experiment>/version_N"
+        )
+        parser.add_argument(
+            "--threads",
+            type=int | None,
+            default=1,
+            help="threads of torch in each process; small models gain nothing from more, and two busy processes with "
+            "two threads each crawl (null: all cores)",
+        )
+        parser.add_lightning_class_args(BestCheckpoint, "checkpoint")
+        best = {"monitor": "val/accuracy", "mode": "max", "filename": "best", "auto_insert_metric_name": False}
+        best["enable_version_counter"] = False
+        parser.set_defaults({f"checkpoint.{name}": value for name, value in best.items()})
+        parser.add_lightning_class_args(ExactResume, "exact_resume")
+        parser.add_lightning_class_args(FiniteSteps, "finite")
+        parser.add_lightning_class_args(TimeToTarget, "time_to_target")
+        parser.add_lightning_class_args(PerturbationMonitor, "monitor")
+        parser.add_lightning_class_args(RunMonitor, "run_monitor")
+        parser.add_lightning_class_args(AttentionMonitor, "attention_monitor")
+        parser.add_lightning_class_args(PredictionWriter, "predictions")
+        self.of_command: list[str] = parser.add_method_arguments(L.Trainer, self.command, skip=_GIVEN)
+        if self.command == "fit":
+            parser.add_argument(
+                "--weights_from",
+                type=str | None,
+                default=None,
+                help="checkpoint whose weights a new run starts from; --ckpt_path resumes its run instead",
+            )
+
+    def parse_arguments(self, parser: LightningArgumentParser, args: Any) -> None:
+        """Parse ``args``, and settle in what the command differs from the run of its checkpoint.
+
+        Raises:
+            FileNotFoundError: if there is no such checkpoint.
+            ValueError: if it cannot be read, its run has finished, an evaluation names none, or the command line asks
+                for weights of other shapes.
+        """
+        self.config = parser.parse_args(args)
+        refuse_silent_functions(self.config)
+        # No setting of the run: it would stand in config.yaml, which other commands take.
+        self._weights_from: str | None = self.config.pop("weights_from", None)
+        if self._only_parse:
+            settings = self.plain(skip_unset=True)
+            self.settings = {name: value for name, value in settings.items() if name not in self.of_command}
+            self.config.seed_everything = False  # leave the generators alone
+            return
+        config, path = self.config, self.config.ckpt_path
+        if path is None and self.command != "fit":
+            raise ValueError(f"{self.command} needs a trained model: add --ckpt_path best, last, or a file")
+        if path is None:
+            return
+        if path == "auto" and self.command != "fit":
+            raise ValueError(f"Invalid ckpt_path: 'auto' is for fit; {self.command} takes last, best, or a file")
+        if "weights_from" in self._named.arguments and path != "auto":
+            raise ValueError("Invalid weights_from: with --ckpt_path a run is resumed, weights and all; leave one out")
+        file = find_checkpoint(path, Path(config.trainer.default_root_dir), config.experiment)
+        config.ckpt_path = None if file is None else str(file)
+        if file is None:
+            return
+        self._weights_from = None  # those of the checkpoint
+        self.saved = saved = SavedRun(file)
+        resumes = self.command == "fit"
+        self._unlike_run = saved.settle(config, self.plain(), self._named, resumes)
+        if not resumes:
+            return
+        if message := saved.finished(config, auto=path == "auto"):
+            if path != "auto":
+                raise ValueError(message)
+            print(message)  # the same command again: nothing is left to do
+            sys.exit(0)
+        saved.check_resumable(config, self._named)
+        if (saved.folder / "config.yaml").is_file():
+            self.save_config_kwargs["config_filename"] = f"config_from_step_{saved.step}.yaml"
+
+    def plain(self, skip_unset: bool = False) -> dict[str, Any]:
+        """The configuration as plain values, with or without settings that are None."""
+        return yaml.safe_load(self.parser.dump(self.config, skip_link_targets=False, skip_unset=skip_unset))
+
+    # ---- from a configuration to trainer, model and data
+
+    def before_instantiate_classes(self) -> None:
+        """Set threads; let time_to_target watch the checkpoint's monitor, unless it was told what to watch."""
+        if self._only_parse:
+            return
+        threads = self.config.threads
+        if threads is not None:
+            if threads < 1:
+                raise ValueError(f"Invalid threads: {threads}; it must be at least 1, or null for all cores")
+            torch.set_num_threads(threads)
+        monitor, clock = self.config.checkpoint.monitor, self.config.time_to_target
+        if monitor is None or monitor == clock.metric or self._named.source("time_to_target.metric"):
+            return
+        clock.metric, clock.mode = monitor, self.config.checkpoint.mode
+        if not self._named.source("time_to_target.target"):
+            clock.target = None
+
+    def instantiate_classes(self) -> None:
+        """As Lightning's."""
+        if not self._only_parse:
+            super().instantiate_classes()
+
+    def instantiate_trainer(self, **kwargs: Any) -> L.Trainer:
+        """Both loggers in one run folder, atomic checkpoints, and the callbacks that every run has."""
+        config = self.config_init["trainer"]
+        training = self.command == "fit"
+        refuse_precision(config.precision, config.accelerator, training=training)
+        places = self._places(config)
+        options = {**config, **kwargs, **places}
+        plugins = _as_list(config.plugins)
+        own = any(isinstance(plugin, CheckpointIO) for plugin in plugins)
+        options["plugins"] = plugins if own else [*plugins, AtomicCheckpointIO()]
+        options["callbacks"] = self._callbacks(config, places.get("default_root_dir"))
+        return L.Trainer(**options)
+
+    def _places(self, config: Any) -> dict[str, Any]:
+        """The run folder and its loggers, as arguments of the trainer."""
+        saved, logs = self.saved, config.logger in (None, True)
+        if saved is not None and self.command != "fit":  # what is said of a checkpoint goes beside it; its logs stay
+            return {"default_root_dir": saved.folder} | ({"logger": False} if logs else {})
+        if config.fast_dev_run:
+            return {}
+        if saved is not None and saved.in_run_folder:
+            folder, step = saved.folder, saved.step
+        elif self._given_folder is not None:
+            folder, step = self._given_folder, None
+        else:
+            folder, step = reserve(Path(config.default_root_dir) / self.config.experiment), None
+            self.reserved = folder
+        return {"default_root_dir": folder} | ({"logger": make_loggers(folder, step)} if logs else {})
+
+    def _callbacks(self, config: Any, folder: Path | None) -> list[L.Callback]:
+        config_name = self.save_config_kwargs.get("config_filename", "config.yaml")
+        configured = [self.config_init[key] for key in self.parser.callback_keys]
+        ours = [TestReport(), DisplacedForward(), RunSummary(), ChangedOptions(config_name)]
+        if config.enable_checkpointing is False:
+            configured = [callback for callback in configured if not isinstance(callback, Checkpoint)]
+        else:
+            options = ("checkpoint.monitor", "time_to_target.metric")
+            monitors = {option: self.config[option] for option in options if self.config[option] is not None}
+            ours.append(MonitorCheck(monitors, frozenset(filter(self._named.source, monitors))))
+        if folder is not None:
+            ours.append(DistributedChecks(folder, self.config.ckpt_path))
+        if self.command == "fit" and not config.fast_dev_run:  # an evaluated run keeps its configuration
+            ours.append(RunPage(self.parser, self.config, **self.save_config_kwargs))
+        first = [] if self._weights_from is None else [WeightsFrom(self._weights_from)]
+        return [*first, *_as_list(config.callbacks), *configured, *ours]
+
+    # ---- the command
+
+    @property
+    def folder(self) -> Path | None:
+        """Where the command writes; None in a dry run."""
+        return None if self.trainer.fast_dev_run else Path(self.trainer.default_root_dir)  # type: ignore[attr-defined]
+
+    def run(self) -> None:
+        """Run the command; a start that fails leaves no empty folder.
+
+        Raises:
+            MemoryError: if memory ran out, with what saves some.
+            ValueError: if the weights do not fit, with what differs from the checkpoint's run.
+        """
+        options = {name: self.config[name] for name in self.of_command}
+        if self.datamodule is not None:
+            options["datamodule"] = self.datamodule
+        try:
+            self.outputs = getattr(self.trainer, self.command)(self.model, **options)
+        except BaseException as error:
+            self.discard()
+            if not isinstance(error, Exception):
+                raise
+            if self._unlike_run and "loading state_dict" in str(error):
+                reason = " ".join(str(error).split())
+                raise ValueError(f"Unlike in the run: {self._unlike_run}; {reason}") from error
+            if is_out_of_memory(error):
+                raise MemoryError(memory_advice(error, self.plain(), training=self.command == "fit")) from error
+            raise
+
+    def discard(self) -> None:
+        """Remove the folder that was made for this run if nothing is in it."""
+        if self.reserved is not None and self.trainer.is_global_zero and is_unused(self.reserved):
+            shutil.rmtree(self.reserved, ignore_errors=True)
+
+    def metrics(self) -> dict[str, float]:
+        """The last value of each metric."""
+        return {key: value.item() for key, value in self.trainer.callback_metrics.items()}
+
+    def save_metrics(self, name: str) -> None:
+        """Save the metrics, with the engines and their cost, beside the checkpoint. To be called on all ranks."""
+        folder = self.trainer.log_dir  # asks all ranks
+        if folder is None or self.folder is None or not self.trainer.is_global_zero:
+            return
+        assert self.saved is not None
+        (report,) = (c for c in self.trainer.callbacks if isinstance(c, TestReport))  # type: ignore[attr-defined]
+        values: dict[str, Any] = {"checkpoint": str(self.trainer.ckpt_path)} | self.saved.position
+        values |= ({"examples": report.examples} if report.examples else {}) | self.metrics()
+        if engines := engines_of(self.model):
+            circuits, shots, _ = count_circuits(self.model)
+            values |= ({"circuits": circuits, "shots": shots} if circuits else {}) | {"engines": engines}
+        write_json(Path(folder) / name, values)
+
+
+def _as_list(value: Any) -> list[Any]:
+    return [] if value is None else list(value) if isinstance(value, list | tuple) else [value]
