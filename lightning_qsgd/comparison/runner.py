@@ -116,7 +116,7 @@ class Runner:
         names = dict.fromkeys(name for p in pairs if self.arms.differ_beyond_optimizer(*p) for name in p)
         plans = [self.arms.plan(name, self.comparison.seeds.evaluation[0], "evaluation", {}) for name in names]
         tasks = (joblib.delayed(_probed)(plan.arm, plan.config, str(Path.cwd())) for plan in plans)
-        probes = dict((parallel or joblib.Parallel(1))(tasks)) if plans else {}  # type: ignore[arg-type]
+        probes: dict[str, Any] = dict((parallel or joblib.Parallel(1))(tasks)) if plans else {}  # type: ignore[arg-type]
         check_probes(self.comparison, {arm: probed for arm, probed in probes.items() if probed is not None})
 
     # ---- which runs
