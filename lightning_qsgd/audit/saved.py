@@ -3,10 +3,12 @@
 import json
 import math
 from collections.abc import Mapping
-from dataclasses import asdict, is_dataclass
+from dataclasses import asdict
 from pathlib import Path
-from types import UnionType
-from typing import Any, TypeVar, get_args, get_origin, get_type_hints
+from typing import Any, TypeVar
+
+import cattrs
+from cattrs.errors import CattrsError
 
 from lightning_qsgd.files import atomic_write
 
@@ -52,8 +54,8 @@ def load_findings(path: str | Path, key: str, kind: type[T]) -> T:
         values = json.loads(path.read_text())
         if values["format"] != FORMAT:
             raise ValueError("its format is another version's")
-        return _read(kind, values["findings"][key])
-    except (ValueError, KeyError, TypeError, AttributeError) as error:
+        return _converter().structure(values["findings"][key], kind)
+    except (ValueError, KeyError, TypeError, AttributeError, CattrsError) as error:
         raise ValueError(f"{path} has no {kind.__name__} called {key!r}: {error!r}; run the audit again") from error
 
 
@@ -65,20 +67,7 @@ def _finite(value: Any) -> Any:
     return None if isinstance(value, float) and not math.isfinite(value) else value
 
 
-def _read(kind: Any, value: Any) -> Any:
-    """A value of a type, from what JSON makes of it."""
-    origin, inner = get_origin(kind), get_args(kind)
-    if is_dataclass(kind):
-        kinds = get_type_hints(kind)
-        return kind(**{name: _read(kinds[name], part) for name, part in value.items()})  # type: ignore[operator]
-    if origin is UnionType:
-        return None if value is None else _read(inner[0], value)
-    if origin is dict:
-        return {_read(inner[0], name): _read(inner[1], part) for name, part in value.items()}
-    if origin is list:
-        return [_read(inner[0], part) for part in value]
-    if origin is tuple:
-        return tuple(_read(part, one) for part, one in zip(inner, value, strict=True))
-    if kind is float:
-        return math.nan if value is None else float(value)
-    return int(value) if kind is int else value
+def _converter() -> cattrs.Converter:
+    converter = cattrs.Converter(detailed_validation=False, forbid_extra_keys=True)
+    converter.register_structure_hook(float, lambda value, _: math.nan if value is None else float(value))
+    return converter
