@@ -2,6 +2,7 @@
 
 from lightning_qsgd.optim.circuit_perturbation import CircuitPerturbation as CircuitPerturbation
 from lightning_qsgd.optim.displacement import MeasuredDisplacement as MeasuredDisplacement
+from lightning_qsgd.optim.displacement import SharpnessAware as SharpnessAware
 from lightning_qsgd.optim.live_circuit import LiveCircuitPerturbation as LiveCircuitPerturbation
 from lightning_qsgd.optim.param_groups import perturbed_groups as perturbed_groups
 from lightning_qsgd.optim.perturbation import ConstantTwin as ConstantTwin
@@ -21,5 +22,4 @@ from lightning_qsgd.optim.schedules import CosineSchedule as CosineSchedule
 from lightning_qsgd.optim.schedules import ExponentialSchedule as ExponentialSchedule
 from lightning_qsgd.optim.schedules import LinearSchedule as LinearSchedule
 from lightning_qsgd.optim.schedules import WarmupSchedule as WarmupSchedule
-from lightning_qsgd.optim.sharpness_aware import SharpnessAware as SharpnessAware
 from lightning_qsgd.optim.superpositional import SuperpositionalGradientDescent as SuperpositionalGradientDescent

@@ -118,7 +118,7 @@ class CircuitPerturbation(Perturbation):
         self.shot_noise, self.shot_noise_seed = shot_noise, shot_noise_seed
         self._network: QuantumNetwork | None = None
         self._surrogate: FourierSurrogate | LightConeSurrogate | None = None
-        self._modulation: FourierSurrogate | None = None  # of s: the full surrogate, projected
+        self._series: FourierSurrogate | None = None  # of s: the full surrogate, projected
         self._offset: Tensor | None = None  # s(0), (1, n)
         self.tests: dict[str, float] = {}
         try:
@@ -241,7 +241,7 @@ class CircuitPerturbation(Perturbation):
     @property
     def series(self) -> FourierSurrogate | None:
         """That of s, of each qubit; None before ``prepare``, live, with center, or without entanglement."""
-        return self._modulation if self.center is None else None
+        return self._series if self.center is None else None
 
     def prepare(self) -> str | None:
         """Fit the series, unless a checkpoint brought it."""
@@ -278,10 +278,10 @@ class CircuitPerturbation(Perturbation):
 
         self._surrogate = surrogate
         if isinstance(surrogate, FourierSurrogate):
-            self._modulation = surrogate.project(self.matrix)
+            self._series = surrogate.project(self.matrix)
         if self.center == "zero":
             zero = self._zero
-            self._offset = (2 * surrogate(zero) - 1) if self._modulation is None else self._modulation(zero)
+            self._offset = (2 * surrogate(zero) - 1) if self._series is None else self._series(zero)
 
     @property
     def _zero(self) -> Tensor:  # angles of one block of weights 0
@@ -299,10 +299,10 @@ class CircuitPerturbation(Perturbation):
     def _uncentred(self, angles: Tensor, step: int) -> Tensor:
         """s without center, (B, n)."""
         assert self._surrogate is not None
-        if self._modulation is None:
+        if self._series is None:
             return (2 * self._surrogate(angles) - 1).clamp(-1, 1)
         if self.shot_noise is None:
-            return self._modulation(angles).clamp(-1, 1)
+            return self._series(angles).clamp(-1, 1)
         rng = np.random.default_rng((self.shot_noise_seed, step + 1))
         sampled = self._surrogate.sample(angles, self.shot_noise, rng)  # type: ignore[union-attr]
         return sampled @ self.matrix.to(sampled)

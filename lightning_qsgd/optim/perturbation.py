@@ -38,7 +38,7 @@ class Perturbation(ABC):
             of its coordinates, number of pad slots after them). Pad slots have angle 0 and their s is dropped.
         circuits, shots: run so far, those before a loaded state included. 0 where classical.
         seconds: wall-clock seconds that circuits took in this process; no part of the state.
-        fallback_steps: steps that something else answered because circuits failed.
+        fallback_steps: steps in which a series stood in, because circuits failed.
         on_answer: called with (angles, s, step) of each call, while ``layout`` is that of the angles. Default: None.
     """
 
@@ -158,7 +158,7 @@ class TwinPerturbation(Perturbation):
         super().__init__(reference.num_qubits)
         require("seed", seed, seed >= 0, "at least 0")
         self.reference, self.seed = reference, seed
-        self._taken = False  # by an optimizer, or has answered before
+        self._taken = False  # by an optimizer, or remembers weights
         self._forget()
 
     def _forget(self) -> None:

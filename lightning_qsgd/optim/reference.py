@@ -44,12 +44,12 @@ class ReferenceSuperpositionalGradientDescent(torch.optim.Optimizer):
         """One step."""
         numbered = enumerate((g, p) for g in self.param_groups for p in g["params"])
         pairs = [(i, g, p) for i, (g, p) in numbered if p.grad is not None]
-        modulation = self._modulation([(i, p) for i, g, p in pairs if g["quantum_weight"] != 0])
+        s = self._s([(i, p) for i, g, p in pairs if g["quantum_weight"] != 0])
         for i, group, p in pairs:
-            self._update(group, p, modulation.get(i, torch.zeros_like(p)))
+            self._update(group, p, s.get(i, torch.zeros_like(p)))
         self._step += 1
 
-    def _modulation(self, numbered: list[tuple[int, Tensor]]) -> dict[int, Tensor]:
+    def _s(self, numbered: list[tuple[int, Tensor]]) -> dict[int, Tensor]:
         """s for each coordinate of each parameter, by its number; 0 where none."""
         n, scope = self.perturbation.num_qubits, self.param_groups[0]["scope"]
         params = dict(numbered)
@@ -72,8 +72,8 @@ class ReferenceSuperpositionalGradientDescent(torch.optim.Optimizer):
         theta = [0.0 if slot is None else float(params[slot[0]].flatten()[slot[1]]) for slot in slots]
         self.perturbation.layout = layout
         angles = math.pi * torch.tensor(theta, dtype=numbered[0][1].dtype).view(-1, n)
-        answer = self.perturbation(angles, step=self._step).flatten()
-        for slot, value in zip(slots, answer, strict=True):
+        values = self.perturbation(angles, step=self._step).flatten()
+        for slot, value in zip(slots, values, strict=True):
             if slot is not None:
                 result[slot[0]][slot[1]] = value
         return {i: result[i].view(p.shape) for i, p in numbered}

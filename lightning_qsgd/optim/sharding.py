@@ -90,7 +90,7 @@ def elsewhere(
         parameter is.
     """
     dtype = torch.float64 if any(p.dtype == torch.float64 for p in params) else torch.float32
-    answers: list[tuple[Tensor, Tensor]] = [(torch.empty(0, device="cpu"), torch.empty(0, device="cpu"))] * len(params)
+    around: list[tuple[Tensor, Tensor]] = [(torch.empty(0, device="cpu"), torch.empty(0, device="cpu"))] * len(params)
     for group in dict.fromkeys(run.group for run in runs):  # on all ranks in the same order
         mine = [i for i, run in enumerate(runs) if run.group == group]
         ends = torch.stack([_ends(local(params[i]).flatten(), reach).to(dtype) for i in mine])  # (T, 2, reach)
@@ -106,8 +106,8 @@ def elsewhere(
                     head, tail = everywhere[r][k]
                     values = head[a - start : b - start] if b - start <= reach else tail[reach - stop + a :][: b - a]
                     sides[r > rank].append(values)
-            answers[i] = (torch.cat(sides[0]), torch.cat(sides[1]))
-    return answers
+            around[i] = (torch.cat(sides[0]), torch.cat(sides[1]))
+    return around
 
 
 def _ends(values: Tensor, reach: int) -> Tensor:  # (2, reach): the first, and the last, the latter up to the right

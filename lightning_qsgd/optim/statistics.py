@@ -91,7 +91,7 @@ class Tally:
             - effective: how many of them have |s| > 0.01 and Q != 0;
             - quantum_weight: lambda of the first touched group; 0 where none is touched.
 
-            With ``params`` None also ``s``: modulations of this rank, flat, float32, at most 2**20 of them; once.
+            With ``params`` None also ``s``: the values of s on this rank, flat, float32, at most 2**20 of them; once.
 
         Raises:
             ValueError: for a parameter that the optimizer did not have in that step.
@@ -132,7 +132,7 @@ def constant_equivalent(s: Tensor, group: Mapping[str, Any]) -> str | None:
     """What classical change a nearly constant s amounts to; None unless |mean| exceeds 3 spreads (and 0.01).
 
     Args:
-        s: modulations, flat.
+        s: (touched,).
         group: the parameter group, which decides what s multiplies.
     """
     if len(s) < 2:
