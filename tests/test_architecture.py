@@ -153,8 +153,6 @@ def test_every_module_has_its_test():
         "goodness": "calibration",
         "noise": "samplers",
         "jobs": "reliable",
-        "retries": "reliable",
-        "splitting": "reliable",
         "attention": "transformer",
         "score_function": "attention_kernels",
         "fused_attention": "attention_kernels",

@@ -137,7 +137,7 @@ def test_a_calibration_runs_nothing(capsys, tmp_path, mark):
 
 
 def test_a_jobs_file_runs_nothing(tmp_path, mark):
-    from lightning_qsgd.quantum.jobs_file import JobsFile
+    from lightning_qsgd.quantum.jobs import JobsFile
 
     (tmp_path / "jobs.json").write_bytes(pickle.dumps(Hostile()))
     with pytest.raises(RuntimeError, match=r"jobs\.json is damaged"):

@@ -2,7 +2,6 @@
 
 import contextlib
 import errno
-import fcntl
 import gc
 import json
 import logging
@@ -24,6 +23,7 @@ from typing import Any
 
 import lightning as L
 import torch
+from filelock import FileLock
 from lightning.pytorch.callbacks import WeightAveraging
 from lightning.pytorch.utilities.exceptions import SIGTERMException
 from lightning_utilities.core.rank_zero import rank_zero_warn
@@ -290,8 +290,7 @@ def _circuits(experiment: Experiment | None) -> dict[str, float | None]:
 @contextlib.contextmanager
 def _alone(folder: Path) -> Iterator[None]:
     """One process at a time in a run folder, also when a killed comparison left workers behind."""
-    with (folder / ".lock").open("w") as file:
-        fcntl.flock(file, fcntl.LOCK_EX)
+    with FileLock(folder / ".lock"):
         yield
 
 

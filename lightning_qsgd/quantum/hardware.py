@@ -19,7 +19,7 @@ from qiskit.primitives.containers import SamplerPubLike
 from qiskit.primitives.containers.sampler_pub import SamplerPub
 from qiskit.providers.exceptions import QiskitBackendNotFoundError
 
-from lightning_qsgd.quantum.jobs_file import JobsFile
+from lightning_qsgd.quantum.jobs import JobsFile
 from lightning_qsgd.quantum.noise import missing_runtime
 from lightning_qsgd.quantum.reliable import ReliableSampler
 from lightning_qsgd.quantum.samplers import SamplerJob

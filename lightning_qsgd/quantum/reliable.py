@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import logging
+import random
 import sys
 import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from datetime import UTC, datetime
+from email.utils import parsedate_to_datetime
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -17,13 +19,26 @@ from qiskit.primitives.containers import PrimitiveResult, SamplerPubLike
 from qiskit.primitives.containers.sampler_pub import SamplerPub
 
 from lightning_qsgd.quantum.fingerprint import of_request
-from lightning_qsgd.quantum.jobs import Part, ReliableJob, describe, try_to_cancel
-from lightning_qsgd.quantum.jobs_file import JobsFile
-from lightning_qsgd.quantum.retries import delay, is_passing
+from lightning_qsgd.quantum.jobs import (
+    JobsFile,
+    Part,
+    ReliableJob,
+    check,
+    cut,
+    describe,
+    joined,
+    split,
+    try_to_cancel,
+)
 from lightning_qsgd.quantum.samplers import SamplerJob, backend_of
-from lightning_qsgd.quantum.splitting import check, cut, joined, split
+from lightning_qsgd.scrubbing import chain
 
 log = logging.getLogger(__name__)
+
+# Time-out, too early, too many requests, server trouble; from 520 on: the same, as the proxy before the server says it.
+PASSING_STATUS = frozenset({408, 425, 429, 500, 502, 503, 504, 520, 521, 522, 523, 524})
+LONGEST_DELAY = 60.0  # seconds, of our own
+LONGEST_RETRY_AFTER = 3600.0  # seconds, at the server's wish
 
 
 class ReliableSampler(BaseSamplerV2):
@@ -298,3 +313,50 @@ class ReliableSampler(BaseSamplerV2):
 
     def __getstate__(self) -> dict[str, Any]:
         return self.__dict__ | {"on_progress": None, "_active": set(), "_held": None}
+
+
+# ---- which errors pass by themselves, and how long to wait for that
+
+
+def is_passing(error: BaseException) -> bool:
+    """Whether the same call may succeed later: connection lost, timed out, or one of the passing HTTP statuses."""
+    return any(isinstance(link, _passing_types()) or _status(link) in PASSING_STATUS for link in chain(error))
+
+
+def delay(error: BaseException, failures: int, backoff: float) -> float:
+    """Seconds to wait after the given number of failures in a row (at least 1).
+
+    ``backoff`` doubled with each failure, at most 60 s, times a random factor between 1/2 and 1, so that clients which
+    failed together do not return together; but never less than the server's Retry-After (up to an hour).
+    """
+    seconds = min(backoff * 2 ** (failures - 1), LONGEST_DELAY) * random.uniform(0.5, 1.0)
+    return max(seconds, *(min(_retry_after(link), LONGEST_RETRY_AFTER) for link in chain(error)))
+
+
+def _passing_types() -> tuple[type[BaseException], ...]:
+    types: list[type[BaseException]] = [ConnectionError, TimeoutError]
+    requests: Any = sys.modules.get("requests.exceptions")  # an error of requests can only come from a loaded requests
+    if requests is not None:
+        types += [requests.ConnectionError, requests.Timeout, requests.ChunkedEncodingError, requests.RetryError]
+    return tuple(types)
+
+
+def _status(error: BaseException) -> Any:
+    status = getattr(error, "status_code", None)
+    return status if status in PASSING_STATUS else getattr(getattr(error, "response", None), "status_code", None)
+
+
+def _retry_after(error: BaseException) -> float:
+    """Seconds that the response asks to wait: it gives a number, or a date."""
+    headers: Any = getattr(getattr(error, "response", None), "headers", None) or {}
+    value = headers.get("Retry-After")
+    if value is None:
+        return 0.0
+    try:
+        return float(value)
+    except ValueError:
+        pass
+    try:
+        return (parsedate_to_datetime(value) - datetime.now(UTC)).total_seconds()
+    except (TypeError, ValueError):  # TypeError: a date without a time zone
+        return 0.0

@@ -16,7 +16,7 @@ from qiskit_ibm_runtime.fake_provider.local_service import QiskitRuntimeLocalSer
 
 from lightning_qsgd.quantum import IBMSampler, QuantumNetwork, superposition_circuit
 from lightning_qsgd.quantum.hardware import qpu_seconds
-from lightning_qsgd.quantum.jobs_file import JobsFile
+from lightning_qsgd.quantum.jobs import JobsFile
 from lightning_qsgd.scrubbing import chain
 
 ANSATZ = superposition_circuit(3, 1)

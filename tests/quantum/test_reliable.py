@@ -22,10 +22,8 @@ from lightning_qsgd.quantum import (
     ReliableSampler,
     superposition_circuit,
 )
-from lightning_qsgd.quantum import retries as retries_module
-from lightning_qsgd.quantum.jobs_file import JobsFile
-from lightning_qsgd.quantum.retries import delay, is_passing
-from lightning_qsgd.quantum.splitting import split
+from lightning_qsgd.quantum.jobs import JobsFile, split
+from lightning_qsgd.quantum.reliable import delay, is_passing
 from tests.quantum.folder_sampler import (
     ROWS,
     SMALL,
@@ -219,7 +217,7 @@ def test_retry_after_is_respected(monkeypatch):
         assert 0.5 <= delay(HttpError(503, {"Retry-After": nonsense}), 1, 1.0) <= 1
     assert 30 <= delay(HttpError(503), 1000, 1.0) <= 60
     assert delay(HttpError(503), 3, 0.0) == 0
-    monkeypatch.setattr(retries_module.random, "uniform", lambda low, high: high)
+    monkeypatch.setattr("lightning_qsgd.quantum.reliable.random.uniform", lambda low, high: high)
     assert [delay(HttpError(503), n, 0.5) for n in (1, 2, 3)] == [0.5, 1, 2]
 
 

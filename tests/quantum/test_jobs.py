@@ -12,7 +12,7 @@ import pytest
 from lightning_qsgd.quantum import (
     ReliableSampler,
 )
-from lightning_qsgd.quantum.jobs_file import JobsFile
+from lightning_qsgd.quantum.jobs import JobsFile
 from tests.quantum.folder_sampler import ROWS, SMALL, FindableSampler, FolderSampler, bits, expected
 
 
@@ -187,7 +187,7 @@ def test_a_job_that_cannot_be_recorded_is_named(tmp_path, monkeypatch):
         raise OSError(28, "No space left on device")
 
     sampler = ReliableSampler(FindableSampler(), jobs_file=tmp_path / "jobs.json")
-    monkeypatch.setattr("lightning_qsgd.quantum.jobs_file.atomic_write", full)
+    monkeypatch.setattr("lightning_qsgd.quantum.jobs.atomic_write", full)
     with pytest.raises(RuntimeError, match=r"Job \S+ runs, but could not be recorded .*note its id") as caught:
         sampler.run([(SMALL, ROWS)])
     assert "the same command collects" not in "".join(getattr(caught.value, "__notes__", []))
