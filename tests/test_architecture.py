@@ -140,8 +140,6 @@ def test_every_module_has_its_test():
         "pretrained": "language_modeling",
         "training": "classification",
         "parts": "run_monitor",
-        "columns": "prediction_writer",
-        "scores": "test_report",
         "tracebacks": "failures",
         "worker": "runner",
         "recorder": "runner",
