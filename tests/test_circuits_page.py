@@ -810,6 +810,14 @@ def live_circuits(refused):
     CircuitPerturbation(num_qubits=2)(angles, step=0)
 
 
+@row("Invalid weights: some are not finite")
+def weights_that_are_not_finite(refused):
+    circuit = LiveCircuitPerturbation(num_qubits=2)
+    with refused():
+        circuit(torch.tensor([[0.1, float("nan")]]), step=0)
+    assert circuit(torch.tensor([[0.1, 0.2]]), step=0).isfinite().all()
+
+
 @row("Invalid decode_chain")
 def decode(refused):
     with refused():
