@@ -810,6 +810,16 @@ def live_circuits(refused):
     CircuitPerturbation(num_qubits=2)(angles, step=0)
 
 
+@row("A live displacement would run")
+def live_displacements(refused):
+    angles, rng = torch.zeros(3, 2), np.random.default_rng(0)
+    with refused():
+        LiveCircuitPerturbation(num_qubits=2, max_circuits=2).single_shot(angles, rng, (0,))
+    for circuit in (LiveCircuitPerturbation(num_qubits=2, max_circuits=3), CircuitPerturbation(num_qubits=2)):
+        bits, mean = circuit.single_shot(angles, rng, (0,))
+        assert bits.shape == mean.shape == (3, 2)
+
+
 @row("Invalid weights: some are not finite")
 def weights_that_are_not_finite(refused):
     circuit = LiveCircuitPerturbation(num_qubits=2)
