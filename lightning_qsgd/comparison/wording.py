@@ -34,7 +34,7 @@ def summary(analysis: Analysis) -> list[str]:
         if not item.judgement.diverged and p.n > 1 and p.ties < p.n:
             level = f"{100 * (1 - p.alpha):.3g} % interval"
             ends = analysis.numbers.with_unit(analysis.numbers.interval(p.low, p.high), difference=True)
-            sure.append(f"the {level} of that difference is {ends} ({p.n} pairs of runs)")
+            sure.append(f"the {level} of {item.contrast.name} is {ends} ({p.n} pairs of runs)")
         sure += _cost(analysis, [item.contrast.arm])
     else:
         sure += _cost(analysis, list(analysis.arms))
@@ -64,7 +64,9 @@ def _finding(analysis: Analysis, item: ContrastAnalysis) -> str:
     if verdict == "inconclusive":
         return f"It stays open whether {arm} is better than {other}: the mean difference is {numbers.by(p.mean)}."
     less = ", less than the margin" if "margin" in verdict else ""
-    return f"{arm} is {verdict.split()[0]} than {other} by {numbers.amount(p.mean)} on average{less}."
+    claim = analysis.claims.get(arm) if verdict.startswith("better") else None
+    but = f", but not clearly better than {listed(list(claim.fails))}" if claim is not None and claim.fails else ""
+    return f"{arm} is {verdict.split()[0]} than {other} by {numbers.amount(p.mean)} on average{less}{but}."
 
 
 def _counts(analysis: Analysis, items: list[ContrastAnalysis], which: str = "") -> str:
