@@ -32,23 +32,23 @@ def test_the_main_job_reaches_its_accuracy_within_its_memory(tmp_path):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("mode", ["surrogate", "live"])
+@pytest.mark.parametrize("overlays", [[], ["--config", "configs/overlay/live.yaml"]], ids=["series", "live"])
 @pytest.mark.parametrize("strategy", ["ddp2 overlay", "ddp_spawn", "ddp_fork"])
-def test_two_ranks_stay_identical_and_run_each_circuit_once(tmp_path, strategy, mode):
+def test_two_ranks_stay_identical_and_run_each_circuit_once(tmp_path, strategy, overlays):
     by_hand = ["--trainer.devices=2", f"--trainer.strategy={strategy}"]
     devices = ["--config", "configs/overlay/ddp2.yaml"] if strategy == "ddp2 overlay" else by_hand
     steps = 3 if strategy == "ddp2 overlay" else 2  # 48 sequences a rank in batches of 32, or 16
     run(
         "fit", "--config", "configs/seqcls.yaml", "--trainer.default_root_dir", str(tmp_path),
-        *devices, "--trainer.accelerator=cpu", "--trainer.max_epochs=1",
+        *overlays, *devices, "--trainer.accelerator=cpu", "--trainer.max_epochs=1",
         "--data.train_size=96", "--data.val_size=64", "--trainer.enable_progress_bar=false",
-        "--trainer.callbacks=tests.ranks.SaveRanks", f"--model.optimizer.init_args.perturbation.init_args.mode={mode}",
+        "--trainer.callbacks=tests.ranks.SaveRanks",
     )  # fmt: skip
     (folder,) = (tmp_path / "seqcls").iterdir()
     first, second = (torch.load(folder / f"rank{rank}.pt", weights_only=True) for rank in (0, 1))
     assert all(torch.equal(first["weights"][name], second["weights"][name]) for name in first["weights"])
-    assert first["circuits"] == (657 if mode == "surrogate" else 28 * steps)
-    assert second["circuits"] == (625 if mode == "surrogate" else 28 * steps)  # told of all but the monitor's 32
+    assert first["circuits"] == (28 * steps if overlays else 657)
+    assert second["circuits"] == (28 * steps if overlays else 625)  # told of all but the monitor's 32
     assert (first["ran"], second["ran"]) == (True, False)
 
 
