@@ -113,6 +113,8 @@ def probe(config: dict[str, Any], place: str) -> tuple[dict[str, Any], dict[str,
         with contextlib.redirect_stdout(log), contextlib.redirect_stderr(log), quiet():
             try:
                 first_steps(recorder, config, Path(folder))
+            except (Stopped, SIGTERMException):
+                raise
             except (Exception, SystemExit):
                 return None
     return recorder.hashes, recorder.parameter_digests

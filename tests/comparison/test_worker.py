@@ -8,6 +8,7 @@ import threading
 
 import pytest
 
+from lightning_qsgd.callbacks import Stopped
 from lightning_qsgd.comparison import worker
 from lightning_qsgd.comparison.arms import Arms
 from lightning_qsgd.comparison.spec import Arm
@@ -157,3 +158,17 @@ def test_a_worker_without_its_parent_ends_with_a_checkpoint(straight, tmp_path, 
         go(one, parent=1 << 30)
     assert not (one.folder / RESULT).exists()
     assert without_clocks(go(one)) == without_clocks(straight)
+
+
+@pytest.mark.parametrize(("error", "passes"), [(Stopped(), True), (ValueError("a size"), False)])
+def test_a_signal_ends_a_probe_and_an_error_is_left_to_the_run(tmp_path, monkeypatch, error, passes):
+    def fails(*arguments):
+        raise error
+
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(worker, "first_steps", fails)
+    if passes:
+        with pytest.raises(Stopped):
+            worker.probe({}, str(tmp_path))
+    else:
+        assert worker.probe({}, str(tmp_path)) is None
