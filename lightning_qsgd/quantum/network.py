@@ -11,12 +11,12 @@ from typing import Any, Literal
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
-from qiskit import QuantumCircuit, transpile
+from qiskit import QuantumCircuit
 from qiskit.primitives import BaseSamplerV2, BitArray
 from qiskit_machine_learning.neural_networks import SamplerQNN
 
 from lightning_qsgd.quantum.circuits import Ansatz
-from lightning_qsgd.quantum.samplers import ExactSampler, backend_of, statevector_sampler
+from lightning_qsgd.quantum.samplers import ExactSampler, backend_of, statevector_sampler, transpiled
 
 MAX_BITS = 24  # one row of probabilities is 128 MiB then
 
@@ -105,7 +105,7 @@ class QuantumNetwork:
                 f"Invalid sampler: {backend.name} has {size} qubits, and the circuit uses {circuit.num_qubits}; take a "
                 "larger device, such as FakeBackendSampler with name='FakeJakartaV2' (7) or 'FakeGuadalupeV2' (16)"
             )
-        circuit = transpile(circuit, backend, seed_transpiler=0, **self._transpiling)
+        circuit = transpiled(circuit, backend, seed_transpiler=0, **self._transpiling)
         circuit._layout = None
         operations = [instruction.operation for instruction in circuit.data]
         parametrised = [each for each in operations if any(getattr(p, "parameters", ()) for p in each.params)]

@@ -11,6 +11,7 @@ from numbers import Integral
 from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
+from qiskit import QuantumCircuit, transpile
 from qiskit.primitives import BasePrimitiveJob, BaseSamplerV2, StatevectorSampler
 from qiskit.primitives.containers import PrimitiveResult, SamplerPubLike, SamplerPubResult
 from qiskit_machine_learning.primitives import QMLSampler
@@ -160,6 +161,19 @@ def backend_of(sampler: BaseSamplerV2) -> Any:
     """The backend that circuits must be transpiled for, or None where the sampler runs any circuit."""
     backend = getattr(sampler, "backend", None)  # a property in Qiskit and here, a method in qiskit-ibm-runtime
     return backend() if callable(backend) else backend
+
+
+def transpiled(circuit: QuantumCircuit, backend: Any, **options: Any) -> QuantumCircuit:
+    """``qiskit.transpile(circuit, backend, **options)``, 40 times faster for an ``AerSimulator``.
+
+    Qiskit asks the backend for its target 160 times, and qiskit-aer 0.18 builds that anew each time: 0.17 of 0.175 s.
+    Devices' own transpiler stages are known to the backend alone, so that other backends are passed as they are.
+    """
+    from qiskit_aer import AerSimulator
+
+    if isinstance(backend, AerSimulator):
+        return transpile(circuit, target=backend.target, **options)
+    return transpile(circuit, backend, **options)
 
 
 def statevector_sampler(sampler: BaseSamplerV2) -> str | None:
