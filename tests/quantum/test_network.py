@@ -41,7 +41,7 @@ def exact(ansatz, inputs, weights=()):
 
 def test_exact_sampler_gives_the_statevectors_probabilities():
     network = QuantumNetwork(ANSATZ, ExactSampler())
-    np.testing.assert_allclose(network.probabilities(INPUTS, WEIGHTS), exact(ANSATZ, INPUTS, WEIGHTS), atol=1e-10)
+    np.testing.assert_allclose(network.probabilities(INPUTS, WEIGHTS), exact(ANSATZ, INPUTS, WEIGHTS), atol=1e-14)
     assert (network.circuits, network.shots) == (5, 0)
     assert network.seconds > 0
 
