@@ -332,7 +332,8 @@ def test_transpiling_for_a_target_of_aer_is_transpiling_for_the_simulator(sample
     options = {"optimization_level": level, "seed_transpiler": 0}
     plain = transpile(circuit, sampler.backend, **options)
     fast = transpiled(circuit, sampler.backend, **options)
-    assert fast == plain and fast.global_phase == plain.global_phase
+    assert fast == plain
+    assert fast.global_phase == plain.global_phase
     assert (fast.layout and fast.layout.final_index_layout()) == (plain.layout and plain.layout.final_index_layout())
 
 
