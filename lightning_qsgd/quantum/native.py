@@ -1,0 +1,346 @@
+"""NativeSimulator: the simulator's engine on CPUs, compiled by numba; torch stays the reference.
+
+Shapes: B rows, n qubits, P parameters (inputs, weights and what is not linear in them), A angles of the program.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from functools import cached_property
+from math import pi
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from lightning_qsgd.quantum import native_kernels as kernels
+from lightning_qsgd.quantum.basis import IGNORED, Angle
+from lightning_qsgd.quantum.lanes import LANES
+from lightning_qsgd.quantum.normal_form import NormalForm
+
+Form = NDArray[np.float64]  # (1 + P,), as in angles.py
+
+_QUARTERS = {"z": 4, "s": 2, "sdg": -2, "t": 1, "tdg": -1}  # gates that are RZ by so many quarters of pi
+_HALF_TURN = {"h": (True, pi / 4), "x": (True, pi / 2), "y": (False, pi / 2)}
+_ROOTS = {"sx": pi / 2, "sxdg": -pi / 2}
+
+
+@dataclass
+class _Real:
+    """A rotation or a reflection by ``form`` of the pairs (i, i XOR d); the qubit is the parity of i AND m."""
+
+    d: int
+    m: int
+    reflection: bool
+    form: Form
+
+
+@dataclass
+class _RX:
+    """exp(-i form X) on the pairs (i, i XOR d)."""
+
+    d: int
+    m: int
+    form: Form
+
+
+@dataclass
+class _Phases:
+    """exp(-i form (-1)**(parity of i AND m)) for each m."""
+
+    forms: dict[int, Form] = field(default_factory=dict)
+
+
+_Operation = _Real | _RX | _Phases
+
+
+def _odd(number: int) -> bool:
+    return number.bit_count() % 2 == 1
+
+
+class Program:
+    """A circuit as operations on amplitudes that are never moved.
+
+    CX and SWAP permute basis states by maps that are linear over GF(2). So the amplitude of the logical state k lies at
+    the XOR of ``d[q]`` over the ones q of k, and qubit q of physical place i is the parity of i AND ``m[q]``.
+
+    Args:
+        form: the circuit, without resets.
+        by_row: whether weights differ from row to row.
+
+    Attributes:
+        forms: (A, 1 + P) float64, of the angles; the first n are those of the product state that the circuit begins with.
+        ops: (operations, 7) int64 for the kernels.
+        terms: (terms, 2) int64: angle and m of each phase.
+        signs: (operations, 2) 1 for rotations, -1 for reflections.
+        places: (2**n,) where the kernels leave the amplitude of each outcome, or None: where it belongs.
+        parts: 1 if all amplitudes are real, else 2.
+    """
+
+    def __init__(self, form: NormalForm, by_row: bool) -> None:
+        self.num_qubits = n = form.num_qubits
+        self._d, self._m = [1 << q for q in range(n)], [1 << q for q in range(n)]
+        self._operations: list[_Operation] = []
+        for gate in form.gates:
+            if gate.name not in IGNORED:
+                self._append(gate.name, gate.qubits, gate.angle, form.angles.forms)
+        self._drop_last_phases()
+        columns = form.angles.num_columns
+        forms = self._take_product(form.angles.forms.shape[1])
+        ops, terms, signs = [], [], []
+
+        def row(form: Form) -> int:
+            forms.append(form)
+            return len(forms) - 1
+
+        waiting: _Real | None = None  # for another one on other pairs
+        for operation in [*self._operations, None]:
+            if waiting is not None:
+                if isinstance(operation, _Real) and not _odd(operation.d & waiting.m) and not _odd(waiting.d & operation.m):
+                    ops.append([kernels.PAIR, row(waiting.form), waiting.d, waiting.m, row(operation.form), operation.d,
+                                operation.m])  # fmt: skip
+                    signs.append([1 - 2 * waiting.reflection, 1 - 2 * operation.reflection])
+                    waiting = None
+                    continue
+                ops.append([kernels.REAL, row(waiting.form), waiting.d, waiting.m, 0, 0, 0])
+                signs.append([1 - 2 * waiting.reflection, 1])
+                waiting = None
+            if isinstance(operation, _Real):
+                waiting = operation
+            elif isinstance(operation, _RX):
+                ops.append([kernels.RX, row(operation.form), operation.d, operation.m, 0, 0, 0])
+                signs.append([1, 1])
+            elif operation is not None:
+
+                def moves(item: tuple[int, Form]) -> bool:  # whether the phase differs from row to row
+                    return bool(item[1][1 : 1 + columns].any() or (by_row and item[1][1 + columns :].any()))
+
+                items = sorted(operation.forms.items(), key=moves)
+                shared = sum(not moves(item) for item in items)
+                ops.append([kernels.PHASES, len(terms), shared, len(items), 0, 0, 0])
+                signs.append([1, 1])
+                terms += [[row(form), m] for m, form in items]
+        self.ops = np.array(ops, np.int64).reshape(-1, 7)
+        self.terms = np.array(terms, np.int64).reshape(-1, 2)
+        self.signs = np.array(signs, np.float64).reshape(-1, 2)
+        self.forms = np.stack(forms)
+        self.parts = 2 if (self.ops[:, 0] >= kernels.RX).any() else 1
+        self.places = self._places()
+
+    def _append(self, name: str, qubits: tuple[int, ...], angle: Angle | None, forms: NDArray[np.float64]) -> None:
+        d, m, a, b = self._d, self._m, qubits[0], qubits[-1]
+
+        def form(angle: Angle) -> Form:
+            value = np.zeros(forms.shape[1]) if angle.source < 0 else angle.slope * forms[angle.source]
+            value[0] += angle.constant
+            return value
+
+        if name == "cx":
+            d[a] ^= d[b]
+            m[b] ^= m[a]
+        elif name == "swap":
+            d[a], d[b], m[a], m[b] = d[b], d[a], m[b], m[a]
+        elif name in _HALF_TURN:
+            reflection, turn = _HALF_TURN[name]
+            self._add(_Real(d[a], m[a], reflection, form(Angle(turn))))
+        elif name == "ry":
+            assert angle is not None
+            self._add(_Real(d[a], m[a], False, form(angle.scaled(0.5))))
+        elif name == "rx" or name in _ROOTS:
+            self._add(_RX(d[a], m[a], form((angle or Angle(_ROOTS[name])).scaled(0.5))))
+        elif name == "rz" or name in _QUARTERS:
+            self._add(_Phases({m[a]: form((angle or Angle(_QUARTERS[name] * pi / 4)).scaled(0.5))}))
+        elif name == "cz":  # exp(i pi (1 - z_a)(1 - z_b) / 4), up to a global phase
+            self._add(_Phases({m[a]: form(Angle(pi / 4)), m[b]: form(Angle(pi / 4)), m[a] ^ m[b]: form(Angle(-pi / 4))}))
+        else:
+            raise ValueError(f"The circuit has a {name}, which makes mixed states that the simulator does not have")
+
+    def _add(self, new: _Operation) -> None:
+        """Fuse with an earlier operation, past those that commute, or append."""
+        for place in range(len(self._operations) - 1, -1, -1):
+            before = self._operations[place]
+            if isinstance(new, _Phases):
+                if isinstance(before, _Phases):
+                    for m, form in new.forms.items():
+                        before.forms[m] = before.forms[m] + form if m in before.forms else form
+                    return
+                if any(_odd(before.d & m) for m in new.forms):
+                    break
+            elif isinstance(before, _Phases):
+                if any(_odd(new.d & m) for m in before.forms):
+                    break
+            elif type(before) is type(new) and (before.d, before.m) == (new.d, new.m):
+                if isinstance(new, _Real) and isinstance(before, _Real):
+                    before.form = new.form - before.form if new.reflection else new.form + before.form
+                    before.reflection = new.reflection != before.reflection
+                elif isinstance(new, _RX):
+                    before.form = new.form + before.form
+                return
+            elif _odd(before.d & new.m) or _odd(new.d & before.m):
+                break
+        self._operations.append(new)
+
+    def _drop_last_phases(self) -> None:
+        """Drop phases that no later operation turns into anything that is measured, and operations that do nothing."""
+        kept: list[_Operation] = []
+        for operation in reversed(self._operations):
+            if isinstance(operation, _Phases):
+                later = [each.d for each in kept if not isinstance(each, _Phases)]
+                operation.forms = {
+                    m: form
+                    for m, form in operation.forms.items()
+                    if m and np.abs(form).max() > 1e-12 and any(_odd(d & m) for d in later)
+                }
+                if operation.forms:
+                    kept.append(operation)
+            elif np.abs(operation.form).max() > 1e-12 or (isinstance(operation, _Real) and operation.reflection):
+                kept.append(operation)
+        self._operations = kept[::-1]
+
+    def _take_product(self, size: int) -> list[Form]:
+        """The angles of the real product state that comes first; its gates are taken out of the operations."""
+        forms = [np.zeros(size) for _ in range(self.num_qubits)]
+        kept, touched = [], 0  # places of qubits that something else has touched
+        for operation in self._operations:
+            if isinstance(operation, _Real):
+                q = operation.d.bit_length() - 1
+                if operation.d == operation.m == 1 << q and not touched >> q & 1:
+                    forms[q] = operation.form  # of |0>, a reflection makes what a rotation does
+                    touched |= 1 << q
+                    continue
+            for m in operation.forms if isinstance(operation, _Phases) else [operation.d | operation.m]:
+                touched |= m
+            kept.append(operation)
+        self._operations = kept
+        return forms
+
+    def _places(self) -> NDArray[np.int64] | None:
+        places = np.zeros(1, np.int64)
+        for d in self._d:
+            places = np.concatenate([places, places ^ d])
+        return None if (places == np.arange(len(places))).all() else places
+
+    @cached_property
+    def constants(self) -> dict[torch.dtype, Any]:
+        """Tensors and arrays of each dtype."""
+        return {}
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {name: value for name, value in self.__dict__.items() if name != "constants"}
+
+    def of(self, dtype: torch.dtype, columns: int) -> tuple[Tensor, Tensor, Tensor, NDArray[Any]]:
+        """Constants (A, 1), slopes by inputs (A, columns) and by weights (A, the others), and signs."""
+        if dtype not in self.constants:
+            forms = torch.from_numpy(self.forms).to(dtype)
+            parts = (forms[:, :1], forms[:, 1 : 1 + columns], forms[:, 1 + columns :])
+            signs = torch.from_numpy(self.signs).to(dtype).numpy()
+            self.constants[dtype] = (*(part.contiguous() for part in parts), signs)
+        return self.constants[dtype]
+
+
+class Native:
+    """Probabilities of a circuit by native kernels, and their derivatives.
+
+    Args:
+        form: the circuit, without resets.
+    """
+
+    def __init__(self, form: NormalForm) -> None:
+        self._form, self._programs = form, {}
+
+    def program(self, by_row: bool) -> Program:
+        """The program for weights that all rows share, or for weights of each row."""
+        if by_row not in self._programs:
+            self._programs[by_row] = Program(self._form, by_row)
+        return self._programs[by_row]
+
+    def forward(self, inputs: Tensor, weights: Tensor, keep: bool) -> tuple[Tensor, Any]:
+        """(B, 2**n), and what :meth:`backward` needs.
+
+        Args:
+            inputs: (B, I), float32 or float64, on the CPU.
+            weights: (W,) or (B, W), same dtype.
+            keep: whether :meth:`backward` will be called.
+        """
+        program = self.program(weights.ndim == 2)
+        n, batch, size = program.num_qubits, len(inputs), 1 << program.num_qubits
+        constant, by_input, by_weight, signs = program.of(inputs.dtype, inputs.shape[1])
+        rows = self._rows_are_lanes(n, batch)
+        padded = -(-batch // LANES) * LANES if rows else batch
+        fixed = constant
+        if by_weight.shape[1]:
+            shared = weights[:, None] if weights.ndim == 1 else _padded(weights, padded).T
+            fixed = torch.addmm(constant, by_weight, shared)
+        angles = torch.addmm(fixed, by_input, _padded(inputs, padded).T)  # (A, padded)
+        cos, sin = angles.cos().numpy(), angles.sin().numpy()
+        if rows:
+            table = kernels.tables(cos, sin, program.terms, program.ops, size)
+            states = np.empty((padded // LANES if keep else 0, program.parts * size * LANES), cos.dtype)
+            out = np.empty((size, padded), cos.dtype)
+            kernels.forward_rows(
+                cos, sin, n, program.ops, program.terms, signs, table, states, keep, out
+            )
+            probabilities = torch.from_numpy(out).T[:batch]
+        else:
+            table = None
+            states = np.empty((batch if keep else 0, program.parts * size), cos.dtype)
+            out = np.empty((batch, size), cos.dtype)
+            kernels.forward_row(cos, sin, n, program.ops, program.terms, signs, states, keep, out)
+            probabilities = torch.from_numpy(out)
+        if program.places is not None:
+            probabilities = probabilities[:, torch.from_numpy(program.places)]
+        return probabilities, (program, cos, sin, table, states)
+
+    def backward(self, saved: Any, grad: Tensor, inputs: Tensor, weights: Tensor) -> tuple[Tensor, Tensor]:
+        """Derivatives by inputs and weights of the sum of ``grad`` times the probabilities."""
+        program, cos, sin, table, states = saved
+        n, batch, size = program.num_qubits, len(inputs), 1 << program.num_qubits
+        _, by_input, by_weight, signs = program.of(inputs.dtype, inputs.shape[1])
+        if program.places is not None:
+            moved = torch.empty_like(grad)
+            moved[:, torch.from_numpy(program.places)] = grad
+            grad = moved
+        by_angle = np.zeros_like(cos)
+        if table is not None:
+            given = _padded(grad, cos.shape[1]).T.contiguous().numpy()
+            by_amplitude = np.zeros((len(table), size * LANES), cos.dtype)
+            kernels.backward_rows(
+                cos, sin, n, program.ops, program.terms, signs, table, states, given, by_angle, by_amplitude
+            )
+            kernels.slopes_of_tables(by_amplitude, program.ops, program.terms, by_angle)
+        else:
+            given = grad.contiguous().numpy()
+            kernels.backward_row(cos, sin, n, program.ops, program.terms, signs, states, given, by_angle)
+        found = torch.from_numpy(by_angle)[:, :batch]
+        by_inputs = found.T @ by_input
+        if weights.ndim == 2:
+            return by_inputs, found.T @ by_weight
+        return by_inputs, found.sum(1) @ by_weight
+
+    @staticmethod
+    def _rows_are_lanes(n: int, batch: int) -> bool:
+        return n < 4 or batch >= LANES // 2
+
+    def __call__(self, inputs: Tensor, weights: Tensor) -> Tensor:
+        return _Probabilities.apply(inputs, weights, self)
+
+
+class _Probabilities(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: Any, inputs: Tensor, weights: Tensor, engine: Native) -> Tensor:
+        probabilities, saved = engine.forward(inputs, weights, any(ctx.needs_input_grad))
+        if any(ctx.needs_input_grad):
+            ctx.save_for_backward(inputs, weights)
+            ctx.engine, ctx.saved = engine, saved
+        return probabilities
+
+    @staticmethod
+    def backward(ctx: Any, grad: Tensor) -> Any:
+        inputs, weights = ctx.saved_tensors
+        return *ctx.engine.backward(ctx.saved, grad, inputs, weights), None
+
+
+def _padded(rows: Tensor, count: int) -> Tensor:
+    return rows if len(rows) == count else torch.cat([rows, rows.new_zeros(count - len(rows), rows.shape[1])])

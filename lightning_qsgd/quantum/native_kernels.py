@@ -1,0 +1,682 @@
+"""Kernels of the native engine, compiled by numba: forward, and backward through the gates, one row or 16 at a time.
+
+The state is kept as C real numbers for each amplitude, C = 1 (real) until the first gate with an imaginary part, 2
+after it. Backward, gates are undone, so that memory does not grow with the depth (adjoint differentiation: Jones and
+Gacon 2020, arXiv 2009.02823).
+
+Amplitudes are never moved: CX and SWAP permute basis states by a map that is linear over GF(2), so that after any of
+them a gate on a qubit still pairs amplitude i with i XOR ``d``, and the qubit is the parity of i AND ``m`` (see
+native.py). Shapes: N = 2**n, B rows, padded to a multiple of LANES where rows are lanes, A angles.
+
+Kernels check nothing: native.py hands them arrays of the right shapes.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+from llvmlite import ir
+from numba import njit, types
+from numba.extending import intrinsic
+
+from lightning_qsgd.quantum.lanes import (
+    LANES,
+    add,
+    broadcast,
+    load,
+    multiply,
+    store,
+    subtract,
+    swap_1,
+    swap_2,
+    swap_4,
+    swap_8,
+    total,
+)
+
+#: Kinds of operations: columns of ``ops`` are kind, angle, d, m, sign, and what the kind adds.
+REAL, PAIR, RX, PHASES = 0, 1, 2, 3
+W = LANES
+
+_jit = njit(nogil=True, cache=True, boundscheck=False, error_model="numpy")
+
+
+@intrinsic
+def _bits(typingctx: Any, number: Any) -> Any:
+    """The number of ones of an integer."""
+
+    def generate(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
+        return builder.ctpop(arguments[0])
+
+    return types.intp(types.intp), generate
+
+
+@_jit
+def _pivots(d, e):
+    """Bits p > q such that each coset of {0, d, e, d XOR e} has one member without both."""
+    p = 1
+    while 2 * p <= d:
+        p *= 2
+    if e & p:
+        e ^= d
+    q = 1
+    while 2 * q <= e:
+        q *= 2
+    return (p, q) if p > q else (q, p)
+
+
+@_jit
+def _highest(d):
+    p = 1
+    while 2 * p <= d:
+        p *= 2
+    return p
+
+
+# ---- 16 rows at a time
+
+
+@_jit
+def _real_rows(x, start, size, d, m, c, s, ss, cc):
+    p = _highest(d)
+    for k in range(size // 2):
+        i = (k & (p - 1)) | ((k & -p) << 1)
+        i ^= d * (_bits(i & m) & 1)
+        i, j = start + i * W, start + (i ^ d) * W
+        a, b = load(x, i), load(x, j)
+        store(x, i, subtract(multiply(c, a), multiply(ss, b)))
+        store(x, j, add(multiply(s, a), multiply(cc, b)))
+
+
+@_jit
+def _pair_rows(x, start, size, d, m, e, o, c, s, ss, cc, f, t, tt, ff):
+    p, q = _pivots(d, e)
+    for k in range(size // 4):
+        i = (k & (q - 1)) | ((k & -q) << 1)
+        i = (i & (p - 1)) | ((i & -p) << 1)
+        i ^= d * (_bits(i & m) & 1) ^ e * (_bits(i & o) & 1)
+        i0, i1, i2, i3 = start + i * W, start + (i ^ d) * W, start + (i ^ e) * W, start + (i ^ d ^ e) * W
+        a0, a1, a2, a3 = load(x, i0), load(x, i1), load(x, i2), load(x, i3)
+        b0, b1 = subtract(multiply(c, a0), multiply(ss, a1)), add(multiply(s, a0), multiply(cc, a1))
+        b2, b3 = subtract(multiply(c, a2), multiply(ss, a3)), add(multiply(s, a2), multiply(cc, a3))
+        store(x, i0, subtract(multiply(f, b0), multiply(tt, b2)))
+        store(x, i2, add(multiply(t, b0), multiply(ff, b2)))
+        store(x, i1, subtract(multiply(f, b1), multiply(tt, b3)))
+        store(x, i3, add(multiply(t, b1), multiply(ff, b3)))
+
+
+@_jit
+def _real_rows_back(x, y, start, size, d, m, c, s, ss, cc, slope):
+    p = _highest(d)
+    for k in range(size // 2):
+        i = (k & (p - 1)) | ((k & -p) << 1)
+        i ^= d * (_bits(i & m) & 1)
+        i, j = start + i * W, start + (i ^ d) * W
+        a, b, u, v = load(x, i), load(x, j), load(y, i), load(y, j)
+        slope = subtract(add(slope, multiply(v, a)), multiply(u, b))
+        store(x, i, add(multiply(c, a), multiply(s, b)))
+        store(x, j, subtract(multiply(cc, b), multiply(ss, a)))
+        store(y, i, add(multiply(c, u), multiply(s, v)))
+        store(y, j, subtract(multiply(cc, v), multiply(ss, u)))
+    return slope
+
+
+@_jit
+def _pair_rows_back(x, y, start, size, d, m, e, o, c, s, ss, cc, f, t, tt, ff, slope, other):
+    p, q = _pivots(d, e)
+    for k in range(size // 4):
+        i = (k & (q - 1)) | ((k & -q) << 1)
+        i = (i & (p - 1)) | ((i & -p) << 1)
+        i ^= d * (_bits(i & m) & 1) ^ e * (_bits(i & o) & 1)
+        i0, i1, i2, i3 = start + i * W, start + (i ^ d) * W, start + (i ^ e) * W, start + (i ^ d ^ e) * W
+        a0, a1, a2, a3 = load(x, i0), load(x, i1), load(x, i2), load(x, i3)
+        u0, u1, u2, u3 = load(y, i0), load(y, i1), load(y, i2), load(y, i3)
+        slope = subtract(add(slope, multiply(u1, a0)), multiply(u0, a1))
+        slope = subtract(add(slope, multiply(u3, a2)), multiply(u2, a3))
+        other = subtract(add(other, multiply(u2, a0)), multiply(u0, a2))
+        other = subtract(add(other, multiply(u3, a1)), multiply(u1, a3))
+        b0, b1 = add(multiply(c, a0), multiply(s, a1)), subtract(multiply(cc, a1), multiply(ss, a0))
+        b2, b3 = add(multiply(c, a2), multiply(s, a3)), subtract(multiply(cc, a3), multiply(ss, a2))
+        store(x, i0, add(multiply(f, b0), multiply(t, b2)))
+        store(x, i2, subtract(multiply(ff, b2), multiply(tt, b0)))
+        store(x, i1, add(multiply(f, b1), multiply(t, b3)))
+        store(x, i3, subtract(multiply(ff, b3), multiply(tt, b1)))
+        b0, b1 = add(multiply(c, u0), multiply(s, u1)), subtract(multiply(cc, u1), multiply(ss, u0))
+        b2, b3 = add(multiply(c, u2), multiply(s, u3)), subtract(multiply(cc, u3), multiply(ss, u2))
+        store(y, i0, add(multiply(f, b0), multiply(t, b2)))
+        store(y, i2, subtract(multiply(ff, b2), multiply(tt, b0)))
+        store(y, i1, add(multiply(f, b1), multiply(t, b3)))
+        store(y, i3, subtract(multiply(ff, b3), multiply(tt, b1)))
+    return slope, other
+
+
+@_jit
+def _rx_rows(x, size, d, c, s):
+    """Undone by -s."""
+    p, half = _highest(d), size * W
+    for k in range(size // 2):
+        i = (k & (p - 1)) | ((k & -p) << 1)
+        i, j = i * W, (i ^ d) * W
+        a, b, u, v = load(x, i), load(x, j), load(x, half + i), load(x, half + j)
+        store(x, i, add(multiply(c, a), multiply(s, v)))
+        store(x, half + i, subtract(multiply(c, u), multiply(s, b)))
+        store(x, j, add(multiply(c, b), multiply(s, u)))
+        store(x, half + j, subtract(multiply(c, v), multiply(s, a)))
+
+
+@_jit
+def _rx_rows_slope(x, y, size, d, slope):
+    half = size * W
+    for k in range(size):
+        i, j = k * W, (k ^ d) * W
+        slope = subtract(add(slope, multiply(load(y, i), load(x, half + j))), multiply(load(y, half + i), load(x, j)))
+    return slope
+
+
+@_jit
+def _phase_rows(x, size, m, c, s, real):
+    """exp(-i t) where the parity is even, exp(i t) where it is odd; undone by -s."""
+    half = size * W
+    minus = subtract(multiply(s, broadcast(x.dtype.type(0))), s)
+    for k in range(size):
+        i = k * W
+        t = s if _bits(k & m) & 1 else minus
+        a = load(x, i)
+        if real:
+            store(x, i, multiply(c, a))
+            store(x, half + i, multiply(t, a))
+        else:
+            b = load(x, half + i)
+            store(x, i, subtract(multiply(c, a), multiply(t, b)))
+            store(x, half + i, add(multiply(c, b), multiply(t, a)))
+
+
+@_jit
+def _phase_rows_slope(x, y, size, m, slope):
+    half = size * W
+    for k in range(size):
+        i = k * W
+        one = subtract(multiply(load(y, i), load(x, half + i)), multiply(load(y, half + i), load(x, i)))
+        slope = subtract(slope, one) if _bits(k & m) & 1 else add(slope, one)
+    return slope
+
+
+@_jit
+def _table_rows(x, size, cos, sin, sign, real):
+    half = size * W
+    for k in range(size):
+        i = k * W
+        c, s = broadcast(cos[k]), broadcast(sign * sin[k])
+        a = load(x, i)
+        if real:
+            store(x, i, multiply(c, a))
+            store(x, half + i, multiply(s, a))
+        else:
+            b = load(x, half + i)
+            store(x, i, subtract(multiply(c, a), multiply(s, b)))
+            store(x, half + i, add(multiply(c, b), multiply(s, a)))
+
+
+@_jit
+def _table_rows_slope(x, y, size, by_amplitude):
+    half = size * W
+    for k in range(size):
+        i = k * W
+        one = subtract(multiply(load(y, half + i), load(x, i)), multiply(load(y, i), load(x, half + i)))
+        store(by_amplitude, i, add(load(by_amplitude, i), one))
+
+
+@_jit
+def tables(cos, sin, terms, ops, size):
+    """(T, 2, N): cos and sin of the phases of each layer that all rows share, from angles of the first row."""
+    count = 0
+    for i in range(len(ops)):
+        if ops[i, 0] == PHASES:
+            count += 1
+    out = np.empty((count, 2, size), cos.dtype)
+    t = 0
+    for i in range(len(ops)):
+        if ops[i, 0] != PHASES:
+            continue
+        re, im = out[t, 0], out[t, 1]
+        t += 1
+        re[:] = 1
+        im[:] = 0
+        for term in range(ops[i, 1], ops[i, 1] + ops[i, 2]):
+            c, s, m = cos[terms[term, 0], 0], sin[terms[term, 0], 0], terms[term, 1]
+            for k in range(size):
+                u = s * (2 * (_bits(k & m) & 1) - 1)
+                a, b = re[k], im[k]
+                re[k] = c * a - u * b
+                im[k] = c * b + u * a
+    return out
+
+
+@_jit
+def forward_rows(cos, sin, n, ops, terms, signs, table, states, keep, out):
+    """Probabilities, and the last states where ``keep``.
+
+    Args:
+        cos, sin: (A, B) of the angles; the first n are of the product state.
+        ops, terms: the program; see native.py.
+        signs: (len(ops), 2) 1 or -1: rotations and reflections.
+        table: of :func:`tables`.
+        states: (B / LANES, C * N * LANES), written where ``keep``.
+        out: (N, B), written; row i is physical amplitude i.
+    """
+    size, batch = 1 << n, cos.shape[1]
+    angles_cos, angles_sin, flat = cos.reshape(-1), sin.reshape(-1), out.reshape(-1)
+    scratch = np.empty(0 if keep else 2 * size * W, cos.dtype)
+    for block in range(batch // W):
+        r = block * W
+        x = states[block] if keep else scratch
+        store(x, 0, broadcast(cos.dtype.type(1)))
+        for q in range(n):
+            c, s, half = load(angles_cos, q * batch + r), load(angles_sin, q * batch + r), 1 << q
+            for k in range(half):
+                a = load(x, k * W)
+                store(x, (k + half) * W, multiply(s, a))
+                store(x, k * W, multiply(c, a))
+        parts, layer = 1, 0
+        for i in range(len(ops)):
+            kind, row, d, m = ops[i, 0], ops[i, 1] * batch + r, ops[i, 2], ops[i, 3]
+            if kind == PHASES:
+                if ops[i, 2]:
+                    _table_rows(x, size, table[layer, 0], table[layer, 1], cos.dtype.type(1), parts == 1)
+                    parts = 2
+                layer += 1
+                for term in range(ops[i, 1] + ops[i, 2], ops[i, 1] + ops[i, 3]):
+                    row = terms[term, 0] * batch + r
+                    _phase_rows(x, size, terms[term, 1], load(angles_cos, row), load(angles_sin, row), parts == 1)
+                    parts = 2
+                continue
+            c, s = load(angles_cos, row), load(angles_sin, row)
+            if kind == RX:
+                if parts == 1:
+                    zero = broadcast(cos.dtype.type(0))
+                    for k in range(size):
+                        store(x, (size + k) * W, zero)
+                    parts = 2
+                _rx_rows(x, size, d, c, s)
+                continue
+            sign = broadcast(signs[i, 0])
+            ss, cc = multiply(sign, s), multiply(sign, c)
+            if kind == REAL:
+                for part in range(parts):
+                    _real_rows(x, part * size * W, size, d, m, c, s, ss, cc)
+            else:
+                row = ops[i, 4] * batch + r
+                f, t, sign = load(angles_cos, row), load(angles_sin, row), broadcast(signs[i, 1])
+                tt, ff = multiply(sign, t), multiply(sign, f)
+                for part in range(parts):
+                    _pair_rows(x, part * size * W, size, d, m, ops[i, 5], ops[i, 6], c, s, ss, cc, f, t, tt, ff)
+        for k in range(size):
+            a = load(x, k * W)
+            p = multiply(a, a)
+            if parts == 2:
+                b = load(x, (size + k) * W)
+                p = add(p, multiply(b, b))
+            store(flat, k * batch + r, p)
+
+
+@_jit
+def backward_rows(cos, sin, n, ops, terms, signs, table, states, grad, by_angle, by_amplitude):
+    """Derivatives by the angles.
+
+    Args:
+        grad: (N, B), of the outputs.
+        by_angle: (A, B), written; of terms that all rows share, nothing.
+        by_amplitude: (T, N * LANES) zeros, added to: derivatives by the phase of each amplitude in each table.
+
+    The others as in :func:`forward_rows`.
+    """
+    size, batch = 1 << n, cos.shape[1]
+    angles_cos, angles_sin = cos.reshape(-1), sin.reshape(-1)
+    given, found = grad.reshape(-1), by_angle.reshape(-1)
+    x, y = np.empty(2 * size * W, cos.dtype), np.empty(2 * size * W, cos.dtype)
+    zero, two = broadcast(cos.dtype.type(0)), broadcast(cos.dtype.type(2))
+    first, layers = len(ops), 0  # the first operation with an imaginary part
+    for i in range(len(ops)):
+        if ops[i, 0] >= RX:
+            first = min(first, i)
+        if ops[i, 0] == PHASES:
+            layers += 1
+    for block in range(batch // W):
+        r = block * W
+        parts, layer = 1 if first == len(ops) else 2, layers
+        final = states[block]
+        for k in range(size):
+            g = multiply(two, load(given, k * batch + r))
+            for part in range(parts):
+                a = load(final, (part * size + k) * W)
+                store(x, (part * size + k) * W, a)
+                store(y, (part * size + k) * W, multiply(g, a))
+        for i in range(len(ops) - 1, -1, -1):
+            kind, place, d, m = ops[i, 0], ops[i, 1] * batch + r, ops[i, 2], ops[i, 3]
+            if kind == PHASES:
+                layer -= 1
+                for term in range(ops[i, 1] + ops[i, 3] - 1, ops[i, 1] + ops[i, 2] - 1, -1):
+                    place = terms[term, 0] * batch + r
+                    store(found, place, _phase_rows_slope(x, y, size, terms[term, 1], zero))
+                    c, s = load(angles_cos, place), subtract(zero, load(angles_sin, place))
+                    _phase_rows(x, size, terms[term, 1], c, s, False)
+                    _phase_rows(y, size, terms[term, 1], c, s, False)
+                if ops[i, 2]:
+                    _table_rows_slope(x, y, size, by_amplitude[layer])
+                    _table_rows(x, size, table[layer, 0], table[layer, 1], cos.dtype.type(-1), False)
+                    _table_rows(y, size, table[layer, 0], table[layer, 1], cos.dtype.type(-1), False)
+            elif kind == RX:
+                store(found, place, _rx_rows_slope(x, y, size, d, zero))
+                c, s = load(angles_cos, place), subtract(zero, load(angles_sin, place))
+                _rx_rows(x, size, d, c, s)
+                _rx_rows(y, size, d, c, s)
+            else:
+                c, s, sign = load(angles_cos, place), load(angles_sin, place), broadcast(signs[i, 0])
+                ss, cc, slope = multiply(sign, s), multiply(sign, c), zero
+                if kind == REAL:
+                    for part in range(parts):
+                        slope = _real_rows_back(x, y, part * size * W, size, d, m, c, s, ss, cc, slope)
+                else:
+                    row, e, o, other = ops[i, 4] * batch + r, ops[i, 5], ops[i, 6], zero
+                    f, t, sign = load(angles_cos, row), load(angles_sin, row), broadcast(signs[i, 1])
+                    tt, ff = multiply(sign, t), multiply(sign, f)
+                    for part in range(parts):
+                        slope, other = _pair_rows_back(
+                            x, y, part * size * W, size, d, m, e, o, c, s, ss, cc, f, t, tt, ff, slope, other
+                        )
+                    store(found, row, other)
+                store(found, place, slope)
+            if i == first:
+                parts = 1
+        _product_rows_back(x, y, n, angles_cos, angles_sin, batch, r, found)
+
+
+@_jit
+def _product_rows_back(x, y, n, angles_cos, angles_sin, batch, r, found):
+    """Of the product state: ``y`` is contracted with one factor after another; ``x`` takes the products of the lower ones."""
+    zero = broadcast(x.dtype.type(0))
+    store(x, 0, broadcast(x.dtype.type(1)))
+    for q in range(n - 1):  # the product of the first q factors begins at 2**q, or at 0 for q = 0
+        c, s, half = load(angles_cos, q * batch + r), load(angles_sin, q * batch + r), 1 << q
+        start = 0 if q == 0 else half
+        for k in range(half):
+            a = load(x, (start + k) * W)
+            store(x, (2 * half + k) * W, multiply(c, a))
+            store(x, (3 * half + k) * W, multiply(s, a))
+    for q in range(n - 1, -1, -1):
+        c, s, half = load(angles_cos, q * batch + r), load(angles_sin, q * batch + r), 1 << q
+        start, up, down = 0 if q == 0 else half, zero, zero
+        for k in range(half):
+            u, v, a = load(y, k * W), load(y, (k + half) * W), load(x, (start + k) * W)
+            up, down = add(up, multiply(v, a)), add(down, multiply(u, a))
+            store(y, k * W, add(multiply(c, u), multiply(s, v)))
+        store(found, q * batch + r, subtract(multiply(c, up), multiply(s, down)))
+
+
+# ---- one row at a time, 16 amplitudes in a vector
+
+
+@_jit
+def _swapped(v, d):
+    """Lane k gets the value of lane k XOR d."""
+    if d & 1:
+        v = swap_1(v)
+    if d & 2:
+        v = swap_2(v)
+    if d & 4:
+        v = swap_4(v)
+    if d & 8:
+        v = swap_8(v)
+    return v
+
+
+@_jit
+def _fill(own, other, m, c, s, sign, undo):
+    """Factors of a lane's amplitude and of its partner's, where the rest of the index is even, then where it is odd."""
+    for odd in range(2):
+        for lane in range(W):
+            up = (_bits(lane & m) + odd) & 1
+            own[odd * W + lane] = sign * c if up else c
+            upper, lower = (-sign * s, s) if undo else (s, -sign * s)
+            other[odd * W + lane] = upper if up else lower
+
+
+@_jit
+def _real_row(x, start, size, d, m, own, other):
+    dh, mh, dl = d // W, m // W, d % W
+    a0, a1, b0, b1 = load(own, 0), load(own, W), load(other, 0), load(other, W)
+    if dh == 0:
+        for k in range(size // W):
+            i = start + k * W
+            v = load(x, i)
+            odd = _bits(k & mh) & 1
+            store(x, i, add(multiply(a1 if odd else a0, v), multiply(b1 if odd else b0, _swapped(v, dl))))
+        return
+    p = _highest(dh)
+    for h in range(size // (2 * W)):
+        k = (h & (p - 1)) | ((h & -p) << 1)
+        i, j = start + k * W, start + (k ^ dh) * W
+        v, w = load(x, i), load(x, j)
+        odd, behind = _bits(k & mh) & 1, _bits((k ^ dh) & mh) & 1
+        store(x, i, add(multiply(a1 if odd else a0, v), multiply(b1 if odd else b0, _swapped(w, dl))))
+        store(x, j, add(multiply(a1 if behind else a0, w), multiply(b1 if behind else b0, _swapped(v, dl))))
+
+
+@_jit
+def _slope_row(x, y, start, size, d, m, lanes, result):
+    """``result`` plus y[i] x[i XOR d], with the sign of i's parity; ``lanes`` has signs as in :func:`_fill`."""
+    dh, mh, dl = d // W, m // W, d % W
+    s0, s1 = load(lanes, 0), load(lanes, W)
+    for k in range(size // W):
+        v = multiply(load(y, start + k * W), _swapped(load(x, start + (k ^ dh) * W), dl))
+        result = add(result, multiply(s1 if _bits(k & mh) & 1 else s0, v))
+    return result
+
+
+@_jit
+def _rx_row(x, size, d, c, s):
+    """Undone by -s."""
+    dh, dl = d // W, d % W
+    vc, vs = broadcast(c), broadcast(s)
+    p = _highest(dh) if dh else 0
+    for k in range(size // W):
+        if k & p:
+            continue
+        i, j = k * W, (k ^ dh) * W
+        a, u = load(x, i), load(x, size + i)
+        b, v = load(x, j), load(x, size + j)
+        store(x, i, add(multiply(vc, a), multiply(vs, _swapped(v, dl))))
+        store(x, size + i, subtract(multiply(vc, u), multiply(vs, _swapped(b, dl))))
+        if dh:
+            store(x, j, add(multiply(vc, b), multiply(vs, _swapped(u, dl))))
+            store(x, size + j, subtract(multiply(vc, v), multiply(vs, _swapped(a, dl))))
+
+
+@_jit
+def _rx_row_slope(x, y, size, d):
+    dh, dl = d // W, d % W
+    result = broadcast(x.dtype.type(0))
+    for k in range(size // W):
+        i, j = k * W, (k ^ dh) * W
+        one = multiply(load(y, i), _swapped(load(x, size + j), dl))
+        result = add(result, subtract(one, multiply(load(y, size + i), _swapped(load(x, j), dl))))
+    return total(result)
+
+
+@_jit
+def _fill_phases(lanes, cos, sin, r, terms, first, count, undo):
+    """(count, 2, LANES): cos and sin of the lanes of each term, where the rest of the index is even."""
+    for t in range(count):
+        c, s, m = cos[terms[first + t, 0], r], sin[terms[first + t, 0], r], terms[first + t, 1]
+        for lane in range(W):
+            odd = _bits(lane & m) & 1
+            lanes[(2 * t) * W + lane] = c
+            lanes[(2 * t + 1) * W + lane] = s if odd != undo else -s
+
+
+@_jit
+def _phases_row(x, size, terms, first, count, lanes, real):
+    for k in range(size // W):
+        i = k * W
+        a = load(x, i)
+        b = broadcast(x.dtype.type(0)) if real else load(x, size + i)
+        for t in range(count):
+            c, s = load(lanes, 2 * t * W), load(lanes, (2 * t + 1) * W)
+            if _bits(k & (terms[first + t, 1] // W)) & 1:
+                a, b = add(multiply(c, a), multiply(s, b)), subtract(multiply(c, b), multiply(s, a))
+            else:
+                a, b = subtract(multiply(c, a), multiply(s, b)), add(multiply(c, b), multiply(s, a))
+        store(x, i, a)
+        store(x, size + i, b)
+
+
+@_jit
+def _phases_row_slope(x, y, size, terms, first, count, sums):
+    """(count, LANES) sums, before the signs of the lanes."""
+    zero = broadcast(x.dtype.type(0))
+    for t in range(count):
+        store(sums, t * W, zero)
+    for k in range(size // W):
+        i = k * W
+        one = subtract(multiply(load(y, i), load(x, size + i)), multiply(load(y, size + i), load(x, i)))
+        for t in range(count):
+            before = load(sums, t * W)
+            odd = _bits(k & (terms[first + t, 1] // W)) & 1
+            store(sums, t * W, subtract(before, one) if odd else add(before, one))
+
+
+@_jit
+def forward_row(cos, sin, n, ops, terms, signs, states, keep, out):
+    """As :func:`forward_rows`, row after row; ``states`` is (B, C * N), ``out`` (B, N); n is at least 4."""
+    size, number = 1 << n, cos.dtype.type
+    own, other = np.empty(2 * W, cos.dtype), np.empty(2 * W, cos.dtype)
+    lanes = np.empty(2 * W * max(len(terms), 1), cos.dtype)
+    scratch = np.empty(0 if keep else 2 * size, cos.dtype)
+    for r in range(cos.shape[1]):
+        x = states[r] if keep else scratch
+        x[0] = number(1)
+        for q in range(n):
+            c, s, half = cos[q, r], sin[q, r], 1 << q
+            for k in range(half):
+                a = x[k]
+                x[k + half] = s * a
+                x[k] = c * a
+        parts = 1
+        for i in range(len(ops)):
+            kind, row, d, m = ops[i, 0], ops[i, 1], ops[i, 2], ops[i, 3]
+            if kind == PHASES:
+                _fill_phases(lanes, cos, sin, r, terms, row, m, False)
+                _phases_row(x, size, terms, row, m, lanes, parts == 1)
+                parts = 2
+            elif kind == RX:
+                if parts == 1:
+                    x[size : 2 * size] = number(0)
+                    parts = 2
+                _rx_row(x, size, d, cos[row, r], sin[row, r])
+            else:
+                _fill(own, other, m % W, cos[row, r], sin[row, r], signs[i, 0], False)
+                for part in range(parts):
+                    _real_row(x, part * size, size, d, m, own, other)
+                if kind == PAIR:
+                    row, d, m = ops[i, 4], ops[i, 5], ops[i, 6]
+                    _fill(own, other, m % W, cos[row, r], sin[row, r], signs[i, 1], False)
+                    for part in range(parts):
+                        _real_row(x, part * size, size, d, m, own, other)
+        flat = out[r]
+        for k in range(0, size, W):
+            a = load(x, k)
+            p = multiply(a, a)
+            if parts == 2:
+                b = load(x, size + k)
+                p = add(p, multiply(b, b))
+            store(flat, k, p)
+
+
+@_jit
+def _undo_real(x, y, size, parts, d, m, c, s, sign, own, other, lanes):
+    number = x.dtype.type
+    for odd in range(2):
+        for lane in range(W):
+            lanes[odd * W + lane] = number(1) if (_bits(lane & m) + odd) & 1 else number(-1)
+    slope = broadcast(number(0))
+    for part in range(parts):
+        slope = _slope_row(x, y, part * size, size, d, m, lanes, slope)
+    _fill(own, other, m % W, c, s, sign, True)
+    for part in range(parts):
+        _real_row(x, part * size, size, d, m, own, other)
+        _real_row(y, part * size, size, d, m, own, other)
+    return total(slope)
+
+
+@_jit
+def backward_row(cos, sin, n, ops, terms, signs, states, grad, by_angle):
+    """As :func:`backward_rows`, row after row; ``grad`` is (B, N), ``by_angle`` (A, B)."""
+    size, number = 1 << n, cos.dtype.type
+    x, y = np.empty(2 * size, cos.dtype), np.empty(2 * size, cos.dtype)
+    own, other, alternating = np.empty(2 * W, cos.dtype), np.empty(2 * W, cos.dtype), np.empty(2 * W, cos.dtype)
+    lanes, sums = np.empty(2 * W * max(len(terms), 1), cos.dtype), np.empty(W * max(len(terms), 1), cos.dtype)
+    first = len(ops)
+    for i in range(len(ops)):
+        if ops[i, 0] >= RX:
+            first = min(first, i)
+    for r in range(cos.shape[1]):
+        parts = 1 if first == len(ops) else 2
+        final, given = states[r], grad[r]
+        for part in range(parts):
+            for k in range(size):
+                a = final[part * size + k]
+                x[part * size + k] = a
+                y[part * size + k] = number(2) * given[k] * a
+        for i in range(len(ops) - 1, -1, -1):
+            kind, row, d, m = ops[i, 0], ops[i, 1], ops[i, 2], ops[i, 3]
+            if kind == PHASES:
+                _phases_row_slope(x, y, size, terms, row, m, sums)
+                for t in range(m):
+                    slope = number(0)
+                    for lane in range(W):
+                        one = sums[t * W + lane]
+                        slope += -one if _bits(lane & terms[row + t, 1]) & 1 else one
+                    by_angle[terms[row + t, 0], r] = slope
+                _fill_phases(lanes, cos, sin, r, terms, row, m, True)
+                _phases_row(x, size, terms, row, m, lanes, False)
+                _phases_row(y, size, terms, row, m, lanes, False)
+            elif kind == RX:
+                by_angle[row, r] = _rx_row_slope(x, y, size, d)
+                _rx_row(x, size, d, cos[row, r], -sin[row, r])
+                _rx_row(y, size, d, cos[row, r], -sin[row, r])
+            else:
+                if kind == PAIR:
+                    last, e, o = ops[i, 4], ops[i, 5], ops[i, 6]
+                    by_angle[last, r] = _undo_real(
+                        x, y, size, parts, e, o, cos[last, r], sin[last, r], signs[i, 1], own, other, alternating
+                    )
+                by_angle[row, r] = _undo_real(
+                    x, y, size, parts, d, m, cos[row, r], sin[row, r], signs[i, 0], own, other, alternating
+                )
+            if i == first:
+                parts = 1
+        for q in range(n):  # the product state
+            for odd in range(2):
+                for lane in range(W):
+                    alternating[odd * W + lane] = number(1) if (_bits(lane & (1 << q)) + odd) & 1 else number(-1)
+            by_angle[q, r] = total(
+                _slope_row(x, y, 0, size, 1 << q, 1 << q, alternating, broadcast(number(0)))
+            )
+
+
+@_jit
+def slopes_of_tables(by_amplitude, ops, terms, by_angle):
+    """Write the derivatives by terms that all rows share into the first column of ``by_angle`` (A, B)."""
+    layer, sums = 0, np.empty(by_amplitude.shape[1] // W, by_amplitude.dtype)
+    for i in range(len(ops)):
+        if ops[i, 0] != PHASES:
+            continue
+        for k in range(len(sums)):
+            sums[k] = total(load(by_amplitude[layer], k * W))
+        for term in range(ops[i, 1], ops[i, 1] + ops[i, 2]):
+            slope = by_amplitude.dtype.type(0)
+            for k in range(len(sums)):
+                slope += sums[k] if _bits(k & terms[term, 1]) & 1 else -sums[k]
+            by_angle[terms[term, 0], 0] = slope
+        layer += 1
