@@ -41,31 +41,35 @@ def series_attention(
     dropout: float = 0.0,
     kernel: Kernel = "fused",
 ) -> Tensor:
-    """softmax(S + Phi(S)) V.
+    """Attention with a Fourier series added to its scores: softmax(S + Phi(S)) V with S = Q K^T / sqrt(d).
 
-    In float32, or float64 if one of q, k, v is, outside of autocast.
+    In head h, Phi(s) = sum_j a_j cos(j w s) + b_j sin(j w s), j = 1..J. It is computed outside autocast, in float32, or
+    in float64 if q, k or v is.
 
     Args:
         q: (B, H, T, d), floating point.
-        k, v: (B, H, K, d).
-        coefficients: (H, 2 J): a_1, b_1, a_2, b_2, ...
-        scale: (H,): w, radians per unit of score.
-        allowed: broadcastable to (B, H, T, K), bool, True where a query sees a key. A query that sees none gets 0.
-            Default: all.
+        k, v: (B, H, K, d), floating point.
+        coefficients: (H, 2 J): a_1, b_1, a_2, b_2, ... of each head.
+        scale: (H,): w of each head, radians per unit of score.
+        allowed: bool, broadcastable to (B, H, T, K), True where a query may see a key. A query that sees no key yields
+            0. Default: all.
         dropout: probability of dropping an attention weight, in [0, 1). Default: 0.
-        kernel: how. "fused" (default): walk through the scores in chunks that fit the cache and, for the gradient,
-            compute them again: no (T, K) tensor is kept but dropout's mask (of bytes). "compiled": torch.compile, two
-            to three times faster; keeps one (T, K) tensor more than explicit attention (the scores), needs a C++
-            compiler, and the first pass takes half a minute. Both are differentiable once. "plain": tensor operations,
-            differentiable twice; costs time and memory. Within a function that is compiled as a whole, all are the
-            same.
+        kernel: the implementation. All compute the same values; within a function that torch.compile compiles as a
+            whole, they are the same code.
+
+            - "fused" (default) processes the scores in chunks that fit the cache, and recomputes them for the gradient.
+              It stores no (T, K) tensor except dropout's mask, in bytes. Differentiable once.
+            - "compiled" uses torch.compile and is two to three times faster. It stores one (T, K) tensor more than
+              explicit attention (the scores), needs a C++ compiler, and the first pass takes half a minute.
+              Differentiable once.
+            - "plain" uses tensor operations, which take more time and memory. Differentiable twice.
 
     Returns:
-        (B, H, T, d), in the dtype of q.
+        (B, H, T, d), in the dtype of ``q``.
 
     Raises:
-        ValueError: for wrong shapes, an unknown kernel, or dropout outside of [0, 1).
-        RuntimeError: if kernel is "compiled" and torch.compile finds no compiler.
+        ValueError: if a shape is wrong, ``kernel`` is unknown, or ``dropout`` is outside [0, 1).
+        RuntimeError: if ``kernel`` is "compiled" and torch.compile finds no compiler.
     """
     _check(q, k, v, coefficients, scale, dropout, kernel)
     dtype = torch.float32
@@ -102,7 +106,7 @@ def _check(
     ):
         if tensor.shape != shape:
             raise ValueError(
-                f"Invalid {name}: shape {tuple(tensor.shape)}; beside q {tuple(q.shape)} it must be {shape}"
+                f"Invalid {name}: shape {tuple(tensor.shape)}; for q of shape {tuple(q.shape)} it must be {shape}"
             )
     if kernel not in get_args(Kernel):
         raise ValueError(f"Invalid kernel: {kernel!r}; it must be one of {', '.join(get_args(Kernel))}")
@@ -117,8 +121,8 @@ def _compiler() -> Any:
 
 def _compiled(operands: _Operands) -> Tensor:
     try:
-        # Calls with and without mask, dropout, gradient, a single row and so on are compiled each; torch's own limit of
-        # 8 would silently leave the ninth kind uncompiled.
+        # Each kind of call (with and without mask, dropout, gradient, a single row, ...) is compiled separately. After
+        # torch's default limit of 8 kinds, further ones would silently run uncompiled.
         with torch._dynamo.config.patch(recompile_limit=64):
             return _compiler()(*operands)
     except Exception as error:
@@ -156,14 +160,14 @@ def _plain(
 
 
 def evaluate_series(angles: Tensor, coefficients: Tensor) -> Tensor:
-    """The series, in plain tensor operations.
+    """Evaluate each head's series with tensor operations.
 
     Args:
         angles: (..., H, *, *), floating point, radians.
         coefficients: (H, 2 J), same dtype.
 
     Returns:
-        The shape of angles.
+        The values, in the shape of ``angles``.
     """
     total = torch.zeros_like(angles)
     for wave, coefficient in zip(waves_of(angles, coefficients.shape[1] // 2), coefficients.unbind(1), strict=True):
@@ -172,7 +176,7 @@ def evaluate_series(angles: Tensor, coefficients: Tensor) -> Tensor:
 
 
 def waves_of(angles: Tensor, frequencies: int) -> list[Tensor]:
-    """cos x, sin x, cos 2x, ... by Chebyshev's recurrence."""
+    """[cos x, sin x, cos 2x, sin 2x, ...] by Chebyshev's recurrence."""
     before, now = (torch.ones_like(angles), torch.zeros_like(angles)), (angles.cos(), angles.sin())
     twice, waves = 2 * now[0], []
     for _ in range(frequencies):
@@ -182,14 +186,14 @@ def waves_of(angles: Tensor, frequencies: int) -> list[Tensor]:
 
 
 def derivative(coefficients: Tensor) -> Tensor:
-    """Coefficients of a series' derivative by the angle, (H, 2 J)."""
+    """Coefficients (H, 2 J) of the derivative of a series by its angle."""
     a, b = coefficients.unflatten(1, (-1, 2)).unbind(2)  # (H, J)
     j = torch.arange(1, a.shape[1] + 1, dtype=a.dtype, device=a.device)
     return torch.stack([j * b, -j * a], 2).flatten(1)
 
 
 class _CompiledSeries(torch.autograd.Function):
-    """Phi of scores (B, H, T, K) for torch.compile, which fuses all this; it keeps scores and coefficients only."""
+    """Phi of scores (B, H, T, K). It saves only its inputs for the backward pass; torch.compile fuses the rest."""
 
     @staticmethod
     def forward(ctx: Any, scores: Tensor, coefficients: Tensor, scale: Tensor) -> Tensor:  # type: ignore[override]
@@ -242,7 +246,7 @@ Where = tuple[int, slice, slice]  # a chunk: head, rows of the batch, queries
 
 
 class _Heads:
-    """One call's operands, heads first (H, B, ...), and what is done to one chunk of (b, t, K) scores."""
+    """The operands of one call, heads first (H, B, ...), and the computation on one chunk of (b, t, K) scores."""
 
     def __init__(self, operands: _Operands) -> None:
         q, k, v, coefficients, scale, allowed, kept = operands
@@ -270,7 +274,7 @@ class _Heads:
         return self.q[where] @ self.k[where[:2]].transpose(1, 2)
 
     def weights(self, where: Where, scores: Tensor) -> Tensor:
-        """Attention weights before dropout; leaves the scores' waves in ``self.waves.rows``."""
+        """Attention weights before dropout. The waves of the scores stay in ``self.waves.rows``."""
         waves = self.waves.of(scores.flatten() * self.scale[where[0]])
         logits = torch.addmm(scores.view(1, -1), self.phi[where[0], None], waves).view_as(scores)
         if self.allowed is None:
@@ -308,11 +312,11 @@ class _Heads:
 
 
 class _Waves:
-    """cos(j x) and sin(j x), j = 1..J, of angles x (N,), in memory that is used again.
+    """cos(j x) and sin(j x), j = 1..J, of angles x (N,), in a reused buffer.
 
-    That memory stays in the cache, and allocating it anew would cost as much as filling it. Each step of Chebyshev's
-    recurrence cos(j x) = 2 cos(x) cos((j-1) x) - cos((j-2) x) is one operation, because rows have signs that make its
-    last term positive: + + - - + + ...; ``signs`` (2 J,) has each twice.
+    The buffer stays in the cache, and allocating a new one would take as long as filling it. Each step of Chebyshev's
+    recurrence cos(j x) = 2 cos(x) cos((j-1) x) - cos((j-2) x) is one operation, because the rows carry signs
+    (+ + - - + + ...) that make its last term positive. ``signs`` (2 J,) has each of them twice.
     """
 
     def __init__(self, frequencies: int, size: int, like: Tensor) -> None:

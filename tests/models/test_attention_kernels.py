@@ -152,7 +152,7 @@ def test_torch_func_is_sent_to_the_plain_kernel():
     [
         (
             {"k": torch.zeros(2, 2, 4, 3)},
-            r"Invalid k: shape \(2, 2, 4, 3\); beside q \(2, 2, 3, 2\) it must be \(2, 2, 4, 2\)",
+            r"Invalid k: shape \(2, 2, 4, 3\); for q of shape \(2, 2, 3, 2\) it must be \(2, 2, 4, 2\)",
         ),
         ({"k": torch.zeros(2, 2, 0, 2)}, "Invalid k: shape"),
         ({"v": torch.zeros(1, 2, 4, 2)}, r"Invalid v: shape \(1, 2, 4, 2\)"),
