@@ -14,8 +14,7 @@ import torch
 from torch import Tensor
 
 from lightning_qsgd.audit.findings import Shares
-from lightning_qsgd.quantum.fourier import basis, outer
-from lightning_qsgd.quantum.power import split_samples
+from lightning_qsgd.quantum.fourier import basis, outer, split_samples
 
 MAX_TERMS = 1_000
 PER_TERM = 10  # rows that each term of a fit needs at least

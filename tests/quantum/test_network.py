@@ -147,7 +147,7 @@ def test_right_probabilities_and_gradients_on_manila(layout, optimization_level)
 def test_parameters_outside_virtual_rz_are_named():
     line = [[0, 1], [1, 0]]
     device = GenericBackendV2(2, basis_gates=["rz", "rx", "cx"], coupling_map=line, noise_info=False)
-    with pytest.warns(UserWarning, match="parameters sit in rx, not in the virtual rz alone"):
+    with pytest.warns(UserWarning, match="parameters occur in rx, not only in the virtual rz"):
         QuantumNetwork(superposition_circuit(2, 1), BackendSamplerV2(backend=device))
     with warnings.catch_warnings():
         warnings.simplefilter("error")
