@@ -197,7 +197,7 @@ class _CompiledSeries(torch.autograd.Function):
 
     @staticmethod
     def forward(ctx: Any, scores: Tensor, coefficients: Tensor, scale: Tensor) -> Tensor:  # type: ignore[override]
-        """(B, H, T, K)."""
+        """Phi of the scores (B, H, T, K)."""
         ctx.save_for_backward(scores, coefficients, scale)
         return evaluate_series(scale[:, None, None] * scores, coefficients)
 
@@ -213,11 +213,11 @@ class _CompiledSeries(torch.autograd.Function):
 
 
 class _FusedAttention(torch.autograd.Function):
-    """Takes the fields of :class:`_Operands`; once differentiable."""
+    """Series attention in chunks of scores. It takes the fields of :class:`_Operands`, and is differentiable once."""
 
     @staticmethod
     def forward(*operands: Any) -> Tensor:
-        """(B, H, T, d)."""
+        """Attention (B, H, T, d)."""
         heads = _Heads(_Operands(*operands))
         out = heads.q.new_empty(*heads.q.shape[:3], heads.v.shape[3])
         for where in heads.chunks:
@@ -227,7 +227,7 @@ class _FusedAttention(torch.autograd.Function):
 
     @staticmethod
     def setup_context(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
-        """Keep the operands and what came out."""
+        """Save operands and output."""
         ctx.save_for_backward(*inputs, output)
 
     @staticmethod
@@ -328,7 +328,7 @@ class _Waves:
         self.rows = self._space  # (2 J, N)
 
     def of(self, angles: Tensor) -> Tensor:
-        """(N,) to (2 J, N), valid until the next call."""
+        """The waves (2 J, N) of angles (N,), valid until the next call."""
         if self.rows.shape[-1] != len(angles) or not self._pairs:
             self.rows = self._space[: len(self.signs) * len(angles)].view(-1, len(angles))
             self._pairs = list(self.rows.view(-1, 2, len(angles)))

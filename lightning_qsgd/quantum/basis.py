@@ -63,7 +63,7 @@ _PAIRS = (gates.RXXGate, gates.RYYGate, gates.RZZGate, gates.RZXGate)  # one ang
 _CLASSES = {name: kind for kind, name in (_FIXED | _ROTATIONS).items()}
 _INVERSES = {"s": "sdg", "sdg": "s", "t": "tdg", "tdg": "t", "sx": "sxdg", "sxdg": "sx"}
 _HALF, _PROJECTOR = (-0.5, 0.5), (0.0, 1.0)  # eigenvalues of the generators of a Pauli rotation and of a phase
-MAX_DEPTH = 64  # of definitions within definitions
+MAX_DEPTH = 64  # nesting depth of definitions
 _WITHOUT_CONDITION = (
     "put a controlled gate on the qubit in place of the measured bit's condition (cx for an x under if_test), and "
     "leave the measurement out"

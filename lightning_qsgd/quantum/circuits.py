@@ -63,8 +63,8 @@ class Ansatz:
         named = [*inputs, *weights]
         if not inputs:
             raise ValueError(
-                "An ansatz needs at least one input parameter; got none. Where all are weights, add one that changes "
-                "nothing: circuit.global_phase += Parameter('none')"
+                "An ansatz needs at least one input parameter; got none. If all parameters are weights, add an input "
+                "without an effect: circuit.global_phase += Parameter('none')"
             )
         if len(set(named)) != len(named):
             raise ValueError(f"A parameter is named twice among inputs and weights: {[p.name for p in named]}")

@@ -92,7 +92,7 @@ class CircuitModule(nn.Module):
 
 
 class QuantumLayer(CircuitModule):
-    """(..., num_inputs) angles to outcome probabilities (..., 2**n), or to expectations of products of Z (..., O).
+    """A circuit as a layer: maps angles (..., num_inputs) to probabilities (..., 2**n) or expectations (..., O).
 
     The simulation runs outside autocast, in float32, or in float64 if inputs or weights are; the output has the dtype
     of the inputs.

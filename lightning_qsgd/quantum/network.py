@@ -18,7 +18,7 @@ from qiskit_machine_learning.neural_networks import SamplerQNN
 from lightning_qsgd.quantum.circuits import Ansatz
 from lightning_qsgd.quantum.samplers import ExactSampler, backend_of, statevector_sampler
 
-MAX_BITS = 24  # one row of probabilities is 128 MiB then
+MAX_BITS = 24  # one row of probabilities takes 128 MiB
 
 
 class QuantumNetwork:

@@ -23,9 +23,9 @@ from lightning_qsgd.quantum.normal_form import NormalForm
 
 Form = NDArray[np.float64]  # (1 + P,)
 
-_QUARTERS = {"z": 4, "s": 2, "sdg": -2, "t": 1, "tdg": -1}  # gates that are RZ by so many quarters of pi
+_QUARTERS = {"z": 4, "s": 2, "sdg": -2, "t": 1, "tdg": -1}  # gates that are RZ by this number of quarters of pi
 _HALF_TURN = {"h": (True, pi / 4), "x": (True, pi / 2), "y": (False, pi / 2)}  # reflection or rotation, and its angle
-_ROOTS = {"sx": pi / 2, "sxdg": -pi / 2}  # RX by so much
+_ROOTS = {"sx": pi / 2, "sxdg": -pi / 2}  # gates that are RX by this angle
 
 
 @dataclass

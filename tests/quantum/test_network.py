@@ -46,7 +46,7 @@ def test_exact_sampler_gives_the_statevectors_probabilities():
 
 @pytest.mark.parametrize("sampler", ["lightning_qsgd.quantum.FakeBackendSampler", ExactSampler, AerSimulator()])
 def test_what_is_no_sampler_is_refused_at_once(sampler):
-    with pytest.raises(ValueError, match=r"Invalid sampler: .*give the argument the type BaseSamplerV2 \| None"):
+    with pytest.raises(ValueError, match=r"Invalid sampler: .*annotate the argument as BaseSamplerV2 \| None"):
         QuantumNetwork(ANSATZ, sampler)
 
 
