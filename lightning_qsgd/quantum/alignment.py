@@ -5,6 +5,7 @@ H Ry(a) H = Ry(-a). The aligned rotations give s(0) = 0 and unit slope instead, 
 """
 
 import math
+from collections.abc import Callable
 from functools import lru_cache
 from typing import Any
 
@@ -84,18 +85,15 @@ def aligned_rotations(num_qubits: int, depth: int, entanglement: Entanglement) -
         slope = torch.func.jacrev(modulation)(zero, weights)[:, 0]  # (n, n)
         return torch.cat([modulation(zero, weights), (slope - torch.eye(num_qubits, dtype=torch.float64)).flatten()])
 
-    def numpy_residual(weights: np.ndarray) -> np.ndarray:
-        return residual(torch.from_numpy(weights)).numpy()
+    def in_numpy(function: Callable[[Tensor], Tensor]) -> Any:  # SciPy's stubs take no function for the Jacobian
+        return lambda weights: function(torch.from_numpy(weights)).numpy()
 
-    def numpy_jacobian(weights: np.ndarray) -> np.ndarray:
-        return torch.func.jacrev(residual)(torch.from_numpy(weights)).numpy()
-
-    jacobian: Any = numpy_jacobian  # SciPy's stubs allow only names here
+    functions = in_numpy(residual), in_numpy(torch.func.jacrev(residual))
     rng = np.random.default_rng(0)
     best = math.inf
     for _ in range(STARTS):
         start = rng.integers(-2, 3, ansatz.num_weights) * (math.pi / 2) + rng.normal(0, 0.1, ansatz.num_weights)
-        found = least_squares(numpy_residual, start, jacobian, xtol=1e-15, ftol=1e-15, gtol=1e-15, max_nfev=60)
+        found = least_squares(functions[0], start, functions[1], xtol=1e-15, ftol=1e-15, gtol=1e-15, max_nfev=60)
         best = min(best, float(np.abs(found.fun).max()))
         if best < TOLERANCE:
             return tuple(float(angle) for angle in found.x)
