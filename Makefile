@@ -39,10 +39,10 @@ paper: .venv/.installed ## the paper's experiment with controls, and its report:
 	$(RUN) -m lightning_qsgd report $(PAPER)/seqcls $(PAPER)/seqcls_cosine --output $(PAPER)/paper
 
 test: .venv/.installed ## the tests, on all cores: 25 minutes on 2
-	$(RUN) -m pytest -n logical --dist loadfile --no-loadscope-reorder -m "not slow and not gpu and not hardware"
+	$(RUN) -m pytest -n logical --dist worksteal -m "not slow and not gpu and not hardware"
 
 test-slow: .venv/.installed ## whole training runs, many processes, a browser
-	$(RUN) -m pytest -n logical --dist loadfile --no-loadscope-reorder -m "slow and not gpu and not hardware"
+	$(RUN) -m pytest -n logical --dist worksteal -m "slow and not gpu and not hardware"
 
 test-gpu: .venv/.installed ## on a machine with a CUDA device
 	$(RUN) -m pytest tests/gpu -m gpu

@@ -1,8 +1,13 @@
 """What several tests of the command line share."""
 
+from pathlib import Path
+
 import pytest
 
 from lightning_qsgd.cli import main
+
+#: Over a configuration whose circuit runs on shots: fewer of them, for tests of anything else.
+FEW_SHOTS = f"--config={Path(__file__).with_name('few_shots.yaml')}"
 
 #: A main job of three batches, in silence.
 SMALL = [

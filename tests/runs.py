@@ -11,10 +11,10 @@ from lightning_utilities.core.rank_zero import rank_zero_only
 
 from lightning_qsgd.cli import main
 from lightning_qsgd.optim import SuperpositionalGradientDescent
-from tests.common import SMALL
+from tests.common import FEW_SHOTS, SMALL
 
 #: 10 steps in each of 3 epochs.
-RUN = ["fit", "--config=configs/seqcls.yaml", *SMALL, "--data.train_size=320", "--trainer.max_epochs=3"]
+RUN = ["fit", "--config=configs/seqcls.yaml", FEW_SHOTS, *SMALL, "--data.train_size=320", "--trainer.max_epochs=3"]
 #: What a clock says differs between any two runs; Lightning does not load the score of the last validation.
 NOT_COMPARED = ("seconds", "elapsed", "current_score", "dirpath", "path", "best_k_models")
 

@@ -13,17 +13,17 @@ from lightning_qsgd.cli import main
 from lightning_qsgd.experiment import build
 from lightning_qsgd.optim import CircuitPerturbation
 from lightning_qsgd.quantum import CircuitSimulator
-from tests.common import SMALL, TINY_ARGUMENTS
+from tests.common import FEW_SHOTS, SMALL, TINY_ARGUMENTS
 
-MAIN = "--config=configs/seqcls.yaml"
+MAIN = ["--config=configs/seqcls.yaml", FEW_SHOTS]
 ON_CPU = {"32-true": torch.float32, "bf16-mixed": torch.float32, "bf16-true": torch.bfloat16, "64-true": torch.float64}
 OPTIMIZER = "--model.optimizer.init_args"
 
 
 def fit(root, *arguments, config=MAIN, epochs=1):
     main(
-        ["fit", config, *SMALL, *TINY_ARGUMENTS, f"--trainer.default_root_dir={root}", f"--trainer.max_epochs={epochs}",
-         *arguments]
+        ["fit", *config, *SMALL, *TINY_ARGUMENTS, f"--trainer.default_root_dir={root}",
+         f"--trainer.max_epochs={epochs}", *arguments]
     )  # fmt: skip
 
 

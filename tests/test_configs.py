@@ -13,7 +13,7 @@ from lightning_qsgd.comparison.arms import Arms
 from lightning_qsgd.comparison.statistics import seeds_needed
 from lightning_qsgd.experiment import Experiment, build
 from lightning_qsgd.optim import LiveCircuitPerturbation, MatchedTwin
-from tests.common import SMALL, TINY_ARGUMENTS, fails
+from tests.common import FEW_SHOTS, SMALL, TINY_ARGUMENTS, fails
 from tests.optim.common import own_state
 from tests.tiny_llm import save_llm, save_rows
 
@@ -78,7 +78,14 @@ def test_each_config_runs_a_step(config, texts, tmp_path):
 def test_each_overlay_is_short_runs_a_step_and_keeps_the_numbers(overlay, texts, tmp_path, capsys):
     lines = [line for line in overlay.read_text().splitlines() if line.strip() and not line.startswith("#")]
     assert len(lines) <= 8
-    arguments = ["--config", "configs/seqcls.yaml", "--config", str(overlay), *overrides(overlay.stem, texts)]
+    arguments = [
+        "--config",
+        "configs/seqcls.yaml",
+        FEW_SHOTS,
+        "--config",
+        str(overlay),
+        *overrides(overlay.stem, texts),
+    ]
     run(tmp_path, *arguments)
     capsys.readouterr()
     with pytest.raises(SystemExit, match="0"):

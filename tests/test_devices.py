@@ -14,11 +14,14 @@ from pathlib import Path
 import pytest
 import torch
 
+from lightning_qsgd.cli import main
+from tests.common import FEW_SHOTS
+
 pytestmark = pytest.mark.slow
 
 ROOT = Path(__file__).parents[1]
 ENVIRONMENT = os.environ | {"OMP_NUM_THREADS": "1", "PYTHON": sys.executable}
-CONFIG = ["--config", "configs/seqcls.yaml"]
+CONFIG = ["--config", "configs/seqcls.yaml", FEW_SHOTS]
 #: 50 batches of 32, validation and test splits that two ranks cannot share evenly.
 SMALL = [
     "--trainer.max_epochs=1", "--trainer.accelerator=cpu", "--trainer.enable_progress_bar=false",
@@ -40,6 +43,11 @@ def run(subcommand, root, *arguments):
         [sys.executable, "-m", "lightning_qsgd", subcommand, *command(root, *arguments)],
         cwd=ROOT, env=ENVIRONMENT, capture_output=True, text=True, timeout=400, check=True,
     )  # fmt: skip
+
+
+def alone(subcommand, root, *arguments):
+    """The same command of one process, in this one."""
+    main([subcommand, *command(root, *arguments)])
 
 
 def last(root, experiment="seqcls"):
@@ -71,7 +79,7 @@ def test_two_processes_of_half_a_batch_are_one_of_a_whole(tmp_path, name, precis
     a weight whose gradients nearly vanish, the last digit decides on a step of up to lr.
     """
     same = [f"--trainer.precision={precision}", "--model.dropout=0"]
-    run("fit", tmp_path / "one", *same)
+    alone("fit", tmp_path / "one", *same)
     ranks = [] if name == "fsdp" else ["--trainer.callbacks=tests.ranks.SaveRanks"]
     run("fit", tmp_path / "two", *overlay(name), *same, *ranks)
     one, two = last(tmp_path / "one"), last(tmp_path / "two")
@@ -92,12 +100,15 @@ def test_two_processes_of_half_a_batch_are_one_of_a_whole(tmp_path, name, precis
 
 @pytest.mark.parametrize("name", ["ddp2", "fsdp"])
 def test_two_processes_test_predict_and_resume_as_one(tmp_path, name):
-    run("fit", tmp_path, "--data.train_size=96", *(overlay(name) if name == "fsdp" else []))
+    if name == "fsdp":
+        run("fit", tmp_path, "--data.train_size=96", *overlay(name))
+    else:
+        alone("fit", tmp_path, "--data.train_size=96")
     folder = tmp_path / "seqcls" / "version_0"
     answers = []
-    for options in ([], overlay(name)):
-        run("test", tmp_path, *options, "--ckpt_path=last")
-        run("predict", tmp_path, *options, "--ckpt_path=last")
+    for evaluate, options in ((alone, []), (run, overlay(name))):
+        evaluate("test", tmp_path, *options, "--ckpt_path=last")
+        evaluate("predict", tmp_path, *options, "--ckpt_path=last")
         answers.append((json.loads((folder / "test.json").read_text()), (folder / "predictions.csv").read_text()))
     one, two = answers
     assert two[0] == {key: pytest.approx(value) if key != "checkpoint" else value for key, value in one[0].items()}
@@ -106,7 +117,7 @@ def test_two_processes_test_predict_and_resume_as_one(tmp_path, name):
     assert [row[0] for row in rows[0]] == ["id", *map(str, range(71))]
     assert not list(folder.glob("predictions-*"))
     run("fit", tmp_path, *overlay(name), "--data.train_size=96", "--ckpt_path=last", "--trainer.max_epochs=2")
-    run("fit", tmp_path, "--data.train_size=96", "--ckpt_path=last", "--trainer.max_epochs=3")  # and back
+    alone("fit", tmp_path, "--data.train_size=96", "--ckpt_path=last", "--trainer.max_epochs=3")  # and back
     assert [step for step, _ in logged(folder, "train/loss")] == list(range(9))
     assert json.loads((folder / "summary.json").read_text())["circuits"] == 657
     if name == "fsdp":  # of a checkpoint that one process wrote

@@ -15,9 +15,15 @@ from lightning_qsgd.files import find_config
 from lightning_qsgd.quantum import QuantumLayer
 from lightning_qsgd.scrubbing import without_secrets
 from lightning_qsgd.tracebacks import origin_of
-from tests.common import SMALL, fails
+from tests.common import FEW_SHOTS, SMALL, fails
 
-FAULTY = ["--config=configs/seqcls.yaml", *SMALL, "--data=tests.faulty_data.FaultyData", "--data.num_workers=2"]
+FAULTY = [
+    "--config=configs/seqcls.yaml",
+    FEW_SHOTS,
+    *SMALL,
+    "--data=tests.faulty_data.FaultyData",
+    "--data.num_workers=2",
+]
 
 
 @pytest.mark.parametrize(

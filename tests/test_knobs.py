@@ -14,7 +14,7 @@ from lightning_qsgd.cli import main
 from lightning_qsgd.datamodules import SyntheticSequences
 from lightning_qsgd.experiment import build
 from lightning_qsgd.models import TransformerClassifier
-from tests.common import SMALL, TINY_ARGUMENTS
+from tests.common import FEW_SHOTS, SMALL, TINY_ARGUMENTS
 from tests.optim.common import own_state
 
 MODELS = ["seqcls", "seqcls_quantum_head", "seqcls_quantum_attention"]
@@ -23,8 +23,9 @@ SCALED = ["--trainer.precision=null", "--trainer.plugins=tests.ranks.Float16OnCp
 
 def fit(root, *arguments, model="seqcls", epochs=1):
     """The checkpoint after a small run."""
+    few = [FEW_SHOTS] if model == "seqcls" else []
     main(
-        ["fit", f"--config=configs/{model}.yaml", *SMALL, *TINY_ARGUMENTS, f"--trainer.default_root_dir={root}",
+        ["fit", f"--config=configs/{model}.yaml", *few, *SMALL, *TINY_ARGUMENTS, f"--trainer.default_root_dir={root}",
          f"--trainer.max_epochs={epochs}", *arguments]
     )  # fmt: skip
     return torch.load(root / model / "version_0" / "checkpoints" / "last.ckpt", weights_only=True)

@@ -10,6 +10,8 @@ from pathlib import Path
 import pytest
 import torch
 
+from tests.common import FEW_SHOTS
+
 ROOT = Path(__file__).parents[1]
 ENVIRONMENT = os.environ | {"OMP_NUM_THREADS": "1"}
 
@@ -39,7 +41,7 @@ def test_two_ranks_stay_identical_and_run_each_circuit_once(tmp_path, strategy, 
     devices = ["--config", "configs/overlay/ddp2.yaml"] if strategy == "ddp2 overlay" else by_hand
     steps = 3 if strategy == "ddp2 overlay" else 2  # 48 sequences a rank in batches of 32, or 16
     run(
-        "fit", "--config", "configs/seqcls.yaml", "--trainer.default_root_dir", str(tmp_path),
+        "fit", "--config", "configs/seqcls.yaml", FEW_SHOTS, "--trainer.default_root_dir", str(tmp_path),
         *overlays, *devices, "--trainer.accelerator=cpu", "--trainer.max_epochs=1",
         "--data.train_size=96", "--data.val_size=64", "--trainer.enable_progress_bar=false",
         "--trainer.callbacks=tests.ranks.SaveRanks",

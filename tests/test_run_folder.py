@@ -14,11 +14,12 @@ from tensorboard.backend.event_processing.event_accumulator import EventAccumula
 
 from lightning_qsgd.cli import main
 from lightning_qsgd.run_folder import find_checkpoint, next_version, reserve
+from tests.common import FEW_SHOTS
 
 SMALL = [
-    "--config=configs/seqcls.yaml", "--data.train_size=96", "--data.val_size=64", "--trainer.log_every_n_steps=1",
-    "--trainer.enable_progress_bar=false", "--trainer.enable_model_summary=false", "--trainer.accelerator=cpu",
-    "--monitor.every_n_steps=2",
+    "--config=configs/seqcls.yaml", FEW_SHOTS, "--data.train_size=96", "--data.val_size=64",
+    "--trainer.log_every_n_steps=1", "--trainer.enable_progress_bar=false", "--trainer.enable_model_summary=false",
+    "--trainer.accelerator=cpu", "--monitor.every_n_steps=2",
 ]  # fmt: skip
 
 

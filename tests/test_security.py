@@ -12,10 +12,10 @@ import pytest
 import torch
 
 from lightning_qsgd.cli import main
-from tests.common import SMALL, fails
+from tests.common import FEW_SHOTS, SMALL, fails
 from tests.traps import Hostile
 
-CONFIG = "--config=configs/seqcls.yaml"
+CONFIG = ["--config=configs/seqcls.yaml", FEW_SHOTS]
 OPTIMIZER = "--model.optimizer.init_args"
 CIRCUIT = f"{OPTIMIZER}.perturbation.init_args"
 DISPLACEMENT = f"{OPTIMIZER}.displacement"
@@ -41,7 +41,7 @@ def mark(tmp_path, monkeypatch):
     ],
 )  # fmt: skip
 def test_what_is_no_subclass_is_refused_and_not_called(capsys, tmp_path, mark, place, path):
-    fails(capsys, "fit", CONFIG, *SMALL, f"--trainer.default_root_dir={tmp_path}", f"{place}={path}")
+    fails(capsys, "fit", *CONFIG, *SMALL, f"--trainer.default_root_dir={tmp_path}", f"{place}={path}")
     assert not mark.exists()
 
 
@@ -50,18 +50,18 @@ def test_what_is_no_subclass_is_refused_and_not_called(capsys, tmp_path, mark, p
 def test_a_schedule_is_no_function_of_the_system(capsys, tmp_path, place, path):
     displacement = [f"{DISPLACEMENT}=lightning_qsgd.optim.MeasuredDisplacement"] if "radius" in place else []
     root = f"--trainer.default_root_dir={tmp_path}"
-    last = fails(capsys, "fit", CONFIG, *SMALL, root, *displacement, f"{place}={path}")
+    last = fails(capsys, "fit", *CONFIG, *SMALL, root, *displacement, f"{place}={path}")
     assert "a function must say what it returns" in last
 
 
 def test_a_module_of_another_kind_is_no_data_module(capsys, tmp_path):
     root = f"--trainer.default_root_dir={tmp_path}"
-    assert "subclass of LightningDataModule" in fails(capsys, "fit", CONFIG, *SMALL, root, "--data=torch.nn.Linear")
+    assert "subclass of LightningDataModule" in fails(capsys, "fit", *CONFIG, *SMALL, root, "--data=torch.nn.Linear")
 
 
 def test_a_function_of_ones_own_can_be_a_schedule(tmp_path):
     root = f"--trainer.default_root_dir={tmp_path}"
-    main(["fit", CONFIG, *SMALL, root, "--trainer.fast_dev_run=1", f"{OPTIMIZER}.quantum_weight=tests.traps.schedule"])
+    main(["fit", *CONFIG, *SMALL, root, "--trainer.fast_dev_run=1", f"{OPTIMIZER}.quantum_weight=tests.traps.schedule"])
 
 
 # ---- files
@@ -70,7 +70,7 @@ def test_a_function_of_ones_own_can_be_a_schedule(tmp_path):
 @pytest.fixture(scope="module")
 def trained(tmp_path_factory):
     root = tmp_path_factory.mktemp("trained")
-    main(["fit", CONFIG, *SMALL, f"--trainer.default_root_dir={root}", "--trainer.max_epochs=1"])
+    main(["fit", *CONFIG, *SMALL, f"--trainer.default_root_dir={root}", "--trainer.max_epochs=1"])
     return root / "seqcls" / "version_0" / "checkpoints" / "best.ckpt"
 
 
@@ -106,7 +106,7 @@ def test_no_command_runs_what_a_checkpoint_brings(capsys, tmp_path, mark, traine
     make(tmp_path / "hostile.ckpt", trained)
     for command in ("fit", "validate", "test", "predict"):
         root = f"--trainer.default_root_dir={tmp_path}"
-        last = fails(capsys, command, CONFIG, *SMALL, root, f"--ckpt_path={tmp_path / 'hostile.ckpt'}")
+        last = fails(capsys, command, *CONFIG, *SMALL, root, f"--ckpt_path={tmp_path / 'hostile.ckpt'}")
         assert "hostile.ckpt" in last
         assert not mark.exists()
 
@@ -118,7 +118,7 @@ def test_what_a_checkpoint_says_of_classes_is_not_believed(capsys, tmp_path, mar
     checkpoint["hyper_parameters"][name] = value
     torch.save(checkpoint, tmp_path / "hostile.ckpt")
     root = f"--trainer.default_root_dir={tmp_path}"
-    last = fails(capsys, "test", CONFIG, *SMALL, root, f"--ckpt_path={tmp_path / 'hostile.ckpt'}")
+    last = fails(capsys, "test", *CONFIG, *SMALL, root, f"--ckpt_path={tmp_path / 'hostile.ckpt'}")
     assert f"Invalid {name} of checkpoint" in last
     assert "names a class" in last
     assert not mark.exists()
@@ -129,7 +129,7 @@ def test_a_calibration_runs_nothing(capsys, tmp_path, mark):
     values = np.array([Hostile()], dtype=object)
     np.savez(path, coefficients=values, points=values, frequencies=values, kinds=values, provenance=values)
     root = f"--trainer.default_root_dir={tmp_path}"
-    arguments = ("fit", CONFIG, *SMALL, root, f"{CIRCUIT}.calibration={path}")
+    arguments = ("fit", *CONFIG, *SMALL, root, f"{CIRCUIT}.calibration={path}")
     assert "hostile.npz cannot be read" in fails(capsys, *arguments)
     path.write_bytes(pickle.dumps(Hostile()))
     assert "hostile.npz cannot be read" in fails(capsys, *arguments)
@@ -179,12 +179,12 @@ def run(tmp_path, *arguments):
 
 @pytest.mark.slow
 def test_no_secret_of_the_environment_is_in_what_commands_write_or_say(tmp_path):
-    common = [CONFIG, *SMALL]
+    common = [*CONFIG, *SMALL]
     root = f"--trainer.default_root_dir={tmp_path}"
     assert run(tmp_path, "fit", *common, root, "--trainer.max_epochs=1")[0] == 0
     for command in ("validate", "test", "predict"):
         assert run(tmp_path, command, *common, root, "--ckpt_path=last")[0] == 0
-    assert run(tmp_path, "calibrate", CONFIG, "--output", str(tmp_path / "device.npz"))[0] == 0
+    assert run(tmp_path, "calibrate", *CONFIG, "--output", str(tmp_path / "device.npz"))[0] == 0
     assert run(tmp_path, "doctor")[0] == 0
     assert len([path for path in tmp_path.rglob("*") if path.is_file()]) >= 10
 
@@ -193,7 +193,7 @@ def test_no_secret_of_the_environment_is_in_what_commands_write_or_say(tmp_path)
 def test_a_secret_in_an_error_is_cut_out(tmp_path, debug):
     root = f"--trainer.default_root_dir={tmp_path}"
     code, said = run(
-        tmp_path, "fit", CONFIG, *SMALL, root, "--trainer.callbacks=tests.traps.Indiscreet", *["--debug"] * debug
+        tmp_path, "fit", *CONFIG, *SMALL, root, "--trainer.callbacks=tests.traps.Indiscreet", *["--debug"] * debug
     )
     assert code == (1 if debug else 2)
     assert "refused for ***" in said

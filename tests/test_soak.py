@@ -4,6 +4,8 @@ import numpy as np
 import pytest
 from soak import LIMITS, NAMES, measure, slopes, soak, too_steep
 
+from tests.common import FEW_SHOTS
+
 
 def test_a_leak_is_found_and_noise_is_not():
     fits, rng = np.arange(60.0), np.random.default_rng(0)
@@ -23,5 +25,5 @@ def test_an_open_file_counts():
 
 @pytest.mark.slow
 def test_forty_fits_leave_nothing_behind(tmp_path):
-    rows = soak(40, 20, tmp_path)
+    rows = soak(40, 20, tmp_path, [FEW_SHOTS])
     assert too_steep(slopes(rows, skip=15)) == []

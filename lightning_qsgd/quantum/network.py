@@ -11,12 +11,13 @@ from typing import Any, Literal
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
-from qiskit import QuantumCircuit, transpile
+from qiskit import QuantumCircuit
 from qiskit.primitives import BaseSamplerV2, BitArray
 from qiskit_machine_learning.neural_networks import SamplerQNN
+from qiskit_machine_learning.primitives.sampler import ExactProbNDArray
 
 from lightning_qsgd.quantum.circuits import Ansatz
-from lightning_qsgd.quantum.samplers import ExactSampler, backend_of, statevector_sampler
+from lightning_qsgd.quantum.samplers import ExactSampler, backend_of, statevector_sampler, transpiled
 
 MAX_BITS = 24  # one row of probabilities takes 128 MiB
 
@@ -108,7 +109,7 @@ class QuantumNetwork:
                 f"Invalid sampler: {backend.name} has {size} qubits, and the circuit uses {circuit.num_qubits}; take a "
                 "larger device, such as FakeBackendSampler with name='FakeJakartaV2' (7) or 'FakeGuadalupeV2' (16)"
             )
-        circuit = transpile(circuit, backend, seed_transpiler=0, **self._transpiling)
+        circuit = transpiled(circuit, backend, seed_transpiler=0, **self._transpiling)
         circuit._layout = None  # bits are in the ansatz's order; SamplerQNN would permute them by the layout once more
         operations = [instruction.operation for instruction in circuit.data]
         parametrised = [each for each in operations if any(getattr(p, "parameters", ()) for p in each.params)]
@@ -228,7 +229,7 @@ class QuantumNetwork:
 
 
 class _CountingSamplerQNN(SamplerQNN):
-    """SamplerQNN that counts the shots of a whole batch at once, without a Python loop over them."""
+    """SamplerQNN that counts the shots of a whole batch at once, and does not round exact probabilities."""
 
     shots: int | None = None  # shots per circuit in the last forward call; None: exact probabilities
 
@@ -239,11 +240,15 @@ class _CountingSamplerQNN(SamplerQNN):
         rows = result[0].data.shape
         if rows != (num_samples,):
             raise RuntimeError(f"The sampler returned rows of shape {rows} instead of {(num_samples,)}")
-        self.shots = None
-        if not isinstance(bits, BitArray):  # exact probabilities
+        self.shots, outcomes = None, self._output_shape[0]
+        if isinstance(bits, ExactProbNDArray):  # its counts, which SamplerQNN would take, are rounded to 1e-12
+            probabilities = np.zeros((num_samples, outcomes))
+            for row, found in zip(probabilities, bits.get_probabilities(), strict=True):
+                row[[int(outcome, 2) for outcome in found]] = list(found.values())
+            return probabilities
+        if not isinstance(bits, BitArray):
             return super()._postprocess(num_samples, result)
         self.shots = bits.num_shots
-        outcomes = self._output_shape[0]
         rows = bits.array  # (batch, shots, bytes), big-endian bytes
         index = np.zeros(rows.shape[:2], dtype=np.int64)
         for byte in range(rows.shape[-1]):

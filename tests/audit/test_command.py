@@ -17,6 +17,7 @@ from lightning_qsgd.cli import main
 from tests.common import SMALL, TINY_ARGUMENTS, fails
 
 DOCS = Path(__file__).parents[2] / "docs" / "audit.md"
+TWO = "--model.optimizer.perturbation.num_qubits=2"
 EXACT = "--model.optimizer.perturbation.sampler=lightning_qsgd.quantum.ExactSampler"
 WHOLE = ["--model.optimizer.scope=all", "--model.optimizer.scale=adam"]
 GIVEN = ["--config", "configs/seqcls.yaml", *SMALL, *TINY_ARGUMENTS, "--trainer.max_epochs=1"]
@@ -94,7 +95,7 @@ def test_what_cannot_be_audited_is_refused_in_one_line(root, tmp_path, capsys):
 
 @pytest.mark.slow
 def test_twins_are_compared_and_the_page_ends_in_the_verdict(root, tmp_path, capsys):
-    given = [*GIVEN, EXACT, *WHOLE, *root, "-o", str(tmp_path / "out"), "--seeds", "2"]
+    given = [*GIVEN, EXACT, TWO, *WHOLE, *root, "-o", str(tmp_path / "out"), "--seeds", "2"]
     main(["audit", *given, "--compare"])
     page = (tmp_path / "out" / "audit.html").read_text()
     assert "Does it matter for training?" in page
@@ -108,7 +109,7 @@ def test_twins_are_compared_and_the_page_ends_in_the_verdict(root, tmp_path, cap
 @pytest.mark.slow
 def test_stopped_among_its_twins_it_goes_on(root, tmp_path):
     out = tmp_path / "out"
-    given = [*GIVEN, EXACT, *WHOLE, *root, "-o", str(out), "--compare", "--seeds", "2", "--workers", "1"]
+    given = [*GIVEN, EXACT, TWO, *WHOLE, *root, "-o", str(out), "--compare", "--seeds", "2", "--workers", "1"]
     process = subprocess.Popen(
         [sys.executable, "-m", "lightning_qsgd", "audit", *given],
         stderr=subprocess.PIPE,

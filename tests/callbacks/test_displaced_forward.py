@@ -16,7 +16,7 @@ from lightning_qsgd.callbacks import DisplacedForward
 from lightning_qsgd.cli import main
 from lightning_qsgd.experiment import build
 from lightning_qsgd.optim import LinearSchedule, MeasuredDisplacement, SuperpositionalGradientDescent
-from tests.common import SMALL
+from tests.common import FEW_SHOTS, SMALL
 
 BATCHES, ACCUMULATE = 7, 3  # the last window is short
 
@@ -287,7 +287,7 @@ def test_manual_optimization_displaces_in_its_own_block(tmp_path):
 
 # ---- by command
 
-FAST = ["--config=configs/seqcls.yaml", "--config=configs/overlay/displaced.yaml", *SMALL]
+FAST = ["--config=configs/seqcls.yaml", FEW_SHOTS, "--config=configs/overlay/displaced.yaml", *SMALL]
 
 
 def weights_of(folder):
@@ -323,7 +323,7 @@ def test_radius_zero_is_the_run_without_displacement(tmp_path):
     weights = []
     for name, arguments in (
         ("zero", [*FAST, "--model.optimizer.init_args.displacement.init_args.radius=0"]),
-        ("none", [FAST[0], *SMALL, "--model.optimizer.init_args.quantum_weight=0"]),
+        ("none", [*FAST[:2], *SMALL, "--model.optimizer.init_args.quantum_weight=0"]),
     ):
         main(["fit", *arguments, f"--trainer.default_root_dir={tmp_path / name}", "--trainer.max_epochs=2"])
         weights.append(weights_of(tmp_path / name / "seqcls" / "version_0"))

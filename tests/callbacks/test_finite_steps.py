@@ -18,7 +18,7 @@ from torch.nn import functional as F
 from lightning_qsgd.callbacks import DisplacedForward, FiniteSteps
 from lightning_qsgd.cli import main
 from lightning_qsgd.optim import MeasuredDisplacement, SuperpositionalGradientDescent
-from tests.common import SMALL
+from tests.common import FEW_SHOTS, SMALL
 from tests.optim.common import own_state
 
 BATCHES = 8
@@ -240,7 +240,17 @@ BAD_LOSS = "--trainer.callbacks=tests.callbacks.test_finite_steps.BadLoss"
 def test_the_command_line_names_place_and_ways_out_and_exits_with_2(capsys, tmp_path):
     # Callbacks of the command line come before those of --trainer.callbacks, whose loss is thus read in time.
     with pytest.raises(SystemExit, match="2"):
-        main(["fit", "--config", "configs/seqcls.yaml", *SMALL, f"--trainer.default_root_dir={tmp_path}", BAD_LOSS])
+        main(
+            [
+                "fit",
+                "--config",
+                "configs/seqcls.yaml",
+                FEW_SHOTS,
+                *SMALL,
+                f"--trainer.default_root_dir={tmp_path}",
+                BAD_LOSS,
+            ]
+        )
     last = capsys.readouterr().err.splitlines()[-1]
     assert last.startswith("error: The loss is nan in epoch 1, batch 2 (step 1); nothing of this step was applied.")
     for way_out in ("lower learning rate", "gradient_clip_val", "debug.yaml", "--finite.on_nonfinite=skip"):
@@ -251,7 +261,7 @@ def test_the_command_line_names_place_and_ways_out_and_exits_with_2(capsys, tmp_
 @pytest.mark.parametrize("mode", ["stop", "skip"])
 def test_ranks_decide_alike_about_the_loss_of_one(tmp_path, mode):
     done = subprocess.run(
-        [sys.executable, "-m", "lightning_qsgd", "fit", "--config", "configs/seqcls.yaml", *SMALL,
+        [sys.executable, "-m", "lightning_qsgd", "fit", "--config", "configs/seqcls.yaml", FEW_SHOTS, *SMALL,
          "--config", "configs/overlay/ddp2.yaml", f"--trainer.default_root_dir={tmp_path}", "--trainer.max_epochs=1",
          f"--finite.on_nonfinite={mode}", BAD_LOSS, "--trainer.callbacks+=tests.ranks.SaveRanks"],
         env=os.environ | {"OMP_NUM_THREADS": "1"}, capture_output=True, text=True, timeout=300,

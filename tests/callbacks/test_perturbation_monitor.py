@@ -7,6 +7,7 @@ from tensorboard.backend.event_processing.event_accumulator import EventAccumula
 
 from lightning_qsgd.callbacks import PerturbationMonitor
 from lightning_qsgd.cli import main
+from tests.common import FEW_SHOTS
 
 SMALL = [
     "--data.train_size=128", "--data.val_size=64", "--trainer.enable_progress_bar=false", "--trainer.max_epochs=2",
@@ -15,7 +16,9 @@ SMALL = [
 
 
 def run(root, *arguments):
-    main(["fit", "--config", "configs/seqcls.yaml", f"--trainer.default_root_dir={root}", *SMALL, *arguments])
+    main(
+        ["fit", "--config", "configs/seqcls.yaml", FEW_SHOTS, f"--trainer.default_root_dir={root}", *SMALL, *arguments]
+    )
     return root / "seqcls" / "version_0"
 
 

@@ -21,7 +21,7 @@ from lightning_qsgd.optim import (
 )
 from lightning_qsgd.optim.live_circuit import RETRY_AFTER
 from lightning_qsgd.quantum import AerSampler, ExactSampler, calibrate
-from tests.common import SMALL
+from tests.common import FEW_SHOTS, SMALL
 from tests.optim.common import ask, own_state, random_angles
 
 TOKEN = "crn-secret-0123456789"
@@ -193,7 +193,7 @@ def test_s_of_zero_comes_from_the_checkpoint():
 
 
 LIVE = [
-    "--config=configs/seqcls.yaml", "--config=configs/overlay/live.yaml", *SMALL, "--trainer.max_epochs=1",
+    "--config=configs/seqcls.yaml", FEW_SHOTS, "--config=configs/overlay/live.yaml", *SMALL, "--trainer.max_epochs=1",
     "--model.optimizer.init_args.perturbation.init_args.sampler=tests.optim.test_fallback.Dying",
     "--model.optimizer.init_args.perturbation.init_args.sampler.init_args.good=2",
 ]  # fmt: skip

@@ -5,7 +5,7 @@ import warnings
 import numpy as np
 import pytest
 import torch
-from qiskit import ClassicalRegister, QuantumCircuit
+from qiskit import ClassicalRegister, QuantumCircuit, transpile
 from qiskit.circuit import ParameterVector
 from qiskit.primitives import BackendSamplerV2, BaseSamplerV2, BitArray, PrimitiveJob, StatevectorSampler
 from qiskit.primitives.containers import DataBin, PrimitiveResult, SamplerPubResult
@@ -22,9 +22,11 @@ from lightning_qsgd.quantum import (
     Ansatz,
     CircuitSimulator,
     ExactSampler,
+    FakeBackendSampler,
     QuantumNetwork,
     superposition_circuit,
 )
+from lightning_qsgd.quantum.samplers import described, transpiled
 
 ANSATZ = superposition_circuit(4, 2)
 RNG = np.random.default_rng(0)
@@ -39,7 +41,7 @@ def exact(ansatz, inputs, weights=()):
 
 def test_exact_sampler_gives_the_statevectors_probabilities():
     network = QuantumNetwork(ANSATZ, ExactSampler())
-    np.testing.assert_allclose(network.probabilities(INPUTS, WEIGHTS), exact(ANSATZ, INPUTS, WEIGHTS), atol=1e-10)
+    np.testing.assert_allclose(network.probabilities(INPUTS, WEIGHTS), exact(ANSATZ, INPUTS, WEIGHTS), atol=1e-14)
     assert (network.circuits, network.shots) == (5, 0)
     assert network.seconds > 0
 
@@ -318,6 +320,21 @@ def test_transpiled_circuits_repeat():
     """In every process: jobs of a killed run are found by what they run."""
     found = [operations(QuantumNetwork(Ansatz(RING, list(ANGLES)), ExactOnManila())) for _ in range(6)]
     assert all(each == found[0] for each in found)
+
+
+SIMULATORS = [AerSampler(), *[AerSampler(noise=noise) for noise in ("depolarizing", "thermal", "FakeManilaV2")]]
+
+
+@pytest.mark.parametrize("level", [0, 1, 2, 3])
+@pytest.mark.parametrize("sampler", [*SIMULATORS, FakeBackendSampler("FakeJakartaV2")], ids=described)
+def test_transpiling_for_a_target_of_aer_is_transpiling_for_the_simulator(sampler, level):
+    circuit = Ansatz(RING, list(ANGLES)).normal_form.circuit()
+    options = {"optimization_level": level, "seed_transpiler": 0}
+    plain = transpile(circuit, sampler.backend, **options)
+    fast = transpiled(circuit, sampler.backend, **options)
+    assert fast == plain
+    assert fast.global_phase == plain.global_phase
+    assert (fast.layout and fast.layout.final_index_layout()) == (plain.layout and plain.layout.final_index_layout())
 
 
 @pytest.mark.parametrize("layout", [None, [4, 2, 0, 3], [1, 2, 3, 4]])
