@@ -156,8 +156,6 @@ def test_every_module_has_its_test():
         "fused_attention": "attention_kernels",
         "attention_statistics": "quantum_attention",
         "score_spectrum": "score_series",
-        "attention_figures": "attention_monitor",
-        "sampled_attention": "attention_monitor",
         "run_summary": "cli",
         "resume_state": "exact_resume",
         "update": "superpositional",

@@ -15,6 +15,7 @@ from lightning.pytorch.loops.fetchers import _PrefetchDataFetcher
 from lightning.pytorch.trainer.states import TrainerFn
 from lightning_utilities.core.rank_zero import rank_zero_warn
 
+from lightning_qsgd.callbacks.parts import callbacks_of
 from lightning_qsgd.callbacks.resume_state import (
     Position,
     Watched,
@@ -199,7 +200,7 @@ class ExactResume(Checkpoint):
         """Complete the means of a resumed epoch; keep the sums of one that max_steps ends in its middle."""
         finished = trainer.fit_loop.epoch_loop.batch_progress.is_last_batch
         self._sums = None if finished else self._here(trainer)["sums"]
-        if any(isinstance(callback, WeightAveraging) for callback in trainer.callbacks):  # type: ignore[attr-defined]
+        if callbacks_of(trainer, WeightAveraging):
             self._raw = {name: copy.deepcopy(value) for name, value in pl_module.state_dict().items()}
         if finished:
             add_logged(self._leftover, trainer)

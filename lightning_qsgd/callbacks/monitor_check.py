@@ -7,6 +7,8 @@ import lightning as L
 from lightning.pytorch.callbacks import Checkpoint, EarlyStopping
 from lightning_utilities.core.rank_zero import rank_zero_warn
 
+from lightning_qsgd.callbacks.parts import callbacks_of
+
 _SCHEDULER, _STOPPING = "scheduler.monitor", "EarlyStopping.monitor"
 
 
@@ -42,7 +44,7 @@ class MonitorCheck(Checkpoint):
         self._plateaus = [c for c in trainer.lr_scheduler_configs if c.reduce_on_plateau and c.strict]
         for config in self._plateaus:
             config.strict = False
-        self._strict = [c for c in trainer.callbacks if isinstance(c, EarlyStopping) and c.strict]  # type: ignore
+        self._strict = [callback for callback in callbacks_of(trainer, EarlyStopping) if callback.strict]
         for callback in self._strict:
             callback.strict = False
 

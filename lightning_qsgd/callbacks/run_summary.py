@@ -13,7 +13,7 @@ from lightning.pytorch.callbacks import ModelCheckpoint
 from rich.table import Column, Table
 
 from lightning_qsgd.callbacks.finite_steps import FiniteSteps
-from lightning_qsgd.callbacks.parts import superpositional
+from lightning_qsgd.callbacks.parts import callbacks_of, superpositional
 from lightning_qsgd.callbacks.time_to_target import TimeToTarget
 from lightning_qsgd.callbacks.weights_from import WeightsFrom
 from lightning_qsgd.files import write_json
@@ -60,10 +60,9 @@ def summarize(trainer: L.Trainer, module: L.LightningModule, seconds_before: flo
         module: what it trained.
         seconds_before: what circuits took before the run was resumed.
     """
-    callbacks: list[L.Callback] = trainer.callbacks  # type: ignore[attr-defined]
-    clock = next(c for c in callbacks if isinstance(c, TimeToTarget))
+    clock = callbacks_of(trainer, TimeToTarget)[0]
     ours = superpositional(trainer.optimizers)
-    best_path = next((c.best_model_path for c in callbacks if isinstance(c, ModelCheckpoint)), None)
+    best_path = next((c.best_model_path for c in callbacks_of(trainer, ModelCheckpoint)), None)
     circuits, shots, seconds = count_circuits(module, ours)
     wanted = [name for name in getattr(module, "summary_metrics", ()) if name in trainer.callback_metrics]
     return {
@@ -71,7 +70,7 @@ def summarize(trainer: L.Trainer, module: L.LightningModule, seconds_before: flo
         **{name: round(float(trainer.callback_metrics[name]), 6) for name in wanted},
         **({f"epochs to {clock.target:.2f}": clock.epochs} if clock.history and clock.target is not None else {}),
         "epochs": trainer.current_epoch,
-        "skipped_steps": next(c.skipped for c in callbacks if isinstance(c, FiniteSteps)),
+        "skipped_steps": callbacks_of(trainer, FiniteSteps)[0].skipped,
         "training_seconds": round(clock.elapsed, 1),
         "engines": engines_of(module, ours),
         "circuits": circuits,
@@ -81,7 +80,7 @@ def summarize(trainer: L.Trainer, module: L.LightningModule, seconds_before: flo
         "peak_memory_GB": round(peak_memory(), 2),
         "torch_threads": torch.get_num_threads(),
         "best_checkpoint": best_path or None,
-        "weights_from": next((str(c.path) for c in callbacks if isinstance(c, WeightsFrom)), None),
+        "weights_from": next((str(c.path) for c in callbacks_of(trainer, WeightsFrom)), None),
         "run_folder": str(trainer.default_root_dir),
     }
 

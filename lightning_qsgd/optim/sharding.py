@@ -115,14 +115,3 @@ def _ends(values: Tensor, reach: int) -> Tensor:  # (2, reach): the first, and t
     n = min(len(values), reach)
     ends[0, :n], ends[1, reach - n :] = values[:n], values[len(values) - n :]
     return ends
-
-
-def sum_over_ranks(values: Tensor, runs: Sequence[Run]) -> Tensor:
-    """Row i of ``values`` (T, K) summed over the ranks that share parameter i; rows of whole parameters stay."""
-    total = values.clone()
-    for group in dict.fromkeys(run.group for run in runs if run.group is not None):
-        rows = [i for i, run in enumerate(runs) if run.group == group]
-        part = values[rows].contiguous()
-        torch.distributed.all_reduce(part, group=group)
-        total[rows] = part
-    return total
