@@ -22,9 +22,9 @@ def spectrum_figure(amplitudes: NDArray[np.floating], frequencies: Sequence[floa
     """Heat map of amplitudes, heads by frequencies.
 
     Args:
-        amplitudes: (Q, J), in units of score.
-        frequencies: J multiples of a head's scale.
-        heads: Q numbers of heads.
+        amplitudes: (Q, J), in units of the score.
+        frequencies: the J frequencies, in multiples of a head's scale.
+        heads: numbers of the Q heads.
     """
     figure, axes = _figure()
     picture = axes.imshow(amplitudes, aspect="auto", cmap="viridis", vmin=0, interpolation="nearest")
@@ -49,13 +49,13 @@ def curve_figure(
     heads: Sequence[int],
     occurring: tuple[float, float] | None = None,
 ) -> Figure:
-    """What each head adds to a score.
+    """Curves of what each head adds to a score.
 
     Args:
         scores: (N,), ascending.
         shifts: (Q, N), gain * Phi at these scores.
-        heads: Q numbers of heads; up to 8 have a legend.
-        occurring: the range of scores that occur in data, to be shaded. Default: not known.
+        heads: numbers of the Q heads; up to 8 have a legend.
+        occurring: the range of scores that occur in data, which is shaded. Default: None, unknown.
     """
     figure, axes = _figure()
     if occurring is not None:
@@ -73,11 +73,11 @@ def curve_figure(
 
 
 def score_window(occurring: tuple[float, float] | None, fastest: float) -> tuple[float, float]:
-    """The scores to draw: those that occur and half as many on each side, but at most two periods.
+    """The range of scores to draw: twice the range that occurs, but at most two periods.
 
     Args:
-        occurring: their range; None where it is not known: -4 to 4.
-        fastest: the largest radians per unit of score of any head.
+        occurring: the range that occurs. None (unknown) counts as -2 to 2.
+        fastest: the largest number of radians per unit of score among the heads.
     """
     low, high = (-2.0, 2.0) if occurring is None else occurring
     half = max(high - low, 1e-3)
@@ -87,7 +87,7 @@ def score_window(occurring: tuple[float, float] | None, fastest: float) -> tuple
 
 
 def drawing_image(drawing: str) -> NDArray[np.uint8]:
-    """A circuit's text drawing as an image (height, width, 3), black on white."""
+    """Render the text drawing of a circuit as an image, (height, width, 3)."""
     lines, size = drawing.splitlines(), 11 / 72  # inches; a letter is 0.602 as wide as high
     width, height = max(map(len, lines)) * 0.602 * size + 0.4, len(lines) * size + 0.4
     figure = Figure(figsize=(width, height), dpi=100)
@@ -97,14 +97,14 @@ def drawing_image(drawing: str) -> NDArray[np.uint8]:
 
 
 class OutcomePicture:
-    """Bars of outcome probabilities, beside the exact ones; axes and their letters are drawn once, which takes longest.
+    """Bars of outcome probabilities next to the exact ones. Axes and text, which take longest, are drawn once.
 
     Args:
-        num_qubits: n; beyond 4 the 15 likeliest outcomes are shown, and all others as one.
-        names: of the distributions that are drawn beside the exact one.
+        num_qubits: n. Above 4, the figure shows the 15 likeliest outcomes and the sum of all others.
+        names: names of the distributions next to the exact one.
 
     Attributes:
-        names: as given.
+        names: the argument.
     """
 
     def __init__(self, num_qubits: int, names: tuple[str, ...]) -> None:
@@ -134,10 +134,11 @@ class OutcomePicture:
         self._background: Any = None
 
     def draw(self, distributions: Mapping[str, NDArray[np.floating]]) -> NDArray[np.uint8]:
-        """The image, (height, width, 3).
+        """Draw the image, (height, width, 3).
 
         Args:
-            distributions: (O,) by name, "exact" among them. The title gives each one's total-variation distance.
+            distributions: distributions (O,) by name, including "exact". The title gives their total-variation
+                distances from it.
         """
         exact = distributions["exact"]
         shown, labels = np.arange(len(exact)), [f"{k:0{self._num_qubits}b}" for k in range(len(exact))]
@@ -155,7 +156,7 @@ class OutcomePicture:
         distances = {name: np.abs(distributions[name] - exact).sum() / 2 for name in self._names[1:]}
         told = ", ".join(f"{name} {distance:.3f}" for name, distance in distances.items())
         self._title.set_text(f"total-variation distance from exact: {told}")
-        top = next(edge for edge in (0.1, 0.2, 0.3, 0.5, 0.75, 1.2) if edge > 1.1 * top)  # pictures can be compared
+        top = next(edge for edge in (0.1, 0.2, 0.3, 0.5, 0.75, 1.2) if edge > 1.1 * top)  # images are comparable
         if (top, labels) != self._drawn:
             self._axes.set_ylim(0, top)
             self._axes.set_xticklabels(labels)

@@ -12,10 +12,9 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
-from lightning_qsgd.optim.coordinates import Piece, chunks
+from lightning_qsgd.optim.coordinates import Piece, chunks, local, run_of
 from lightning_qsgd.optim.param_groups import acts, rate
 from lightning_qsgd.optim.perturbation import Perturbation
-from lightning_qsgd.optim.sharding import local, run_of
 from lightning_qsgd.optim.update import Lists, direction
 
 _SAMPLE = 2**20  # values of s kept for the histogram

@@ -9,7 +9,7 @@ from torch.distributed.checkpoint.state_dict import StateDictOptions, get_model_
 
 from lightning_qsgd.datamodules.tokenizer import explain_hub_error, import_transformers
 from lightning_qsgd.files import atomic_folder
-from lightning_qsgd.optim.sharding import is_dtensor
+from lightning_qsgd.optim.coordinates import is_dtensor
 
 
 def load_causal_model(name: str, dtype: torch.dtype, weights: bool = True) -> Any:
