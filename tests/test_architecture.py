@@ -150,8 +150,6 @@ def test_every_module_has_its_test():
         "noise": "samplers",
         "jobs": "reliable",
         "attention": "transformer",
-        "attention_figures": "attention_monitor",
-        "sampled_attention": "attention_monitor",
         "run_summary": "cli",
         "resume_state": "exact_resume",
         "update": "superpositional",

@@ -31,7 +31,7 @@ from lightning_qsgd.callbacks import (
     TimeToTarget,
     WeightsFrom,
 )
-from lightning_qsgd.callbacks.run_page import RunPage
+from lightning_qsgd.callbacks.run_monitor import RunPage
 from lightning_qsgd.callbacks.run_summary import count_circuits, engines_of
 from lightning_qsgd.files import write_json
 from lightning_qsgd.manual import COMMANDS

@@ -20,7 +20,7 @@ from lightning_qsgd.datamodules.tokenizer import explain_hub_error, import_trans
 from lightning_qsgd.files import atomic_folder
 from lightning_qsgd.optim import SuperpositionalGradientDescent
 from lightning_qsgd.optim.param_groups import Kind
-from lightning_qsgd.optim.sharding import is_dtensor
+from lightning_qsgd.optim.coordinates import is_dtensor
 from lightning_qsgd.tasks.batches import check_tokens
 from lightning_qsgd.tasks.training import OptimizedTask, spread
 
