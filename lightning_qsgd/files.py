@@ -7,7 +7,7 @@ import os
 import re
 import shutil
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import IO, Any, Literal
@@ -115,6 +115,12 @@ def _umask() -> int:
     umask = os.umask(0)
     os.umask(umask)
     return umask
+
+
+def close(name: str, names: Iterable[str], cutoff: float = 0.7) -> str:
+    """The names that resemble a misspelled one, for the end of an error: "; close: lr, betas", or "" if none does."""
+    found = difflib.get_close_matches(name, list(names), cutoff=cutoff)
+    return f"; close: {', '.join(found)}" if found else ""
 
 
 def shipped(path: str | Path) -> Path | None:

@@ -3,8 +3,10 @@
 import csv
 import errno
 import os
+import pickle
 import re
 import shutil
+import zipfile
 from collections.abc import Sequence
 from itertools import count
 from pathlib import Path
@@ -95,7 +97,8 @@ def read_checkpoint(path: Path) -> dict[str, Any]:
     try:
         checkpoint = torch.load(path, weights_only=True, map_location="cpu")
     except Exception as error:  # whatever a broken or hostile file raises
-        reason = "it holds more than tensors and plain values" if "Weights only" in str(error) else "it was cut off, or"
+        hostile = isinstance(error, pickle.UnpicklingError) and zipfile.is_zipfile(path)
+        reason = "it holds more than tensors and plain values" if hostile else "it was cut off, or"
         raise ValueError(
             f"Checkpoint {path} cannot be read: {reason} it is no checkpoint; use another file, "
             "such as previous.ckpt (--ckpt_path previous)"

@@ -13,7 +13,6 @@ from lightning.fabric.plugins import CheckpointIO
 from lightning.pytorch.callbacks import Checkpoint
 from lightning.pytorch.cli import LightningArgumentParser, LightningCLI
 
-from lightning_qsgd.advice import is_out_of_memory, memory_advice, refuse_precision
 from lightning_qsgd.callbacks import (
     AttentionMonitor,
     BestCheckpoint,
@@ -33,6 +32,7 @@ from lightning_qsgd.callbacks import (
 )
 from lightning_qsgd.callbacks.run_page import RunPage
 from lightning_qsgd.callbacks.run_summary import count_circuits, engines_of
+from lightning_qsgd.failures import is_of_other_weights, is_out_of_memory, memory_advice
 from lightning_qsgd.files import write_json
 from lightning_qsgd.manual import COMMANDS
 from lightning_qsgd.parser import OneLineErrorParser, refuse_silent_functions
@@ -268,9 +268,10 @@ class ExperimentCLI(LightningCLI):
             self.discard()
             if not isinstance(error, Exception):
                 raise
-            if self._unlike_run and "loading state_dict" in str(error):
-                reason = " ".join(str(error).split())
-                raise ValueError(f"Unlike in the run: {self._unlike_run}; {reason}") from error
+            if self._unlike_run and is_of_other_weights(error):
+                raise ValueError(
+                    f"The checkpoint belongs to another model. Unlike in the run: {self._unlike_run}; {error}"
+                ) from error
             if is_out_of_memory(error):
                 raise MemoryError(memory_advice(error, self.plain(), training=self.command == "fit")) from error
             raise
@@ -301,3 +302,29 @@ class ExperimentCLI(LightningCLI):
 
 def _as_list(value: Any) -> list[Any]:
     return [] if value is None else list(value) if isinstance(value, list | tuple) else [value]
+
+
+def refuse_precision(precision: Any, accelerator: Any, training: bool) -> None:
+    """Refuse a precision that Lightning would replace with a warning, and one that cannot train.
+
+    Args:
+        precision: the Trainer's argument, such as "16-mixed", or None.
+        accelerator: the Trainer's argument, such as "auto" or "cpu".
+        training: whether weights will be trained, or only evaluated.
+
+    Raises:
+        ValueError: for 16-mixed on a CPU (Lightning takes bfloat16 instead), and for training in 16-true: Adam's eps
+            of 1e-8 is 0 in float16 and nothing scales the loss, so that weights become NaN within a few steps.
+    """
+    name = {"16-mixed": "16-mixed", "16": "16-mixed", "16-true": "16-true"}.get(str(precision))
+    on_cpu = accelerator == "cpu" or (accelerator == "auto" and not torch.accelerator.is_available())
+    if name == "16-mixed" and on_cpu:
+        raise ValueError(
+            f"Invalid precision: {name}; float16 with a scaled loss needs a GPU, and this run is on the CPU. Use "
+            "--trainer.precision bf16-mixed, or a machine with a GPU"
+        )
+    if name == "16-true" and training:
+        raise ValueError(
+            f"Invalid precision: {name}; Adam's eps of 1e-08 is 0 in float16, and weights become NaN. Use "
+            f"--trainer.precision {'' if on_cpu else '16-mixed, '}bf16-mixed or bf16-true"
+        )
