@@ -117,9 +117,16 @@ def _umask() -> int:
     return umask
 
 
-def close(name: str, names: Iterable[str], cutoff: float = 0.7) -> str:
-    """The names that resemble a misspelled one, for the end of an error: "; close: lr, betas", or "" if none does."""
-    found = difflib.get_close_matches(name, list(names), cutoff=cutoff)
+def close(name: str, names: Iterable[str], cutoff: float = 0.7, otherwise: Iterable[str] = ()) -> str:
+    """The names that resemble a misspelled one, as a part of an error: "; close: lr, betas".
+
+    Args:
+        name: the misspelled name.
+        names: those that exist.
+        cutoff: least similarity, 0 to 1. Default: 0.7.
+        otherwise: names to show if none is similar. Default: none, and the text is empty.
+    """
+    found = difflib.get_close_matches(name, list(names), cutoff=cutoff) or list(otherwise)
     return f"; close: {', '.join(found)}" if found else ""
 
 
