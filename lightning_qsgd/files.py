@@ -1,4 +1,4 @@
-"""Files that appear complete or not at all, and those that come with the package. Below all levels."""
+"""Atomic writing, files that come with the package, and names that resemble each other. Below all levels."""
 
 import difflib
 import errno
@@ -7,7 +7,7 @@ import os
 import re
 import shutil
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import IO, Any, Literal
@@ -17,14 +17,14 @@ _INTACT = "an earlier file there is intact"
 
 @contextmanager
 def atomic_write(path: str | Path, mode: Literal["w", "wb"] = "w") -> Iterator[IO[Any]]:
-    """Open a file beside ``path``; on success flush it to disk and move it there, on failure remove it.
+    """Write a file atomically: into a temporary file, which replaces ``path`` if the block succeeds.
 
     Args:
-        path: the target; its folder is made if missing.
+        path: the target. Its folder is made if it is missing.
         mode: "w" (text, UTF-8) or "wb".
 
     Raises:
-        OSError: if the file cannot be written, for example on a full disk; ``path`` is then as it was.
+        OSError: if the file cannot be written, for example on a full disk. ``path`` is then unchanged.
     """
     path = Path(path)
     encoding, newline = ("utf-8", "") if mode == "w" else (None, None)
@@ -51,13 +51,13 @@ def atomic_write(path: str | Path, mode: Literal["w", "wb"] = "w") -> Iterator[I
 
 
 def write_json(path: Path, values: dict[str, Any]) -> None:
-    """Write ``values`` as JSON, completely or not at all; see :func:`atomic_write`."""
+    """Write ``values`` as JSON, atomically; see :func:`atomic_write`."""
     with atomic_write(path) as file:
         json.dump(values, file, indent=2)
 
 
 def check_writable(path: str | Path) -> None:
-    """Make the folder of ``path`` and check that a file can be written there, before work is spent on it.
+    """Make the folder of ``path`` and check that a file can be written there.
 
     Raises:
         OSError: if it cannot, or if ``path`` is a folder.
@@ -74,13 +74,13 @@ def check_writable(path: str | Path) -> None:
 
 @contextmanager
 def atomic_folder(path: str | Path) -> Iterator[Path]:
-    """Fill a folder beside ``path``; on success flush its files to disk and move it there, on failure remove it.
+    """Write a folder atomically: into a temporary folder, which replaces ``path`` if the block succeeds.
 
     Args:
-        path: the target; a folder that is there is replaced.
+        path: the target. An existing folder is replaced.
 
     Raises:
-        OSError: if a file cannot be written, for example on a full disk; ``path`` is then as it was.
+        OSError: if a file cannot be written, for example on a full disk. ``path`` is then unchanged.
     """
     path = Path(path)
     try:
@@ -117,27 +117,40 @@ def _umask() -> int:
     return umask
 
 
+def close(name: str, names: Iterable[str], cutoff: float = 0.7, otherwise: Iterable[str] = ()) -> str:
+    """The names that resemble a misspelled one, as a part of an error: "; close: lr, betas".
+
+    Args:
+        name: the misspelled name.
+        names: those that exist.
+        cutoff: least similarity, 0 to 1. Default: 0.7.
+        otherwise: names to show if none is similar. Default: none, and the text is empty.
+    """
+    found = difflib.get_close_matches(name, list(names), cutoff=cutoff) or list(otherwise)
+    return f"; close: {', '.join(found)}" if found else ""
+
+
 def shipped(path: str | Path) -> Path | None:
-    """A file or folder that comes with the package, such as "configs"; None if there is none of that name."""
+    """The path of a file or folder that comes with the package, such as "configs"; None if it does not exist."""
     package = Path(__file__).parent
     places = (package / path, package.parent / path)  # in a wheel; in a checkout
     return next((place for place in places if place.exists()), None)
 
 
 def find_config(path: str | Path, comparison: bool = False) -> str:
-    """A configuration file, by its path or by its short name.
+    """Find a configuration file by its path or its short name.
 
     Args:
-        path: of a file; or one that starts with ``configs/``; or a name below it, such as "seqcls" or
-            "overlay/adamw". The last two may leave out ".yaml", and are looked for in the current folder first, then
-            among those shipped with the package. Text that is YAML itself, such as "a: 1", is returned as it is.
-        comparison: whether the error names comparisons, or else all other configurations. Default: False.
+        path: the path of a file, a path that starts with ``configs/``, or a name below that folder, such as "seqcls" or
+            "overlay/adamw". The last two may omit ".yaml". They are looked up in the current folder, then among the
+            files shipped with the package. A text in YAML, such as "a: 1", is returned unchanged.
+        comparison: whether the error lists comparisons instead of all other configurations. Default: False.
 
     Returns:
         The path of the file.
 
     Raises:
-        FileNotFoundError: if there is none.
+        FileNotFoundError: if the file does not exist.
     """
     if re.search(r"[:{\n]", str(path)) or (Path(path).exists() and not Path(path).is_dir()):
         return str(path)

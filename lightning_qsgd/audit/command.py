@@ -117,7 +117,6 @@ def _parser() -> KnownArgumentsParser:
         "depends on one angle, on several, or is noise, and which classical map does the same. Further arguments "
         "override the configuration, as with fit.",
     )
-    parser.add_argument("-c", "--config", action="append", required=True, help="YAML; later ones over earlier ones")
     parser.add_argument(
         "--ckpt_path", help="replay instead of training: a checkpoint (last, best, a file), or a folder of several"
     )

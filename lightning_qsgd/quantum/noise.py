@@ -10,8 +10,9 @@ In YAML, each of the three functions can be the ``class_path`` of a sampler's ``
 
 from __future__ import annotations
 
-from difflib import get_close_matches
 from typing import TYPE_CHECKING, Any
+
+from lightning_qsgd.files import close
 
 if TYPE_CHECKING:
     from qiskit_aer.noise import NoiseModel
@@ -138,8 +139,8 @@ def fake_backend(name: str) -> Any:
         if isinstance(value, type) and issubclass(value, FakeBackendV2)
     ]
     if name not in known:
-        close = get_close_matches(name, known, n=3, cutoff=0.5) or sorted(known)[:3]
-        raise ValueError(f"Invalid name: no fake backend {name!r} among {len(known)}; close: {', '.join(close)}")
+        near = close(name, known, 0.5, otherwise=sorted(known)[:3])
+        raise ValueError(f"Invalid name: no fake backend {name!r} among {len(known)}{near}")
     return getattr(fake_provider, name)()
 
 
