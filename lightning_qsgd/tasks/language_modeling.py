@@ -19,8 +19,8 @@ from torchmetrics import Metric
 from lightning_qsgd.datamodules.tokenizer import explain_hub_error, import_transformers, load_tokenizer, padding_token
 from lightning_qsgd.files import atomic_folder
 from lightning_qsgd.optim import SuperpositionalGradientDescent
-from lightning_qsgd.optim.param_groups import Kind
 from lightning_qsgd.optim.coordinates import is_dtensor
+from lightning_qsgd.optim.param_groups import Kind
 from lightning_qsgd.tasks.batches import check_tokens
 from lightning_qsgd.tasks.training import OptimizedTask, spread
 
