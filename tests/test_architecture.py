@@ -143,8 +143,6 @@ def test_every_module_has_its_test():
         "tracebacks": "failures",
         "worker": "runner",
         "recorder": "runner",
-        "memory": "worker",
-        "estimate": "command",
         "stages": "simulator",
         "constants": "simulator",
         "fourier": "surrogate",

@@ -14,8 +14,8 @@ import torch
 from torch import Tensor, nn
 
 from lightning_qsgd.audit.findings import LayerFindings, Replacement
-from lightning_qsgd.audit.least_squares import Series, shares
 from lightning_qsgd.audit.passes import Change, Passed, Passes, Reservoir, substituted
+from lightning_qsgd.audit.split import Series, shares
 from lightning_qsgd.quantum import Ansatz, QuantumLayer
 from lightning_qsgd.quantum.surrogate import grid_sizes
 

@@ -14,11 +14,11 @@ from rich.live import Live
 from rich.table import Table
 
 from lightning_qsgd.callbacks.exact_resume import SIGNALS, Stopped
-from lightning_qsgd.comparison.estimate import Estimate, estimate
 from lightning_qsgd.comparison.report import write_report
 from lightning_qsgd.comparison.results import Results
 from lightning_qsgd.comparison.runner import Runner
-from lightning_qsgd.comparison.spec import Comparison, add_arguments, to_comparison
+from lightning_qsgd.comparison.spec import Comparison, add_arguments, from_options
+from lightning_qsgd.comparison.worker import Estimate
 from lightning_qsgd.parser import OneLineErrorParser
 from lightning_qsgd.report.numbers import number
 
@@ -33,13 +33,13 @@ def compare(arguments: Sequence[str]) -> None:
         ValueError: for an invalid specification, or runs that are not paired as declared.
     """
     options = _parser().parse_args(list(arguments)).as_dict()
-    comparison = to_comparison(options)
+    comparison = from_options(options)
     settings = options["workers"], options["scheduler"], options["retry_failed"]
     if options["dry_run"]:
         display = Display(Console(), comparison.folder)
         runner = Runner(comparison, *settings, display)
         runner.check_pairing()
-        display.show_plan(runner, estimate(runner))
+        display.show_plan(runner, runner.estimates())
         return
     train(comparison, *settings, options["tuning_only"])
 

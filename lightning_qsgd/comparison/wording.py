@@ -3,8 +3,7 @@
 import math
 from collections import Counter
 
-from lightning_qsgd.comparison.analysis import LIVE, NEGLIGIBLE, Analysis, ArmAnalysis
-from lightning_qsgd.comparison.judging import ContrastAnalysis
+from lightning_qsgd.comparison.analysis import LIVE, NEGLIGIBLE, Analysis, ArmAnalysis, ContrastAnalysis
 from lightning_qsgd.comparison.pairing import rank
 from lightning_qsgd.report.numbers import count, listed, number
 
