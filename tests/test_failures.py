@@ -7,12 +7,12 @@ import pytest
 import torch
 
 from lightning_qsgd.cli import main
-from lightning_qsgd.comparison.command import duration
 from lightning_qsgd.comparison.runner import Runner
 from lightning_qsgd.comparison.spec import Arm, Comparison, Metric, Seeds
 from lightning_qsgd.failures import explain
 from lightning_qsgd.files import find_config
 from lightning_qsgd.quantum import QuantumLayer
+from lightning_qsgd.report.numbers import duration
 from lightning_qsgd.scrubbing import without_secrets
 from lightning_qsgd.tracebacks import origin_of
 from tests.common import SMALL, fails

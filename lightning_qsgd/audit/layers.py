@@ -153,7 +153,7 @@ def audit_layer(passes: Passes, trained: Passed, validation: Recorder, training:
     whole, each, terms, sizes, tried = None, [], 0, None, []
     points: tuple[str, list[list[float]]] = ("", [])
     if not validation.seen:
-        notes.append("It was not asked once over the validation data.")
+        notes.append("It was never called on the validation data.")
     else:
         inputs, outputs = validation.sample()
         try:

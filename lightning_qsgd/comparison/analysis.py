@@ -37,11 +37,6 @@ class ContrastAnalysis:
     why: str
 
 
-def scale(results: Results) -> tuple[float, str]:
-    """Factor and unit of printed differences: percentage points, or the metric's own unit."""
-    return (100.0, "points") if results.comparison.metric.unit == "%" else (1.0, "")
-
-
 def hints(results: Results, so_far: bool) -> list[str]:
     """Why all judgements are exploratory; empty where they are not."""
     declared = results.provenance.get("declared")
@@ -56,11 +51,17 @@ def judge_contrasts(results: Results, hints: list[str]) -> list[ContrastAnalysis
     if not spec.contrasts:
         return []
     pairs = {contrast.name: results.pairs(contrast.arm, contrast.against) for contrast in spec.contrasts}
-    factor, unit = scale(results)
+    numbers = Numbers(spec.metric.unit)
     values = {name: (a, b) for name, (a, b, _) in pairs.items()}
     diverged = {c.name: gone for c in spec.contrasts if (gone := _diverged(results, c.arm, c.against))}
     judged = judge(
-        values, spec.metric.margin, spec.gatekeeper, scale=factor, unit=unit, diverged=diverged, exploratory=hints
+        values,
+        spec.metric.margin,
+        spec.gatekeeper,
+        scale=numbers.factor,
+        unit=numbers.unit,
+        diverged=diverged,
+        exploratory=hints,
     )
     analyses = []
     for contrast in spec.contrasts:
@@ -124,7 +125,6 @@ Summary = Literal["last", "final", "best", "averaged"]
 Axis = Literal["epoch", "step", "seconds"]
 SUMMARIES: tuple[Summary, ...] = get_args(Summary)
 AXES: tuple[Axis, ...] = get_args(Axis)
-LIVE = ("norm_ratio", "effective", "touched", "offset", "spread", "learning_rate_factor")
 CHECKS = ("unregistered", "without_gradient", "unmoved")
 NEGLIGIBLE = 0.01  # of Adam's step
 

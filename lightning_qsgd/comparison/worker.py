@@ -211,7 +211,8 @@ def execute(
         signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is the parent's, which ends its workers
     target = Path(folder)
     target.mkdir(parents=True, exist_ok=True)
-    with _ONE_AT_A_TIME, _alone(target):
+    # A killed comparison may have left a worker behind that still trains this run.
+    with _ONE_AT_A_TIME, FileLock(target / ".lock"):
         if (known := read_result(target)) is not None:
             return known
         _go_to(place)
@@ -331,13 +332,6 @@ def _circuits(experiment: Experiment | None) -> dict[str, float | None]:
         return {"circuits": 0, "shots": 0, "circuit_seconds": 0.0}
     circuits, shots, seconds = count_circuits(experiment.module, superpositional(experiment.trainer.optimizers))
     return {"circuits": circuits, "shots": shots, "circuit_seconds": round(seconds, 3)}
-
-
-@contextlib.contextmanager
-def _alone(folder: Path) -> Iterator[None]:
-    """One process at a time in a run folder, also when a killed comparison left workers behind."""
-    with FileLock(folder / ".lock"):
-        yield
 
 
 @contextlib.contextmanager

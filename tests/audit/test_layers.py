@@ -137,7 +137,7 @@ def test_a_layer_that_is_never_asked():
     module = small("product")
     module.spare = QuantumLayer(circuit("product"))
     findings = {found.name: found for found in audit_model(trainer(), module, metric="val/accuracy")}
-    assert findings["spare"].notes == ["It was not asked once over the validation data."]
+    assert findings["spare"].notes == ["It was never called on the validation data."]
     assert findings["spare"].replacements == []
 
 
