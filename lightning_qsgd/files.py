@@ -9,10 +9,13 @@ import shutil
 import tempfile
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
+from dataclasses import MISSING, fields, is_dataclass
 from pathlib import Path
-from typing import IO, Any, Literal
+from typing import IO, Any, Literal, TypeVar, get_args, get_origin
 
 _INTACT = "an earlier file there is intact"
+T = TypeVar("T")
+WORDS = {str: "text", int: "a whole number", float: "a number", bool: "true or false", dict: "a mapping"}
 
 
 @contextmanager
@@ -54,6 +57,80 @@ def write_json(path: Path, values: dict[str, Any]) -> None:
     """Write ``values`` as JSON, atomically; see :func:`atomic_write`."""
     with atomic_write(path) as file:
         json.dump(values, file, indent=2)
+
+
+def structured(values: Any, kind: type[T], none: float | None = None) -> T:
+    """Make a dataclass of plain values, such as those of a JSON file.
+
+    Values are checked and never converted: "3" is no number, and 1.5 no whole number. A field that is None takes its
+    default, if it has one.
+
+    Args:
+        values: by the names of the fields.
+        kind: the dataclass.
+        none: what None stands for where a number is needed. Default: None is refused there.
+
+    Raises:
+        ValueError: for an unknown or missing field, and for a value of another type; it names all of them, each with
+            its place, such as "runs[3].seed".
+    """
+    import cattrs
+    from cattrs.gen import make_dict_structure_fn
+
+    def number(value: Any, _: Any) -> float:
+        return plain(none if value is None else value, float)
+
+    def plain(value: Any, expected: type) -> Any:
+        allowed = (int, float) if expected is float else expected
+        if not isinstance(value, allowed) or (isinstance(value, bool) and expected is not bool):
+            raise TypeError(f"{value!r} is not {WORDS[expected]}")
+        return value
+
+    def dataclass(cls: type, converter: Any) -> Any:
+        optional = {f.name for f in fields(cls) if f.default is not MISSING or f.default_factory is not MISSING}
+        make = make_dict_structure_fn(cls, converter, _cattrs_forbid_extra_keys=True)
+
+        def structure(given: Any, _: Any) -> Any:
+            plain(given, dict)
+            return make({k: v for k, v in given.items() if v is not None or k not in optional}, cls)
+
+        return structure
+
+    def with_whole_keys(cls: Any, converter: Any) -> Any:
+        inner = get_args(cls)[1]
+        return lambda given, _: {int(key): converter.structure(value, inner) for key, value in given.items()}
+
+    def one_of(cls: Any) -> Any:
+        def structure(value: Any, _: Any) -> Any:
+            if value not in get_args(cls):
+                raise TypeError(f"{value!r} is none of {', '.join(map(repr, get_args(cls)))}")
+            return value
+
+        return structure
+
+    converter = cattrs.Converter()
+    for simple in (str, int, bool):
+        converter.register_structure_hook(simple, plain)
+    converter.register_structure_hook(float, number)
+    converter.register_structure_hook_factory(is_dataclass, dataclass)
+    converter.register_structure_hook_factory(lambda cls: get_origin(cls) is Literal, one_of)
+    converter.register_structure_hook_factory(
+        lambda cls: get_origin(cls) is dict and get_args(cls)[0] is int, with_whole_keys
+    )
+    try:
+        return converter.structure(values, kind)
+    except (cattrs.BaseValidationError, TypeError) as error:
+        found = [f"{error} @ "] if isinstance(error, TypeError) else cattrs.transform_error(error, "", _told)
+        told = (one.rpartition(" @ ") for one in found)
+        raise ValueError("; ".join(f"{place}: {what}".lstrip(".: ") for what, _, place in told)) from error
+
+
+def _told(error: BaseException, kind: type | None) -> str:
+    from cattrs.errors import ForbiddenExtraKeysError
+
+    if isinstance(error, ForbiddenExtraKeysError):
+        return f"unknown: {', '.join(sorted(map(repr, error.extra_fields)))}"
+    return "missing" if isinstance(error, KeyError) else str(error)
 
 
 def check_writable(path: str | Path) -> None:

@@ -139,8 +139,6 @@ def test_every_module_has_its_test():
         "parts": "run_monitor",
         "worker": "runner",
         "recorder": "runner",
-        "memory": "worker",
-        "estimate": "command",
         "stages": "simulator",
         "fourier": "surrogate",
         "goodness": "calibration",

@@ -10,12 +10,12 @@ import pytest
 import torch
 
 from lightning_qsgd.cli import main
-from lightning_qsgd.comparison.command import duration
 from lightning_qsgd.comparison.runner import Runner
 from lightning_qsgd.comparison.spec import Arm, Comparison, Metric, Seeds
 from lightning_qsgd.failures import explain, is_of_other_weights, is_out_of_memory, memory_advice, origin_of
 from lightning_qsgd.files import find_config
 from lightning_qsgd.quantum import QuantumLayer
+from lightning_qsgd.report.numbers import duration
 from lightning_qsgd.scrubbing import without_secrets
 from tests.common import FEW_SHOTS, SMALL, TINY_ARGUMENTS, fails
 

@@ -136,7 +136,7 @@ def audit_attention(passes: Passes, trained: Passed, recorders: dict[str, ScoreR
     found = []
     for name, recorder in recorders.items():
         series = recorder.layer.series
-        silent = [] if heads[name] else ["It was not asked once over the validation data."]
+        silent = [] if heads[name] else ["It was never called on the validation data."]
         found.append(
             AttentionFindings(
                 name,
