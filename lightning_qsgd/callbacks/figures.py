@@ -5,6 +5,7 @@ Shapes: Q quantum heads, J frequencies, N scores, O = 2**n outcomes of n qubits.
 
 import math
 from collections.abc import Mapping, Sequence
+from functools import cache
 from typing import Any
 
 import numpy as np
@@ -86,8 +87,9 @@ def score_window(occurring: tuple[float, float] | None, fastest: float) -> tuple
     return (low + high) / 2 - half, (low + high) / 2 + half
 
 
+@cache
 def drawing_image(drawing: str) -> NDArray[np.uint8]:
-    """Render the text drawing of a circuit as an image, (height, width, 3)."""
+    """Render the text drawing of a circuit as an image, (height, width, 3), once in a process."""
     lines, size = drawing.splitlines(), 11 / 72  # inches; a letter is 0.602 as wide as high
     width, height = max(map(len, lines)) * 0.602 * size + 0.4, len(lines) * size + 0.4
     figure = Figure(figsize=(width, height), dpi=100)

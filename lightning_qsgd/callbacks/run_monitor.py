@@ -126,7 +126,7 @@ class RunPage(SaveConfigCallback):
         if not trainer.is_global_zero:
             return
         for writer in tensorboard_writers(trainer.loggers):
-            config = self.parser.dump(self.config, skip_unset=False)
+            config = self.parser.dump(self.config, skip_unset=False, skip_validation=True)  # it was parsed
             writer.add_text("run", run_page(self.arguments, config), trainer.global_step)
 
 
