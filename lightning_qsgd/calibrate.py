@@ -97,9 +97,6 @@ def _parser() -> KnownArgumentsParser:
         "file for training runs (the perturbation's option calibration). Further arguments override the configuration, "
         "as with fit.",
     )
-    parser.add_argument(
-        "-c", "--config", action="append", required=True, help="YAML file; later ones override earlier ones"
-    )
     parser.add_argument("-o", "--output", type=Path, help="file to write, such as data/calibrations/manila.npz")
     parser.add_argument("--dry-run", "--dry_run", action="store_true", help="print what would run, and stop")
     parser.add_argument("--held_out", type=int, default=64, help="number of points that test the fit. Default: 64")

@@ -191,7 +191,7 @@ class KnownArgumentsParser(argparse.ArgumentParser):
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, allow_abbrev=False, **kwargs)
-        self.add_argument("-c", "--config", action="append", help="YAML; later ones over earlier ones")
+        self.add_argument("-c", "--config", action="append", help="YAML file; later ones override earlier ones")
 
     def parse_known_args(self, *args: Any, **kwargs: Any) -> tuple[Any, list[str]]:  # type: ignore[override]
         """Parse the arguments that this parser knows; see argparse."""

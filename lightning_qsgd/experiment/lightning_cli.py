@@ -175,8 +175,10 @@ class ExperimentCLI(LightningCLI):
 
     def plain(self, skip_unset: bool = False) -> dict[str, Any]:
         """The configuration as plain values; ``skip_unset`` leaves out settings that are None."""
-        options = {"skip_link_targets": False, "skip_unset": skip_unset, "skip_validation": True}  # it was parsed
-        return yaml.safe_load(self.parser.dump(self.config, **options))
+        text = self.parser.dump(  # which was validated when it was parsed
+            self.config, skip_link_targets=False, skip_unset=skip_unset, skip_validation=True
+        )
+        return yaml.safe_load(text)
 
     # ---- from a configuration to trainer, model and data
 
