@@ -14,7 +14,7 @@ comma := ,
 define install
 	@echo "Installing lightning_qsgd[$(1)] into .venv; the first time this takes minutes"
 	@rm -f $@
-	@{ PYTHONUNBUFFERED=1 $(RUN) -m pip install --disable-pip-version-check --progress-bar off -c constraints.txt -e '.[$(1)]' && touch $@; } 2>&1 | tee .venv/install.log | awk ' \
+	@{ PYTHONUNBUFFERED=1 $(RUN) -m pip install --disable-pip-version-check --no-compile --progress-bar off -c constraints.txt -e '.[$(1)]' && touch $@; } 2>&1 | tee .venv/install.log | awk ' \
 		/^Collecting /                     { packages++; if (packages % 25 == 0) print "  found " packages " packages" } \
 		/\([0-9][0-9]+(\.[0-9]+)? MB\)/   { print "  " $$0 } \
 		/^Installing collected packages/   { print "  unpacking " split($$0, names, ",") " packages" } \

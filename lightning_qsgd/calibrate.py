@@ -17,6 +17,7 @@ from rich.table import Table
 
 from lightning_qsgd.experiment import Experiment
 from lightning_qsgd.files import check_writable
+from lightning_qsgd.manual import add_options
 from lightning_qsgd.optim import CircuitPerturbation
 from lightning_qsgd.parser import KnownArgumentsParser
 
@@ -97,16 +98,7 @@ def _parser() -> KnownArgumentsParser:
         "file for training runs (the perturbation's option calibration). Further arguments override the configuration, "
         "as with fit.",
     )
-    parser.add_argument("-o", "--output", type=Path, help="file to write, such as data/calibrations/manila.npz")
-    parser.add_argument("--dry-run", "--dry_run", action="store_true", help="print what would run, and stop")
-    parser.add_argument("--held_out", type=int, default=64, help="number of points that test the fit. Default: 64")
-    parser.add_argument(
-        "--references", type=int, default=16, help="number of repeats of one point, to see drift. Default: 16"
-    )
-    parser.add_argument("--seed", type=int, default=0, help="seed of the order and of these points. Default: 0")
-    parser.add_argument(
-        "--max_age_days", type=float, help="age at which fit refuses the file. Default: 1 on hardware, else no limit"
-    )
+    add_options("calibrate", parser)
     return parser
 
 

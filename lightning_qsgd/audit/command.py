@@ -21,6 +21,7 @@ from lightning_qsgd.comparison.spec import Arm, Comparison, Contrast, Metric, Se
 from lightning_qsgd.comparison.wording import claims, summary
 from lightning_qsgd.experiment import Experiment
 from lightning_qsgd.files import atomic_write, check_writable
+from lightning_qsgd.manual import add_options
 from lightning_qsgd.optim import CircuitPerturbation, Perturbation, SinePerturbation
 from lightning_qsgd.parser import KnownArgumentsParser
 from lightning_qsgd.yaml_files import dump_yaml
@@ -116,16 +117,7 @@ def _parser() -> KnownArgumentsParser:
         "depends on one angle, on several, or is noise, and which classical map does the same. Further arguments "
         "override the configuration, as with fit.",
     )
-    parser.add_argument(
-        "--ckpt_path", help="replay instead of training: a checkpoint (last, best, a file), or a folder of several"
-    )
-    parser.add_argument(
-        "--compare", action="store_true", help="train the classical twins too, and judge whether the circuit helps"
-    )
-    parser.add_argument("--seeds", type=int, default=10, help="of --compare. Default: 10")
-    parser.add_argument("--margin", type=float, default=0.01, help="smallest difference that matters. Default: 0.01")
-    parser.add_argument("--workers", type=int, default=2, help="processes of --compare. Default: 2")
-    parser.add_argument("-o", "--output", type=Path, help="folder to write to. Default: audit in the run folder")
+    add_options("audit", parser)
     return parser
 
 

@@ -19,6 +19,7 @@ from lightning_qsgd.comparison.results import Results
 from lightning_qsgd.comparison.runner import Runner
 from lightning_qsgd.comparison.spec import Comparison, add_arguments, from_options
 from lightning_qsgd.comparison.worker import Estimate
+from lightning_qsgd.manual import add_options
 from lightning_qsgd.parser import OneLineErrorParser
 from lightning_qsgd.report.numbers import Numbers, duration
 
@@ -90,8 +91,7 @@ def report(arguments: Sequence[str]) -> None:
         prog="lightning-qsgd report",
         description="Write report.html, report.md with its figures, and runs.csv. Runs may still be missing.",
     )
-    parser.add_argument("folders", nargs="+", type=Path, help="folders of comparisons; several share a page")
-    parser.add_argument("-o", "--output", type=Path, help="folder to write to. Default: the first comparison's")
+    add_options("report", parser)
     options = parser.parse_args(list(arguments))
     results = [Results.load(folder) for folder in options.folders]
     written = write_report(results, options.output or options.folders[0])
@@ -119,18 +119,7 @@ def _parser() -> OneLineErrorParser:
         description="Train all arms of a comparison with all seeds. Stopped at any time, the same command goes on; "
         "finished runs are not repeated.",
     )
-    parser.add_argument("--dry_run", "--dry-run", action="store_true", help="list the runs, with time and circuits")
-    parser.add_argument("--workers", type=int, default=2, help="processes on this machine, one thread each. Default: 2")
-    parser.add_argument(
-        "--scheduler",
-        type=str | None,
-        default=None,
-        help="address of a Dask scheduler, as tcp://127.0.0.1:8786, whose workers train instead",
-    )
-    parser.add_argument("--tuning_only", "--tuning-only", action="store_true", help="stop before the evaluation runs")
-    parser.add_argument(
-        "--retry_failed", "--retry-failed", action="store_true", help="train failed runs again (diverged ones stay)"
-    )
+    add_options("compare", parser)
     add_arguments(parser)
     return parser
 
