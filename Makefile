@@ -9,24 +9,35 @@ PAPER := logs/compare$(if $(QUICK),/quick)
 FEW := --root $(PAPER) --seeds.evaluation "[301, 302, 303]" --seeds.tuning "[101]"
 QUICKLY := $(if $(QUICK),$(FEW))
 
+# Installs the package with some extras into .venv. Of pip's output it shows large files and errors; all of it is in .venv/install.log.
+comma := ,
+define install
+	@echo "Installing lightning_qsgd[$(1)] into .venv; the first time this takes minutes"
+	@rm -f $@
+	@{ PYTHONUNBUFFERED=1 $(RUN) -m pip install --disable-pip-version-check --no-compile --progress-bar off -c constraints.txt -e '.[$(1)]' && touch $@; } 2>&1 | tee .venv/install.log | awk ' \
+		/^Collecting /                     { packages++; if (packages % 25 == 0) print "  found " packages " packages" } \
+		/\([0-9][0-9]+(\.[0-9]+)? MB\)/   { print "  " $$0 } \
+		/^Installing collected packages/   { print "  unpacking " split($$0, names, ",") " packages" } \
+		/^ *ERROR/                         { print } \
+		{ fflush() }'
+	@test -e $@ || { tail -n 20 .venv/install.log; exit 1; }
+endef
+
 .PHONY: help fit paper test test-slow test-gpu bench docs docs-serve lint format tensorboard clean
 
 help: ## list the targets
 	@grep -E '^[a-z.-]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*##/\t/' | expand -t 16
 
 .venv/.installed: pyproject.toml constraints.txt
-	$(PYTHON) -c 'import sys; sys.exit("lightning_qsgd needs Python 3.11 or newer; found %s. Try: make PYTHON=python3.11" % sys.version.split()[0] if sys.version_info < (3, 11) else 0)'
-	test -x .venv/bin/python || $(PYTHON) -m venv .venv
-	.venv/bin/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[dev]'
-	touch $@
+	@$(PYTHON) -c 'import sys; sys.exit("lightning_qsgd needs Python 3.11 or newer; found %s. Try: make PYTHON=python3.11" % sys.version.split()[0] if sys.version_info < (3, 11) else 0)'
+	@test -x .venv/bin/python || $(PYTHON) -m venv .venv
+	$(call install,dev)
 
 .venv/.bench: .venv/.installed
-	.venv/bin/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[dev,bench]'
-	touch $@
+	$(call install,dev$(comma)bench)
 
 .venv/.docs: .venv/.installed
-	.venv/bin/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[dev,docs]'
-	touch $@
+	$(call install,dev$(comma)docs)
 
 .venv: .venv/.installed ## the environment, from pyproject.toml and constraints.txt
 

@@ -1,4 +1,4 @@
-"""The command ``calibrate``: measure a configuration's circuit once, for many training runs. Level 4."""
+"""The command ``calibrate``: measure the circuit of a configuration once, for many training runs. Level 4."""
 
 from __future__ import annotations
 
@@ -17,6 +17,7 @@ from rich.table import Table
 
 from lightning_qsgd.experiment import Experiment
 from lightning_qsgd.files import check_writable
+from lightning_qsgd.manual import add_options
 from lightning_qsgd.optim import CircuitPerturbation
 from lightning_qsgd.parser import KnownArgumentsParser
 
@@ -28,11 +29,11 @@ def calibrate(arguments: Sequence[str]) -> None:
     """Run the grid of a configuration's circuit on its sampler, test the fit, and write a file.
 
     Args:
-        arguments: of the command line, without its name.
+        arguments: arguments of the command line, without the command's name.
 
     Raises:
-        ValueError: if the configuration has no CircuitPerturbation; for an invalid number; or if the series does not
-            describe the sampler. What was measured then stands in a file beside that which was asked for.
+        ValueError: if the configuration has no CircuitPerturbation, a number is invalid, or the series does not
+            describe the sampler. In the last case the measurements are written to a file NAME.rejected.npz.
     """
     options, overrides = _parser().parse_known_args(list(arguments))
     configs = [part for path in options.config for part in ("--config", path)]
@@ -46,7 +47,7 @@ def calibrate(arguments: Sequence[str]) -> None:
         circuits = num_circuits(network.ansatz, options.held_out, options.references)
     except ValueError as error:
         if perturbation.entanglement == "none":
-            raise ValueError(f"{error}. Without entanglement fit needs few circuits, and no calibration") from error
+            raise ValueError(f"{error}. Without entanglement, fit needs few circuits, and no calibration") from error
         raise
     console = Console(width=120)
     _show(console, "Calibration", _plan(perturbation, circuits))
@@ -61,7 +62,7 @@ def calibrate(arguments: Sequence[str]) -> None:
     hold = getattr(sampler, "hold", nullcontext)
     columns = TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn()
     try:
-        with hold(), Progress(*columns, console=console) as progress:  # paid jobs stay on record until all is written
+        with hold(), Progress(*columns, console=console) as progress:  # keep the record of paid jobs until the end
             task = progress.add_task("circuits", total=circuits)
             calibration = measure(
                 network,
@@ -81,8 +82,8 @@ def calibrate(arguments: Sequence[str]) -> None:
     _show(console, "Result", _result(calibration))
     if misfit:
         raise ValueError(
-            f"{options.output} is not written: {misfit}. What was measured is in {path}; fit takes it under that name, "
-            "and warns"
+            f"{options.output} is not written: {misfit}. The measurement is in {path}; fit accepts this file, with a "
+            "warning"
         )
     for warning in calibration.warnings():
         console.print(f"warning: {warning}", style="yellow")
@@ -94,25 +95,15 @@ def _parser() -> KnownArgumentsParser:
     parser = KnownArgumentsParser(
         "lightning-qsgd calibrate",
         description="Measure the response of a configuration's circuit on its sampler once, test it, and write it to a "
-        "file that training runs take by the perturbation's option calibration. Further arguments override the "
-        "configuration, as with fit.",
+        "file for training runs (the perturbation's option calibration). Further arguments override the configuration, "
+        "as with fit.",
     )
-    parser.add_argument("-c", "--config", action="append", required=True, help="YAML; later ones over earlier ones")
-    parser.add_argument("-o", "--output", type=Path, help="file to write, such as data/calibrations/manila.npz")
-    parser.add_argument("--dry-run", "--dry_run", action="store_true", help="say what would run, and stop")
-    parser.add_argument("--held_out", type=int, default=64, help="points that test the fit. Default: 64")
-    parser.add_argument(
-        "--references", type=int, default=16, help="repeats of one point, which show drift. Default: 16"
-    )
-    parser.add_argument("--seed", type=int, default=0, help="of the order and of these points. Default: 0")
-    parser.add_argument(
-        "--max_age_days", type=float, help="after which fit refuses the file. Default: 1 on hardware, else no limit"
-    )
+    add_options("calibrate", parser)
     return parser
 
 
 def _circuit(config: dict[str, Any]) -> tuple[CircuitPerturbation, str]:
-    """The first CircuitPerturbation in a configuration, and its key."""
+    """The first CircuitPerturbation of a configuration, and its key."""
     for key, found in _specifications(config.get("model"), "model"):
         parser = jsonargparse.ArgumentParser(exit_on_error=False)
         parser.add_subclass_arguments(CircuitPerturbation, "perturbation")
@@ -150,7 +141,7 @@ def _plan(perturbation: CircuitPerturbation, circuits: int) -> dict[str, Any]:
 
 
 def _rejected(path: Path) -> Path:
-    """A free name beside ``path``, for measurements that may have cost money."""
+    """A free file name next to ``path``, since the measurements may have cost money."""
     names = (f"{path.stem}.rejected{number}{path.suffix}" for number in chain([""], count(2)))
     return next(free for name in names if not (free := path.with_name(name)).exists())
 

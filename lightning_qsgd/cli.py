@@ -7,7 +7,6 @@ import shutil
 import signal
 import sys
 from collections.abc import Sequence
-from difflib import get_close_matches
 from pathlib import Path
 from typing import Any
 
@@ -28,7 +27,7 @@ from lightning_qsgd.distributed import leave
 from lightning_qsgd.doctor import doctor
 from lightning_qsgd.experiment import Experiment, RunResult
 from lightning_qsgd.failures import explain, to_report
-from lightning_qsgd.files import find_config, shipped
+from lightning_qsgd.files import close, find_config, shipped
 from lightning_qsgd.init import init
 from lightning_qsgd.parser import class_options
 from lightning_qsgd.scrubbing import scrub, without_secrets
@@ -163,8 +162,8 @@ def _run(arguments: list[str]) -> None:
     if command.startswith("-"):
         raise ValueError(f"Invalid command: {command!r}; the command comes first: lightning-qsgd fit {command} ...")
     if command not in manual.COMMANDS:
-        near = get_close_matches(command, manual.COMMANDS) or manual.COMMANDS
-        raise ValueError(f"Invalid command: {command!r}; close: {', '.join(near)}; all: lightning-qsgd --help")
+        near = close(command, manual.COMMANDS, 0.6, otherwise=manual.COMMANDS)
+        raise ValueError(f"Invalid command: {command!r}{near}; all: lightning-qsgd --help")
     if command == "doctor":
         if options:
             raise ValueError(f"doctor takes no arguments: {' '.join(options)}")

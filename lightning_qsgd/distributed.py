@@ -1,6 +1,6 @@
-"""Numbers that the ranks of a torch.distributed run share; plain values where there is none.
+"""Values that the ranks of a torch.distributed run share; without such a run they are plain values.
 
-Below all levels: imports nothing of this package.
+This module is below all levels and imports nothing of this package.
 """
 
 from collections.abc import Callable
@@ -12,7 +12,7 @@ T = TypeVar("T")
 
 
 class Counter(Protocol):
-    """What runs circuits and counts them, such as a Perturbation or a QuantumNetwork."""
+    """An object that runs circuits and counts them, such as a Perturbation or a QuantumNetwork."""
 
     circuits: int
     shots: int
@@ -20,18 +20,18 @@ class Counter(Protocol):
 
 
 def ranks() -> int:
-    """Number of processes in this run, at least 1."""
+    """Number of processes of the run, at least 1."""
     distributed = torch.distributed
     return distributed.get_world_size() if distributed.is_available() and distributed.is_initialized() else 1
 
 
 def rank() -> int:
-    """Number of this process, from 0; 0 where it is alone."""
+    """Number of this process, from 0."""
     return torch.distributed.get_rank() if ranks() > 1 else 0
 
 
 def counted_from_rank_0(counter: Counter, compute: Callable[[], T]) -> T:
-    """:func:`from_rank_0`, and rank 0's circuits, shots and seconds on all ranks: they are those of the whole run."""
+    """Call :func:`from_rank_0`, and copy rank 0's circuits, shots and seconds to the counters of all ranks."""
     value, (counter.circuits, counter.shots, counter.seconds) = from_rank_0(
         lambda: (compute(), (counter.circuits, counter.shots, counter.seconds))
     )
@@ -39,12 +39,12 @@ def counted_from_rank_0(counter: Counter, compute: Callable[[], T]) -> T:
 
 
 def from_rank_0(compute: Callable[[], T]) -> T:
-    """What ``compute`` returns or raises on rank 0, on all ranks; called on all ranks.
+    """Call ``compute`` on rank 0, and return its result on all ranks. All ranks call this function.
 
-    It travels as a pickle between the ranks of one run, never to disk.
+    The result is pickled and sent to the other ranks; it is never written to disk.
 
     Raises:
-        RuntimeError: on the other ranks, with the text of rank 0's error.
+        RuntimeError: on the other ranks if ``compute`` raises an error, with its text. Rank 0 raises the error itself.
     """
     if ranks() == 1:
         return compute()
@@ -53,7 +53,7 @@ def from_rank_0(compute: Callable[[], T]) -> T:
     if rank() == 0:
         try:
             box[0] = compute()
-        except Exception as error:  # the other ranks would wait for ever
+        except Exception as error:  # otherwise the other ranks wait forever
             failure, box[1] = error, str(error) or type(error).__name__
     torch.distributed.broadcast_object_list(box, src=0)
     if failure is not None:
@@ -64,7 +64,7 @@ def from_rank_0(compute: Callable[[], T]) -> T:
 
 
 def on_all_ranks(value: T) -> list[T]:
-    """Each rank's value, in their order, on every rank; called on all ranks. It travels as a pickle, as above."""
+    """Return the values of all ranks, in their order, on each rank. All ranks call it; values are pickled."""
     if ranks() == 1:
         return [value]
     found: list[Any] = [None] * ranks()
@@ -73,9 +73,9 @@ def on_all_ranks(value: T) -> list[T]:
 
 
 def leave() -> None:
-    """End this process's part in a distributed run, once it has nothing more to ask of the others.
+    """Leave a distributed run, once this process needs nothing more from the others.
 
-    Lightning does so for NCCL only; a process that ends beside gloo's threads is aborted now and then.
+    Lightning does so for NCCL only; with gloo, a process that ends while its threads run is sometimes aborted.
     """
     if torch.distributed.is_available() and torch.distributed.is_initialized():
         torch.distributed.destroy_process_group()

@@ -1,4 +1,4 @@
-"""The command ``doctor``: what this installation can do, and whether its circuits are right. Level 4."""
+"""The command ``doctor``: shows what this installation can do, and tests its circuits. Level 4."""
 
 import json
 import os
@@ -23,7 +23,7 @@ def doctor() -> None:
     """Print versions, devices, threads and backends, and run a self-test.
 
     Raises:
-        RuntimeError: if the self-test's circuits are wrong.
+        RuntimeError: if the results of the self-test are wrong.
     """
     table = Table(title="lightning_qsgd doctor", show_header=False, title_justify="left")
     for name, value in diagnosis().items():
@@ -35,11 +35,11 @@ def doctor() -> None:
             f"Self-test failed: 4 qubits on Aer are {distance:.3f} (total variation) from the exact probabilities; "
             "reinstall with: pip install -c constraints.txt lightning-qsgd"
         )
-    print(f"Self-test passed: 4 qubits on Aer, {distance:.3f} (total variation) from exact, as 4096 shots make it")
+    print(f"Self-test passed: 4 qubits on Aer, {distance:.3f} (total variation) from exact, as expected of 4096 shots")
 
 
 def diagnosis() -> dict[str, str]:
-    """What the installation consists of; never a token."""
+    """Versions, devices and accounts of the installation by name, without tokens."""
     found = {"Python": platform.python_version(), "machine": f"{platform.system()} {platform.machine()}"}
     for package in PACKAGES:
         try:
@@ -58,7 +58,7 @@ def diagnosis() -> dict[str, str]:
 
 
 def has_account() -> bool:
-    """Whether an account is saved; qiskit-ibm-runtime leaves an empty file behind when it only looks for one."""
+    """Whether an account is saved. (qiskit-ibm-runtime leaves an empty file when it only looks for one.)"""
     try:
         return bool(json.loads(ACCOUNTS.read_text()))
     except (OSError, ValueError):
@@ -66,7 +66,7 @@ def has_account() -> bool:
 
 
 def self_test() -> float:
-    """Largest total-variation distance of Aer from the statevector for the paper's circuit at 4 inputs, 4096 shots."""
+    """The largest total variation distance between Aer (4096 shots) and exact for the paper's circuit at 4 inputs."""
     from lightning_qsgd.quantum import AerSampler, QuantumNetwork, superposition_circuit
 
     ansatz, rng = superposition_circuit(), np.random.default_rng(0)

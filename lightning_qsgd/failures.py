@@ -1,60 +1,191 @@
-"""What a failure means and what to do about it, in one line. Level 2."""
+"""What ended a run: where an error comes from, what it means, and what to do about it. Level 0."""
 
+import builtins
+import linecache
+import os
 import platform
 import re
+import site
+import sysconfig
+import traceback
+from collections.abc import Mapping
 from importlib.metadata import version
+from pathlib import Path
+from typing import Any, Literal, NamedTuple
 
-from lightning_qsgd.parser import shorten
-from lightning_qsgd.tracebacks import Origin, origin_of
+import torch
+from lightning.fabric.utilities.exceptions import MisconfigurationException
 
-_DEAD_WORKER = re.compile(r"DataLoader worker \(pid.*(exited unexpectedly|killed by signal)")
-_IN_WORKER = re.compile(r"Caught \w+ in DataLoader worker process (\d+)\.\nOriginal Traceback")
+_PACKAGE = str(Path(__file__).parent) + os.sep
+_PATHS = {sysconfig.get_path(name) for name in ("stdlib", "platstdlib", "purelib", "platlib")}
+_LIBRARIES = tuple(os.path.join(path, "") for path in (*_PATHS, site.getusersitepackages()) if path)
+_IN_TEXT = re.compile(r'^ *File "(.+)", line (\d+), in (.+)$', re.MULTILINE)
+_BEGINS = "Traceback (most recent call last):"
+#: Errors that Python, torch and others raise where code is wrong.
+_WRONG_CODE = (TypeError, AttributeError, LookupError, AssertionError, NameError, ArithmeticError, RuntimeError)
+#: Files that call Lightning. An error that passed no other line of the package is not the package's.
+_ENTRIES = ("cli.py", "lightning_cli.py", "value.py", "worker.py", "command.py", "replay.py")
+#: Files of torch that watch the processes of a data loader.
+_LOADER = ("torch/utils/data/dataloader.py", "torch/utils/data/_utils/signal_handling.py")
+# Texts by which torch, its CPU allocator, the operating system and CUDA report that memory ran out. Not all of these
+# errors have a type of their own; tests/test_failures.py fails where a text changes.
+_OUT_OF_MEMORY = (
+    "out of memory", "can't allocate memory", "not enough memory", "Cannot allocate memory", "bad_alloc",
+    "CUBLAS_STATUS_ALLOC_FAILED",
+)  # fmt: skip
 
-_MADE_ANEW = re.compile(r"The DataLoader implementation has an error where more than one `__init__`.*?`(\w+)=\.\.\.`")
+
+class Frame(NamedTuple):
+    """A line that was running."""
+
+    file: str
+    line: int
+    function: str
+
+    @property
+    def origin(self) -> Literal["user", "package", "library"]:
+        """Whose it is."""
+        if self.file.startswith(_PACKAGE):
+            return "package"
+        parts = Path(self.file).parts
+        library = self.file.startswith(_LIBRARIES) or "site-packages" in parts or "dist-packages" in parts
+        return "library" if library or not os.path.isfile(self.file) else "user"
+
+    @property
+    def place(self) -> str:
+        """As "file:line in function", from the current folder where the file is below it."""
+        path = os.path.relpath(self.file) if self.file.startswith(os.path.join(os.getcwd(), "")) else self.file
+        return f"{path}:{self.line} in {self.function}"
+
+    @property
+    def raises(self) -> bool:
+        """Whether the line is a ``raise``."""
+        return linecache.getline(self.file, self.line).lstrip().startswith("raise")
+
+
+class Origin(NamedTuple):
+    """Where an error comes from.
+
+    Attributes:
+        kind: name of its class; if another process sent it as text, of the original error's class.
+        message: its text, likewise.
+        raised: the line that raised it, or None.
+        user: the innermost line of a user's file, or None.
+        last: the innermost line of a user's file or of this package, or None.
+        is_bug: whether it is an error in the code of this package, rather than a refusal.
+    """
+
+    kind: str
+    message: str
+    raised: Frame | None
+    user: Frame | None
+    last: Frame | None
+    is_bug: bool
+
+
+def origin_of(error: BaseException) -> Origin:
+    """Find where an error comes from; if it carries a traceback of another process as text, from that.
+
+    Errors that the package, or a library that it called, raises by a ``raise`` statement are refusals, and so are those
+    that report a missing file, a missing module or a lack of memory. Other errors of wrong code are the user's if the
+    innermost line outside of libraries is theirs, and bugs if it is the package's.
+    """
+    while error.__cause__ is not None and _raised_by_parser(error):  # the error of a class that it instantiates
+        error = error.__cause__
+    return _read(error)
+
+
+def _raised_by_parser(error: BaseException) -> bool:
+    entries = traceback.extract_tb(error.__traceback__)
+    return bool(entries) and Path(entries[-1].filename).parent.name == "jsonargparse"
+
+
+def _read(error: BaseException) -> Origin:
+    text = str(error)
+    kind, message = type(error).__name__, text
+    if _BEGINS in text:
+        text = text.rpartition(_BEGINS)[2]
+        frames = [Frame(file, int(line), function) for file, line, function in _IN_TEXT.findall(text)]
+        kind, _, message = _last_error(text).partition(": ")
+        kind = kind.rpartition(".")[2]
+    else:
+        entries = traceback.extract_tb(error.__traceback__)
+        frames = [Frame(entry.filename, entry.lineno or 0, entry.name) for entry in entries]
+    if isinstance(error, SyntaxError) and error.filename:
+        frames.append(Frame(error.filename, error.lineno or 0, "its text"))
+        message = error.msg
+    own = [frame for frame in frames if frame.origin != "library"]
+    users = [frame for frame in own if frame.origin == "user"]
+    last = own[-1] if own else None
+    type_ = getattr(builtins, kind, type(error))
+    wrong = isinstance(type_, type) and issubclass(type_, _WRONG_CODE)
+    named = bool(frames) and frames[-1].raises and kind != "AssertionError"
+    bug = last is not None and last.origin == "package" and wrong and not named
+    if kind == "RuntimeError" and last is not None and frames[-1] != last:  # also of devices, networks and processes
+        bug = bug and Path(last.file).name not in _ENTRIES and "distributed" not in Path(frames[-1].file).parts
+    return Origin(kind, message, frames[-1] if frames else None, users[-1] if users else None, last, bug)
+
+
+def _last_error(text: str) -> str:
+    """Type and text of the error at the end of a traceback: what follows the last indented line."""
+    lines = text.rstrip().splitlines()
+    start = max((i for i, line in enumerate(lines) if line.startswith("  ")), default=-1)
+    return " ".join(" ".join(lines[start + 1 :]).split())
 
 
 def explain(error: BaseException) -> str:
-    """One line for an error that ended a run, at most 1000 letters; its cause and ways out where they are known.
+    """Describe an error that ended a run in one line of at most 1000 characters, with ways out where they are known.
 
-    Errors in a user's file, and refusals of what it does, begin with file, line and function. Known are processes of a
-    data loader that died, errors in them, and checkpoints of another model; others speak for themselves.
+    If a user's file is involved, the line begins with file, line and function.
     """
     origin, text = origin_of(error), str(error)
-    if dead := _DEAD_WORKER.search(text):
-        how = " ".join(text[dead.start() :].split(". ")[0].split()).rstrip(".")
+    message = " ".join(origin.message.split())
+    if _of_dead_worker(origin):
         return (
-            f"A process that loads data died: {how}. Its memory may have run out (each of num_workers has its own), or "
-            "its shared memory (/dev/shm; in a container raise --shm-size), or the data set ended it. Use fewer "
-            "--data.num_workers; with 0 an error in the data set is shown as it is"
+            f"A process that loads data died: {message.split('. ')[0].rstrip('.')}. Its memory may have run out (each "
+            "of num_workers has its own), or its shared memory (/dev/shm; in a container raise --shm-size), or the "
+            "data set ended it. Use fewer --data.num_workers; with 0 an error in the data set is shown as it is"
         )
-    if (again := _MADE_ANEW.search(text)) and again[1] in ("batch_size", "shuffle", "sampler", "batch_sampler"):
+    if isinstance(error, MisconfigurationException) and isinstance(error.__cause__, TypeError):
         return (
-            f"Lightning makes the loaders of predict anew, and cannot where {again[1]} has no name: write "
-            f"DataLoader(dataset, {again[1]}=...) in your predict_dataloader"
+            f"Lightning cannot build the loaders of predict again: {error.__cause__}. Name the arguments: write "
+            "DataLoader(dataset, batch_size=...) in your predict_dataloader"
         )
-    message = origin.message
-    message = shorten(message) if "Does not validate" in message else " ".join(message.split())
-    if "loading state_dict" in message and not message.startswith("Invalid"):
+    if _of_other_weights(origin):
         message = f"The checkpoint belongs to another model: {message}"
-    caught = _IN_WORKER.search(text)
-    if origin.is_bug or caught or (origin.last is not None and origin.last == origin.user):
+    loads = any(entry.filename.endswith(_LOADER) for entry in traceback.extract_tb(error.__traceback__))
+    in_worker = loads and _BEGINS in text
+    if origin.is_bug or in_worker or (origin.last is not None and origin.last == origin.user):
         message = f"{origin.kind}: {message}" if message else origin.kind
     if origin.user is not None:
         message = f"{origin.user.place}: {message}"
-    if caught:
-        message = f"Loading data failed in process {caught[1]}: {message}"
+    if in_worker:
+        message = f"Loading data failed ({text.partition(chr(10))[0].rstrip('.')}): {message}"
     return (message or origin.kind)[:1000]
 
 
+def is_of_other_weights(error: BaseException) -> bool:
+    """Whether an error means that a model's weights do not fit those of a checkpoint."""
+    return _of_other_weights(origin_of(error))
+
+
+def _of_other_weights(origin: Origin) -> bool:
+    return origin.kind == "RuntimeError" and origin.raised is not None and origin.raised.function == "load_state_dict"
+
+
+def _of_dead_worker(origin: Origin) -> bool:
+    return origin.kind == "RuntimeError" and origin.raised is not None and origin.raised.file.endswith(_LOADER)
+
+
 def to_report(error: BaseException, command: str) -> str | None:
-    """What to report of an error in the package itself; None for refusals and for errors in a user's file.
+    """What to report about an error in the package itself; None for refusals and for errors in a user's file.
 
     Args:
-        error: that ended the command.
-        command: as it was typed, without secrets.
+        error: the error that ended the command.
+        command: the command as it was typed, without secrets.
     """
-    origin: Origin = origin_of(error)
-    if not origin.is_bug or origin.last is None or _DEAD_WORKER.search(str(error)):
+    origin = origin_of(error)
+    if not origin.is_bug or origin.last is None or _of_dead_worker(origin):
         return None
     versions = (
         f"lightning_qsgd {version('lightning-qsgd')}, torch {version('torch')}, Python {platform.python_version()}"
@@ -63,3 +194,46 @@ def to_report(error: BaseException, command: str) -> str | None:
         f"unexpected, in {origin.last.place}. This is likely a mistake in lightning_qsgd: please report this line, "
         f"the traceback that --debug shows, and: {versions}; {command}"
     )
+
+
+def is_out_of_memory(error: BaseException) -> bool:
+    """Whether an error means that the memory of a GPU or of this machine ran out."""
+    if isinstance(error, (MemoryError, torch.OutOfMemoryError)):
+        return True
+    return isinstance(error, (RuntimeError, OSError)) and any(words in str(error) for words in _OUT_OF_MEMORY)
+
+
+def memory_advice(error: BaseException, config: Mapping[str, Any], training: bool) -> str:
+    """List in one line the settings that save memory, with their present values.
+
+    Args:
+        error: the error, for what ran out.
+        config: the whole configuration of the command, as plain values.
+        training: whether weights were trained, or only evaluated.
+    """
+    said = " ".join(str(error).split())
+    for words in _OUT_OF_MEMORY:  # torch writes a place in its sources before it, and advice after it
+        if (start := said.find(words)) >= 0:
+            said = said[start:].split(". If reserved")[0]
+            break
+    trainer, data, model = (config.get(name) or {} for name in ("trainer", "data", "model"))
+    data, model = data.get("init_args") or {}, model.get("init_args") or {}
+    optimizer = (model.get("optimizer") or {}).get("init_args") or {}
+    attention = model.get("attention")
+    kernel = (attention.get("init_args") or {}).get("kernel") if isinstance(attention, Mapping) else None
+    ways = []
+    if "batch_size" in data:
+        window = f" with more trainer.accumulate_grad_batches (now {trainer.get('accumulate_grad_batches', 1)})"
+        ways.append(f"a smaller batch_size (now {data['batch_size']}){window if training else ''}")
+    if training and model.get("checkpoint_activations") is False:
+        ways.append("model.checkpoint_activations true (now false)")
+    if training and model.get("gradient_checkpointing") is False:
+        ways.append("model.gradient_checkpointing true (now false)")
+    if str(trainer.get("precision")) in ("32-true", "32", "64-true", "64", "None"):
+        ways.append(f"trainer.precision bf16-mixed or bf16-true (now {trainer.get('precision')})")
+    if kernel in ("plain", "compiled"):
+        ways.append(f"model.attention.kernel fused (now {kernel})")
+    if training and optimizer.get("scope") == "all":
+        ways.append("model.optimizer.init_args.scope first_of_tensor (now all)")
+    ways.append("a smaller model")
+    return f"Out of memory ({said or type(error).__name__}). What saves memory: {'; '.join(ways)}"

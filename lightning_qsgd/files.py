@@ -1,4 +1,4 @@
-"""Files that appear complete or not at all, and those that come with the package. Below all levels."""
+"""Atomic writing, files that come with the package, and names that resemble each other. Below all levels."""
 
 import difflib
 import errno
@@ -7,24 +7,27 @@ import os
 import re
 import shutil
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
+from dataclasses import MISSING, fields, is_dataclass
 from pathlib import Path
-from typing import IO, Any, Literal
+from typing import IO, Any, Literal, TypeVar, get_args, get_origin
 
 _INTACT = "an earlier file there is intact"
+T = TypeVar("T")
+WORDS = {str: "text", int: "a whole number", float: "a number", bool: "true or false", dict: "a mapping"}
 
 
 @contextmanager
 def atomic_write(path: str | Path, mode: Literal["w", "wb"] = "w") -> Iterator[IO[Any]]:
-    """Open a file beside ``path``; on success flush it to disk and move it there, on failure remove it.
+    """Write a file atomically: into a temporary file, which replaces ``path`` if the block succeeds.
 
     Args:
-        path: the target; its folder is made if missing.
+        path: the target. Its folder is made if it is missing.
         mode: "w" (text, UTF-8) or "wb".
 
     Raises:
-        OSError: if the file cannot be written, for example on a full disk; ``path`` is then as it was.
+        OSError: if the file cannot be written, for example on a full disk. ``path`` is then unchanged.
     """
     path = Path(path)
     encoding, newline = ("utf-8", "") if mode == "w" else (None, None)
@@ -51,13 +54,87 @@ def atomic_write(path: str | Path, mode: Literal["w", "wb"] = "w") -> Iterator[I
 
 
 def write_json(path: Path, values: dict[str, Any]) -> None:
-    """Write ``values`` as JSON, completely or not at all; see :func:`atomic_write`."""
+    """Write ``values`` as JSON, atomically; see :func:`atomic_write`."""
     with atomic_write(path) as file:
         json.dump(values, file, indent=2)
 
 
+def structured(values: Any, kind: type[T], none: float | None = None) -> T:
+    """Make a dataclass of plain values, such as those of a JSON file.
+
+    Values are checked and never converted: "3" is no number, and 1.5 no whole number. A field that is None takes its
+    default, if it has one.
+
+    Args:
+        values: by the names of the fields.
+        kind: the dataclass.
+        none: what None stands for where a number is needed. Default: None is refused there.
+
+    Raises:
+        ValueError: for an unknown or missing field, and for a value of another type; it names all of them, each with
+            its place, such as "runs[3].seed".
+    """
+    import cattrs
+    from cattrs.gen import make_dict_structure_fn
+
+    def number(value: Any, _: Any) -> float:
+        return plain(none if value is None else value, float)
+
+    def plain(value: Any, expected: type) -> Any:
+        allowed = (int, float) if expected is float else expected
+        if not isinstance(value, allowed) or (isinstance(value, bool) and expected is not bool):
+            raise TypeError(f"{value!r} is not {WORDS[expected]}")
+        return value
+
+    def dataclass(cls: type, converter: Any) -> Any:
+        optional = {f.name for f in fields(cls) if f.default is not MISSING or f.default_factory is not MISSING}
+        make = make_dict_structure_fn(cls, converter, _cattrs_forbid_extra_keys=True)
+
+        def structure(given: Any, _: Any) -> Any:
+            plain(given, dict)
+            return make({k: v for k, v in given.items() if v is not None or k not in optional}, cls)
+
+        return structure
+
+    def with_whole_keys(cls: Any, converter: Any) -> Any:
+        inner = get_args(cls)[1]
+        return lambda given, _: {int(key): converter.structure(value, inner) for key, value in given.items()}
+
+    def one_of(cls: Any) -> Any:
+        def structure(value: Any, _: Any) -> Any:
+            if value not in get_args(cls):
+                raise TypeError(f"{value!r} is none of {', '.join(map(repr, get_args(cls)))}")
+            return value
+
+        return structure
+
+    converter = cattrs.Converter()
+    for simple in (str, int, bool):
+        converter.register_structure_hook(simple, plain)
+    converter.register_structure_hook(float, number)
+    converter.register_structure_hook_factory(is_dataclass, dataclass)
+    converter.register_structure_hook_factory(lambda cls: get_origin(cls) is Literal, one_of)
+    converter.register_structure_hook_factory(
+        lambda cls: get_origin(cls) is dict and get_args(cls)[0] is int, with_whole_keys
+    )
+    try:
+        return converter.structure(values, kind)
+    except (cattrs.BaseValidationError, TypeError) as error:
+        found = [f"{error} @ "] if isinstance(error, TypeError) else cattrs.transform_error(error, "", _told)
+        told = (one.rpartition(" @ ") for one in found)
+        raise ValueError("; ".join(f"{place}: {what}".lstrip(".: ") for what, _, place in told)) from error
+
+
+def _told(error: BaseException, kind: type | None) -> str:
+    from cattrs.errors import ForbiddenExtraKeysError
+
+    if isinstance(error, ForbiddenExtraKeysError):
+        return f"unknown: {', '.join(sorted(map(repr, error.extra_fields)))}"
+    return "missing" if isinstance(error, KeyError) else str(error)
+
+
 def check_writable(path: str | Path) -> None:
-    """Make the folder of ``path`` and check that a file can be written there, before work is spent on it.
+    """Make the folder of ``path`` and check that a file can be written there.
 
     Raises:
         OSError: if it cannot, or if ``path`` is a folder.
@@ -74,13 +151,13 @@ def check_writable(path: str | Path) -> None:
 
 @contextmanager
 def atomic_folder(path: str | Path) -> Iterator[Path]:
-    """Fill a folder beside ``path``; on success flush its files to disk and move it there, on failure remove it.
+    """Write a folder atomically: into a temporary folder, which replaces ``path`` if the block succeeds.
 
     Args:
-        path: the target; a folder that is there is replaced.
+        path: the target. An existing folder is replaced.
 
     Raises:
-        OSError: if a file cannot be written, for example on a full disk; ``path`` is then as it was.
+        OSError: if a file cannot be written, for example on a full disk. ``path`` is then unchanged.
     """
     path = Path(path)
     try:
@@ -117,27 +194,40 @@ def _umask() -> int:
     return umask
 
 
+def close(name: str, names: Iterable[str], cutoff: float = 0.7, otherwise: Iterable[str] = ()) -> str:
+    """The names that resemble a misspelled one, as a part of an error: "; close: lr, betas".
+
+    Args:
+        name: the misspelled name.
+        names: those that exist.
+        cutoff: least similarity, 0 to 1. Default: 0.7.
+        otherwise: names to show if none is similar. Default: none, and the text is empty.
+    """
+    found = difflib.get_close_matches(name, list(names), cutoff=cutoff) or list(otherwise)
+    return f"; close: {', '.join(found)}" if found else ""
+
+
 def shipped(path: str | Path) -> Path | None:
-    """A file or folder that comes with the package, such as "configs"; None if there is none of that name."""
+    """The path of a file or folder that comes with the package, such as "configs"; None if it does not exist."""
     package = Path(__file__).parent
     places = (package / path, package.parent / path)  # in a wheel; in a checkout
     return next((place for place in places if place.exists()), None)
 
 
 def find_config(path: str | Path, comparison: bool = False) -> str:
-    """A configuration file, by its path or by its short name.
+    """Find a configuration file by its path or its short name.
 
     Args:
-        path: of a file; or one that starts with ``configs/``; or a name below it, such as "seqcls" or
-            "overlay/adamw". The last two may leave out ".yaml", and are looked for in the current folder first, then
-            among those shipped with the package. Text that is YAML itself, such as "a: 1", is returned as it is.
-        comparison: whether the error names comparisons, or else all other configurations. Default: False.
+        path: the path of a file, a path that starts with ``configs/``, or a name below that folder, such as "seqcls" or
+            "overlay/adamw". The last two may omit ".yaml". They are looked up in the current folder, then among the
+            files shipped with the package. A text in YAML, such as "a: 1", is returned unchanged.
+        comparison: whether the error lists comparisons instead of all other configurations. Default: False.
 
     Returns:
         The path of the file.
 
     Raises:
-        FileNotFoundError: if there is none.
+        FileNotFoundError: if the file does not exist.
     """
     if re.search(r"[:{\n]", str(path)) or (Path(path).exists() and not Path(path).is_dir()):
         return str(path)

@@ -1,7 +1,10 @@
 """What the commands are, and their settings that matter first. Below all levels: printed without importing torch."""
 
+import argparse
 import re
 from collections.abc import Sequence
+from functools import partial
+from pathlib import Path
 
 #: Every command, with what it is for.
 COMMANDS = {
@@ -119,16 +122,9 @@ examples:
   lightning-qsgd compare --config configs/compare/seqcls.yaml --workers 2
   lightning-qsgd compare --config configs/compare/seqcls.yaml --root logs/short --seeds.evaluation "[301, 302]"
 
-how to run it:
-  --dry_run             list the runs, with their time and circuits, and stop
-  --workers N           processes on this machine. Default: 2
-  --scheduler ADDRESS   a Dask scheduler, whose workers train instead
-  --tuning_only         stop before the evaluation runs
-  --retry_failed        train failed runs again
-  --root FOLDER         of all comparisons. Default: logs/compare
-
+{options}
 what it is, usually in the file (configs/compare/seqcls.yaml has all of it, with comments):
-  --name --base --arms --baseline     the runs
+  --name --base --arms --baseline     the runs; --root: the folder of all comparisons. Default: logs/compare
   --metric... --contrasts --claims --gatekeeper --targets --dose     what is judged
   --seeds... --tuning... --set --evaluation --test --short     how it is judged
 
@@ -148,14 +144,7 @@ examples:
   lightning-qsgd calibrate --config configs/seqcls.yaml --config configs/overlay/fake_manila.yaml -o data/manila.npz
   lightning-qsgd fit --config configs/seqcls.yaml --model.optimizer.perturbation.calibration data/manila.npz
 
-options:
-  --output FILE        where to (-o); needed without --dry_run
-  --dry_run            say what would run, and its QPU time, and stop
-  --held_out N         points that test the fit. Default: 64
-  --references N       repeats of one point, which show drift. Default: 16
-  --seed N             of the order, and of these points. Default: 0
-  --max_age_days N     after which fit refuses the file. Default: 1 on hardware, else no limit
-"""
+{options}"""
 
 _REPORT = """\
 usage: lightning-qsgd report FOLDER [FOLDER] [--output FOLDER]
@@ -167,10 +156,7 @@ examples:
   lightning-qsgd report logs/compare/seqcls
   lightning-qsgd report logs/compare/seqcls logs/compare/seqcls_cosine --output logs/report
 
-options:
-  FOLDER               of a comparison; several: one page, and what holds across them
-  --output FOLDER      where to (-o). Default: the first comparison's
-"""
+{options}"""
 
 _AUDIT = """\
 usage: lightning-qsgd audit --config FILE [--config FILE] [--SETTING VALUE]
@@ -184,14 +170,7 @@ examples:
   lightning-qsgd audit --config configs/seqcls.yaml --ckpt_path best
   lightning-qsgd audit --config configs/seqcls.yaml --compare
 
-options:
-  --ckpt_path FILE     no training: a checkpoint (last, best, a file), or a folder of several
-  --compare            train the classical twins too, and judge whether the circuit helps
-  --seeds N            of --compare. Default: 10
-  --margin X           of --compare: the smallest difference that matters. Default: 0.01
-  --workers N          of --compare: processes. Default: 2
-  --output FOLDER      where to (-o). Default: audit in the run folder
-"""
+{options}"""
 
 _DOCTOR = """\
 usage: lightning-qsgd doctor
@@ -236,7 +215,51 @@ def page(command: str) -> str | None:
         return None
     line = COMMANDS[command]
     purpose = f"{line[0].upper()}{line[1:]}."
-    return _PAGES[command].format(command=command, purpose=purpose, examples=_EXAMPLES.get(command, ""))
+    text, examples = _PAGES[command], _EXAMPLES.get(command, "")
+    options = _options(command) if "{options}" in text else ""
+    return text.format(command=command, purpose=purpose, examples=examples, options=options)
+
+
+def add_options(command: str, parser: argparse.ArgumentParser) -> None:
+    """Add the options of calibrate, compare, report or audit to a parser; ``compare`` has its specification besides."""
+    add = parser.add_argument
+    if command == "calibrate":
+        add("-o", "--output", type=Path, metavar="FILE", help="file to write, such as data/manila.npz")
+        add("--dry_run", "--dry-run", action="store_true", help="print what would run and its QPU time, and stop")
+        add("--held_out", type=int, default=64, metavar="N", help="number of points that test the fit. Default: 64")
+        add("--references", type=int, default=16, metavar="N", help="repeats of a point, to see drift. Default: 16")
+        add("--seed", type=int, default=0, metavar="N", help="seed of the order and of these points. Default: 0")
+        limit = "age at which fit refuses the file. Default: 1 on hardware, else no limit"
+        add("--max_age_days", type=float, metavar="N", help=limit)
+    elif command == "compare":
+        add("--dry_run", "--dry-run", action="store_true", help="list the runs, with time and circuits, and stop")
+        add("--workers", type=int, default=2, metavar="N", help="processes, one thread each. Default: 2")
+        address = "a Dask scheduler, such as tcp://127.0.0.1:8786, whose workers train instead"
+        add("--scheduler", type=str, default=None, metavar="ADDRESS", help=address)
+        add("--tuning_only", "--tuning-only", action="store_true", help="stop before the evaluation runs")
+        again = "train failed runs again (diverged ones stay)"
+        add("--retry_failed", "--retry-failed", action="store_true", help=again)
+    elif command == "report":
+        add("folders", nargs="+", type=Path, metavar="FOLDER", help="of a comparison; several share a page")
+        add("-o", "--output", type=Path, metavar="FOLDER", help="folder to write to. Default: the first comparison's")
+    else:
+        assert command == "audit"
+        checkpoint = "replay instead of training: a checkpoint (last, best, a file), or a folder of several"
+        add("--ckpt_path", metavar="FILE", help=checkpoint)
+        add("--compare", action="store_true", help="train the classical twins too, and judge whether the circuit helps")
+        add("--seeds", type=int, default=10, metavar="N", help="of --compare. Default: 10")
+        margin = "of --compare: the smallest difference that matters. Default: 0.01"
+        add("--margin", type=float, default=0.01, metavar="X", help=margin)
+        add("--workers", type=int, default=2, metavar="N", help="of --compare: processes. Default: 2")
+        add("-o", "--output", type=Path, metavar="FOLDER", help="folder to write to. Default: audit in the run folder")
+
+
+def _options(command: str) -> str:
+    """The options as argparse formats them."""
+    layout = partial(argparse.HelpFormatter, max_help_position=32, width=118)
+    parser = argparse.ArgumentParser(usage=argparse.SUPPRESS, add_help=False, formatter_class=layout)
+    add_options(command, parser)
+    return parser.format_help()
 
 
 def asked(arguments: Sequence[str]) -> tuple[str | None, str | None]:

@@ -5,10 +5,11 @@ import inspect
 import pkgutil
 import re
 import sys
+import traceback
 from collections.abc import Iterable
-from difflib import get_close_matches
 from pathlib import Path
-from typing import Any, NoReturn
+from types import ModuleType, NoneType, UnionType
+from typing import Any, NamedTuple, NoReturn, Union, get_args, get_origin
 
 import yaml
 from jsonargparse import Namespace, get_loader, set_dumper, set_loader
@@ -16,8 +17,9 @@ from jsonargparse._util import config_load_stack  # the files that are being rea
 from lightning.pytorch.cli import LightningArgumentParser
 
 from lightning_qsgd import manual
+from lightning_qsgd.failures import origin_of
+from lightning_qsgd.files import close
 from lightning_qsgd.scrubbing import chain, scrubbed
-from lightning_qsgd.tracebacks import origin_of
 from lightning_qsgd.yaml_files import check_yaml, dump_yaml, without_empty, without_null
 
 
@@ -47,12 +49,42 @@ set_loader("checked_yaml", _load, (yaml.YAMLError,))
 set_dumper("checked_yaml", dump_yaml)
 
 
+class Refusal(NamedTuple):
+    """Why a setting was refused.
+
+    Attributes:
+        keys: options that lead to the setting, outermost first.
+        reason: in one line.
+        owner: the class whose options are the way out; "": the reason says the way out; None: all settings.
+    """
+
+    keys: tuple[str, ...]
+    reason: str
+    owner: str | None
+
+
+class _Refused(TypeError):
+    """A refusal in this package's words, of a type that the parser catches."""
+
+    def __init__(self, reason: str, owner: str | None = None) -> None:
+        super().__init__(reason)
+        self.owner = owner
+
+
+#: Refusals by parsers of classes. Their errors refer to them by number, since outer parsers keep only their text.
+_refusals: list[Refusal] = []
+_REFERENCE = re.compile(r"<refusal (\d+)>")
+
+
 class OneLineErrorParser(LightningArgumentParser):
-    """A parser whose errors are one line: the key, the value, what was expected. It takes no abbreviations.
+    """A parser that reports each error in one line: the key, the value, and what was expected.
+
+    It accepts no abbreviated options.
 
     Attributes:
         may_be_empty: settings whose entries in files may be empty, such as the arms of a comparison. Default: none.
-        exits: whether an error ends the process with 2, as on a command line, or is a ValueError. Default: True.
+        exits: whether an error ends the process with exit code 2, as on a command line. Otherwise the parser raises a
+            ValueError. Default: True.
     """
 
     may_be_empty: tuple[str, ...] = ()
@@ -61,26 +93,90 @@ class OneLineErrorParser(LightningArgumentParser):
         own = {"prog": "lightning-qsgd", "allow_abbrev": False, "parser_mode": "checked_yaml"}
         super().__init__(*args, **(own | kwargs))
         self.exits = exits
+        self._typed: list[str] = []
+        self._class: Any = None  # of an inner parser: whose options it has
+
+    def add_class_arguments(self, theclass: Any, *args: Any, **kwargs: Any) -> list[str]:
+        """Add the options of a class; see jsonargparse."""
+        self._class = theclass
+        return super().add_class_arguments(theclass, *args, **kwargs)
+
+    def parse_args(self, args: Any = None, *more: Any, **kwargs: Any) -> Namespace:
+        """Parse a command line; see jsonargparse."""
+        self._typed = list(sys.argv[1:] if args is None else args)
+        return super().parse_args(args, *more, **kwargs)
 
     def parse_path(self, path: Any, *args: Any, **kwargs: Any) -> Namespace:
-        """As jsonargparse's, which does not say which file it cannot decode."""
+        """Parse a file. The error names a file that cannot be decoded."""
         try:
             return super().parse_path(path, *args, **kwargs)
         except UnicodeDecodeError as error:
             raise ValueError(f"{path} is no text in UTF-8: {error}; save it as UTF-8") from error
 
     def parse_string(self, content: str, path: Any = "", *args: Any, **kwargs: Any) -> Namespace:
-        """As jsonargparse's; an empty file, and a group of settings without any, set nothing."""
+        """Parse the text of a file. An empty file, or a group without settings, sets nothing."""
         if path:
             groups = {name.removeprefix("--").split(".")[0] for name in self._option_string_actions if "." in name}
             content = without_empty(content, _file(path), groups, self.may_be_empty)
         return super().parse_string(content, path, *args, **kwargs)
 
+    def validate(self, namespace: Namespace, *args: Any, **kwargs: Any) -> None:
+        """Check a configuration.
+
+        Raises:
+            TypeError: if an option is unknown or missing, or a value is invalid.
+        """
+        try:
+            super().validate(namespace, *args, **kwargs)
+        except KeyError as error:
+            names = _names(self)
+            unknown = next((key for key, _ in namespace.items() if not _is_known(key, names)), str(error))
+            owner = None if self.exit_on_error or self._class is None else _path(self._class)
+            if owner and not names:
+                raise _Refused(f"{owner} has no options; name another class, or add --config FILE", "") from error
+            no = "no" if owner else "No"
+            raise _Refused(f"{no} option {unknown!r}{close(unknown, names)}", owner) from error
+        except TypeError as error:
+            if _option_of(error) is not None:
+                raise
+            names = str(error).rpartition(": ")[2]
+            raise _Refused(f"Missing: {names}{_example(self)}", "") from error
+
     def error(self, message: str, ex: Exception | None = None) -> NoReturn:
-        """Exit with 2; with ``--debug`` the parser's whole explanation comes first."""
-        if not self.exit_on_error:  # an inner parser, whose message becomes part of the outer one's
-            super().error(message, ex)
-        _fail(message, self, ex, self.exits)
+        """Exit with code 2 and one line; with ``--debug`` the parser's whole explanation comes first.
+
+        Raises:
+            ValueError: instead, if not ``exits``.
+        """
+        refusal = self._refusal(message, ex)
+        if not self.exit_on_error:  # of a class: the outer parser reports it
+            _refusals.append(refusal)
+            super().error(f"{message} <refusal {len(_refusals) - 1}>", ex)
+        key = ".".join(refusal.keys)
+        line = f"{key}: {refusal.reason}" if key else refusal.reason
+        if said := _of_a_users_file(ex):
+            line = said
+        elif refusal.owner is None:
+            line += f"; all settings: lightning-qsgd {_command(self)} --help all"
+        elif refusal.owner:
+            line += f"; its options: --{key}.help {refusal.owner}"
+        _fail(message, line, self.exits)
+
+    def _refusal(self, message: str, ex: Exception | None) -> Refusal:
+        option = _option_of(ex)
+        keys = () if option is None else (option.dest,)
+        if numbers := _REFERENCE.findall(message):
+            inner = _refusals[int(numbers[-1])]
+            return inner._replace(keys=(*keys, *inner.keys))
+        if ex is None:  # of the command line
+            names = _names(self)
+            typed = [word[2:].partition("=")[0].removesuffix("+") for word in self._typed if word.startswith("--")]
+            unknown = next((name for name in typed if not _is_known(name, names)), "")
+            return Refusal(keys, message + close(unknown, names), None)
+        cause: BaseException = ex
+        while not isinstance(cause, _Refused) and cause.__cause__ is not None:
+            cause = cause.__cause__
+        return Refusal(keys, *_reason(cause, option))
 
     def format_help(self, *args: Any, **kwargs: Any) -> str:
         """The help, without the lists of all classes that happen to be imported."""
@@ -88,42 +184,81 @@ class OneLineErrorParser(LightningArgumentParser):
 
 
 class KnownArgumentsParser(argparse.ArgumentParser):
-    """A parser that leaves what it does not know to another one, with the same errors."""
+    """A parser that reports errors in one line and leaves unknown arguments to another parser.
+
+    It has the option ``--config``, which is required.
+    """
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, allow_abbrev=False, **kwargs)
+        self.add_argument("-c", "--config", action="append", help="YAML file; later ones override earlier ones")
+
+    def parse_known_args(self, *args: Any, **kwargs: Any) -> tuple[Any, list[str]]:  # type: ignore[override]
+        """Parse the arguments that this parser knows; see argparse."""
+        options, rest = super().parse_known_args(*args, **kwargs)
+        if not options.config:
+            line = f"Missing: -c/--config{_example(self)}"
+            _fail(line, line)
+        return options, rest
 
     def error(self, message: str) -> NoReturn:
-        """Exit with 2."""
-        _fail(message, self)
+        """Exit with code 2 and one line."""
+        _fail(message, f"{message}; all settings: lightning-qsgd {_command(self)} --help all")
 
 
-def _fail(
-    message: str, parser: argparse.ArgumentParser, ex: BaseException | None = None, exits: bool = True
-) -> NoReturn:
-    """Exit with 2 and one line, or raise a ValueError: the error and the way out."""
+def _fail(explanation: str, line: str, exits: bool = True) -> NoReturn:
+    """Exit with code 2 and one line, or raise a ValueError."""
     if "--debug" in sys.argv:
-        sys.stderr.write(f"{scrubbed(message)}\n")
-    command = parser.prog.partition(" ")[2] or "fit"
-    line, way_out = shorten(message), f"; all settings: lightning-qsgd {command} --help all"
-    if missing := re.search(r"arguments are required: (.*)", line):
-        names = missing[1].split(", ")
-        example = re.search(r"^  (lightning-qsgd .*)$", manual.page(command) or "", re.MULTILINE)
-        line, way_out = f"Missing: {', '.join(names)}", f"; for example: {example[1]}" if example else ""
-    elif unknown := re.search(r"^unrecognized arguments: --([\w.]+)", line):
-        line += _close(unknown[1], _names(parser))
-    elif unknown := re.search(r"^Group '(.*)' does not accept option '(.*)'", line):
-        name = f"{unknown[1]}.{unknown[2]}"
-        line = f"No option '{name}'{_close(name, _names(parser))}"
-    elif said := _of_a_users_file(ex):
-        line, way_out = said, ""
-    elif _of_a_class(message):
-        way_out = ""
-    line = scrubbed(line + way_out)
+        sys.stderr.write(f"{scrubbed(explanation)}\n")
+    line = scrubbed(" ".join(line.split()))
     if not exits:
         raise ValueError(line)
     sys.stderr.write(f"error: {line}\n")
     sys.exit(2)
+
+
+def _command(parser: argparse.ArgumentParser) -> str:
+    return parser.prog.partition(" ")[2] or "fit"
+
+
+def _example(parser: argparse.ArgumentParser) -> str:
+    """The first example of a command, for errors."""
+    lines = (manual.page(_command(parser)) or "").splitlines()
+    return next((f"; for example:{line[1:]}" for line in lines if line.startswith("  lightning-qsgd ")), "")
+
+
+def _option_of(error: BaseException | None) -> argparse.Action | None:
+    """The option whose value was being read when an error was raised; None if there is none."""
+    frames = traceback.walk_tb(error.__traceback__ if error is not None else None)
+    owners = [frame.f_locals.get("self") for frame, _ in frames]
+    return next((owner for owner in reversed(owners) if isinstance(owner, argparse.Action)), None)
+
+
+def _reason(cause: BaseException, option: argparse.Action | None) -> tuple[str, str | None]:
+    """Reason and owner of a :class:`Refusal`, from the error that started it."""
+    if isinstance(cause, _Refused):
+        return str(cause), cause.owner
+    if isinstance(cause, AttributeError) and isinstance(module := cause.obj, ModuleType):
+        names = [name for name, value in vars(module).items() if callable(value)]
+        return f"no class {cause.name} in {module.__name__}{close(str(cause.name), names)}", ""
+    hint = getattr(option, "_typehint", None)  # no public name gives an option's type
+    if option is not None and hint is None and isinstance(cause, TypeError):
+        return f"it is a group of settings and takes no value; use --{option.dest}.NAME VALUE", None
+    alternatives = f"; its type: {_told(hint)}" if isinstance(cause, ValueError) and _is_union(hint) else ""
+    return f"{cause}{alternatives}", None
+
+
+def _is_union(hint: Any) -> bool:
+    return get_origin(hint) in (Union, UnionType)
+
+
+def _told(hint: Any) -> str:
+    """A type as it is written in code, without modules."""
+    if _is_union(hint):
+        return " | ".join(map(_told, get_args(hint)))
+    if hint is NoneType:
+        return "null"
+    return hint.__name__ if isinstance(hint, type) else re.sub(r"\b[A-Za-z_]\w*\.", "", str(hint))
 
 
 def _of_a_users_file(error: BaseException | None) -> str | None:
@@ -203,54 +338,21 @@ def names_class(value: Any) -> bool:
     return isinstance(value, list | tuple) and any(map(names_class, value))
 
 
-def shorten(message: str) -> str:
-    """One line of a jsonargparse message: the keys that lead to the value, the innermost reasons, the value."""
-    if line := _of_a_class(message):
-        return line
-    keys, innermost = _innermost(message)
-    noise = (
-        'Does not validate|Subtypes|Errors:|Expected a <class \'NoneType\'>|Given value|Problem with given|"[^"]*":$'
-    )
-    reasons = []
-    for line in innermost.splitlines():
-        line = re.sub(r'^[ -]*("[^"]*": *)?|^.*callable class: |\.? Got value: Namespace\(.*', "", line).strip(" -")
-        if line and not re.match(noise, line) and line not in reasons:
-            reasons.append(line)
-    reason = "; or ".join(reasons) or message
-    given = re.search(r"Given value: (?!NestedArg|Namespace)(.*?)(\. Got value: .*)?$", message, re.MULTILINE)
-    if given and given[1] not in reason:
-        reason += f". Got value: {given[1]}"
-    return " ".join(f"{keys}: {reason}".split()) if keys else " ".join(reason.split())
-
-
-def _innermost(message: str) -> tuple[str, str]:
-    """The keys that lead to the value, and the part of the message about it."""
-    keys = ".".join(re.findall(r'Parser key "([^"]+)"', message))
-    return keys, message.rpartition("Parser key")[2] if keys else message
-
-
-def _of_a_class(message: str) -> str | None:
-    """What to say of an option that a class does not have, or of a class that a module does not have."""
-    key, innermost = _innermost(message)
-    if missing := re.search(r"module '([^']+)' has no attribute '([^']+)'", innermost):
-        module, name = missing.groups()
-        names = [n for n, value in vars(sys.modules[module]).items() if callable(value)]
-        return f"{key}: no class {name} in {module}{_close(name, names)}"
-    option = re.search(r"Option '([^']+)' is not accepted", innermost)
-    of = re.search(r"class_path[= ]'([^']+)'", innermost)  # before or after it
-    if not (key and option and of):
-        return None
-    names = [name.removeprefix(f"{key}.") for name in _names(class_options(of[1], key))]
-    if not names:
-        return f"{key}: {of[1]} has no options; name another class, or add --config FILE"
-    return f"{key}: no option {option[1]!r}{_close(option[1], names)}; its options: --{key}.help {of[1]}"
-
-
 def _names(parser: argparse.ArgumentParser) -> list[str]:
     names = [name.lstrip("-") for name in parser._option_string_actions if name.startswith("--")]
-    return [name for name in names if not name.endswith(("+", ".help"))]
+    return [name for name in names if name != "help" and not name.endswith(("+", ".help"))]
 
 
-def _close(name: str, names: Iterable[str]) -> str:
-    close = get_close_matches(name, list(names), cutoff=0.7)
-    return f"; close: {', '.join(close)}" if close else ""
+def _is_known(key: str, names: Iterable[str]) -> bool:
+    """Whether a key is an option, a group of options, or a part of an option's value."""
+    groups = {name.rpartition(".")[0] for name in names}
+    parts = (f"{name}." for name in names if name not in groups)
+    return key in names or any(name.startswith(f"{key}.") for name in names) or key.startswith(tuple(parts))
+
+
+def _path(function: Any) -> str:
+    """The shortest path by which a class or function can be imported."""
+    parts = function.__module__.split(".")
+    paths = (".".join(parts[: n + 1]) for n in range(len(parts)))
+    module = next(path for path in paths if getattr(sys.modules.get(path), function.__name__, None) is function)
+    return f"{module}.{function.__qualname__}"

@@ -1,10 +1,12 @@
-"""The run folder ``<root>/<experiment>/version_N``: where it is, its loggers, its checkpoints. Level 1."""
+"""The run folder ``<root>/<experiment>/version_N``, its loggers and its checkpoints. Level 1."""
 
 import csv
 import errno
 import os
+import pickle
 import re
 import shutil
+import zipfile
 from collections.abc import Sequence
 from itertools import count
 from pathlib import Path
@@ -28,9 +30,9 @@ def next_version(folder: Path) -> int:
 
 
 def reserve(runs: Path) -> Path:
-    """Make and return the next ``runs/version_N``: two runs that start together get one each.
+    """Make the next ``runs/version_N`` and return it. Two runs that start together get different folders.
 
-    Other processes of a distributed run only name the newest one, until they can ask rank 0.
+    Processes of a distributed run other than rank 0 return the newest folder, until they can ask rank 0.
     """
     if getattr(rank_zero_only, "rank", 0) > 0 or os.environ.get("NODE_RANK", "0") != "0":
         return runs / f"version_{max(next_version(runs) - 1, 0)}"
@@ -49,16 +51,16 @@ def is_unused(folder: Path) -> bool:
 
 
 def find_checkpoint(path: str, root: Path, experiment: str) -> Path | None:
-    """The file that ``--ckpt_path`` means; None: start anew.
+    """The file that ``--ckpt_path`` names; None for a new run.
 
     Args:
-        path: a file, or "last", "previous" (the one before last) or "best": that of the experiment's newest run that
-            has one; "auto": the last one, or None where there is none.
-        root: folder of all runs.
+        path: a file; "last", "previous" (the one before the last) or "best", of the experiment's newest run that has
+            one; or "auto": the last one, or None if there is none.
+        root: the folder of all runs.
         experiment: name of the experiment.
 
     Raises:
-        FileNotFoundError: if there is none; the message names some that are there.
+        FileNotFoundError: if the checkpoint does not exist; the message names some that do.
         IsADirectoryError: for a sharded checkpoint.
     """
     if path in ("auto", "last", "previous", "best"):
@@ -87,15 +89,16 @@ def find_checkpoint(path: str, root: Path, experiment: str) -> Path | None:
 
 
 def read_checkpoint(path: Path) -> dict[str, Any]:
-    """Load a checkpoint of Lightning's; code in the file does not run.
+    """Load a checkpoint of Lightning without running code in the file.
 
     Raises:
-        ValueError: if the file is cut off, hostile, or no such checkpoint.
+        ValueError: if the file is truncated, hostile, or not a checkpoint.
     """
     try:
         checkpoint = torch.load(path, weights_only=True, map_location="cpu")
     except Exception as error:  # whatever a broken or hostile file raises
-        reason = "it holds more than tensors and plain values" if "Weights only" in str(error) else "it was cut off, or"
+        hostile = isinstance(error, pickle.UnpicklingError) and zipfile.is_zipfile(path)
+        reason = "it holds more than tensors and plain values" if hostile else "it was cut off, or"
         raise ValueError(
             f"Checkpoint {path} cannot be read: {reason} it is no checkpoint; use another file, "
             "such as previous.ckpt (--ckpt_path previous)"
@@ -161,7 +164,7 @@ def _plain(value: Any) -> Any:
 
 
 def keep(path: Path, target: Path) -> None:
-    """Give a file a second name, which it keeps when another takes its first; a copy where links are unknown."""
+    """Link a file to a second name, so that it survives when its first name is reused; copy it if links fail."""
     temporary = target.with_suffix(".tmp")
     try:
         temporary.unlink(missing_ok=True)
@@ -180,9 +183,9 @@ def folder_of(checkpoint: Path) -> Path:
 
 
 def config_of(file: Path, checkpoint: dict[str, Any]) -> Path | None:
-    """The configuration that a checkpoint was trained with, or None if there is none beside it.
+    """The file of the configuration that a checkpoint was trained with, or None if its folder has none.
 
-    That is the one that it names, or else (of 0.1.0) that of the last resumption before its step, or of the run.
+    The checkpoint names it. For a checkpoint of 0.1.0 it is that of the last resumption before its step, or the run's.
     """
     folder, step = folder_of(file), checkpoint["global_step"]
     name = ((checkpoint.get("callbacks") or {}).get("ChangedOptions") or {}).get("config_path")
@@ -195,7 +198,7 @@ def config_of(file: Path, checkpoint: dict[str, Any]) -> Path | None:
 
 
 def set_aside(folder: Path, names: Sequence[str]) -> None:
-    """Rename the files of these names that are in a folder, all with the same new number: test.json to test_1.json."""
+    """Rename files in a folder, all with the same new number: test.json becomes test_1.json."""
     paths = [folder / name for name in names]
     free = (n for n in count(1) if not any(path.with_stem(f"{path.stem}_{n}").exists() for path in paths))
     number = next(free)

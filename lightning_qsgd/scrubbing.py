@@ -1,4 +1,4 @@
-"""Secrets cut out of texts and errors. Below all levels: imports nothing of this package."""
+"""Remove secrets from texts and errors. Below all levels: imports nothing of this package."""
 
 import os
 import re
@@ -9,7 +9,7 @@ _NAMES = re.compile(r"(?i)(token|secret|passw|credential|(^|_)(key|pat|auth|pwd)
 
 
 def chain(error: BaseException) -> Iterator[BaseException]:
-    """The error and all that led to it, ``raise ... from None`` included (clients hide the response that way)."""
+    """Yield an error and all that led to it, also behind ``raise ... from None``, by which clients hide responses."""
     seen: set[int] = set()
     waiting: list[BaseException | None] = [error]
     while waiting:
@@ -30,14 +30,14 @@ def secrets_of_environment() -> list[str]:
 
 
 def scrubbed(text: str, secrets: Iterable[str] = ()) -> str:
-    """``text`` with ``***`` for secrets, those of the environment, and whatever follows "Bearer" or "apikey"."""
+    """Replace secrets by ``***``: the given ones, the environment's, and what follows "Bearer" or "apikey"."""
     for secret in sorted({*secrets, *secrets_of_environment()}, key=len, reverse=True):
         text = text.replace(secret, "***")
     return re.sub(r"(?i)\b(bearer|apikey)([ =:]+)[^\s&'\"]+", r"\1\2***", text)
 
 
 def without_secrets(arguments: Iterable[str]) -> list[str]:
-    """Arguments of a command with ``***`` for values of options that are named like secrets, and those of scrubbed."""
+    """Replace secrets in the arguments of a command, and values of options that are named like secrets, by ``***``."""
     found: list[str] = []
     option = ""
     for argument in arguments:
@@ -51,14 +51,14 @@ def without_secrets(arguments: Iterable[str]) -> list[str]:
 
 
 def scrub(error: BaseException, secrets: Iterable[str] = ()) -> None:
-    """:func:`scrubbed` for an error and all that led to it, in place."""
+    """Replace secrets in an error and in all errors that led to it, in place; see :func:`scrubbed`."""
     secrets = list(secrets)
 
     def clean(value: Any) -> Any:
         if not isinstance(value, str):
             return value
         text = scrubbed(value, secrets)
-        return value if text == value else type(value)(text)  # torch has texts of its own, for errors of workers
+        return value if text == value else type(value)(text)  # torch's errors of workers hold a subclass of str
 
     for link in chain(error):
         link.args = tuple(clean(value) for value in link.args)

@@ -1,4 +1,4 @@
-"""What a command asks for, and what the run of its checkpoint was trained with. Level 2."""
+"""The settings of a command, and those that its checkpoint was trained with. Level 2."""
 
 import re
 from collections.abc import Callable, Iterable, Mapping, Sequence
@@ -20,7 +20,7 @@ from lightning_qsgd.yaml_files import read_yaml
 Shapes = dict[str, tuple[int, ...]]
 Pairs = dict[str, tuple[Any, Any]]  # by key: value of the run, value asked for
 
-#: What a resumed run shows or where it writes, not what it computes.
+#: Settings that decide what a run shows and where it writes, not what it computes.
 _DISPLAY = frozenset(
     f"trainer.{name}"
     for name in ("default_root_dir", "logger", "enable_progress_bar", "enable_model_summary", "log_every_n_steps")
@@ -28,18 +28,18 @@ _DISPLAY = frozenset(
 
 
 class Named(NamedTuple):
-    """The settings that somebody named, by their short keys (see :func:`short`).
+    """The settings that the user named, by their short keys (see :func:`short`).
 
     Attributes:
-        arguments: on the command line.
-        files: in configuration files.
+        arguments: those on the command line.
+        files: those in configuration files.
     """
 
     arguments: set[str]
     files: set[str]
 
     def source(self, key: str) -> str | None:
-        """Who named a setting: "command line" or "configuration"; None: nobody, it is a default."""
+        """Where the user named a setting: "command line" or "configuration"; None for a default."""
         name = short(key)
         for source, names in (("command line", self.arguments), ("configuration", self.files)):
             if name in names or any(each.startswith(f"{name}.") for each in names):  # or a part of it
@@ -61,10 +61,11 @@ def flat(config: Any, prefix: str = "") -> dict[str, Any]:
 
 
 def so_that_arguments_win(arguments: Sequence[str]) -> list[str]:
-    """The arguments of a command, in an order in which configuration files replace none of them.
+    """Order the arguments of a command so that configuration files override none of them.
 
-    Parsers take arguments in their order, and a file would replace what was typed before it: that is moved behind the
-    last file. Classes (``--model mine.Model``) stay, too, for the files to change.
+    The parser applies arguments in their order, so that a file would override what was typed before it. Those arguments
+    are moved behind the last file. Classes (``--model mine.Model``) also stay where they are, since files may give
+    their options.
     """
     units: list[list[str]] = []  # options with their values
     for word in arguments:
@@ -89,7 +90,7 @@ def so_that_arguments_win(arguments: Sequence[str]) -> list[str]:
 
 
 def named_in(arguments: Sequence[str]) -> Named:
-    """Which settings the arguments of a command name, and which ones their configuration files do."""
+    """Find the settings that the arguments of a command and their configuration files name."""
     typed: set[str] = set()
     written: set[str] = set()
     words = list(arguments)
@@ -107,7 +108,7 @@ def named_in(arguments: Sequence[str]) -> Named:
 
 
 def _plain_yaml(text: str, file: bool = False) -> Any:
-    """What a text or file says as YAML; None where it says nothing, or what another reader will refuse."""
+    """The value of a YAML text or file; None if it is empty, or invalid, which the parser will report."""
     try:
         file = file and "\n" not in text and Path(text).is_file()
         return yaml.safe_load(Path(text).read_text() if file else text)
@@ -116,11 +117,11 @@ def _plain_yaml(text: str, file: bool = False) -> Any:
 
 
 class Differences(NamedTuple):
-    """What :func:`compare` found, by key: (value of the run, value asked for).
+    """Settings in which a command differs from a run, by key: (value of the run, value of the command).
 
     Attributes:
-        kept: settings that nobody names now: the command takes the run's.
-        asked: all others: what is asked for holds.
+        kept: settings that the user did not name. The run's values hold.
+        asked: all others. The command's values hold.
     """
 
     kept: Pairs
@@ -128,14 +129,14 @@ class Differences(NamedTuple):
 
 
 def compare(recorded: Mapping[str, Any], now: Mapping[str, Any], named: Named, keep: Iterable[str]) -> Differences:
-    """The settings in which a command differs from the run whose checkpoint it takes.
+    """Compare the settings of a command with those of its checkpoint's run.
 
-    Within a class that is not the run's, only the class itself is compared.
+    If the classes at a key differ, their options are not compared.
 
     Args:
         recorded: settings of the run, flat.
         now: those of the command, flat.
-        named: those that somebody named.
+        named: those that the user named.
         keep: parts of the configuration, such as "model", in which the run's values replace defaults.
     """
     kept, asked = {}, {}
@@ -155,7 +156,7 @@ def compare(recorded: Mapping[str, Any], now: Mapping[str, Any], named: Named, k
 
 
 def told(differences: Mapping[str, tuple[Any, Any]]) -> str:
-    """As "model.init_args.lr 0.1 -> 0.01, ...": of the run, and asked for."""
+    """Differences as one text: "model.init_args.lr 0.1 -> 0.01, ..."."""
     return ", ".join(f"{key} {_brief(was)} -> {_brief(asks)}" for key, (was, asks) in differences.items())
 
 
@@ -167,7 +168,7 @@ def _brief(value: Any) -> str:
 def shapes_of(model: Namespace) -> Shapes | None:
     """The shapes in the state_dict of the model that a configuration describes; None if it cannot be built yet.
 
-    The generators of random numbers stay where they are.
+    The states of random number generators do not change.
     """
     parser = LightningArgumentParser()
     parser.add_lightning_class_args(L.LightningModule, "model", subclass_mode=True)
@@ -181,12 +182,12 @@ def shapes_of(model: Namespace) -> Shapes | None:
 
 
 def weight_shapes(state: Mapping[str, Any]) -> Shapes:
-    """The shapes of the tensors in a state_dict, without extra state: a circuit's engine decides on the size of its."""
+    """The shapes of the tensors in a state_dict, without extra states, whose sizes depend on a circuit's engine."""
     return {k: tuple(v.shape) for k, v in state.items() if torch.is_tensor(v) and not k.endswith("_extra_state")}
 
 
 def that_shape_weights(model: Namespace, changes: Mapping[str, tuple[Any, Any]], saved: Shapes) -> dict[str, bool]:
-    """Those of some changed settings with which the model's weights do not have the saved shapes.
+    """Find the changed settings that give the model's weights other shapes than the saved ones.
 
     Args:
         model: the configuration of the model, as asked for.
@@ -214,15 +215,15 @@ def that_shape_weights(model: Namespace, changes: Mapping[str, tuple[Any, Any]],
 
 
 class SavedRun:
-    """The run that a checkpoint is from, for a command that takes the checkpoint.
+    """The run of a checkpoint that a command takes.
 
     Args:
         file: the checkpoint.
 
     Attributes:
-        folder: of the run, or the one that the file lies in.
-        step: optimizer steps that loggers counted up to the checkpoint.
-        position: the epoch and the optimizer step of the checkpoint, for reports.
+        folder: the run folder, or the folder of the file.
+        step: number of optimizer steps that loggers counted up to the checkpoint.
+        position: epoch and optimizer step of the checkpoint, for reports.
 
     Raises:
         ValueError: if it cannot be read, or is no checkpoint of Lightning's.
@@ -242,19 +243,19 @@ class SavedRun:
 
     @property
     def in_run_folder(self) -> bool:
-        """Whether the file lies in a run folder, where its run is continued."""
+        """Whether the file is in a run folder, in which its run is resumed."""
         return self.file.parent.name == "checkpoints"
 
     def settle(self, config: Namespace, plain: dict[str, Any], named: Named, resumes: bool) -> str:
-        """Let ``config`` say what holds, and print in what it differs from the run.
+        """Decide which settings hold, and print the differences from the run.
 
-        What is named on the command line or in a configuration file holds, except for settings in a file that give the
-        weights other shapes; settings of the model and data that nobody names are those of the run.
+        Settings on the command line or in a configuration file hold, except for settings in a file that give the
+        weights other shapes. Settings of the model and data that the user did not name are those of the run.
 
         Args:
             config: of the command, changed in place.
             plain: the same as plain values.
-            named: the settings that somebody named.
+            named: the settings that the user named.
             resumes: whether the run is resumed, or only evaluated.
 
         Returns:
@@ -322,7 +323,7 @@ class SavedRun:
             kept[f"model.{name}"] = asked.pop(f"model.{name}")
 
     def finished(self, config: Namespace, auto: bool) -> str | None:
-        """Why there is nothing left to train; None if there is.
+        """The reason why nothing is left to train; None if something is.
 
         Args:
             config: of the command.
@@ -338,10 +339,11 @@ class SavedRun:
         return None
 
     def check_resumable(self, config: Namespace, named: Named) -> None:
-        """Refuse to resume from weights alone, in a form that cannot be loaded, or under another name.
+        """Check that the run can be resumed.
 
         Raises:
-            ValueError: in these cases.
+            ValueError: if the checkpoint holds only weights, has a form that cannot be loaded, or the command names
+                another experiment.
         """
         if "optimizer_states" not in self.checkpoint or "loops" not in self.checkpoint:
             raise ValueError(

@@ -1,4 +1,4 @@
-"""YAML that says one thing: no key twice, no number that people read otherwise. Below all levels."""
+"""Unambiguous YAML: no repeated keys, and no numbers that people read differently. Below all levels."""
 
 import re
 from collections.abc import Container, Iterator
@@ -16,13 +16,13 @@ _LINE_ENDS = re.compile("[\x85\u2028\u2029]")
 
 
 def read_yaml(path: Path) -> Any:
-    """What a file says, as plain values.
+    """Read a YAML file as plain values.
 
     Args:
-        path: of the file.
+        path: the path of the file.
 
     Raises:
-        ValueError: if it is no YAML, or :func:`check_yaml` refuses it.
+        ValueError: if it is not YAML, or :func:`check_yaml` refuses it.
     """
     text = path.read_text(encoding="utf-8")
     check_yaml(text, str(path))
@@ -30,7 +30,7 @@ def read_yaml(path: Path) -> Any:
 
 
 def dump_yaml(value: Any) -> str:
-    """Plain values as YAML that comes back as it was: texts such as ``1e-3`` stand in quotes."""
+    """Write plain values as YAML that reads back unchanged: texts such as ``1e-3`` are quoted."""
     return yaml.dump(value, Dumper=_Dumper, default_flow_style=False, allow_unicode=True, sort_keys=False)
 
 
@@ -45,10 +45,10 @@ _Dumper.add_representer(str, _Dumper.text)
 
 
 def check_yaml(text: str, name: str) -> None:
-    """Refuse YAML of which a part would be lost, or that is read otherwise than it looks.
+    """Refuse YAML that would lose a part, or that does not mean what it looks like.
 
-    These are a key that is given twice in one mapping, or once nested and once dotted (``trainer: {max_epochs: 1}`` and
-    ``trainer.max_epochs: 2``); numbers with a leading zero (010 is 8 in YAML) or colons (12:30 is 750); ``on``,
+    Refused are a key that is given twice in one mapping, or once nested and once dotted (``trainer: {max_epochs: 1}``
+    and ``trainer.max_epochs: 2``); numbers with a leading zero (010 is 8 in YAML) or colons (12:30 is 750); ``on``,
     ``off``, ``yes`` and ``no`` as keys (they are True and False). Merge keys (``<<``) may be overridden.
 
     Args:
@@ -69,16 +69,16 @@ def check_yaml(text: str, name: str) -> None:
 
 
 def without_empty(text: str, name: str, groups: Container[str], entries: Container[str] = ()) -> str:
-    """The same YAML without groups of settings that have no value, and ``{}`` for an empty file.
+    """Remove groups of settings that have no value; an empty file becomes ``{}``.
 
-    A group without a value, as where all lines below ``trainer:`` are comments, would replace all settings of earlier
-    files by none.
+    A group without a value, for example where all lines below ``trainer:`` are comments, would otherwise delete the
+    settings of earlier files.
 
     Args:
         text: the whole file.
         name: of the file, for the error.
         groups: keys at the top that have settings of their own.
-        entries: keys at the top whose own keys get ``{}`` where they have no value. Default: none.
+        entries: keys at the top in which each key without a value gets ``{}``. Default: none.
 
     Raises:
         ValueError: if it is no YAML, has no keys, or a group is null.
@@ -108,7 +108,7 @@ def _is_null(node: yaml.Node) -> bool:
 
 
 def without_null(value: Any, name: str = "init_args") -> Any:
-    """A value with an empty dict wherever it has ``name`` without a value."""
+    """Replace None by an empty dict at every key ``name`` of a nested value."""
     if isinstance(value, dict):
         return {k: {} if k == name and v is None else without_null(v, name) for k, v in value.items()}
     return [without_null(part, name) for part in value] if isinstance(value, list) else value
@@ -125,7 +125,7 @@ def _compose(text: str, name: str) -> yaml.Node | None:
 
 
 def _leaves(node: yaml.Node, key: str, name: str, above: frozenset[int]) -> Iterator[tuple[str, yaml.Node]]:
-    """(dotted key, its node) of all that is no mapping; keys and numbers are checked on the way."""
+    """Yield (dotted key, node) of everything but mappings, and check keys and numbers."""
     if id(node) in above:
         raise ValueError(f"{name}, line {_line(node)}: {key} contains itself")
     above |= {id(node)}

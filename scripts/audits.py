@@ -5,14 +5,12 @@ trained again; its pages are written anew.
 """
 
 import argparse
-import json
 from pathlib import Path
 from typing import Any
 
 from lightning_qsgd.audit.conclusions import conclusion
-from lightning_qsgd.audit.findings import AttentionFindings, LayerFindings, PerturbationFindings
+from lightning_qsgd.audit.findings import AttentionFindings, PerturbationFindings, load_findings
 from lightning_qsgd.audit.page import write_audit
-from lightning_qsgd.audit.saved import load_findings
 from lightning_qsgd.cli import main as command
 from lightning_qsgd.files import atomic_write
 from lightning_qsgd.report.numbers import percent
@@ -46,13 +44,6 @@ AUDITS = {
 }
 
 
-def findings_in(path: Path) -> dict[str, Any]:
-    """All findings of one audit."""
-    kinds = {"perturbation": PerturbationFindings}
-    inside = AttentionFindings if path.parent.name == "quantum_attention" else LayerFindings
-    return {key: load_findings(path, key, kinds.get(key, inside)) for key in json.loads(path.read_text())["findings"]}
-
-
 def row(name: str, key: str, found: Any) -> str:
     """The line of the table about one finding."""
     shares, frozen = ["-"] * 4, "-"
@@ -79,7 +70,7 @@ def main() -> None:
     for name in AUDITS:
         folder = options.folder / name
         if (folder / "findings.json").is_file():
-            found = findings_in(folder / "findings.json")
+            found = load_findings(folder / "findings.json")
             write_audit(f"Audit: {name}", found, folder)
             lines += [row(name, key, one) for key, one in found.items()]
     with atomic_write(options.folder / "table.md") as file:

@@ -1,21 +1,23 @@
 """What ends a run, said in one line; the checkpoints that are there stay whole."""
 
+import errno
+import os
 import sys
 from importlib.metadata import version
 
+import numpy as np
 import pytest
 import torch
 
 from lightning_qsgd.cli import main
-from lightning_qsgd.comparison.command import duration
 from lightning_qsgd.comparison.runner import Runner
 from lightning_qsgd.comparison.spec import Arm, Comparison, Metric, Seeds
-from lightning_qsgd.failures import explain
+from lightning_qsgd.failures import explain, is_of_other_weights, is_out_of_memory, memory_advice, origin_of
 from lightning_qsgd.files import find_config
 from lightning_qsgd.quantum import QuantumLayer
+from lightning_qsgd.report.numbers import duration
 from lightning_qsgd.scrubbing import without_secrets
-from lightning_qsgd.tracebacks import origin_of
-from tests.common import FEW_SHOTS, SMALL, fails
+from tests.common import FEW_SHOTS, SMALL, TINY_ARGUMENTS, fails
 
 FAULTY = [
     "--config=configs/seqcls.yaml",
@@ -34,8 +36,8 @@ FAULTY = [
         (
             "raise",
             [
-                "error: Loading data failed in process ",
-                ": tests/faulty_data.py:40 in __getitem__: ValueError: row 41: the text is broken",
+                "error: Loading data failed (Caught ValueError in DataLoader worker process ",
+                "): tests/faulty_data.py:40 in __getitem__: ValueError: row 41: the text is broken",
             ],
         ),
     ],
@@ -58,13 +60,20 @@ def test_a_data_loading_process_that_fails(capsys, tmp_path, fault, words):
     [
         (ValueError("two\n lines"), "two lines"),
         (KeyboardInterrupt(), "KeyboardInterrupt"),
-        (RuntimeError("Error(s) in loading state_dict for X"), "The checkpoint belongs to another model: Error(s)"),
         (RuntimeError("x" * 5000), "x" * 1000),
     ],
 )
 def test_one_line(error, line):
     assert explain(error).startswith(line)
     assert len(explain(error)) <= 1000
+
+
+def test_weights_of_another_model():
+    with pytest.raises(RuntimeError) as caught:
+        torch.nn.Linear(2, 2).load_state_dict(torch.nn.Linear(3, 2).state_dict())
+    assert is_of_other_weights(caught.value)
+    assert "The checkpoint belongs to another model: Error(s) in loading state_dict" in explain(caught.value)
+    assert not is_of_other_weights(RuntimeError("Error(s) in loading state_dict"))
 
 
 MINE = """\
@@ -163,7 +172,7 @@ def mine(tmp_path, monkeypatch):
         (["--data.where=item"], "mine.py:16 in __getitem__: KeyError: 'no row'"),
         (
             ["--data.where=item", "--data.num_workers=1"],
-            "Loading data failed in process 0: mine.py:16 in __getitem__: ",
+            "Loading data failed (Caught KeyError in DataLoader worker process 0): mine.py:16 in __getitem__: ",
         ),
         (["--trainer.callbacks=mine.Watch"], "mine.py:64 in on_train_start: AssertionError: too few"),
         (["--model=syntax.Net"], "syntax.py:2 in its text: SyntaxError: '(' was never closed"),
@@ -236,3 +245,64 @@ def test_refusals_and_mistakes_are_told_apart():
 )
 def test_a_reported_command_has_no_secrets(arguments, shown):
     assert without_secrets(arguments) == shown
+
+
+# ---- memory
+
+LARGE = [
+    "--config=configs/seqcls.yaml", *SMALL, *TINY_ARGUMENTS, "--model.feedforward_dim=1000000000000",
+    "--data.batch_size=16", "--trainer.max_epochs=1",
+]  # fmt: skip
+
+
+def test_a_model_too_large_for_memory_ends_in_one_line_of_advice(capsys, tmp_path):
+    with pytest.raises(SystemExit, match="2"):
+        main(["fit", *LARGE, f"--trainer.default_root_dir={tmp_path}"])
+    last = capsys.readouterr().err.splitlines()[-1]
+    assert last.startswith("error: Out of memory (")
+    for words in (
+        "can't allocate memory: you tried to allocate 32000000000000 bytes",
+        "smaller batch_size (now 16) with more trainer.accumulate_grad_batches (now 1)",
+        "model.checkpoint_activations true (now false)",
+        "trainer.precision bf16-mixed or bf16-true (now 32-true)",
+    ):
+        assert words in last
+    assert len(last) < 500
+    assert not list((tmp_path / "seqcls").iterdir())
+
+
+def test_advice_names_the_settings_that_are_not_yet_saving():
+    config = {
+        "trainer": {"precision": "bf16-true"},
+        "model": {
+            "init_args": {
+                "checkpoint_activations": True,
+                "attention": {"class_path": "x", "init_args": {"kernel": "plain"}},
+                "optimizer": {"class_path": "x", "init_args": {"scope": "all"}},
+            }
+        },
+        "data": {},
+    }
+    error = torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB. GPU 0 has 1 GiB. If reserved but X")
+    line = memory_advice(error, config, training=True)
+    assert "out of memory. Tried to allocate 2.00 GiB. GPU 0 has 1 GiB)" in line
+    assert "If reserved" not in line
+    assert "kernel fused (now plain)" in line
+    assert "scope first_of_tensor (now all)" in line
+    assert not any(words in line for words in ("batch_size", "checkpoint_activations", "precision"))
+    assert "scope" not in memory_advice(error, config, training=False)
+    assert memory_advice(MemoryError(), {}, training=True).startswith("Out of memory (MemoryError).")
+
+
+def test_what_counts_as_out_of_memory():
+    with pytest.raises(RuntimeError) as torchs:
+        torch.empty(10**13)
+    with pytest.raises(MemoryError) as numpys:
+        np.empty(10**16)
+    assert is_out_of_memory(torchs.value)
+    assert is_out_of_memory(numpys.value)
+    assert is_out_of_memory(torch.OutOfMemoryError("CUDA out of memory"))
+    assert is_out_of_memory(RuntimeError("CUDA error: CUBLAS_STATUS_ALLOC_FAILED when calling `cublasCreate(handle)`"))
+    assert is_out_of_memory(OSError(errno.ENOMEM, os.strerror(errno.ENOMEM)))
+    assert not is_out_of_memory(RuntimeError("shapes differ"))
+    assert not is_out_of_memory(ValueError("out of memory"))

@@ -7,9 +7,14 @@ import ast
 import re
 from pathlib import Path
 
+import jsonargparse
 import lightning as L
+import pytest
+import torch
 
 import lightning_qsgd
+from lightning_qsgd.parser import _option_of
+from lightning_qsgd.scrubbing import chain
 from tests.test_architecture import FILES
 
 ROOT = Path(lightning_qsgd.__file__).parent
@@ -41,6 +46,23 @@ def test_the_loops_have_what_a_resumed_run_puts_right():
         for name in names:
             assert hasattr(loop, name), f"{type(loop).__name__}.{name}"
     assert callable(fit_loop._should_accumulate)
+
+
+def test_the_parser_has_what_errors_and_help_need():
+    parser = jsonargparse.ArgumentParser(exit_on_error=False)
+    parser.add_argument("--model", type=torch.nn.Module | None)
+    option = parser._option_string_actions["--model"]  # all options: no public name lists them
+    assert option._typehint == torch.nn.Module | None  # an option's type
+    assert ", known subclasses: " in option.extra_help()  # what parser.py leaves out of the help
+    with pytest.raises(jsonargparse.ArgumentError) as caught:
+        parser.parse_args(["--model=nowhere.Model"])
+    links = [link for link in chain(caught.value) if _option_of(link) is option]  # in the traceback of the error
+    assert links
+    parser.add_argument("--width", type=int, required=True)
+    with pytest.raises(TypeError, match=r": width$"):  # names after a colon
+        parser.validate(parser.parse_object({}, _skip_validation=True))
+    with pytest.raises(KeyError):
+        parser.validate(jsonargparse.Namespace(nothing=1))
 
 
 def test_ceilings_are_set():

@@ -82,7 +82,7 @@ def test_a_first_page_names_what_exists_and_all_groups(command, capsys):
     names = re.findall(r"--([\w.-]+)", "\n".join(entries))
     exist = {name.replace("-", "_") for name in names} | {"help", "print_config", "model", "data"}
     text = re.sub(r"^  lightning-qsgd .*\n", "", manual.page(command), flags=re.MULTILINE)  # examples have a test
-    named = {name.rstrip(".") for name in re.findall(r"--([\w.]+)", text)} - {"SETTING"}
+    named = {name.rstrip(".").replace("-", "_") for name in re.findall(r"--([\w.-]+)", text)} - {"SETTING"}
     assert {name for name in named if name not in exist and not name.startswith(("model.", "data."))} == set()
     groups = {name.split(".")[0] for name in exist - LEFT_OUT}
     assert groups - {name.split(".")[0] for name in named} <= {"help", "print_config", "model", "data"}

@@ -1,5 +1,12 @@
 """What the quantum part of a training run does, said classically. Level 5."""
 
-from lightning_qsgd.audit.findings import PerturbationFindings, Shares, Truncation
+from lightning_qsgd.audit.findings import (
+    AttentionFindings,
+    LayerFindings,
+    PerturbationFindings,
+    Shares,
+    Truncation,
+    load_findings,
+)
 
-__all__ = ["PerturbationFindings", "Shares", "Truncation"]
+__all__ = ["AttentionFindings", "LayerFindings", "PerturbationFindings", "Shares", "Truncation", "load_findings"]

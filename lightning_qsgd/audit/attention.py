@@ -12,8 +12,7 @@ from lightning_qsgd.audit.findings import AttentionFindings, HeadFindings, Repla
 from lightning_qsgd.audit.layers import lost_and_gained
 from lightning_qsgd.audit.passes import Change, Passed, Passes, Reservoir, substituted
 from lightning_qsgd.models.attention import Attention
-from lightning_qsgd.models.attention_statistics import SEQUENCES
-from lightning_qsgd.models.quantum_attention import QuantumAttention
+from lightning_qsgd.models.quantum_attention import SEQUENCES, QuantumAttention
 
 ROWS = 20_000  # scores of each head
 CURVE, BINS = 201, 60
@@ -137,7 +136,7 @@ def audit_attention(passes: Passes, trained: Passed, recorders: dict[str, ScoreR
     found = []
     for name, recorder in recorders.items():
         series = recorder.layer.series
-        silent = [] if heads[name] else ["It was not asked once over the validation data."]
+        silent = [] if heads[name] else ["It was never called on the validation data."]
         found.append(
             AttentionFindings(
                 name,

@@ -1,4 +1,4 @@
-"""The command ``audit``."""
+"""The command ``audit``, and the comparison with classical twins that it proposes."""
 
 import argparse
 import sys
@@ -12,17 +12,17 @@ from lightning_qsgd.audit.conclusions import conclusion
 from lightning_qsgd.audit.model_audit import audit_model
 from lightning_qsgd.audit.page import write_audit
 from lightning_qsgd.audit.perturbation import audit_perturbation
-from lightning_qsgd.audit.recording import Recorder
-from lightning_qsgd.audit.replay import replay
-from lightning_qsgd.audit.twins import check_comparable, comparison_of
+from lightning_qsgd.audit.recording import Recorder, replay
 from lightning_qsgd.callbacks.run_summary import summary_table
 from lightning_qsgd.comparison import write_report
 from lightning_qsgd.comparison.analysis import analyse
 from lightning_qsgd.comparison.command import train
+from lightning_qsgd.comparison.spec import Arm, Comparison, Contrast, Metric, Seeds, Twin
 from lightning_qsgd.comparison.wording import claims, summary
 from lightning_qsgd.experiment import Experiment
 from lightning_qsgd.files import atomic_write, check_writable
-from lightning_qsgd.optim import Perturbation
+from lightning_qsgd.manual import add_options
+from lightning_qsgd.optim import CircuitPerturbation, Perturbation, SinePerturbation
 from lightning_qsgd.parser import KnownArgumentsParser
 from lightning_qsgd.yaml_files import dump_yaml
 
@@ -117,15 +117,90 @@ def _parser() -> KnownArgumentsParser:
         "depends on one angle, on several, or is noise, and which classical map does the same. Further arguments "
         "override the configuration, as with fit.",
     )
-    parser.add_argument("-c", "--config", action="append", required=True, help="YAML; later ones over earlier ones")
-    parser.add_argument(
-        "--ckpt_path", help="replay instead of training: a checkpoint (last, best, a file), or a folder of several"
-    )
-    parser.add_argument(
-        "--compare", action="store_true", help="train the classical twins too, and judge whether the circuit helps"
-    )
-    parser.add_argument("--seeds", type=int, default=10, help="of --compare. Default: 10")
-    parser.add_argument("--margin", type=float, default=0.01, help="smallest difference that matters. Default: 0.01")
-    parser.add_argument("--workers", type=int, default=2, help="processes of --compare. Default: 2")
-    parser.add_argument("-o", "--output", type=Path, help="folder to write to. Default: audit in the run folder")
+    add_options("audit", parser)
     return parser
+
+
+CLAIMED = ("adamw", "circuit/frozen", "circuit/shuffled", "sine")  # what a circuit-specific effect must beat
+FIRST_SEED = 501  # others tune and evaluate on lower ones
+
+
+def comparison_of(
+    base: Path, config: dict[str, Any], perturbation: Perturbation, seeds: int, margin: float, root: Path
+) -> Comparison:
+    """Arms: "circuit", the run as it is; its twins; "product", without entanglement; "sine"; and "adamw", weight 0.
+
+    Args:
+        base: file of the complete configuration.
+        config: its contents.
+        perturbation: that of the run, fitted: what it is decides which twins there are.
+        seeds: evaluation seeds, at least 2.
+        margin: smallest difference of the metric that matters.
+        root: folder to run in.
+
+    Raises:
+        ValueError: as :func:`check_comparable`.
+    """
+    check_comparable(config, seeds)
+    optimizer = config["model"]["init_args"]["optimizer"]["init_args"]
+    given: dict[str, Any] = optimizer.get("perturbation") or {}
+    settings: dict[str, Any] = {}
+    if twin := optimizer.get("twin"):  # written out, so that it has twins, and the sine is no twin of the sine
+        inner = {"kind": twin, "reference": optimizer.get("perturbation")}
+        given = {"class_path": "lightning_qsgd.optim.ControlPerturbation", "init_args": inner}
+        settings = {"optimizer.perturbation": given, "optimizer.twin": None}
+    kind = given.get("class_path", "").rpartition(".")[2]
+    has_series = isinstance(perturbation, CircuitPerturbation) and perturbation.series is not None
+    meaningful: dict[Twin, bool] = {
+        "frozen": True,
+        "constant": True,
+        "shuffled": True,
+        "scalar": (optimizer["scale"], optimizer["scope"]) == ("adam", "all"),
+        "series": has_series,
+    }
+    twins: list[Twin] = [twin for twin, means in meaningful.items() if means and kind]  # no kind: the default sine
+    arms = {"adamw": Arm(set={"optimizer.quantum_weight": 0.0}), "circuit": Arm(twins=twins)}
+    if not isinstance(perturbation, SinePerturbation):
+        size = {"num_qubits": perturbation.num_qubits}
+        sine = {"class_path": "lightning_qsgd.optim.SinePerturbation", "init_args": size}
+        arms["sine"] = Arm(set={"optimizer.perturbation": sine})
+    if (
+        kind in ("CircuitPerturbation", "LiveCircuitPerturbation")
+        and given["init_args"]["entanglement"] == "linear"
+        and not given["init_args"].get("calibration")
+    ):
+        arms["product"] = Arm(set={"perturbation.entanglement": "none", "perturbation.decode_chain": False})
+    others = ["adamw", *(f"circuit/{twin}" for twin in twins), *(name for name in ("sine", "product") if name in arms)]
+    keys = ["seed_everything"] + ["data.init_args.seed"] * ("seed" in config["data"].get("init_args", {}))
+    monitor, mode = config["checkpoint"]["monitor"], config["checkpoint"]["mode"]
+    return Comparison(
+        name="twins",
+        base=[str(base)],
+        metric=Metric(margin=margin, name=monitor, mode=mode, last=3),
+        arms=arms,
+        baseline="adamw",
+        set=settings,
+        contrasts=[Contrast("circuit", other) for other in others],
+        gatekeeper="circuit - adamw",
+        claims={"circuit": [other for other in others if other in CLAIMED]},
+        seeds=Seeds(evaluation=list(range(FIRST_SEED, FIRST_SEED + seeds)), tuning=[101, 102, 103], keys=keys),
+        root=str(root),
+    )
+
+
+def check_comparable(config: dict[str, Any], seeds: int) -> None:
+    """Refuse what ``--compare`` cannot do, before hours of training.
+
+    Raises:
+        ValueError: for too few seeds, another optimizer, or no metric.
+    """
+    if seeds < 2:
+        raise ValueError(f"Invalid seeds: {seeds}; paired statistics need at least 2")
+    optimizer = config["model"].get("init_args", {}).get("optimizer") or {}
+    if not {"quantum_weight", "scale", "scope"} <= optimizer.get("init_args", {}).keys() or not config["data"]:
+        raise ValueError(
+            "Invalid compare: it changes model.init_args.optimizer, which must be a SuperpositionalGradientDescent in "
+            "the configuration, beside data; write a comparison of your own (docs/compare.md)"
+        )
+    if not config["checkpoint"]["monitor"]:
+        raise ValueError("Invalid checkpoint.monitor: null; --compare judges that metric: name one, as val/accuracy")

@@ -17,7 +17,7 @@ from lightning_qsgd.report.numbers import Numbers, count, listed, number, percen
 
 MARGIN = 0.01  # what may be lost: a point of accuracy, or 1 % of another metric's value
 MEANING = {
-    "constant": "what the layer is asked does not matter, a constant is enough",
+    "constant": "the layer's inputs do not matter, a constant is enough",
     "single-angle part": "what several angles do together is not used",
     "classical series": "what several angles do together may be used, but a classical series of {terms} terms does it",
 }
@@ -39,7 +39,7 @@ MAPS = {
 
 
 def conclude(findings: PerturbationFindings) -> list[str]:
-    """Sentences, the most important first: what does the same, how much of it there is, and what that does not say.
+    """What an audit of a perturbation concludes, in sentences, the most important one first.
 
     The first rule that holds decides the first sentence: the power is 0; most of it is no function of the weights; a
     classical map reproduces 95 % of it (the simplest one that does, in the order of :data:`MAPS`); otherwise the shares
@@ -137,7 +137,7 @@ def judge(metric: Metric, replacement: Replacement) -> Literal["enough", "not en
 
 
 def untrained(metric: Metric) -> str | None:
-    """A sentence where the model is not clearly better than the commonest label (binomial, 95 %, one-sided)."""
+    """A sentence if the model is not clearly better than the commonest label (binomial test, 95 %, one-sided)."""
     if metric.chance is None or not metric.examples or not math.isfinite(metric.value):
         return None
     right = round(metric.value * metric.examples)
@@ -145,8 +145,8 @@ def untrained(metric: Metric) -> str | None:
         return None
     return (
         f"the model itself, at {percent(metric.value)} {metric.name}, is not clearly better than always naming the "
-        f"commonest class ({percent(metric.chance)}), so that it cannot be seen what its parts are used for. Train it "
-        "first."
+        f"commonest class ({percent(metric.chance)}), so the audit cannot tell what its parts are "
+        "used for. Train it first."
     )
 
 
@@ -273,7 +273,7 @@ def summary(found: PerturbationFindings | LayerFindings | AttentionFindings) -> 
         elif recorded < touched:
             sure = "the shares are estimates from a sample"
         sure = f"{sure[0].upper()}{sure[1:]}; nothing follows for other runs, or for the effect on training."
-        return [f"{what}, to see what else could have given it.", conclude(found)[0], sure]
+        return [f"{what}, to see which simpler maps give the same.", conclude(found)[0], sure]
     value = f"{numbers_of(found.metric).full(found.metric.value)} {found.metric.name}"
     if isinstance(found, LayerFindings):
         tried = listed([_in_place(replacement) for replacement in found.replacements])

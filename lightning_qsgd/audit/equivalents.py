@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 
 from lightning_qsgd.audit.findings import Truncation
-from lightning_qsgd.audit.least_squares import design
+from lightning_qsgd.audit.split import design
 from lightning_qsgd.quantum.fourier import basis, outer
 
 SAMPLE = 3000  # rows that terms are chosen on, and as many that they are tested on

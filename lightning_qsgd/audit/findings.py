@@ -1,7 +1,13 @@
-"""What an audit found, as plain values: what pages are made from."""
+"""What an audit found, as plain values: what pages are made from. They are saved as JSON."""
 
-from dataclasses import dataclass, field
+import json
+import math
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
 from typing import Any, Literal
+
+from lightning_qsgd.files import atomic_write, structured
 
 
 @dataclass(frozen=True)
@@ -246,3 +252,62 @@ class AttentionFindings:
     replacements: list[Replacement]
     layers: int
     notes: list[str]
+
+
+FORMAT = 1
+
+
+Findings = PerturbationFindings | LayerFindings | AttentionFindings
+
+
+def save_findings(findings: Mapping[str, Findings], path: Path) -> None:
+    """Write findings, completely or not at all; numbers that are not finite become null.
+
+    Args:
+        findings: dataclasses of plain values, by key.
+        path: of the file.
+
+    Raises:
+        OSError: if it cannot be written.
+    """
+    plain = {key: _finite(asdict(found)) for key, found in findings.items()}
+    with atomic_write(path) as file:
+        json.dump({"format": FORMAT, "findings": plain}, file, indent=1, allow_nan=False)
+        file.write("\n")
+
+
+def load_findings(path: str | Path) -> dict[str, Findings]:
+    """Read the ``findings.json`` of an audit.
+
+    Args:
+        path: of the file.
+
+    Returns:
+        The findings by name: "perturbation", or a layer's place in the model. A number that was not finite is NaN.
+
+    Raises:
+        FileNotFoundError: if there is no such file.
+        ValueError: if it holds something else.
+    """
+    path = Path(path)
+    if not path.is_file():
+        raise FileNotFoundError(f"No {path}; make one with: lightning-qsgd audit --config FILE")
+    try:
+        values = json.loads(path.read_text())
+        if values["format"] != FORMAT:
+            raise ValueError("another version wrote it")
+        return {name: structured(found, _kind(found), math.nan) for name, found in values["findings"].items()}
+    except (ValueError, KeyError, TypeError, AttributeError) as error:
+        raise ValueError(f"{path} holds no findings of an audit ({error!r}); run the audit again") from error
+
+
+def _kind(values: dict[str, Any]) -> type[Findings]:
+    return PerturbationFindings if "identity" in values else AttentionFindings if "heads" in values else LayerFindings
+
+
+def _finite(value: Any) -> Any:
+    if isinstance(value, dict):
+        return {name: _finite(inner) for name, inner in value.items()}
+    if isinstance(value, (list, tuple)):
+        return [_finite(inner) for inner in value]
+    return None if isinstance(value, float) and not math.isfinite(value) else value

@@ -14,8 +14,8 @@ import torch
 from torch import Tensor, nn
 
 from lightning_qsgd.audit.findings import LayerFindings, Replacement
-from lightning_qsgd.audit.least_squares import Series, shares
 from lightning_qsgd.audit.passes import Change, Passed, Passes, Reservoir, substituted
+from lightning_qsgd.audit.split import Series, shares
 from lightning_qsgd.quantum import Ansatz, QuantumLayer
 from lightning_qsgd.quantum.surrogate import grid_sizes
 
@@ -153,7 +153,7 @@ def audit_layer(passes: Passes, trained: Passed, validation: Recorder, training:
     whole, each, terms, sizes, tried = None, [], 0, None, []
     points: tuple[str, list[list[float]]] = ("", [])
     if not validation.seen:
-        notes.append("It was not asked once over the validation data.")
+        notes.append("It was never called on the validation data.")
     else:
         inputs, outputs = validation.sample()
         try:

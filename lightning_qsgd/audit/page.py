@@ -2,15 +2,12 @@
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import NoReturn
 
 from lightning_qsgd.audit import conclusions, figures
-from lightning_qsgd.audit.findings import AttentionFindings, LayerFindings, PerturbationFindings
-from lightning_qsgd.audit.saved import save_findings
+from lightning_qsgd.audit.findings import Findings, LayerFindings, PerturbationFindings, save_findings
+from lightning_qsgd.report import page
 from lightning_qsgd.report.document import Part, render
-from lightning_qsgd.report.page import write_page
-
-Findings = PerturbationFindings | LayerFindings | AttentionFindings
 
 
 def part_of(found: Findings, key: str = "", heading: str = "", verdict: Sequence[str] = ()) -> Part:
@@ -36,7 +33,7 @@ def part_of(found: Findings, key: str = "", heading: str = "", verdict: Sequence
     return render("model", facts | {"layer": layer}, {"picture": picture}, summary, key, heading)
 
 
-def write_audit(title: str, findings: Mapping[str, Any], output: Path, verdict: Sequence[str] = ()) -> list[Path]:
+def write_audit(title: str, findings: Mapping[str, Findings], output: Path, verdict: Sequence[str] = ()) -> list[Path]:
     """Write ``audit.html``, ``audit.md`` with ``figures/``, and ``findings.json``, each completely or not at all.
 
     Args:
@@ -60,5 +57,11 @@ def write_audit(title: str, findings: Mapping[str, Any], output: Path, verdict: 
         for k, (name, found) in enumerate(findings.items(), 1)
     ]
     save_findings(findings, output / "findings.json")
-    written = write_page(title, parts, output, "audit", "Audit of a quantum part")
+    written = page.write_page(title, parts, output, "audit", "Audit of a quantum part")
     return [*written, output / "findings.json"]
+
+
+def __getattr__(name: str) -> NoReturn:
+    if name in ("write_page", "perturbation_task"):  # an AttributeError would lose its text in "from ... import"
+        raise ImportError(f"{name} of version 0.1.0 is gone; use write_audit(title, findings, folder)")
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

@@ -23,7 +23,7 @@ from lightning_qsgd.optim import (
     SinePerturbation,
     TwinPerturbation,
 )
-from lightning_qsgd.quantum.power import split_uniform
+from lightning_qsgd.quantum.fourier import split_uniform
 
 REPEATS = 512  # blocks that are asked twice, to see what is random
 SPANS = 24  # of time

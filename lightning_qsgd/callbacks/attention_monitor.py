@@ -4,46 +4,58 @@ Paper: arXiv 2511.01918, Eq. 3 to 5. Shapes: B batch, C classes, Q quantum heads
 """
 
 import math
+import re
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 from typing import Any
 
 import lightning as L
 import numpy as np
 import torch
+from lightning.pytorch.strategies import DDPStrategy, SingleDeviceStrategy
+from lightning_utilities.core.rank_zero import rank_zero_warn
 from rich.console import Console
-from torch import Tensor
+from rich.table import Column, Table
+from torch import Tensor, nn
+from torchmetrics.classification import MulticlassAccuracy
 
-from lightning_qsgd.callbacks.attention_figures import curve_figure, pixels, score_window, spectrum_figure
+from lightning_qsgd.callbacks.figures import curve_figure, pixels, score_window, spectrum_figure
 from lightning_qsgd.callbacks.parts import tensorboard_writers
-from lightning_qsgd.callbacks.sampled_attention import SampledAttention, quantum_layers, simulated
+from lightning_qsgd.distributed import on_all_ranks
 from lightning_qsgd.models import QuantumAttention
 
 _POINTS = 801  # of a curve
 
 
 class AttentionMonitor(L.Callback):
-    """Logs what each :class:`QuantumAttention` does as ``attention/...``; does nothing in models without one.
+    """Log what each :class:`QuantumAttention` layer does, as ``attention/...``.
 
-    While training, every n optimizer steps, for each layer, means over its quantum heads: those of
-    :func:`lightning_qsgd.models.attention_statistics.attention_statistics` on the step's first batch (phi_spread,
-    score_spread, entropy, entropy_without, moved), phi_share = phi_spread / score_spread, and gain and scale after the
-    step; in TensorBoard also the histogram of the circuits' angles, wrapped to [-pi, pi).
+    A model without such a layer is left alone.
 
-    In TensorBoard, before the first step (exact initial circuits) and at each validation but the sanity check (as
-    validated, so that pictures run no circuits): ``attention/spectrum``, amplitudes of gain * Phi by head and
-    frequency, and ``attention/curve``, gain * Phi over the scores.
+    **Training.** Every ``every_n_steps`` optimizer steps the callback logs, for each layer, means over its quantum
+    heads: the numbers of :func:`lightning_qsgd.models.attention_statistics.attention_statistics` on the first batch of
+    the step (phi_spread, score_spread, entropy, entropy_without, moved), phi_share = phi_spread / score_spread, and
+    gain and scale after the step. TensorBoard also gets a histogram of the circuits' angles, wrapped to [-pi, pi).
 
-    At test, where circuits run on a sampler: ``test/series_error`` and ``test/phi_spread``, root mean squares over
-    layers and heads of the measured series' distance from the exact one and of the exact one's standard deviation, both
-    of Phi alone, without gain; ``test/accuracy_simulated``, the accuracy with exact circuits; and a table of them, with
-    circuits and shots. Series, circuits and shots are those of rank 0. Nothing of this runs a circuit. The accuracy
-    takes batches that are dicts with "labels" (B,), a ``test_step`` that returns logits (B, C) and a ``forward`` that
-    gives them from the batch; it is left out where another layer runs on a sampler too.
+    **Figures.** TensorBoard gets ``attention/spectrum``, the amplitudes of gain * Phi by head and frequency, and
+    ``attention/curve``, gain * Phi over the scores. They are drawn before the first step, from the exact initial
+    circuits, and at each validation except the sanity check, from the series that validation used. No circuit runs for
+    them.
 
-    Layers are named by their place in the model, such as ``blocks.0``. A layer with a fixed gain of 0 has no Phi and is
-    left out. Models that are split over processes (FSDP, ModelParallelStrategy) are not looked at.
+    **Test.** If circuits run on a sampler, the callback logs ``test/series_error``, the distance of the measured series
+    from the exact one, and ``test/phi_spread``, the standard deviation of the exact one; both are root mean squares
+    over layers and heads, of Phi without its gain. It also logs ``test/accuracy_simulated``, the accuracy with exact
+    circuits, and prints a table with circuits and shots. Series, circuits and shots are those of rank 0. No circuit
+    runs for any of this. The accuracy requires batches that are dicts with "labels" (B,), a ``test_step`` that returns
+    logits (B, C), and a ``forward`` that computes them from the batch. It is omitted if another layer runs on a
+    sampler.
+
+    Layers are named by their path in the model, such as ``blocks.0``. A layer with a fixed gain of 0 has no Phi and is
+    skipped, and so are models that are sharded over processes (FSDP, ModelParallelStrategy).
 
     Args:
-        every_n_steps: optimizer steps between two records, at least 1; 0: neither records nor pictures. Default: 200.
+        every_n_steps: optimizer steps between two records, at least 1. With 0 nothing is logged or drawn while
+            training. Default: 200.
 
     Raises:
         ValueError: for a negative every_n_steps.
@@ -61,7 +73,7 @@ class AttentionMonitor(L.Callback):
     # ---- training
 
     def on_train_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
-        """Draw the initial circuits, unless the run is resumed."""
+        """Draw the initial circuits of a new run."""
         self._step, self._occurring = -1, {}
         if not trainer.global_step:
             with simulated(quantum_layers(trainer, pl_module).values()):
@@ -82,7 +94,7 @@ class AttentionMonitor(L.Callback):
     def on_train_batch_end(
         self, trainer: L.Trainer, pl_module: L.LightningModule, outputs: Any, batch: Any, batch_idx: int
     ) -> None:
-        """Log what was watched."""
+        """Log the watched batch."""
         if not self._watching:
             return
         metrics: dict[str, float] = {}
@@ -104,15 +116,15 @@ class AttentionMonitor(L.Callback):
             logger.log_metrics(metrics, step=self._step)
 
     def on_train_epoch_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
-        """Stop watching, where the module skipped the batch with the rest of its epoch."""
+        """Stop watching if the module skipped the rest of its epoch."""
         self._stop_watching()
 
     def on_validation_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
-        """Watch no validation batch."""
+        """Stop watching before validation."""
         self._stop_watching()
 
     def on_exception(self, trainer: L.Trainer, pl_module: L.LightningModule, exception: BaseException) -> None:
-        """Leave the layers as they were."""
+        """Stop watching."""
         self._stop_watching()
         self._tested = None
 
@@ -125,7 +137,7 @@ class AttentionMonitor(L.Callback):
         batch_idx: int,
         dataloader_idx: int = 0,
     ) -> None:
-        """Draw once per validation, while averaged weights are in their place and the series is still known."""
+        """Draw once per validation, while averaged weights are in use and the series is known."""
         if not (batch_idx or dataloader_idx or trainer.sanity_checking):
             self._draw(trainer, pl_module)
 
@@ -140,7 +152,7 @@ class AttentionMonitor(L.Callback):
         for name, layer in quantum_layers(trainer, module).items() if writers else []:
             series, scale = layer.shift_series()
             if not (series.isfinite().all() and scale.isfinite().all()):
-                continue  # a run that diverged: the loss says so
+                continue  # the run has diverged, as its loss shows
             coefficients = series.unflatten(1, (-1, 2))  # (Q, J, 2)
             frequencies = [layer.series.angle_factor * (j + 1) for j in range(coefficients.shape[1])]
             occurring = self._occurring.get(name)
@@ -171,7 +183,7 @@ class AttentionMonitor(L.Callback):
         batch_idx: int,
         dataloader_idx: int = 0,
     ) -> None:
-        """Ask the same of exact circuits."""
+        """Evaluate the batch with exact circuits."""
         if self._tested is None:
             return
         self._tested.batches += 1
@@ -180,16 +192,129 @@ class AttentionMonitor(L.Callback):
                 self._tested.compare(pl_module, batch, outputs)
 
     def on_test_epoch_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
-        """Log the distance between both."""
+        """Log how far both differ."""
         if self._tested is not None and self._tested.batches:
             for name, value in self._tested.finish().items():
                 pl_module.log(f"test/{name}", value, sync_dist=True)  # the same on all ranks
 
     def teardown(self, trainer: L.Trainer, pl_module: L.LightningModule, stage: str) -> None:
-        """Print the table, below Lightning's own."""
+        """Print the table below Lightning's own."""
         if self._tested is not None and self._tested.table is not None and trainer.is_global_zero:
             Console().print(self._tested.table)
         self._tested = None
+
+
+class SampledAttention:
+    """Compare, over one test, a model whose attention runs on a sampler with the same model on exact circuits.
+
+    Args:
+        layers: quantum attention layers by name; those that run on no sampler are dropped.
+        module: the whole model.
+
+    Attributes:
+        layers: the layers that run on a sampler.
+        batches: number of batches so far; the caller counts them.
+        table: the table to print; None before :meth:`finish`.
+    """
+
+    def __init__(self, layers: dict[str, QuantumAttention], module: L.LightningModule) -> None:
+        self.layers = {name: layer for name, layer in layers.items() if _sampler(layer.series)}
+        self.batches = 0
+        self.table: Table | None = None
+        self._before = {name: (layer.series.circuits, layer.series.shots) for name, layer in self.layers.items()}
+        own = [layer.series for layer in self.layers.values()]
+        self._alone = not any(_sampler(part) and all(part is not series for series in own) for part in module.modules())
+        self._accuracy: dict[str, MulticlassAccuracy] = {}
+        self._failure = ""
+
+    def compare(self, module: L.LightningModule, batch: dict[str, Any], logits: Tensor) -> None:
+        """Add a batch: its logits (B, C), and those of the same model on exact circuits."""
+        if not self._alone:
+            return
+        try:
+            with simulated(self.layers.values()):
+                exact = module(batch)
+            if not isinstance(exact, Tensor) or exact.shape != logits.shape:
+                raise TypeError("its output is not that of test_step")
+        except Exception as error:  # whatever another signature makes of a batch
+            self._failure = f"{type(module).__name__}.forward(batch) failed: {error}"
+            self._alone = False
+            return
+        for name, answer in (("sampler", logits), ("simulated", exact)):
+            if name not in self._accuracy:
+                self._accuracy[name] = MulticlassAccuracy(logits.shape[1], average="micro").to(logits.device)
+            self._accuracy[name].update(answer, batch["labels"])
+
+    def finish(self) -> dict[str, float]:
+        """Metrics to log. Call it on all ranks; the accuracy is omitted if the comparison failed on any of them."""
+        failures = [failure for failure in on_all_ranks(self._failure) if failure]
+        if failures:
+            rank_zero_warn(f"No test/accuracy_simulated: {failures[0]}")
+        if failures or not all(on_all_ranks(bool(self._accuracy))):
+            self._accuracy = {}  # computing one is a collective call
+        accuracy = {name: metric.compute().item() for name, metric in self._accuracy.items()}
+        errors = {name: layer.series.error() for name, layer in self.layers.items()}
+        with simulated(self.layers.values()):
+            spreads = {name: layer.series.spread() for name, layer in self.layers.items()}
+        rows: list[tuple[float, ...]] = []
+        for name, layer in self.layers.items():
+            series, (circuits, shots) = layer.series, self._before[name]
+            gradient = series.circuits_per_gradient if series.weights.requires_grad else 0
+            each = round(series.shots / max(series.circuits, 1))
+            run = (series.circuits - circuits, series.shots - shots)
+            rows.append((_rms([errors[name]]), _rms([spreads[name]]), *run, gradient, gradient * each))
+        series_error, phi_spread = _rms(errors.values()), _rms(spreads.values())
+        total = (series_error, phi_spread, *(sum(row[k] for row in rows) for k in range(2, 6)))
+        self.table = self._table({**dict(zip(self.layers, rows, strict=True)), "all": total}, accuracy)
+        logged = {"series_error": series_error, "phi_spread": phi_spread}
+        return logged | ({"accuracy_simulated": accuracy["simulated"]} if accuracy else {})
+
+    def _table(self, rows: dict[str, tuple[float, ...]], accuracy: dict[str, float]) -> Table:
+        title = f"Quantum attention on {', '.join(sorted({_sampler(layer.series) for layer in self.layers.values()}))}"
+        if accuracy:
+            title += f": accuracy {accuracy['sampler']:.4f}, simulated {accuracy['simulated']:.4f}"
+        names = ("error of Phi", "spread of Phi", "circuits", "shots", "further circuits", "further shots")
+        columns = [Column(name, justify="right") for name in names]
+        caption = "Phi without gain; further: for the gradient in one training step"
+        table = Table("layer", *columns, title=title, title_justify="left", caption=caption, caption_justify="left")
+        for name, row in rows.items():
+            table.add_row(name, *(f"{value:.4f}" if isinstance(value, float) else str(value) for value in row))
+        return table
+
+
+def quantum_layers(trainer: L.Trainer, module: L.LightningModule) -> dict[str, QuantumAttention]:
+    """Each :class:`QuantumAttention` that has a Phi, by its path in the model; empty for sharded models."""
+    if not isinstance(trainer.strategy, SingleDeviceStrategy | DDPStrategy):
+        return {}
+    found = {path: part for path, part in module.named_modules() if isinstance(part, QuantumAttention)}
+    return {_short(path): part for path, part in found.items() if not part.classical}
+
+
+@contextmanager
+def simulated(layers: Iterable[QuantumAttention]) -> Iterator[None]:
+    """Use exact circuits within the block."""
+    before = [(layer.series, layer.series.exact) for layer in layers]
+    try:
+        for series, _ in before:
+            series.exact = True
+        yield
+    finally:
+        for series, exact in before:
+            series.exact = exact
+
+
+def _sampler(module: nn.Module) -> str:
+    """Class name of the sampler that runs a module's circuits; "" if there is none."""
+    sampler = getattr(getattr(module, "engine", None), "sampler", None)
+    return "" if sampler is None or getattr(module, "exact", False) else type(sampler).__name__
+
+
+def _short(path: str) -> str:
+    return re.sub(r"^((model|module)\.)+", "", path.replace("_orig_mod.", "")).removesuffix(".attention")
+
+
+def _rms(values: Iterable[Tensor]) -> float:
+    return torch.cat([*values]).square().mean().sqrt().item()
 
 
 def _numpy(tensor: Tensor) -> np.ndarray:

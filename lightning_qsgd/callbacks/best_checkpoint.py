@@ -1,42 +1,44 @@
-"""BestCheckpoint: the best weights of a run, whatever happens to its folder."""
+"""BestCheckpoint: the best weights of a run, whatever happens to its folder; MonitorCheck: metrics nobody logs."""
 
 import os
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 import lightning as L
 import torch
-from lightning.pytorch.callbacks import ModelCheckpoint
+from lightning.pytorch.callbacks import Checkpoint, EarlyStopping, ModelCheckpoint
 from lightning.pytorch.trainer.states import TrainerFn
 from lightning_utilities.core.rank_zero import rank_zero_warn
 from torch import Tensor
 
+from lightning_qsgd.callbacks.parts import callbacks_of
 from lightning_qsgd.run_folder import set_aside
 
 KEY = "ModelCheckpoint.best"
+_SCHEDULER, _STOPPING = "scheduler.monitor", "EarlyStopping.monitor"
 State = dict[str, Any]
 
 
 class BestCheckpoint(ModelCheckpoint):
-    """Lightning's ModelCheckpoint, of which a resumed run never replaces a checkpoint by a worse one.
+    """Lightning's ModelCheckpoint, but a resumed run never replaces a checkpoint by a worse one.
 
-    ModelCheckpoint forgets its scores when a run folder was moved or copied, is named by another path, or when its
-    triggers change (lightning 2.6). This callback looks at the files of the folder instead:
+    ModelCheckpoint forgets its scores if a run folder was moved or copied, is named by another path, or if its triggers
+    change (lightning 2.6). This callback reads the files in the folder instead:
 
-    - Checkpoints keep their scores wherever the folder lies. A file on disk speaks for itself, also where it is newer
-      than the checkpoint that the run is resumed from.
-    - Where ``monitor`` or ``mode`` changed, or nobody knows the score of a file, that file gets another name, such as
-      ``best_val-accuracy.ckpt`` or ``best_1.ckpt``, and the best is looked for anew.
-    - A monitor that is not logged writes nothing, instead of ending the run; one that training logs, after validation,
-      is saved at the end of the epoch. :class:`MonitorCheck` says what is not logged.
-
-    - Between validations (``every_n_train_steps``) a monitor of validation is that of earlier weights: the checkpoint
-      is saved after the next validation.
+    - Checkpoints keep their scores wherever the folder is. The score in a file on disk counts, even if the file is
+      newer than the checkpoint that the run resumes from.
+    - If ``monitor`` or ``mode`` changed, or the score of a file is unknown, that file is renamed, for example to
+      ``best_val-accuracy.ckpt`` or ``best_1.ckpt``, and the search for the best checkpoint starts over.
+    - A monitor that is not logged does not end the run; no checkpoint is written. One that training logs after
+      validation is saved at the end of the epoch. :class:`MonitorCheck` reports monitors that are not logged.
+    - Between validations (``every_n_train_steps``) a validation metric belongs to earlier weights. The checkpoint is
+      then saved after the next validation.
 
     All arguments are those of ``lightning.pytorch.callbacks.ModelCheckpoint``.
 
     Raises:
-        ValueError: when a command starts, for a ``save_top_k`` above 1 or of -1 with a fixed file name.
+        ValueError: when a command starts, if ``save_top_k`` is above 1 or -1 and the file name is fixed.
     """
 
     _late = False  # validation has ended without the monitor
@@ -44,7 +46,7 @@ class BestCheckpoint(ModelCheckpoint):
     _within = False  # at the end of a batch
 
     def setup(self, trainer: L.Trainer, pl_module: L.LightningModule, stage: str) -> None:
-        """Refuse several checkpoints of one name."""
+        """Refuse several checkpoints with the same name."""
         super().setup(trainer, pl_module, stage)
         if self._file() is not None and self.save_top_k not in (0, 1):
             raise ValueError(
@@ -55,7 +57,7 @@ class BestCheckpoint(ModelCheckpoint):
     def on_train_batch_end(
         self, trainer: L.Trainer, pl_module: L.LightningModule, outputs: Any, batch: Any, batch_idx: int
     ) -> None:
-        """As Lightning's, with metrics of training alone."""
+        """Like Lightning's, but with metrics of training only."""
         self._waits = self._waits or not self._is_logged(trainer)
         self._within = True
         super().on_train_batch_end(trainer, pl_module, outputs, batch, batch_idx)
@@ -69,25 +71,25 @@ class BestCheckpoint(ModelCheckpoint):
 
     @property
     def state_key(self) -> str:
-        """The same whatever the monitor and the triggers."""
+        """A key that does not depend on monitor and triggers."""
         return KEY
 
     def state_dict(self) -> State:
-        """As Lightning's, and the mode."""
+        """Lightning's state, and the mode."""
         return super().state_dict() | {"mode": self.mode}
 
     def load_state_dict(self, state_dict: State) -> None:
-        """Nothing: :meth:`on_load_checkpoint` has done it."""
+        """Do nothing: :meth:`on_load_checkpoint` loads the state."""
 
     def on_fit_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
-        """Keep what lies in a folder that a new run was told to use."""
+        """Keep the checkpoint of another run in the folder."""
         file = self._file()
         if trainer.ckpt_path is None and trainer.is_global_zero and file and file.exists():
-            rank_zero_warn(f"{file} is of another run, and gets a number")
+            rank_zero_warn(f"{file} belongs to another run, and gets a number")
             set_aside(file.parent, [file.name])
 
     def on_load_checkpoint(self, trainer: L.Trainer, pl_module: L.LightningModule, checkpoint: dict[str, Any]) -> None:
-        """Take over the scores of the run."""
+        """Load the scores of the run."""
         if trainer.state.fn != TrainerFn.FITTING or self.dirpath is None:
             return
         found: Any = self._scores(checkpoint) if trainer.is_global_zero else None
@@ -104,7 +106,7 @@ class BestCheckpoint(ModelCheckpoint):
             self.kth_best_model_path, self.kth_value = ranked[-1], scores[ranked[-1]]
 
     def _scores(self, checkpoint: dict[str, Any]) -> tuple[dict[str, Tensor], str]:
-        """Scores of the files in the folder, by path; and the newest file, where nothing is monitored, or ""."""
+        """Scores of the files in the folder by path; and the newest file if nothing is monitored, otherwise ""."""
         assert self.dirpath is not None
         folder, state = Path(self.dirpath), state_of(checkpoint)
         fixed = self._file()
@@ -125,11 +127,11 @@ class BestCheckpoint(ModelCheckpoint):
         return {str(path): score for path, score in scores.items()}, ""
 
     def _score_in(self, file: Path, known: Tensor | None, step: int) -> Tensor | None:
-        """The score of a checkpoint file, by its own word, or else by that of a later checkpoint."""
+        """The score of a checkpoint file: its own record, or else that of a later checkpoint."""
         try:
             saved = torch.load(file, weights_only=True, map_location="cpu", mmap=True)
             state = state_of(saved)
-        except Exception:  # whatever a broken file raises: its score is unknown
+        except Exception:  # a broken file raises many kinds; its score is unknown
             return None
         if state is not None and (state["monitor"], state["mode"]) == (self.monitor, self.mode):
             for path, score in state["best_k_models"].items():
@@ -155,7 +157,7 @@ class BestCheckpoint(ModelCheckpoint):
         )
 
     def _file(self) -> Path | None:
-        """The file of the best weights, where its name is fixed and always the same, as "best" is."""
+        """The file of the best weights, if its name is fixed like "best"."""
         if self.dirpath is None or not self.filename or "{" in self.filename or self._enable_version_counter:
             return None
         return Path(self.dirpath) / f"{self.filename}{self.FILE_EXTENSION}"
@@ -166,14 +168,14 @@ class BestCheckpoint(ModelCheckpoint):
         return self.monitor in (None, "epoch", "step", *trainer.callback_metrics)
 
     def on_validation_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
-        """As Lightning's, if the monitor is logged."""
+        """Like Lightning's, if the monitor is logged."""
         if self._is_logged(trainer):
             super().on_validation_end(trainer, pl_module)
         elif not trainer.sanity_checking:
             self._late = True
 
     def on_train_epoch_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
-        """As Lightning's, if the monitor is logged; also where training logs it, after validation."""
+        """Like Lightning's, if the monitor is logged; training may log it after validation."""
         if not self._is_logged(trainer):
             return
         if self._late:
@@ -182,7 +184,7 @@ class BestCheckpoint(ModelCheckpoint):
 
 
 def state_of(checkpoint: dict[str, Any]) -> State | None:
-    """What a checkpoint says of the best ones of its run; None where it says nothing."""
+    """The state of BestCheckpoint or ModelCheckpoint in a checkpoint, or None."""
     states = checkpoint.get("callbacks") or {}
     if KEY in states:
         return states[KEY]
@@ -193,6 +195,111 @@ def state_of(checkpoint: dict[str, Any]) -> State | None:
 
 
 def place(path: str, state: State, folder: Path) -> Path:
-    """Where a file of a run lies now that its folder of checkpoints is ``folder``."""
+    """The path of a run's file, now that its folder of checkpoints is ``folder``."""
     saved = Path(path)
     return folder / (saved.relative_to(state["dirpath"]) if saved.is_relative_to(state["dirpath"]) else saved.name)
+
+
+class MonitorCheck(Checkpoint):
+    """Report monitored metrics that are not logged: after the sanity check, and at the end of the first epoch.
+
+    A default that does not fit the module, such as val/accuracy for a regression, raises one warning. A metric that the
+    user named ends the run once that epoch is saved, and so do the metrics of ``ReduceLROnPlateau`` and
+    ``EarlyStopping``. Put this callback after :class:`ExactResume`: Lightning calls checkpoint callbacks last and in
+    their order.
+
+    Args:
+        monitors: metrics by option, such as {"checkpoint.monitor": "val/accuracy"}.
+        asked: the options that the user named.
+
+    Raises:
+        ValueError: at the start of the second epoch or the end of training, if a metric that the user named is not
+            logged.
+    """
+
+    def __init__(self, monitors: Mapping[str, str], asked: frozenset[str] = frozenset()) -> None:
+        self.monitors, self.asked = dict(monitors), asked
+        self._error: str | None = None
+        self._done = False
+        self._strict: list[EarlyStopping] = []
+        self._plateaus: list[Any] = []
+
+    def setup(self, trainer: L.Trainer, pl_module: L.LightningModule, stage: str) -> None:
+        """Reset."""
+        self._error, self._done = None, False
+
+    def on_fit_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        """Keep early stopping and schedulers from ending the run before the epoch is saved."""
+        self._plateaus = [c for c in trainer.lr_scheduler_configs if c.reduce_on_plateau and c.strict]
+        for config in self._plateaus:
+            config.strict = False
+        self._strict = [callback for callback in callbacks_of(trainer, EarlyStopping) if callback.strict]
+        for callback in self._strict:
+            callback.strict = False
+
+    def on_sanity_check_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        """Warn about metrics that validation does not log; training may log them."""
+        for option, metric in self._missing(trainer, asked=True).items():
+            rank_zero_warn(
+                f"{_said(option, metric, trainer)}. Unless training logs it, this run ends after the first epoch: set "
+                f"{_way(option)}"
+            )
+
+    def on_train_epoch_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        """Check once, when training and validation have logged."""
+        validates = trainer.enable_validation and sum(map(int, trainer.num_val_batches)) > 0
+        if self._done or (validates and not trainer.fit_loop.epoch_loop.val_loop._has_run):
+            return
+        self._done = True
+        for part in (*self._strict, *self._plateaus):
+            part.strict = True
+        missing = self._missing(trainer, asked=True)
+        if not validates:  # validation would log them
+            missing = {option: metric for option, metric in missing.items() if option not in self.monitors}
+        for config in trainer.lr_scheduler_configs:
+            if config.monitor in missing.values():
+                config.strict = False  # like early stopping
+        if missing:
+            said = "; ".join(_said(option, metric, trainer) for option, metric in missing.items())
+            self._error = f"{said}. Set {', '.join(map(_way, missing))}"
+        elif metric := self._missing(trainer, asked=False).get("checkpoint.monitor"):
+            rank_zero_warn(
+                f"{_said('checkpoint.monitor', metric, trainer)}: there will be no best.ckpt. Set --checkpoint.monitor "
+                "and --checkpoint.mode"
+            )
+
+    def on_train_epoch_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        """End the run on an error; the previous epoch is saved."""
+        self._end(trainer)
+
+    def on_train_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        """End the run on an error."""
+        self._end(trainer)
+
+    def _end(self, trainer: L.Trainer) -> None:
+        if self._error:
+            error, self._error = self._error, None
+            raise ValueError(f"{error}. The training so far is saved: add --ckpt_path last to continue it")
+
+    def _missing(self, trainer: L.Trainer, asked: bool) -> dict[str, str]:
+        """Metrics that are not logged by option: those that the user named, or the defaults."""
+        monitors = {option: metric for option, metric in self.monitors.items() if (option in self.asked) is asked}
+        if asked:
+            waiting = [(_SCHEDULER, c.monitor) for c in trainer.lr_scheduler_configs if c.reduce_on_plateau]
+            waiting += [(_STOPPING, callback.monitor) for callback in self._strict]
+            monitors |= {option: metric for option, metric in waiting if metric}
+        known = {"epoch", "step", *trainer.callback_metrics}
+        return {option: metric for option, metric in monitors.items() if metric not in known}
+
+
+def _said(option: str, metric: str, trainer: L.Trainer) -> str:
+    logged = ", ".join(sorted(trainer.callback_metrics)) or "nothing"
+    return f"Invalid {option}: {metric!r} is not logged; logged are: {logged}"
+
+
+def _way(option: str) -> str:
+    ways = {
+        _SCHEDULER: "--model.scheduler.monitor (or 'monitor' in what your configure_optimizers returns)",
+        _STOPPING: "the monitor of EarlyStopping in trainer.callbacks",
+    }
+    return ways.get(option, f"--{option}")

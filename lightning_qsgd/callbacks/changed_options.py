@@ -1,4 +1,4 @@
-"""ChangedOptions: a resumed run trains with the options that it is given now."""
+"""ChangedOptions: a resumed run trains with its new options."""
 
 import copy
 import warnings
@@ -12,51 +12,50 @@ from torch.optim import Optimizer
 from torch.optim.lr_scheduler import ReduceLROnPlateau
 
 Options = dict[str, Any]
-#: What a scheduler's steps move in its state; the rest is what it was made with.
+#: Entries of a scheduler's state that its steps change; the others are its arguments.
 _MOVING = {
     "last_epoch", "_step_count", "_last_lr", "best", "num_bad_epochs", "cooldown_counter", "T_cur", "T_i",
     "_schedulers", "_get_lr_called_within_step", "_is_initial",
 }  # fmt: skip
-#: What schedulers write into parameter groups.
-_OF_SCHEDULES = ("lr", "betas", "momentum")
 
 
 class ChangedOptions(L.Callback):
-    """Applies changed options of optimizers and schedulers where a run is resumed, and prints them: old -> new.
+    """Apply changed options of optimizers and schedulers when a run is resumed, and print them as old -> new.
 
-    A checkpoint brings the options that its run had, and torch lets them win: without this callback another learning
-    rate would do nothing. Options and schedulers are compared with those at the start of the run that saved the
-    checkpoint, so that what schedules or callbacks have made of them is kept. Where the learning rate, a scheduler or
-    one of its numbers changed, schedules are computed anew from step 0. ``ReduceLROnPlateau`` keeps its history: its
-    changed numbers hold from now on, and a changed learning rate scales the present one.
+    A checkpoint holds the options of its run, and torch restores them, so that without this callback a changed learning
+    rate would have no effect. Options and schedulers are compared with those at the start of the run that saved the
+    checkpoint; changes that schedules or callbacks made since are kept. If the learning rate, a scheduler or one of its
+    arguments changed, schedules are recomputed from step 0. ``ReduceLROnPlateau`` keeps its history: changed arguments
+    apply from now on, and a changed learning rate scales the current one.
 
-    Functions (``LambdaLR``, a schedule of ``quantum_weight``) are no numbers: the present one is used.
+    Functions (``LambdaLR``, a schedule of ``quantum_weight``) cannot be compared; the new one is used.
 
     Args:
-        config_name: the file in the run folder with this run's configuration, for the checkpoint. Default: None.
+        config_name: name of the file in the run folder that has this run's configuration; checkpoints record it.
+            Default: None.
 
     Raises:
-        ValueError: when training starts, if the run had another class of optimizer, or a schedule that changed cannot
-            be computed anew.
+        ValueError: when training starts, if the run had another class of optimizer, or if a changed schedule cannot be
+            recomputed.
     """
 
     def __init__(self, config_name: str | None = None) -> None:
         self.config_name = config_name
-        self._options: list[list[Options]] = []  # by optimizer and group, as this run configures them
+        self._options: list[list[Options]] = []  # this run's, by optimizer and group
         self._classes: list[str] = []  # of the optimizers
         self._schedules: list[Options] = []  # states of the schedulers before their first step
-        self._noted: list[list[Options]] = []  # of each optimizer's schedulers: class and numbers
-        self._before: Options | None = None  # what the checkpoint's run noted
-        self._loaded = 0  # states of schedulers in the checkpoint
+        self._noted: list[list[Options]] = []  # class and arguments of each optimizer's schedulers
+        self._before: Options | None = None  # this callback's state in the checkpoint
+        self._loaded = 0  # number of schedulers in the checkpoint
 
     def on_load_checkpoint(self, trainer: L.Trainer, pl_module: L.LightningModule, checkpoint: dict[str, Any]) -> None:
-        """Note the options of the run before."""
+        """Keep the options of the earlier run."""
         if trainer.state.fn == TrainerFn.FITTING:
             self._before = (checkpoint.get("callbacks") or {}).get(self.state_key)
             self._loaded = len(checkpoint.get("lr_schedulers", ()))
 
     def on_fit_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
-        """Note the options before a checkpoint replaces them."""
+        """Keep the options of this run before the checkpoint replaces them."""
         self._options = [[plain(group) for group in optimizer.param_groups] for optimizer in trainer.optimizers]
         self._classes = [type(optimizer).__name__ for optimizer in trainer.optimizers]
         self._schedules = [copy.deepcopy(config.scheduler.state_dict()) for config in trainer.lr_scheduler_configs]
@@ -67,7 +66,7 @@ class ChangedOptions(L.Callback):
         ]
 
     def on_train_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
-        """Apply what changed."""
+        """Apply changed options."""
         if trainer.ckpt_path is None:
             return
         before = self._before["classes"] if self._before else self._classes
@@ -87,7 +86,7 @@ class ChangedOptions(L.Callback):
             rank_zero_info(f"Changed from step {trainer.global_step} on: {', '.join(told)}")
 
     def _apply(self, k: int, optimizer: Optimizer, trainer: L.Trainer) -> dict[str, tuple[Any, Any]]:
-        """Change an optimizer's groups and its schedulers; old and new values by name."""
+        """Change the groups and schedulers of an optimizer. Returns old and new values by name."""
         changed: dict[str, tuple[Any, Any]] = {}
         places = _places(trainer, optimizer)
         recorded = self._before["options"][k] if self._before else []
@@ -95,7 +94,7 @@ class ChangedOptions(L.Callback):
         for j, (group, fresh) in enumerate(zip(optimizer.param_groups, self._options[k], strict=True)):
             before = recorded[j] if j < len(recorded) else _original(group, scheduled=bool(places))
             differs = {name: value for name, value in fresh.items() if name in before and before[name] != value}
-            if fresh.get("scheduled"):  # the weight of this step is the function's
+            if fresh.get("scheduled"):  # a function gives the weight of this step
                 differs.pop("quantum_weight", None)
             of = f" of group {j}" if len(optimizer.param_groups) > 1 else ""
             rates.append(_ratio(fresh, before))
@@ -112,7 +111,7 @@ class ChangedOptions(L.Callback):
     def _reschedule(
         self, k: int, optimizer: Optimizer, trainer: L.Trainer, places: list[int], rates: list[float], anew: bool
     ) -> dict[str, tuple[Any, Any]]:
-        """Compute the schedules of an optimizer anew where they changed."""
+        """Recompute the schedules of an optimizer if they changed."""
         schedulers = [trainer.lr_scheduler_configs[i].scheduler for i in places]
         old, new = self._of_before(trainer, k), self._noted[k]
         if old is None:
@@ -125,7 +124,7 @@ class ChangedOptions(L.Callback):
         else:
             for was, now in zip(old, new, strict=True):
                 differs = {name: (was.get(name), value) for name, value in now.items() if was.get(name) != value}
-                differs.pop("base_lrs", None)  # said as lr
+                differs.pop("base_lrs", None)  # reported as lr
                 changed |= {f"{now['class']}.{name.lstrip('_')}": pair for name, pair in differs.items()}
         if not (anew or other or changed or any(rate != 1 for rate in rates)):
             return {}
@@ -144,7 +143,7 @@ class ChangedOptions(L.Callback):
         for scheduler, i in zip(schedulers, places, strict=True):
             scheduler.load_state_dict(copy.deepcopy(self._schedules[i]))
         with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # of steps before the optimizer's
+            warnings.simplefilter("ignore")  # schedulers warn about steps before the optimizer's
             for step in range(max(steps, default=0)):
                 for scheduler, count in zip(schedulers, steps, strict=True):
                     if step < count:
@@ -152,13 +151,13 @@ class ChangedOptions(L.Callback):
         return changed
 
     def _of_before(self, trainer: L.Trainer, k: int) -> list[Options] | None:
-        """What the run before noted of an optimizer's schedulers; None for a run of 0.1.0 or of plain Lightning."""
+        """The earlier run's schedulers of an optimizer; None for a run of 0.1.0 or of plain Lightning."""
         if self._before:
             return self._before["schedules"][k]
         return None if self._loaded == len(trainer.lr_scheduler_configs) else [{"class": "another"}] * self._loaded
 
     def _steps(self, config: Any, i: int, trainer: L.Trainer, other: bool) -> int:
-        """How many steps a scheduler has taken."""
+        """Number of steps that a scheduler has taken."""
         if isinstance(config.scheduler, ReduceLROnPlateau):
             return 0
         if other:
@@ -166,13 +165,13 @@ class ChangedOptions(L.Callback):
         now, fresh = _epoch(config.scheduler.state_dict()), _epoch(self._schedules[i])
         if now is None or fresh is None:
             raise ValueError(
-                f"The schedule of {type(config.scheduler).__name__} cannot be computed anew for changed options: resume"
-                " with the run's, or start a new run from its weights (--weights_from)"
+                f"The schedule of {type(config.scheduler).__name__} cannot be recomputed for changed options: resume "
+                "with those of the run, or start a new run from its weights (--weights_from)"
             )
         return now - fresh
 
     def state_dict(self) -> dict[str, Any]:
-        """What the run was started with: options, classes, schedulers by optimizer, and its configuration's name."""
+        """Options, classes and schedulers at the start of the run, and the name of its configuration."""
         return {
             "options": self._options,
             "classes": self._classes,
@@ -182,7 +181,7 @@ class ChangedOptions(L.Callback):
 
 
 def plain(group: Options) -> Options:
-    """The numbers, texts and yes-or-no of a parameter group; a learning rate that is a tensor as a number."""
+    """The numbers, texts and booleans of a parameter group; a tensor with one element counts as a number."""
     values = {k: v.item() if isinstance(v, Tensor) and v.numel() == 1 else v for k, v in group.items() if k != "params"}
     return {
         name: value
@@ -194,7 +193,7 @@ def plain(group: Options) -> Options:
 
 
 def _original(group: Options, scheduled: bool) -> Options:
-    """The options that a run began with, as far as a checkpoint can tell that does not hold them (of 0.1.0)."""
+    """The options at the start of a run, as far as a checkpoint of 0.1.0 shows them."""
     options = plain(group)
     if scheduled:
         moved = ("betas", "momentum") if "max_momentum" in group else ()
@@ -209,18 +208,18 @@ def _ratio(fresh: Options, before: Options) -> float:
 
 
 def _places(trainer: L.Trainer, optimizer: Optimizer) -> list[int]:
-    """Which of the trainer's schedulers are an optimizer's."""
+    """Positions of an optimizer's schedulers among those of the trainer."""
     schedulers = [config.scheduler for config in trainer.lr_scheduler_configs]
     return [i for i, scheduler in enumerate(schedulers) if getattr(scheduler, "optimizer", None) is optimizer]
 
 
 def _made_with(state: Options) -> Options:
-    """The numbers in a scheduler's state that stepping does not move."""
+    """The arguments of a scheduler in its state."""
     return {name: value for name, value in state.items() if name not in _MOVING and not callable(value)}
 
 
 def _noted(scheduler: Any, state: Options) -> Options:
-    """Class and numbers of a scheduler, with those of the schedulers within it, as plain values."""
+    """Class and arguments of a scheduler and of the schedulers within it, as plain values."""
     found: Options = {"class": type(scheduler).__name__}
     for name, value in _made_with(state).items():
         numbers = list(value) if isinstance(value, list | tuple) else value
@@ -237,7 +236,7 @@ def _is_torchs(scheduler: Any) -> bool:
 
 
 def _epoch(state: Options) -> int | None:
-    """How many steps a scheduler has taken, by its state; None where it does not say."""
+    """Number of steps that a scheduler has taken by its state, or None."""
     inner = state.get("_schedulers")
     return state["last_epoch"] if "last_epoch" in state else _epoch(inner[0]) if inner else None
 

@@ -1,4 +1,4 @@
-"""What a perturbation was asked in a step, and how far its circuit's answer is from the exact circuit's.
+"""The angles and outcomes of a perturbation in one step, and their distance from the exact circuit.
 
 Shapes: B blocks, n qubits, O = 2**n outcomes; bit k of an outcome is qubit k.
 """
@@ -19,16 +19,16 @@ from lightning_qsgd.optim.perturbation import Perturbation
 if TYPE_CHECKING:
     from lightning_qsgd.quantum import CircuitSimulator
 
-BLOCKS = 32  # that are compared: the first of a step
-_SAMPLE = 2**18  # angles, for the histogram
+BLOCKS = 32  # the first blocks of a step are compared
+_SAMPLE = 2**18  # angles kept for the histogram
 
 
 class Outcomes(NamedTuple):
     """Distributions of the outcomes of some blocks.
 
     Args:
-        exact: (B, O), of the perfect circuit.
-        found: by name, (B, O): "measured" on the sampler, "series" of the surrogate.
+        exact: those of the exact circuit, (B, O).
+        found: others by name, (B, O): "measured" on the sampler, "series" of the surrogate.
     """
 
     exact: Tensor
@@ -36,15 +36,15 @@ class Outcomes(NamedTuple):
 
 
 class CircuitWatch:
-    """Listens to a perturbation between :meth:`start` and :meth:`stop`; no circuit runs for it.
+    """Listen to a perturbation between :meth:`start` and :meth:`stop`, without running circuits.
 
     Args:
-        perturbation: any; outcomes are compared where it is a :class:`CircuitPerturbation` that a ``CircuitSimulator``
-            takes (at most 12 qubits).
+        perturbation: any perturbation. Outcomes are compared if it is a :class:`CircuitPerturbation` that a
+            ``CircuitSimulator`` can simulate (at most 12 qubits).
 
     Attributes:
-        perturbation: as given.
-        circuit: the same, where it is a circuit's; else None.
+        perturbation: the argument.
+        circuit: the argument if it is a :class:`CircuitPerturbation`, otherwise None.
     """
 
     def __init__(self, perturbation: Perturbation) -> None:
@@ -58,14 +58,14 @@ class CircuitWatch:
 
     def _forget(self) -> None:
         self._angles: list[Tensor] = []
-        self._first: Tensor | None = None  # blocks of the first question
+        self._first: Tensor | None = None  # blocks of the first call
         self._ran: tuple[Tensor, Tensor] | None = None  # inputs and frequencies of the first circuits
 
     def start(self, *, reporting: bool = False) -> None:
-        """Listen from now on, and forget what was heard.
+        """Start to listen, and drop earlier records.
 
         Args:
-            reporting: to ``CircuitPerturbation.report``, in which a series' circuits run too. Default: False.
+            reporting: whether ``CircuitPerturbation.report`` follows, which runs circuits of a series. Default: False.
         """
         self.stop()
         self._forget()
@@ -78,7 +78,7 @@ class CircuitWatch:
                 self._network.on_run = self._measured
 
     def stop(self) -> None:
-        """Listen no more."""
+        """Stop listening."""
         if self._listening:
             self._listening, self.perturbation.on_answer = False, self._before
         if self._network is not None:
@@ -86,14 +86,14 @@ class CircuitWatch:
 
     @property
     def angles(self) -> Tensor:
-        """pi * theta of the touched coordinates of this rank, flat, float32, at most 2**18; once."""
+        """pi * theta of the touched coordinates on this rank, flat, float32, at most 2**18; reading clears them."""
         angles, self._angles = torch.cat([*self._angles, torch.empty(0)]), []
         return angles
 
     def outcomes(self) -> Outcomes | None:
-        """Distributions of the first 32 circuits that ran, or blocks that the series answered.
+        """Distributions at the first 32 circuits that ran, or at the first 32 blocks of a series.
 
-        None: there is no circuit, or nothing answered. With a calibration, before any step: at random points.
+        With a calibration and before any step they are at random points. None if there is no circuit or no record.
         """
         circuit = self.circuit
         if circuit is None:
@@ -103,7 +103,7 @@ class CircuitWatch:
         if self._ran is not None:
             points, found["measured"] = self._ran
         elif isinstance(circuit, LiveCircuitPerturbation):
-            return None  # its fallback answered
+            return None  # circuits failed, and a series replaced them
         elif points is None and circuit.calibration:
             points = random_points(BLOCKS, circuit.num_qubits)
         if points is None or not points.isfinite().all() or (exact := self._exact(points)) is None:
@@ -115,12 +115,12 @@ class CircuitWatch:
         return Outcomes(exact, found)
 
     def distances(self) -> dict[str, float]:
-        """How far what answers, live circuits or the series, is from the exact circuit, over the first 32 blocks.
+        """Distance of live circuits, or of the series, from the exact circuit over the first 32 blocks.
 
         Returns:
             - error: root mean square difference of s, without ``center``;
-            - total_variation: mean total-variation distance of the outcomes; not for a series of single qubits;
-            - error_expected, total_variation_expected: what the shots of live circuits alone make of both.
+            - total_variation: mean total-variation distance of the outcomes, unless the series is of single qubits;
+            - error_expected, total_variation_expected: both as shots alone cause them, for live circuits.
         """
         circuit, outcomes = self.circuit, self.outcomes()
         if circuit is None or outcomes is None:
@@ -148,7 +148,7 @@ class CircuitWatch:
 
             try:
                 self._simulator = CircuitSimulator(self.circuit.ansatz)
-            except ValueError:  # too many qubits, or a gate of a user's own circuit
+            except ValueError:  # too many qubits, or an unknown gate
                 self._can_simulate = False
                 return None
             if self.circuit.ansatz.num_weights:
@@ -173,13 +173,15 @@ class CircuitWatch:
 
 
 def total_variation(p: Tensor, q: Tensor) -> Tensor:
-    """(B,): half the sum of absolute differences of two distributions (B, O), in [0, 1]."""
+    """Total-variation distance, (B,) in [0, 1], of two distributions (B, O)."""
     return (p - q).abs().sum(-1) / 2
 
 
 def _of_shots(exact: Tensor, shots: int) -> Tensor:
-    """(B,): the mean total variation of frequencies of ``shots`` from the distribution itself, by De Moivre's formula
-    for the mean absolute deviation of a binomial number (Diaconis and Zabell 1991)."""
+    """Mean total-variation distance, (B,), between a distribution and frequencies of ``shots`` drawn from it.
+
+    De Moivre's formula for the mean absolute deviation of a binomial number (Diaconis and Zabell 1991).
+    """
     from scipy.stats import binom
 
     p = exact.clamp(0, 1).numpy()

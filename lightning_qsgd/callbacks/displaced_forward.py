@@ -9,15 +9,15 @@ from lightning_qsgd.optim import MeasuredDisplacement, SuperpositionalGradientDe
 
 
 class DisplacedForward(L.Callback):
-    """Displaces the weights before each batch's forward pass, and puts the exact ones back after its backward pass.
+    """Displace the weights before the forward pass of each batch, and restore them after its backward pass.
 
-    It uses the ``displacement`` of the run's :class:`SuperpositionalGradientDescent` and does nothing where there is
-    none. Every run of this package's commands has this callback; a Trainer of your own needs it if it accumulates
-    gradients or scales them (16-mixed), because its forward passes then run outside of ``optimizer.step``.
+    The callback uses the ``displacement`` of the run's :class:`SuperpositionalGradientDescent`; without one it does
+    nothing. Every run of the commands has it. Your own Trainer needs it if it accumulates gradients or scales them
+    (16-mixed), because forward passes then run outside of ``optimizer.step``.
 
-    With ``accumulate_grad_batches`` each micro-batch has a draw of its own. Validation and checkpoints always have the
-    exact weights. With manual optimization this callback does nothing: there, put the loss and its backward pass into
-    ``with optimizer.displaced():``; the optimizer refuses gradients of weights that were not displaced.
+    With ``accumulate_grad_batches`` each micro-batch has its own draw. Validation and checkpoints use the exact
+    weights. With manual optimization the callback does nothing: put the loss and its backward pass into
+    ``with optimizer.displaced():``. The optimizer refuses gradients of weights that were not displaced.
 
     Raises:
         ValueError: when an epoch starts, for copies above 1, or for bias="antithetic" with an odd number of
@@ -25,7 +25,7 @@ class DisplacedForward(L.Callback):
     """
 
     def on_train_epoch_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
-        """Refuse what cannot work, once a scheduler of the accumulation has set it for this epoch."""
+        """Check the settings; a scheduler of the accumulation has set it for this epoch by now."""
         optimizer = _displacing(trainer)
         if optimizer is None or optimizer.displacement is None:
             return
@@ -33,7 +33,7 @@ class DisplacedForward(L.Callback):
         if displacement.copies > 1:
             raise ValueError(
                 f"Invalid copies: {displacement.copies}; under Lightning each batch is displaced once. Use copies=1 "
-                f"with --trainer.accumulate_grad_batches={displacement.copies}: each of its batches has its own draw"
+                f"with --trainer.accumulate_grad_batches={displacement.copies}: each batch then has its own draw"
             )
         if displacement.bias == "antithetic" and window % 2:
             raise ValueError(
@@ -49,33 +49,33 @@ class DisplacedForward(L.Callback):
             optimizer.displace(draw=batch_idx % trainer.accumulate_grad_batches)
 
     def on_after_backward(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
-        """Put the exact weights back."""
+        """Restore the exact weights."""
         self._restore(trainer)
 
     def on_train_batch_end(
         self, trainer: L.Trainer, pl_module: L.LightningModule, outputs: Any, batch: Any, batch_idx: int
     ) -> None:
-        """Put the exact weights back after a batch without backward pass (training_step returned None)."""
+        """Restore the exact weights after a batch without backward pass (training_step returned None)."""
         self._restore(trainer)
 
     def on_train_epoch_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
-        """Put the exact weights back after a batch that the module skipped with the rest of its epoch."""
+        """Restore the exact weights if the module skipped the rest of its epoch."""
         self._restore(trainer)
 
     def on_validation_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
-        """Validate the exact weights."""
+        """Restore the exact weights."""
         self._restore(trainer)
 
     def on_exception(self, trainer: L.Trainer, pl_module: L.LightningModule, exception: BaseException) -> None:
-        """Leave the exact weights, for whoever looks at them or saves them."""
+        """Restore the exact weights."""
         self._restore(trainer)
 
     def on_save_checkpoint(self, trainer: L.Trainer, pl_module: L.LightningModule, checkpoint: dict[str, Any]) -> None:
-        """Save the exact weights, where something asks for a checkpoint in the middle of a batch."""
+        """Save the exact weights, also within a batch."""
         if (displacement := _active(trainer)) is None:
             return
         with displacement.undisplaced():
-            # What is saved are the weights' own tensors, which will be displaced again before they are written.
+            # The state dict shares memory with the weights, which are displaced again before the file is written.
             for key in {"state_dict", "current_model_state"} & checkpoint.keys():  # the latter: weight averaging's
                 checkpoint[key] = copy.deepcopy(checkpoint[key])
 

@@ -1,4 +1,4 @@
-"""DistributedChecks: what the processes of one run must agree on."""
+"""DistributedChecks: checks that the processes of one run agree."""
 
 from pathlib import Path
 
@@ -12,14 +12,14 @@ from lightning_qsgd.distributed import on_all_ranks
 
 
 class DistributedChecks(L.Callback):
-    """Gives all ranks the run folder of rank 0, and refuses ranks that resume from different checkpoints.
+    """Give all ranks the run folder of rank 0, and refuse ranks that resume from different checkpoints.
 
-    Each rank looks for both on its own, before it can talk to the others. It also warns once for each loader of which
-    Lightning repeats examples at validation or test, so that all ranks have the same number.
+    Each rank finds both before it can communicate with the others. The callback also warns once about each validation
+    or test loader whose examples Lightning repeats to give all ranks the same number.
 
     Args:
-        folder: what this rank takes for the run folder.
-        checkpoint: what it found to start from; None: nothing.
+        folder: the run folder that this rank found.
+        checkpoint: the checkpoint that this rank found, or None.
 
     Raises:
         ValueError: when a command starts, if ranks found different checkpoints.
@@ -30,7 +30,7 @@ class DistributedChecks(L.Callback):
         self._warned: set[str] = set()
 
     def setup(self, trainer: L.Trainer, pl_module: L.LightningModule, stage: str) -> None:
-        """Compare the ranks' findings."""
+        """Compare the ranks."""
         found = on_all_ranks((self.folder, self.checkpoint))
         if len({checkpoint for _, checkpoint in found}) > 1:
             each = ", ".join(f"rank {k}: {checkpoint or 'none'}" for k, (_, checkpoint) in enumerate(found))
@@ -41,11 +41,11 @@ class DistributedChecks(L.Callback):
         trainer._default_root_dir = found[0][0]  # type: ignore[attr-defined]
 
     def on_validation_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
-        """Look at the validation loaders."""
+        """Check the validation loaders."""
         self._warn_of_repetitions("validation", trainer.val_dataloaders)
 
     def on_test_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
-        """Look at the test loaders."""
+        """Check the test loaders."""
         self._warn_of_repetitions("test", trainer.test_dataloaders)
 
     def _warn_of_repetitions(self, split: str, loaders: object) -> None:

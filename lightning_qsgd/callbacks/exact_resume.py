@@ -1,4 +1,4 @@
-"""ExactResume: a run that is killed goes on as if it had never stopped."""
+"""ExactResume: a run that is killed resumes as if it had never stopped."""
 
 import copy
 import signal
@@ -15,6 +15,7 @@ from lightning.pytorch.loops.fetchers import _PrefetchDataFetcher
 from lightning.pytorch.trainer.states import TrainerFn
 from lightning_utilities.core.rank_zero import rank_zero_warn
 
+from lightning_qsgd.callbacks.parts import callbacks_of
 from lightning_qsgd.callbacks.resume_state import (
     Position,
     Watched,
@@ -30,49 +31,54 @@ from lightning_qsgd.callbacks.resume_state import (
 from lightning_qsgd.distributed import on_all_ranks
 from lightning_qsgd.run_folder import keep
 
-KEY = "exact_resume"  # of its part of a checkpoint
-SIGNALS = (signal.SIGTERM, signal.SIGUSR1)  # that clusters send before they take a machine away
+KEY = "exact_resume"  # its entry in a checkpoint
+SIGNALS = (signal.SIGTERM, signal.SIGUSR1)  # sent by clusters before they take a machine away
 _FIT = TrainerFn.FITTING
 
 
 class Stopped(SystemExit):
-    """A signal asked the process to end, and a checkpoint was saved."""
+    """Raised to end the process after a signal, once a checkpoint is saved."""
 
-    CODE = 128 + signal.SIGTERM  # 143, what shells report of a process that SIGTERM ended
+    CODE = 128 + signal.SIGTERM  # 143, the code that shells report after SIGTERM
 
     def __init__(self) -> None:
         super().__init__(self.CODE)
 
 
 class ExactResume(Checkpoint):
-    """Writes ``checkpoints/last.ckpt``, from which a run goes on bit for bit.
+    """Write ``checkpoints/last.ckpt``, from which a run resumes bit for bit.
 
-    Lightning restores weights, optimizer, schedulers and counters. This callback adds, for each process: the generators
-    of Python, NumPy and torch, and those that loaders, samplers and datasets have as attributes; the training loader's
-    place in its epoch (it is started as at the beginning of the epoch, and the batches before the checkpoint are drawn
-    and dropped, which takes their loading time); and the sums and counts behind means over the epoch: of torchmetrics
-    in the module and of ``self.log(..., on_epoch=True)``.
+    Lightning restores weights, optimizer, schedulers and counters. This callback adds for each process:
 
-    ``last.ckpt`` is written after each epoch and, by time or steps, within one: always between two optimizer steps
-    (never with half-accumulated gradients), when metrics and logs of the last one are complete. The one before it stays
-    as ``previous.ckpt``. SIGTERM and SIGUSR1 (what clusters send before they take a machine away) end the run after the
-    current optimizer step, or after a running validation, with a checkpoint and exit code 143. Any other error saves
-    the state before the step that failed, if nothing of that step was applied and there is one process.
+    - the random number generators of Python, NumPy and torch, and those that loaders, samplers and datasets have as
+      attributes;
+    - the position of the training loader. It starts as at the beginning of the epoch, and the batches before the
+      checkpoint are loaded and dropped, which takes their loading time;
+    - the sums and counts of means over the epoch: those of torchmetrics in the module and of
+      ``self.log(..., on_epoch=True)``.
 
-    Exact means: same code, machine type, libraries, number of processes, batch size. Not exact: random transforms
-    inside of workers that outlive an epoch (``persistent_workers``); what the workers or ``__iter__`` of an
-    ``IterableDataset`` draw in the first epoch; generators in other objects, such as transforms; loaders that are made
-    anew within a run. Checkpoints of other callbacks hold the same, but those saved within a step lack what comes after
-    them in it. With ``training_step(dataloader_iter)`` there are checkpoints between epochs only.
+    ``last.ckpt`` is written after each epoch and, by time or steps, within epochs. It is always written between two
+    optimizer steps, once metrics and logs of the last one are complete, and never with half-accumulated gradients. The
+    checkpoint before it is kept as ``previous.ckpt``. SIGTERM and SIGUSR1, which clusters send before they take a
+    machine away, end the run after the current optimizer step or a running validation, with a checkpoint and exit code
+    143. After any other error in a single process, the state before the failed step is saved if nothing of that step
+    was applied.
+
+    Resuming is exact with the same code, machine type, libraries, number of processes and batch size. It is not exact
+    for random transforms in workers that outlive an epoch (``persistent_workers``), random numbers that workers or
+    ``__iter__`` of an ``IterableDataset`` draw in the first epoch, generators in other objects such as transforms, and
+    loaders that are recreated within a run. Checkpoints of other callbacks hold the same entries, but one that is saved
+    within a step lacks the rest of that step. With ``training_step(dataloader_iter)`` checkpoints are written between
+    epochs only.
 
     Args:
-        every_minutes: time between checkpoints within an epoch, above 0; None: none by time. Default: 5.
-        every_n_steps: optimizer steps between them, at least 1; None: none by steps. Default: None.
-        keep_previous: keep ``previous.ckpt``. Default: True.
+        every_minutes: minutes between checkpoints within an epoch, above 0. None: not by time. Default: 5.
+        every_n_steps: optimizer steps between checkpoints, at least 1. None: not by steps. Default: None.
+        keep_previous: whether to keep ``previous.ckpt``. Default: True.
 
     Raises:
         ValueError: for an invalid value.
-        OSError: if a checkpoint cannot be written; the one before it is intact.
+        OSError: if a checkpoint cannot be written; the previous one is intact.
     """
 
     def __init__(
@@ -87,33 +93,31 @@ class ExactResume(Checkpoint):
         self._begin()
 
     def _begin(self) -> None:
-        self._record: dict[str, Any] | None = None  # of this process, from the checkpoint
-        self._leftover: dict[str, Any] = {}  # logged sums of a resumed epoch that this process has not logged yet
-        self._stepped: int | None = None  # Lightning's number of logged steps, to be put right
-        self._epoch_start: dict[str, Any] | None = None  # generators, before the loader was started
-        self._last_fetch: dict[str, Any] | None = (
-            None  # generators, from which a loader without a length fetched its next batch
-        )
+        self._record: dict[str, Any] | None = None  # this process's entry in the checkpoint
+        self._leftover: dict[str, Any] = {}  # sums of a resumed epoch that this process has not logged again yet
+        self._stepped: int | None = None  # Lightning's number of logged steps, to be corrected
+        self._epoch_start: dict[str, Any] | None = None  # generators before the loader started
+        self._last_fetch: dict[str, Any] | None = None  # generators before a loader without length fetched a batch
         self._in_epoch = False
-        self._safe: Position | None = None  # where the run is after its last optimizer step
-        self._sums: dict[str, Any] | None = None  # of an epoch that ends in its middle, before they are reset
+        self._safe: Position | None = None  # the position after the last optimizer step
+        self._sums: dict[str, Any] | None = None  # of an epoch that max_steps ends early, before they are reset
         self._before_validation: dict[str, Any] | None = None  # sums
         self._saving: Position | None = None
         self._ending = False
-        self._raw: dict[str, Any] | None = None  # weights, where a callback puts averaged ones into their place
+        self._raw: dict[str, Any] | None = None  # the weights, if a callback replaces them by averaged ones
 
     def setup(self, trainer: L.Trainer, pl_module: L.LightningModule, stage: str) -> None:
-        """Begin anew; remove what a killed process had begun to write."""
+        """Reset, and remove partial files of a killed process."""
         if stage == "fit":
             self.stopping = False
             self._begin()
             self._path = Path(trainer.default_root_dir) / "checkpoints" / "last.ckpt"
-            self._whole = False  # whether last.ckpt may be kept: it was read, or written
+            self._whole = False  # whether last.ckpt is known to be readable and may become previous.ckpt
             for begun in self._path.parent.glob(".*.ckpt.*") if trainer.is_global_zero else ():
                 begun.unlink(missing_ok=True)
 
     def on_load_checkpoint(self, trainer: L.Trainer, pl_module: L.LightningModule, checkpoint: dict[str, Any]) -> None:
-        """Take this process's part out of a checkpoint."""
+        """Read this process's entry in a checkpoint."""
         if trainer.state.fn != _FIT:
             return
         self._whole = Path(str(trainer.ckpt_path)).resolve() == self._path.resolve()
@@ -121,7 +125,7 @@ class ExactResume(Checkpoint):
             rank_zero_warn("The checkpoint holds no states of generators: the resumed run will not be exact")
         elif len(saved) != trainer.world_size:
             rank_zero_warn(
-                f"The checkpoint is of {len(saved)} processes, this run has {trainer.world_size}: it goes on, but with "
+                f"The checkpoint is of {len(saved)} processes, this run has {trainer.world_size}: it resumes, but with "
                 "other batches than the run that stopped"
             )
         else:
@@ -129,11 +133,11 @@ class ExactResume(Checkpoint):
             checkpoint["loops"]["fit_loop"]["state_dict"].pop("combined_loader", None)  # of loaders with a state_dict
 
     def on_train_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
-        """Bring loader, sums and generators to where the checkpoint was."""
+        """Restore loader, sums and generators."""
         self._saved_step, self._saved_at = trainer.global_step, time.monotonic()
         self._watched = Watched.of(trainer, pl_module)
         if threading.current_thread() is threading.main_thread():
-            for number in SIGNALS:  # at the end Lightning puts back what was there before
+            for number in SIGNALS:  # Lightning restores the earlier handlers at the end
                 signal.signal(number, self._on_signal)
         if (record := self._record) is None:
             return
@@ -150,24 +154,24 @@ class ExactResume(Checkpoint):
         self._watched.set_generators(unpack(record["generators"]))
 
     def on_train_epoch_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
-        """Save between two epochs; note the generators that the loader starts from."""
+        """Save between two epochs, and keep the generators that the loader starts from."""
         if self._in_epoch:
             self._in_epoch = False
             self._save_or_stop(trainer, self._here(trainer), save=True)
-        self._watched = Watched.of(trainer, pl_module)  # there may be another loader
+        self._watched = Watched.of(trainer, pl_module)  # the loader may have changed
         self._epoch_start = self._watched.generators()
         if may_start_again(trainer):
-            iter(fetcher_of(trainer))  # this process's first; Lightning started it before, and will start all others
+            iter(fetcher_of(trainer))  # Lightning started it too early; it starts all later ones
         self._last_fetch = self._epoch_start
         self._in_epoch, self._safe = True, self._here(trainer)
 
     def on_train_batch_start(
         self, trainer: L.Trainer, pl_module: L.LightningModule, batch: Any, batch_idx: int
     ) -> None:
-        """Have a look in before each fetch: logs, validation and hooks of the batch before it are then complete."""
+        """Hook into each fetch: by then logs, validation and hooks of the previous batch are complete."""
         if self._stepped is not None:
             trainer.fit_loop.epoch_loop._batches_that_stepped, self._stepped = self._stepped, None
-            trainer.fit_loop._restarting = False  # else ReduceLROnPlateau would not see this epoch's metric
+            trainer.fit_loop._restarting = False  # otherwise ReduceLROnPlateau misses the metric of this epoch
         fetcher = fetcher_of(trainer)
         if isinstance(fetcher, _PrefetchDataFetcher) and not isinstance(fetcher._start_profiler, _BeforeFetch):
             fetcher._start_profiler = _BeforeFetch(self._on_fetch, trainer, fetcher._start_profiler)
@@ -184,7 +188,7 @@ class ExactResume(Checkpoint):
         if fetcher_of(trainer).length is None:
             self._last_fetch = self._watched.generators()
         if self._safe is not None and trainer.global_step == self._safe["step"]:
-            return  # in the middle of accumulated gradients
+            return  # gradients are half-accumulated
         self._safe = self._here(trainer) | {"last_fetch": before}
         minutes, steps = (time.monotonic() - self._saved_at) / 60, trainer.global_step - self._saved_step
         late = self.every_minutes is not None and minutes >= self.every_minutes
@@ -192,27 +196,27 @@ class ExactResume(Checkpoint):
         self._save_or_stop(trainer, self._safe, late)
 
     def on_validation_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
-        """Note the sums of training, for checkpoints that are asked for when those of validation have come to them."""
+        """Keep the sums of training for checkpoints during validation, which adds its own."""
         self._before_validation = self._here(trainer)["sums"] if self._in_epoch else None
 
     def on_train_epoch_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
-        """Complete the means of a resumed epoch; keep the sums of one that max_steps ends in its middle."""
+        """Complete the means of a resumed epoch; keep the sums of one that max_steps ends early."""
         finished = trainer.fit_loop.epoch_loop.batch_progress.is_last_batch
         self._sums = None if finished else self._here(trainer)["sums"]
-        if any(isinstance(callback, WeightAveraging) for callback in trainer.callbacks):  # type: ignore[attr-defined]
+        if callbacks_of(trainer, WeightAveraging):
             self._raw = {name: copy.deepcopy(value) for name, value in pl_module.state_dict().items()}
         if finished:
             add_logged(self._leftover, trainer)
             log_rest(self._leftover, pl_module)
 
     def on_train_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
-        """Save the end."""
+        """Save the final state."""
         self._in_epoch = self._sums is not None
         if trainer.global_step > self._saved_step:
             self._ending = True
             self._save(trainer, self._here(trainer) | ({"sums": self._sums} if self._in_epoch else {}))
 
-    # Saving
+    # ---- saving
 
     def _on_signal(self, number: int, frame: Any) -> None:
         self.stopping = True
@@ -222,7 +226,7 @@ class ExactResume(Checkpoint):
         return self._watched.position(trainer) | {"last_fetch": self._last_fetch}
 
     def _save_or_stop(self, trainer: L.Trainer, here: Position, save: bool) -> None:
-        """Save, where any process wants it, and end where any process was told to."""
+        """Save if any process wants to, and stop if any process got a signal."""
         stop = self.stopping
         if trainer.world_size > 1:
             save = trainer.strategy.reduce_boolean_decision(save or stop, all=False)
@@ -235,13 +239,13 @@ class ExactResume(Checkpoint):
     def _save(self, trainer: L.Trainer, here: Position) -> None:
         if trainer.fast_dev_run:  # type: ignore[attr-defined]
             return
-        for logger in trainer.loggers:  # what the resumed run will not log again
+        for logger in trainer.loggers:  # the resumed run will not log this again
             logger.save()
             if isinstance(logger, TensorBoardLogger) and trainer.is_global_zero:
                 logger.experiment.flush()
         if self.keep_previous and self._whole and trainer.is_global_zero and self._path.is_file():
             keep(self._path, self._path.with_name("previous.ckpt"))
-        self._saving, self._safe = here, None  # where this fails, so would a second attempt
+        self._saving, self._safe = here, None  # if this fails, a second attempt would too
         try:
             trainer.save_checkpoint(self._path, weights_only=False)
         finally:
@@ -250,11 +254,11 @@ class ExactResume(Checkpoint):
         self._saved_step, self._saved_at = here["step"], time.monotonic()
 
     def on_save_checkpoint(self, trainer: L.Trainer, pl_module: L.LightningModule, checkpoint: dict[str, Any]) -> None:
-        """Add what Lightning leaves out, to every checkpoint of a training run; called on all processes."""
+        """Add the entry to every checkpoint of a training run. Called on all processes."""
         if trainer.state.fn != _FIT or self._epoch_start is None:
             return
         if self._ending and self._raw is not None and "current_model_state" in checkpoint:
-            checkpoint["current_model_state"] = self._raw  # WeightAveraging has replaced them (lightning 2.6)
+            checkpoint["current_model_state"] = self._raw  # lightning 2.6: WeightAveraging has replaced the weights
         loops = checkpoint["loops"]["fit_loop"]
         here, own = self._position_to_save(trainer)
         if own:
@@ -267,7 +271,7 @@ class ExactResume(Checkpoint):
         checkpoint["stopped_early"] = trainer.should_stop and not self._in_epoch and not trainer.interrupted
 
     def _position_to_save(self, trainer: L.Trainer) -> tuple[Position, bool]:
-        """The position that a checkpoint is of, and whether Lightning's counters are to be put right for it."""
+        """The position that a checkpoint records, and whether Lightning's counters must be corrected for it."""
         if self._saving is not None:
             return self._saving, True
         within = trainer.training and trainer.fit_loop._should_accumulate()  # accumulated gradients are not saved
@@ -279,20 +283,20 @@ class ExactResume(Checkpoint):
         return here, False
 
     def on_exception(self, trainer: L.Trainer, pl_module: L.LightningModule, exception: BaseException) -> None:
-        """Save the state after the last whole step, if what failed has changed nothing since."""
+        """Save the state after the last whole step, if nothing has changed since."""
         safe = self._safe
         if safe is None or isinstance(exception, Stopped) or trainer.world_size > 1 or safe["step"] <= self._saved_step:
             return
         if safe["versions"] != self._watched.versions():
-            return  # something of the step was applied
+            return  # a part of the step was applied
         try:
             self._save(trainer, safe)
-        except Exception as error:  # what failed first is what the user must read
+        except Exception as error:  # the user must read the first error
             rank_zero_warn(f"No checkpoint of step {safe['step']}: {error}")
 
 
 class _BeforeFetch:
-    """Looks at the run, then does what the profiler wants before a fetch."""
+    """Calls ``look`` before a fetch, and then the profiler."""
 
     def __init__(self, look: Callable[[L.Trainer], None], trainer: L.Trainer, profile: Callable[[], None]) -> None:
         self.look, self.trainer, self.profile = look, trainer, profile

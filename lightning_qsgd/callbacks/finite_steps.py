@@ -1,4 +1,4 @@
-"""FiniteSteps: no step is taken with a loss or a gradient that is not finite, and no such weights are saved."""
+"""FiniteSteps: refuse steps with a non-finite loss or gradient, and checkpoints with non-finite weights."""
 
 from typing import Any, Literal
 
@@ -8,31 +8,31 @@ from lightning_utilities.core.rank_zero import rank_zero_warn
 from torch import Tensor
 from torch.nn.utils import get_total_norm
 
-from lightning_qsgd.optim.sharding import local
+from lightning_qsgd.optim.coordinates import local
 
 
 class FiniteSteps(L.Callback):
-    """Looks at losses and gradients before each optimizer step; NaN or infinity stops the run, or skips the step.
+    """Check losses and gradients before each optimizer step; NaN or infinity stops the run or skips the step.
 
-    Nothing of a bad step is applied: weights, moments and the perturbation's counter stay as they were. With
-    accumulated gradients the whole window is one step. Ranks decide alike. Under a GradScaler (16-mixed) gradients that
-    are not finite are normal and the scaler's business: only the loss is looked at. A checkpoint with weights that are
-    not finite is refused; the earlier file stays.
+    Nothing of a bad step is applied: weights, moments and the perturbation's counter are unchanged. Accumulated
+    gradients belong to one step, and all ranks decide alike. A GradScaler (16-mixed) handles non-finite gradients
+    itself, so that only the loss is checked. A checkpoint with non-finite weights is refused, and the earlier file is
+    kept.
 
     Args:
-        on_nonfinite: "stop" (default): the run ends with an error that names value and batch; "skip": the step is left
-            out, warned of once and counted as ``train/skipped``. Lightning's ``global_step`` and schedulers count it,
-            as they count a GradScaler's. Running statistics of layers, such as a batch norm's, have seen the batch.
-        max_in_a_row: skipped steps in a row, at least 1, after which the run stops all the same. Default: 10.
-        every_n_steps: look at every n-th optimizer step only, at least 1, which saves a synchronization with a GPU.
-            Default: 1; "skip" needs 1. Between looks a bad step is applied, but its weights are never saved.
+        on_nonfinite: "stop" (default) ends the run with an error that names value and batch. "skip" skips the step,
+            warns once and counts it as ``train/skipped``. Lightning's ``global_step`` and schedulers count it too, as
+            they do with a GradScaler. Running statistics of layers, such as those of batch norm, include the batch.
+        max_in_a_row: number of skipped steps in a row, at least 1, after which the run stops. Default: 10.
+        every_n_steps: check every n-th optimizer step, at least 1. Larger values synchronize less often with a GPU. A
+            bad step between checks is applied, but its weights are never saved. "skip" requires 1. Default: 1.
 
     Attributes:
-        skipped: optimizer steps left out so far.
+        skipped: number of skipped optimizer steps.
 
     Raises:
         ValueError: for an invalid value or combination.
-        FloatingPointError: in training, at a value that is not finite; when a checkpoint would hold one.
+        FloatingPointError: in training, for a non-finite value; in saving, for non-finite weights.
     """
 
     def __init__(
@@ -50,21 +50,21 @@ class FiniteSteps(L.Callback):
         self._in_a_row = 0
         self._looks = 0
         self._batch = 0
-        self._losses: list[tuple[int, Tensor]] = []  # of this window: number of the batch, loss
-        self._bad = False  # the step of this batch was left out
+        self._losses: list[tuple[int, Tensor]] = []  # of this step: number of the batch, loss
+        self._bad = False  # the step of this batch was skipped
 
     def on_train_batch_start(
         self, trainer: L.Trainer, pl_module: L.LightningModule, batch: Any, batch_idx: int
     ) -> None:
-        """Note the number of the batch."""
+        """Keep the number of the batch."""
         self._batch = batch_idx
 
     def on_before_backward(self, trainer: L.Trainer, pl_module: L.LightningModule, loss: Tensor) -> None:
-        """Keep the loss; it is read with the gradients, at once."""
+        """Keep the loss, which is checked together with the gradients."""
         self._losses.append((self._batch, loss.detach()))
 
     def on_before_optimizer_step(self, trainer: L.Trainer, pl_module: L.LightningModule, optimizer: Any) -> None:
-        """Look at losses and gradients; stop, or take the gradients away, so that nothing moves."""
+        """Check losses and gradients; stop, or remove the gradients so that no weight moves."""
         losses, self._losses = self._losses, []
         self._looks += 1
         if (self._looks - 1) % self.every_n_steps:
@@ -83,10 +83,10 @@ class FiniteSteps(L.Callback):
             raise FloatingPointError(
                 f"{text} in {where}{after}; nothing of this step was applied. Try a lower learning rate or "
                 "--trainer.gradient_clip_val=1, or find its origin with --config configs/overlay/debug.yaml"
-                + (", or leave such steps out with --finite.on_nonfinite=skip" if stop else "")
+                + (", or skip such steps with --finite.on_nonfinite=skip" if stop else "")
             )
         if not self.skipped:
-            rank_zero_warn(f"{text} in {where}: this step is skipped, as all such steps; train/skipped counts them")
+            rank_zero_warn(f"{text} in {where}: this step is skipped, as are all such steps; train/skipped counts them")
         self.skipped, self._in_a_row, self._bad = self.skipped + 1, self._in_a_row + 1, True
         for p in params:
             p.grad = None
@@ -94,29 +94,29 @@ class FiniteSteps(L.Callback):
     def on_train_batch_end(
         self, trainer: L.Trainer, pl_module: L.LightningModule, outputs: Any, batch: Any, batch_idx: int
     ) -> None:
-        """Log the number of skipped steps, where it has changed."""
+        """Log the number of skipped steps if it has changed."""
         if self._bad:
             self._bad = False
             for logger in trainer.loggers if trainer.is_global_zero else []:
                 logger.log_metrics({"train/skipped": self.skipped}, step=trainer.global_step - 1)
 
     def on_exception(self, trainer: L.Trainer, pl_module: L.LightningModule, exception: BaseException) -> None:
-        """Forget the losses of a window that was cut short."""
+        """Drop the losses of an incomplete step."""
         self._losses.clear()
 
     def on_save_checkpoint(self, trainer: L.Trainer, pl_module: L.LightningModule, checkpoint: dict[str, Any]) -> None:
-        """Refuse weights that are not finite. Buffers may hold infinities, such as those of masks."""
+        """Refuse non-finite weights. Buffers may hold infinities, as masks do."""
         if trainer.strategy.reduce_boolean_decision(_finite([*pl_module.parameters()])):
             return
         name = next((name for name, p in pl_module.named_parameters() if not _finite([p])), "of another rank")
         raise FloatingPointError(
             f"The weights {name} are not finite in epoch {trainer.current_epoch + 1} (step {trainer.global_step}): "
-            "they are not saved, and the last checkpoint is as it was. Resume from it with a lower learning rate or "
+            "they are not saved, and the last checkpoint is unchanged. Resume from it with a lower learning rate or "
             "--trainer.gradient_clip_val=1"
         )
 
     def _describe(self, module: L.LightningModule, losses: list[tuple[int, Tensor]], params: list[Any]) -> str:
-        """Which value is not finite: the first loss, or else the first gradient."""
+        """Name the first non-finite loss, or else the first non-finite gradient."""
         for batch, loss in losses:
             if not _finite([loss]):
                 which = "" if len(losses) == 1 else f" of batch {batch + 1}"
@@ -128,17 +128,17 @@ class FiniteSteps(L.Callback):
         return "A loss or gradient of another rank is not finite"
 
     def state_dict(self) -> dict[str, Any]:
-        """What a resumed run continues from."""
+        """The counters."""
         return {"skipped": self.skipped, "in_a_row": self._in_a_row}
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        """Take over what :meth:`state_dict` returned."""
+        """Load the counters."""
         self.skipped, self._in_a_row = state_dict["skipped"], state_dict["in_a_row"]
 
 
 @torch.no_grad()
 def _finite(tensors: list[Any]) -> bool:
-    """Whether all values are finite, of those that this rank holds; one synchronization."""
+    """Whether all values on this rank are finite, with one synchronization."""
     if not tensors:
         return True
     sums = [local(tensor).sum() for tensor in tensors]

@@ -1,7 +1,7 @@
-"""Parts of a trainer that several callbacks look for."""
+"""What several callbacks look up in a trainer."""
 
 from collections.abc import Iterable, Sequence
-from typing import Any
+from typing import Any, TypeVar
 
 import lightning as L
 import numpy as np
@@ -9,16 +9,25 @@ from lightning.pytorch.loggers import Logger, TensorBoardLogger
 
 from lightning_qsgd.optim import SuperpositionalGradientDescent
 
+C = TypeVar("C")
+
+
+def callbacks_of(trainer: L.Trainer, kind: type[C]) -> list[C]:
+    """The trainer's callbacks of a class, in their order."""
+    return [callback for callback in trainer.callbacks if isinstance(callback, kind)]  # type: ignore[attr-defined]
+
 
 def superpositional(optimizers: Sequence[Any]) -> SuperpositionalGradientDescent | None:
-    """The first optimizer that has a perturbation; None if there is none."""
+    """The first optimizer with a perturbation, or None."""
     return next((o for o in optimizers if isinstance(o, SuperpositionalGradientDescent)), None)
 
 
 def names_of(trainer: L.Trainer, what: str) -> list[Any] | None:
-    """Names that the data module gives, as by ``labels``: a list, tuple or array of different texts or integers.
+    """Names that the data module has in an attribute such as ``labels``.
 
-    None where there is nothing of the kind; data modules may call other things ``labels``, such as those of all rows.
+    Returns:
+        The names, if the attribute is a list, tuple or array of distinct texts or integers. Otherwise None: a data
+        module may use ``labels`` for something else, such as the labels of all rows.
     """
     found = getattr(getattr(trainer, "datamodule", None), what, None)
     found = found.tolist() if isinstance(found, np.ndarray) else found
@@ -28,7 +37,7 @@ def names_of(trainer: L.Trainer, what: str) -> list[Any] | None:
 
 
 def num_classes_of(trainer: L.Trainer, pl_module: L.LightningModule) -> int | None:
-    """How many classes there are, if data module (``labels``, ``num_classes``) or module (``num_classes``) say so."""
+    """Number of classes by the data module (``labels``, ``num_classes``) or the module (``num_classes``), or None."""
     labels = names_of(trainer, "labels")
     said = (getattr(getattr(trainer, "datamodule", None), "num_classes", None), len(labels) if labels else None)
     said = (*said, getattr(pl_module, "num_classes", None), pl_module.hparams.get("num_classes"))
@@ -36,5 +45,5 @@ def num_classes_of(trainer: L.Trainer, pl_module: L.LightningModule) -> int | No
 
 
 def tensorboard_writers(loggers: Iterable[Logger]) -> list[Any]:
-    """What writes into TensorBoard, one for each of its loggers; only rank 0 may use them."""
+    """The SummaryWriter of each TensorBoard logger; only rank 0 may use them."""
     return [logger.experiment for logger in loggers if isinstance(logger, TensorBoardLogger)]

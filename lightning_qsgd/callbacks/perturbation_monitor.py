@@ -8,39 +8,41 @@ from lightning.pytorch.loggers import Logger
 from torch import Tensor
 
 from lightning_qsgd.callbacks.circuit_watch import CircuitWatch
+from lightning_qsgd.callbacks.figures import OutcomePicture, drawing_image
 from lightning_qsgd.callbacks.parts import superpositional, tensorboard_writers
 from lightning_qsgd.optim import LiveCircuitPerturbation, SuperpositionalGradientDescent
+from lightning_qsgd.optim.statistics import STATISTICS
 
 _MARGINS = {"s_low": 0.05, "s_high": 0.95}
-_SORTED = 2**14  # values of s, for its margins
-_FOLD = 80  # letters of a line of the circuit's drawing, which a card of TensorBoard can show
+_SORTED = 2**14  # values of s that the percentiles are computed from
+_FOLD = 80  # width of the circuit's drawing in characters, so that it fits a card of TensorBoard
 
 
 class PerturbationMonitor(L.Callback):
-    """Logs the perturbation's statistics every n steps as ``quantum/...``; does nothing with other optimizers.
+    """Log statistics of the perturbation every n steps. Other optimizers are left alone.
 
-    Scalars: those of ``optim/statistics.py`` (norm_ratio, norm_ratio_touched, offset, spread, learning_rate_factor,
-    cosine, touched, effective, quantum_weight), s_low and s_high, the 5th and 95th percentile of s, and circuits, shots
-    and seconds so far; in TensorBoard the histograms of s and of the angles. With a displacement
-    its radius. Once live circuits have failed, fallback_steps: how many steps their series has answered.
+    **In each record**, as ``quantum/...``: the optimizer's statistics, which docs/tensorboard.md defines; s_low and
+    s_high, the 5th and 95th percentile of s; circuits, shots and seconds so far; the radius of a displacement; and once
+    live circuits have failed, fallback_steps, the number of steps in which their series replaced them. TensorBoard also
+    gets histograms of s and of the angles.
 
-    Of a :class:`CircuitPerturbation`, as ``circuit/...``: error and total_variation, the distance of what answers (live
-    circuits or the series) from the exact circuit at the step's first 32 blocks, and for live circuits error_expected
-    and total_variation_expected, what shots alone make of it. In TensorBoard the outcomes of the first block beside the
-    exact ones: of live circuits in each record, of a series once. No circuit runs for any of it.
+    For a :class:`CircuitPerturbation`, as ``circuit/...``: error and total_variation, the distance of live circuits, or
+    of the series, from the exact circuit at the first 32 blocks of the step. For live circuits also error_expected and
+    total_variation_expected, the distance that shots alone cause. TensorBoard gets the outcomes of the first block next
+    to the exact ones, for live circuits in each record and for a series once. No circuit runs for any of this.
 
-    Once, at the start: the drawing of the circuit (TensorBoard, text and image), and surrogate_residual, the root mean
-    square distance of the surrogate's outcome probabilities from fresh circuits at 32 random points, beside
-    surrogate_residual_expected, what shot noise alone makes of it, and surrogate_clipped_mass, the negative probability
-    of the series; with a calibration the results of its tests, calibration_.... A residual that shots do not explain is
-    warned of.
+    **Once, at the start**: the drawing of the circuit (TensorBoard, as text and image); surrogate_residual, the root
+    mean square distance of the series' outcome probabilities from fresh circuits at 32 random points;
+    surrogate_residual_expected, the distance that shot noise alone causes; and surrogate_clipped_mass, the mean
+    negative probability of the series. With a calibration no circuit runs; the results of its tests are logged as
+    calibration_.... A residual that shots do not explain raises a warning.
 
     Args:
-        every_n_steps: optimizer steps between two records, at least 1; 0: never. Default: 50. A record costs a few
-            per cent of a training step (`make bench`), and steps between cost nothing.
-        per: also log norm_ratio, offset, spread and cosine of each part that is touched: "group" (``quantum/offset/0``:
-            the number of the parameter group) or "layer" (``quantum/offset/model.head``: the module that owns the
-            parameters). Default: "model", none.
+        every_n_steps: optimizer steps between two records, at least 1; 0: no records. A record takes a few per cent of
+            a training step; the steps between take no extra time. Default: 50.
+        per: "group" or "layer" logs norm_ratio, offset, spread and cosine for each touched part too, as
+            ``quantum/offset/0`` (number of the parameter group) or ``quantum/offset/model.head`` (the module that owns
+            the parameters). Default: "model", no parts.
 
     Raises:
         ValueError: for a negative every_n_steps or an unknown ``per``.
@@ -53,10 +55,10 @@ class PerturbationMonitor(L.Callback):
             raise ValueError(f"Invalid per: {per!r}; it must be one of model, group, layer")
         self.every_n_steps, self.per = every_n_steps, per
         self._watch: CircuitWatch | None = None
-        self._picture: Any = None
+        self._picture: OutcomePicture | None = None
 
     def on_train_epoch_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
-        """Log what is known once: the circuit and its surrogate's residual."""
+        """Log the circuit and the residual of its series."""
         optimizer = self._optimizer(trainer)
         if optimizer is None or trainer.global_step or not trainer.is_global_zero or not trainer.loggers:
             return
@@ -83,7 +85,7 @@ class PerturbationMonitor(L.Callback):
             logger.log_metrics(numbers, step=0)
 
     def on_before_optimizer_step(self, trainer: L.Trainer, pl_module: L.LightningModule, optimizer: Any) -> None:
-        """Ask for statistics in every n-th step."""
+        """Request statistics in every n-th step."""
         if self.every_n_steps and trainer.global_step % self.every_n_steps == 0 and trainer.loggers:
             monitored = self._optimizer(trainer)
             if monitored is not None:
@@ -94,7 +96,7 @@ class PerturbationMonitor(L.Callback):
     def on_train_batch_end(
         self, trainer: L.Trainer, pl_module: L.LightningModule, outputs: Any, batch: Any, batch_idx: int
     ) -> None:
-        """Log the statistics, where they were asked for."""
+        """Log the statistics, if they were requested."""
         optimizer = self._optimizer(trainer)
         if optimizer is None or not optimizer.record_statistics:
             return
@@ -103,13 +105,13 @@ class PerturbationMonitor(L.Callback):
             watch = self._watching(optimizer)
             watch.stop()
             step = trainer.global_step - 1
-            record(optimizer, trainer.loggers, step, self._parts(optimizer, pl_module), watch)
+            _record(optimizer, trainer.loggers, step, self._parts(optimizer, pl_module), watch)
             if isinstance(watch.circuit, LiveCircuitPerturbation):
                 self._draw(watch, trainer.loggers, step)
         optimizer.statistics = None
 
     def on_exception(self, trainer: L.Trainer, pl_module: L.LightningModule, exception: BaseException) -> None:
-        """Leave the perturbation as it was."""
+        """Stop listening to the perturbation."""
         if self._watch is not None:
             self._watch.stop()
 
@@ -119,12 +121,10 @@ class PerturbationMonitor(L.Callback):
         return self._watch
 
     def _draw(self, watch: CircuitWatch, loggers: list[Logger], step: int, *, drawing: bool = False) -> None:
-        """The outcomes of the first block beside the exact ones; with ``drawing`` the circuit too."""
+        """Draw the outcomes of the first block next to the exact ones; with ``drawing`` also the circuit."""
         writers, circuit = tensorboard_writers(loggers), watch.circuit
         if not writers or circuit is None:
             return
-        from lightning_qsgd.callbacks.circuit_figures import OutcomePicture, drawing_image
-
         pictures = {}
         if drawing:
             pictures["circuit/drawing"] = drawing_image(str(circuit.ansatz.circuit.draw("text", fold=_FOLD)))
@@ -152,22 +152,14 @@ class PerturbationMonitor(L.Callback):
         return superpositional(trainer.optimizers) if self.every_n_steps else None
 
 
-def record(
+def _record(
     optimizer: SuperpositionalGradientDescent,
     loggers: list[Logger],
     step: int,
-    parts: Mapping[str, list[Tensor]] | None = None,
-    watch: CircuitWatch | None = None,
+    parts: Mapping[str, list[Tensor]],
+    watch: CircuitWatch,
 ) -> None:
-    """Log the statistics of the optimizer's last recorded step as those of optimizer step ``step``.
-
-    Args:
-        optimizer: whose statistics; where nothing was perturbed it has none.
-        loggers: where they go.
-        step: number of the optimizer step, from 0.
-        parts: parameters by name, whose own statistics are logged too.
-        watch: what listened to the perturbation in that step.
-    """
+    """Log the statistics of the last recorded step, also of ``parts`` (parameters by name), and what was watched."""
     metrics: dict[str, float] = {}
     if optimizer.displacement is not None:
         metrics["quantum/radius"] = optimizer.displacement.last_radius
@@ -180,16 +172,13 @@ def record(
             numbers |= {name: some.quantile(share).item() for name, share in _MARGINS.items()}
         counts = ("circuits", "shots", "seconds") + ("fallback_steps",) * (optimizer.perturbation.fallback_steps > 0)
         numbers |= {name: getattr(optimizer.perturbation, name) for name in counts}
-        for part, params in (parts or {}).items():
+        for part, params in parts.items():
             own = optimizer.statistics_of(params)
             if own["touched"] > 0:
-                numbers |= {f"{name}/{part}": own[name].item() for name in ("norm_ratio", "offset", "spread", "cosine")}
+                numbers |= {f"{one.name}/{part}": own[one.name].item() for one in STATISTICS if one.per_part}
         metrics |= {f"quantum/{name}": value for name, value in numbers.items()}
-        histograms = {"s": s}
-        if watch is not None:
-            metrics |= {f"circuit/{name}": value for name, value in watch.distances().items()}
-            histograms["angles"] = watch.angles
-        for name, values in histograms.items():
+        metrics |= {f"circuit/{name}": value for name, value in watch.distances().items()}
+        for name, values in (("s", s), ("angles", watch.angles)):
             for writer in tensorboard_writers(loggers) if len(values) else []:
                 writer.add_histogram(f"quantum/{name}", values, step)
     for logger in loggers if metrics else []:

@@ -1,4 +1,4 @@
-"""PredictionWriter: what predict_step returns, as a file in the run folder."""
+"""PredictionWriter: write the output of predict_step to a file in the run folder."""
 
 import csv
 import json
@@ -20,34 +20,34 @@ from lightning_qsgd.files import atomic_write
 
 
 class PredictionWriter(BasePredictionWriter):
-    """Writes ``predictions.csv`` at the end of predict: one row for each row of the data, in its order.
+    """Write ``predictions.csv`` at the end of predict, with one row for each row of the data, in its order.
 
-    The first columns are id (the batches' ``id``, or else the rows' numbers from 0) and, where batches are dicts with
-    ``text`` or ``prompt``, these; with several loaders, loader comes before them. What follows depends on what
-    ``predict_step`` returns for a batch of B rows:
+    The first columns are id (the batches' ``id``, or the number of the row from 0), and ``text`` and ``prompt`` if
+    batches are dicts that have them. With several loaders, a column loader precedes them. The other columns depend on
+    the output of ``predict_step`` for a batch of B rows:
 
-    - probabilities (B, C), C at least 2, rows in [0, 1] with a sum of 1: label and probability of the likeliest class.
-      Labels are named by the data module's ``labels``, or else numbered. If nothing says that there are C classes
-      (``labels``, or ``num_classes`` of data module or module), the columns p(0), p(1), ... come with them.
-    - other numbers (B,): prediction; integers that the data module's ``labels`` name: label too.
-    - other numbers (B, K) or (B, ...): a column for each, named by the data module's ``target_names`` if these are K,
-      or else prediction_0, prediction_1, ..., prediction_0_0, ...; 10,000 at most.
-    - a list of B texts: generated; of B numbers: prediction.
-    - a dict, dataclass, named or plain tuple of these: a column KEY or columns KEY_0, KEY_1, ... for each; of a plain
-      tuple prediction_0, prediction_1, ... Entries that are None are left out.
-    - None: no rows; if all batches give None, no file.
+    - probabilities (B, C), with C at least 2 and rows in [0, 1] that sum to 1: label and probability of the likeliest
+      class. The data module's ``labels`` name the classes; without them they are numbered. If neither ``labels`` nor
+      ``num_classes`` of data module or module confirms C, columns p(0), p(1), ... follow.
+    - other numbers (B,): prediction, and for integers that the data module's ``labels`` name, also label.
+    - other numbers (B, K) or (B, ...): a column for each, named by the data module's ``target_names`` if there are K of
+      them, otherwise prediction_0, prediction_1, ..., prediction_0_0, ...; at most 10,000.
+    - a list of B texts: generated; a list of B numbers: prediction.
+    - a dict, dataclass, named tuple or tuple of these: for each entry a column KEY or columns KEY_0, KEY_1, ...; for a
+      plain tuple prediction_0, prediction_1, ... Entries that are None are skipped.
+    - None: no rows. If all batches return None, there is no file.
 
-    Anything else is an error. Where a batch has a list ``empty``, rows with True have no prediction: their columns are
-    empty (null in JSON lines). The file appears complete or not at all; in a distributed run rank 0 writes it, with the
-    rows of all ranks.
+    Any other output is an error. If a batch has a list ``empty``, rows that are True in it have no prediction: their
+    columns are empty (null in JSON lines). The file appears complete or not at all. In a distributed run rank 0 writes
+    the rows of all ranks.
 
     Args:
-        filename: within the run folder; a name that ends in .jsonl makes it JSON lines, any other CSV; None: write
-            nothing. Default: "predictions.csv".
-        all_classes: add the probability of each class, one column p(LABEL) per label. Default: False.
+        filename: name of the file in the run folder. A name that ends in .jsonl makes it JSON lines, any other CSV.
+            None writes nothing. Default: "predictions.csv".
+        all_classes: whether to add the probability of each class as a column p(LABEL). Default: False.
 
     Attributes:
-        path: the file, once written; None on ranks above 0.
+        path: the file once it is written; None on ranks above 0.
     """
 
     def __init__(self, filename: str | None = "predictions.csv", all_classes: bool = False) -> None:
@@ -57,7 +57,7 @@ class PredictionWriter(BasePredictionWriter):
         self._batches: list[_Batch] = []
 
     def on_predict_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
-        """Begin anew."""
+        """Reset."""
         self.path, self._batches = None, []
 
     def write_on_batch_end(
@@ -73,8 +73,8 @@ class PredictionWriter(BasePredictionWriter):
         """Keep the rows of a batch.
 
         Raises:
-            ValueError: if the prediction is of no kind that a table takes, has not one row for each of the batch's, or
-                is of another kind than those before.
+            ValueError: if a table cannot hold the prediction, if it does not have one row for each row of the batch, or
+                if it is of another kind than earlier ones.
         """
         if self.filename is None or prediction is None:
             return
@@ -98,7 +98,7 @@ class PredictionWriter(BasePredictionWriter):
 
     def on_predict_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         """Write the file."""
-        folder = trainer.log_dir  # asks all ranks
+        folder = trainer.log_dir  # a collective call
         if self.filename is None:
             return
         batches = [batch for part in on_all_ranks(self._batches) for batch in part]
@@ -142,7 +142,7 @@ class PredictionWriter(BasePredictionWriter):
 
 
 def _known(batch: Any) -> dict[str, list[Any]]:
-    """What a batch says of its rows."""
+    """The columns that a batch has for its rows."""
     if not isinstance(batch, Mapping):
         return {}
     ids = batch.get("id")
@@ -152,7 +152,7 @@ def _known(batch: Any) -> dict[str, list[Any]]:
 
 
 def _form(batch: "_Batch") -> str:
-    """What all batches must have in common: names, and shapes of a row."""
+    """Names and shapes of a row, which all batches must share."""
     shapes = [f"{name or 'a value'} of {part.shape or 'one'} for each row" for name, part in batch.parts.items()]
     return f"{', '.join(shapes)} with {', '.join(batch.known)}"
 
@@ -166,17 +166,17 @@ _WAY_OUT = (
     "predictions.csv takes tensors (rows, ...), a list with a text or a number for each row, and dicts or tuples of "
     "these. Return one of them, or switch the file off with --predictions.filename=null and write your own callback"
 )
-#: How far a row of probabilities may be from a sum of 1: rounding of 16-bit numbers, and of others.
+#: Tolerance for the sum of a row of probabilities: with 16-bit numbers, and with others.
 _COARSE, _FINE = 0.02, 1e-4
 
 
 @dataclass
 class Part:
-    """A tensor or list that was returned for a batch.
+    """A tensor or list in the output for a batch.
 
     Attributes:
-        values: B of them: texts, numbers, or rows of numbers (B, ...).
-        probable: whether the rows are class probabilities: numbers in [0, 1] with a sum of 1. Some may be NaN.
+        values: B texts or numbers, or rows of numbers (B, ...).
+        probable: whether the rows are class probabilities, that is numbers in [0, 1] that sum to 1. Some may be NaN.
     """
 
     values: list[Any] | np.ndarray
@@ -184,19 +184,19 @@ class Part:
 
     @property
     def shape(self) -> tuple[int, ...]:
-        """Of a row."""
+        """Shape of a row."""
         return self.values.shape[1:] if isinstance(self.values, np.ndarray) else ()
 
 
 def parts_of(returned: Any, rows: int | None) -> dict[str, Part]:
-    """What ``predict_step`` returned for a batch, by name.
+    """The tensors and lists in the output of ``predict_step`` for a batch, by name.
 
     Args:
-        returned: see :class:`PredictionWriter`.
-        rows: B, where it is known.
+        returned: the output, see :class:`PredictionWriter`.
+        rows: B if it is known, or None.
 
     Raises:
-        ValueError: if it has not one value or row of values for each row of the batch.
+        ValueError: if there is not one value or row of values for each row of the batch.
     """
     found: dict[str, Part] = {}
     _collect(returned, "", found)
@@ -216,7 +216,7 @@ def _collect(value: Any, name: str, found: dict[str, Part]) -> None:
         value = dict(zip(getattr(value, "_fields", range(len(value))), value, strict=True))
     if isinstance(value, Mapping):
         for key, inner in value.items():
-            if inner is not None:  # as in a model's output without a loss
+            if inner is not None:  # such as the loss in a model's output
                 _collect(inner, f"{name}_{key}" if name else str(key), found)
         return
     coarse, what = False, _described(value)
@@ -260,7 +260,7 @@ def _described(value: Any) -> str:
 
 
 def joined(parts: Sequence[Part]) -> Part:
-    """Those of all batches as one: N rows, probabilities only if they are so in each."""
+    """Join the parts of all batches: N rows, which are probabilities only if they are in each batch."""
     values: Any = [part.values for part in parts]
     lists = isinstance(values[0], list)
     together = [value for batch in values for value in batch] if lists else np.concatenate(values)
@@ -273,14 +273,14 @@ def columns_of(
     """Columns of N values each.
 
     Args:
-        name: of the part; "" for what was returned as a whole.
-        part: of all rows.
+        name: name of the part; "" for an output without parts.
+        part: the part, with all rows.
         labels: names of the classes, or None.
-        targets: names of the numbers of a row, or None.
-        every: whether to give the probability of each class too.
+        targets: names of the numbers in a row, or None.
+        every: whether to add the probability of each class.
 
     Raises:
-        ValueError: if there are not as many labels as classes.
+        ValueError: if the numbers of labels and classes differ.
     """
     values, word = part.values, name or "prediction"
     if isinstance(values, list):
@@ -324,12 +324,12 @@ def _share(column: np.ndarray) -> list[float]:
 
 
 def _plain(column: np.ndarray) -> list[Any]:
-    """Numbers of Python, those of 32 bits with the digits that they have."""
+    """Python numbers; those of 32 bits keep their digits."""
     return [float(text) for text in column.astype(str)] if column.dtype == np.float32 else column.tolist()
 
 
 class _Batch(NamedTuple):
-    places: list[tuple[int, int]]  # in the data: loader and number
-    known: dict[str, list[Any]]  # columns of the batch itself: id, text, prompt
+    places: list[tuple[int, int]]  # loader, and number in its data
+    known: dict[str, list[Any]]  # the batch's own columns: id, text, prompt
     parts: dict[str, Part]
     empty: list[bool]  # rows without a prediction

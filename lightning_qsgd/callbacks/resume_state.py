@@ -1,5 +1,4 @@
-"""The state of a training run between two optimizer steps, beside what Lightning saves: where it is, all generators
-of random numbers, and what the epoch has summed up so far."""
+"""What Lightning does not save of a run between two optimizer steps: position, generators, and sums of the epoch."""
 
 import random
 from collections.abc import Iterable
@@ -23,19 +22,19 @@ _DTYPE = "numpy dtype"
 
 
 def loader_of(trainer: L.Trainer) -> Any:
-    """The ``CombinedLoader`` of training; None before it is there."""
+    """The ``CombinedLoader`` of training, or None before it exists."""
     return trainer.fit_loop._combined_loader
 
 
 def fetcher_of(trainer: L.Trainer) -> Any:
-    """What fetches its batches."""
+    """The fetcher of its batches."""
     return trainer.fit_loop._data_fetcher
 
 
 def may_start_again(trainer: L.Trainer) -> bool:
-    """Whether the loader has to be started again: Lightning did so before the generators of this epoch were known.
+    """Whether the loader must be restarted: Lightning started it before the generators of the epoch were known.
 
-    That is so in a process's first epoch. A stream is left alone in a new run: its first batch is gone.
+    This holds in the first epoch of a process. In a new run a stream is not restarted, because its first batch is gone.
     """
     loop = trainer.fit_loop
     stream = any(isinstance(getattr(part, "dataset", None), IterableDataset) for part in loader_of(trainer).flattened)
@@ -43,14 +42,14 @@ def may_start_again(trainer: L.Trainer) -> bool:
 
 
 class Watched(NamedTuple):
-    """What a process's position consists of, beside the global generators and Lightning's counters.
+    """The parts of a process's position other than the global generators and Lightning's counters.
 
     Attributes:
-        metrics: torchmetrics of the module, by their place.
+        metrics: torchmetrics of the module by path.
         tensors: weights and buffers.
         own: generators of the training loader.
-        counting: modules whose extra state, a tensor, moves with each call: circuits on a sampler.
-        device: of the module.
+        counting: modules whose extra state, a tensor, changes with each call: circuits on a sampler.
+        device: device of the module.
     """
 
     metrics: dict[str, Metric]
@@ -61,29 +60,29 @@ class Watched(NamedTuple):
 
     @classmethod
     def of(cls, trainer: L.Trainer, module: L.LightningModule) -> "Watched":
-        """Those of a run, once its training loader is there."""
+        """Those of a run that has its training loader."""
         tensors = [*module.parameters(), *module.buffers()]
         extra = (part for part in module.modules() if type(part).get_extra_state is not Module.get_extra_state)
         counting = [part for part in extra if isinstance(part.get_extra_state(), Tensor)]
         return cls(find_metrics(module), tensors, own_generators(loader_of(trainer)), counting, module.device)
 
     def generators(self) -> State:
-        """States of all generators now."""
+        """The states of all generators."""
         return get_states(self.device, self.own)
 
     def set_generators(self, states: State) -> None:
-        """Put them back."""
+        """Restore them."""
         set_states(states, self.device, self.own)
 
     def versions(self) -> list[Any]:
-        """What every change of a tensor, and every call of a module that counts, changes."""
+        """Values that change with every change of a tensor and every call of a counting module."""
         return [
             *(tensor._version for tensor in self.tensors),
             *(part.get_extra_state().tolist() for part in self.counting),
         ]
 
     def position(self, trainer: L.Trainer) -> Position:
-        """Counters, generators, sums and versions of this process now."""
+        """Counters, generators, sums and versions of this process."""
         loop = trainer.fit_loop.epoch_loop
         zeroed = loop.automatic_optimization.optim_progress.optimizer.zero_grad
         return {
@@ -97,18 +96,18 @@ class Watched(NamedTuple):
         }
 
     def restart_loader(self, trainer: L.Trainer, done: int, epoch_start: State, last_fetch: State) -> None:
-        """Start the training loader as at the beginning of its epoch, and drop the batches that are done.
+        """Start the training loader as at the beginning of its epoch, and drop the finished batches.
 
         Args:
-            trainer: the run's.
-            done: number of these batches, at least 1.
-            epoch_start: generators at the beginning.
-            last_fetch: generators from which a loader without a length, which is one batch ahead, fetched that one.
+            trainer: the trainer of the run.
+            done: number of finished batches, at least 1.
+            epoch_start: generators at the beginning of the epoch.
+            last_fetch: generators before the last fetch of a loader without length, which fetches one batch ahead.
         """
         self.set_generators(epoch_start)
         epoch: Any = trainer.fit_loop.epoch_progress.current
         for loader in loader_of(trainer).flattened:
-            _set_sampler_epoch(loader, epoch.processed)  # Lightning does so later
+            _set_sampler_epoch(loader, epoch.processed)  # Lightning does it later
         fetcher = iter(fetcher_of(trainer))
         for i in range(done):
             if i == done - 1 and fetcher.length is None:
@@ -118,12 +117,12 @@ class Watched(NamedTuple):
 
 
 def put_counters_right(loops: dict[str, Any], here: Position, in_epoch: bool) -> None:
-    """Make Lightning's counters in a checkpoint those that its own resumption understands.
+    """Correct Lightning's counters in a checkpoint, so that Lightning resumes from them.
 
     Args:
-        loops: the state of its fit loop, changed in place.
-        here: of the checkpoint.
-        in_epoch: whether an epoch has begun, and goes on; else the run is between two epochs.
+        loops: state of the fit loop, changed in place.
+        here: position of the checkpoint.
+        in_epoch: whether the run is within an epoch; otherwise it is between two epochs.
     """
     epochs, progress = loops["epoch_progress"], loops["epoch_loop.batch_progress"]
     progress["is_last_batch"] = False
@@ -132,12 +131,11 @@ def put_counters_right(loops: dict[str, Any], here: Position, in_epoch: bool) ->
         epoch = epochs[name]
         if not in_epoch:
             epoch["ready"] = epoch["completed"]
-        elif epoch["completed"] == epoch["started"]:  # stopped by max_steps: Lightning counts the epoch as done
+        elif epoch["completed"] == epoch["started"]:  # stopped by max_steps: Lightning counts the epoch as completed
             epoch |= {"processed": epoch["processed"] - 1, "completed": epoch["completed"] - 1}
 
-    optimizer = loops["epoch_loop.automatic_optimization.optim_progress"][
-        "optimizer"
-    ]  # calls of a step that failed too
+    optimizer = loops["epoch_loop.automatic_optimization.optim_progress"]["optimizer"]
+    # Calls in a step that failed are counted too.
     for name, zeroed in zip(("current", "total"), here["zeroed"], strict=True):
         optimizer["step"][name] = dict.fromkeys(optimizer["step"][name], optimizer["step"][name]["completed"])
         optimizer["zero_grad"][name] = dict.fromkeys(optimizer["zero_grad"][name], zeroed)
@@ -147,11 +145,11 @@ def put_counters_right(loops: dict[str, Any], here: Position, in_epoch: bool) ->
 
 
 def get_states(device: torch.device, own: Iterable[OwnGenerator] = ()) -> State:
-    """States of Python's, NumPy's and torch's global generators, and of some others, as they give them.
+    """The states of the global generators of Python, NumPy and torch, and of some others.
 
     Args:
-        device: of the model; on CUDA its generator counts too.
-        own: generators beside the global ones, always in the same order.
+        device: device of the model; the generator of a CUDA device is included.
+        own: other generators, always in the same order.
     """
     return {
         "python": random.getstate(),
@@ -163,7 +161,7 @@ def get_states(device: torch.device, own: Iterable[OwnGenerator] = ()) -> State:
 
 
 def pack(states: Any) -> Any:
-    """What :func:`get_states` returned without arrays of NumPy: it loads with ``weights_only=True``."""
+    """Replace the NumPy arrays in states from :func:`get_states`, so that they load with ``weights_only=True``."""
     if isinstance(states, np.ndarray):
         return {_DTYPE: str(states.dtype), "bytes": torch.from_numpy(np.frombuffer(states.tobytes(), np.uint8).copy())}
     if isinstance(states, dict):
@@ -172,7 +170,7 @@ def pack(states: Any) -> Any:
 
 
 def unpack(packed: Any) -> Any:
-    """What :func:`pack` was given."""
+    """Undo :func:`pack`."""
     if isinstance(packed, dict):
         if _DTYPE in packed:
             return np.frombuffer(packed["bytes"].numpy().tobytes(), packed[_DTYPE])
@@ -181,7 +179,7 @@ def unpack(packed: Any) -> Any:
 
 
 def set_states(states: State, device: torch.device, own: Iterable[OwnGenerator] = ()) -> None:
-    """Continue from what :func:`get_states` returned; a device or generators that were not there stay as they are."""
+    """Restore states from :func:`get_states`; generators that it did not see are unchanged."""
     random.setstate(states["python"])
     np.random.set_state(states["numpy"])  # noqa: NPY002
     torch.set_rng_state(states["torch"].cpu())
@@ -192,9 +190,9 @@ def set_states(states: State, device: torch.device, own: Iterable[OwnGenerator] 
 
 
 def own_generators(loader: CombinedLoader) -> list[OwnGenerator]:
-    """The generators that loaders, samplers and datasets have as attributes, each once, always in the same order.
+    """The generators that loaders, samplers and datasets have as attributes, each once and always in the same order.
 
-    Also those in their lists, tuples and dicts of at most 100 elements; not those of other objects, such as transforms.
+    Lists, tuples and dicts of at most 100 elements are searched, other objects such as transforms are not.
     """
     found: dict[int, OwnGenerator] = {}
     seen: set[int] = set()
@@ -232,15 +230,15 @@ def _set(generator: OwnGenerator, state: Any) -> None:
         generator.set_state(state)
 
 
-# ---- what a training epoch has summed up so far, so that a resumed one ends with the means of the whole epoch
+# ---- sums of an epoch so far, with which a resumed epoch ends with the means of the whole epoch
 
 
 def get_sums(trainer: L.Trainer, metrics: dict[str, Metric]) -> Sums:
-    """Sums and counts of this process: of metrics that were updated, and of ``self.log(..., on_epoch=True)``.
+    """Sums and counts of this process: those of updated metrics and of ``self.log(..., on_epoch=True)``.
 
     Returns:
-        metrics: the states of each, with its number of updates; logged: value and number of
-        samples by Lightning's key, and what they are logged as. Tensors and plain values only.
+        metrics: states and number of updates by name. logged: value, number of samples and options of each log by
+        Lightning's key. All are tensors and plain values.
     """
     updated = {}
     for name, metric in metrics.items():
@@ -261,18 +259,18 @@ def get_sums(trainer: L.Trainer, metrics: dict[str, Metric]) -> Sums:
 
 
 def set_metrics(sums: Sums, metrics: dict[str, Metric]) -> None:
-    """Give metrics the states of :func:`get_sums`; all others are reset."""
+    """Restore the states of metrics from :func:`get_sums`; other metrics are reset."""
     for name, metric in metrics.items():
         metric.reset()
         if (saved := sums["metrics"].get(name)) is None:
             continue
         for state, value in saved["states"].items():
             setattr(metric, state, _moved(value, metric.device))
-        metric._update_count = saved["updates"]  # there is no public way
+        metric._update_count = saved["updates"]  # no public way exists
 
 
 def add_logged(logged: dict[str, Any], trainer: L.Trainer) -> None:
-    """Put what :func:`get_sums` returned as logged under what a resumed epoch has logged since, and take it out."""
+    """Add logged sums from :func:`get_sums` to those of the resumed epoch, and remove them from ``logged``."""
     for key, result in _epoch_results(trainer).items():
         if (saved := logged.pop(key, None)) is None:
             continue
@@ -286,7 +284,7 @@ def add_logged(logged: dict[str, Any], trainer: L.Trainer) -> None:
 
 
 def log_rest(logged: dict[str, Any], module: L.LightningModule) -> None:
-    """Log at the end of a resumed epoch what was logged in it before the checkpoint only; of this process."""
+    """Log, at the end of a resumed epoch, what this process logged in it only before the checkpoint."""
     for saved in logged.values():
         value = saved["value"] if saved["count"] is None else saved["value"] / saved["count"]
         module.log(saved["name"], value, reduce_fx=saved["reduce"], **saved["options"])
@@ -294,12 +292,12 @@ def log_rest(logged: dict[str, Any], module: L.LightningModule) -> None:
 
 
 def find_metrics(module: L.LightningModule) -> dict[str, Metric]:
-    """The torchmetrics in a module, by their place."""
+    """The torchmetrics in a module by path."""
     return {name: part for name, part in module.named_modules() if isinstance(part, Metric)}
 
 
 def _epoch_results(trainer: L.Trainer) -> dict[str, Any]:
-    """Lightning's running means; metrics are in the module, and values of single steps are no sums."""
+    """Lightning's running means, without torchmetrics and values of single steps."""
     results = trainer.fit_loop.epoch_loop._results
     return {
         k: result for k, result in results.items() if result.is_tensor and result.meta.on_epoch and not result.has_reset
@@ -309,7 +307,7 @@ def _epoch_results(trainer: L.Trainer) -> dict[str, Any]:
 def _copied(value: Any) -> Any:
     if isinstance(value, Tensor):
         return value.detach().clone()
-    return list(value) if isinstance(value, list) else value  # what is in a list is appended, never changed
+    return list(value) if isinstance(value, list) else value  # entries of lists are appended, never changed
 
 
 def _moved(value: Any, device: torch.device) -> Any:

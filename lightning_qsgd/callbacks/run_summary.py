@@ -1,4 +1,4 @@
-"""RunSummary: the numbers of a finished run in one file."""
+"""RunSummary: the results of a finished run in one file."""
 
 import json
 import resource
@@ -13,7 +13,7 @@ from lightning.pytorch.callbacks import ModelCheckpoint
 from rich.table import Column, Table
 
 from lightning_qsgd.callbacks.finite_steps import FiniteSteps
-from lightning_qsgd.callbacks.parts import superpositional
+from lightning_qsgd.callbacks.parts import callbacks_of, superpositional
 from lightning_qsgd.callbacks.time_to_target import TimeToTarget
 from lightning_qsgd.callbacks.weights_from import WeightsFrom
 from lightning_qsgd.files import write_json
@@ -29,41 +29,40 @@ _SECONDS = "circuit_seconds"  # in checkpoints
 
 
 class RunSummary(L.Callback):
-    """Writes ``summary.json`` into the run folder at the end of fit, from the process that trained as rank 0.
+    """Write ``summary.json`` into the run folder at the end of fit, on rank 0.
 
-    Needs :class:`TimeToTarget` and :class:`FiniteSteps` among the callbacks, as every run of the commands has them.
+    Requires :class:`TimeToTarget` and :class:`FiniteSteps`, which every run of the commands has.
     """
 
     def __init__(self) -> None:
         self._circuit_seconds = 0.0  # before the run was resumed
 
     def on_save_checkpoint(self, trainer: L.Trainer, pl_module: L.LightningModule, checkpoint: dict[str, Any]) -> None:
-        """Keep how long circuits took: the optimizer's state holds no times."""
+        """Save how long circuits took; the optimizer's state has no times."""
         checkpoint[_SECONDS] = self._circuit_seconds + count_circuits(pl_module, superpositional(trainer.optimizers))[2]
 
     def on_load_checkpoint(self, trainer: L.Trainer, pl_module: L.LightningModule, checkpoint: dict[str, Any]) -> None:
-        """Take it over."""
+        """Load how long circuits took."""
         self._circuit_seconds = checkpoint.get(_SECONDS, 0.0)
 
     def on_fit_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
-        """Write it."""
+        """Write the summary."""
         if trainer.is_global_zero and not trainer.fast_dev_run:  # type: ignore[attr-defined]
             summary = summarize(trainer, pl_module, self._circuit_seconds)
             write_json(Path(trainer.default_root_dir) / SUMMARY, summary)
 
 
 def summarize(trainer: L.Trainer, module: L.LightningModule, seconds_before: float = 0.0) -> dict[str, Any]:
-    """Plain numbers of a finished run: metric, the module's ``summary_metrics``, cost, circuits, places.
+    """Summarize a finished run: metric, the module's ``summary_metrics``, cost, circuits and paths.
 
     Args:
-        trainer: with its callbacks and optimizers.
-        module: what it trained.
-        seconds_before: what circuits took before the run was resumed.
+        trainer: the trainer, with its callbacks and optimizers.
+        module: the trained module.
+        seconds_before: seconds that circuits took before the run was resumed.
     """
-    callbacks: list[L.Callback] = trainer.callbacks  # type: ignore[attr-defined]
-    clock = next(c for c in callbacks if isinstance(c, TimeToTarget))
+    clock = callbacks_of(trainer, TimeToTarget)[0]
     ours = superpositional(trainer.optimizers)
-    best_path = next((c.best_model_path for c in callbacks if isinstance(c, ModelCheckpoint)), None)
+    best_path = next((c.best_model_path for c in callbacks_of(trainer, ModelCheckpoint)), None)
     circuits, shots, seconds = count_circuits(module, ours)
     wanted = [name for name in getattr(module, "summary_metrics", ()) if name in trainer.callback_metrics]
     return {
@@ -71,7 +70,7 @@ def summarize(trainer: L.Trainer, module: L.LightningModule, seconds_before: flo
         **{name: round(float(trainer.callback_metrics[name]), 6) for name in wanted},
         **({f"epochs to {clock.target:.2f}": clock.epochs} if clock.history and clock.target is not None else {}),
         "epochs": trainer.current_epoch,
-        "skipped_steps": next(c.skipped for c in callbacks if isinstance(c, FiniteSteps)),
+        "skipped_steps": callbacks_of(trainer, FiniteSteps)[0].skipped,
         "training_seconds": round(clock.elapsed, 1),
         "engines": engines_of(module, ours),
         "circuits": circuits,
@@ -81,13 +80,13 @@ def summarize(trainer: L.Trainer, module: L.LightningModule, seconds_before: flo
         "peak_memory_GB": round(peak_memory(), 2),
         "torch_threads": torch.get_num_threads(),
         "best_checkpoint": best_path or None,
-        "weights_from": next((str(c.path) for c in callbacks if isinstance(c, WeightsFrom)), None),
+        "weights_from": next((str(c.path) for c in callbacks_of(trainer, WeightsFrom)), None),
         "run_folder": str(trainer.default_root_dir),
     }
 
 
 def _of_history(clock: TimeToTarget) -> dict[str, float]:
-    last = clock.history[-3:]  # at a constant learning rate single epochs jump by points
+    last = clock.history[-3:]  # with a constant learning rate single epochs differ by points
     best = max if clock.mode == "max" else min
     return {
         f"{clock.metric} final": round(last[-1], 4),
@@ -97,7 +96,7 @@ def _of_history(clock: TimeToTarget) -> dict[str, float]:
 
 
 def summary_table(folder: Path) -> Table:
-    """The summary in a run folder, for printing; where no circuit ran, without its numbers of circuits."""
+    """The summary in a run folder as a table, without circuits if none ran."""
     summary = json.loads((folder / SUMMARY).read_text())
     if summary["weights_from"] is None:
         del summary["weights_from"]
@@ -114,14 +113,14 @@ def summary_table(folder: Path) -> Table:
 def count_circuits(
     model: torch.nn.Module, optimizer: SuperpositionalGradientDescent | None = None
 ) -> tuple[int, int, float]:
-    """Circuits, shots and seconds in them, of the optimizer and of each network behind a model's layers."""
+    """Circuits, shots and seconds in circuits so far, of the optimizer and of each network of a model's layers."""
     counting = that_count(model, optimizer)
     circuits, shots, seconds = ([getattr(part, name) for part in counting] for name in ("circuits", "shots", "seconds"))
     return sum(circuits), sum(shots), float(sum(seconds))
 
 
 def that_count(model: torch.nn.Module, optimizer: SuperpositionalGradientDescent | None) -> list[Any]:
-    """What counts circuits: the perturbation first, a displacement's circuit, each network behind a model's layers."""
+    """The objects that count circuits: the perturbation, a displacement's circuit, each network of a model's layers."""
     counting: list[Any] = []
     if optimizer is not None:
         circuit = None if optimizer.displacement is None else optimizer.displacement.circuit
@@ -136,11 +135,11 @@ def that_count(model: torch.nn.Module, optimizer: SuperpositionalGradientDescent
 
 
 def engines_of(model: torch.nn.Module, optimizer: SuperpositionalGradientDescent | None = None) -> list[dict[str, Any]]:
-    """Where the circuits of a model's layers and of the optimizer run, each place once.
+    """The engines that run the circuits of a model's layers and of the optimizer, each once.
 
     Returns:
-        Dicts of ``part`` ("model" or "optimizer"), ``engine`` (a class), ``device`` (None: any circuit as it is),
-        ``shots`` of each circuit (None: exact) and ``circuits`` run so far (None: the simulator does not count them).
+        Dicts with ``part`` ("model" or "optimizer"), ``engine`` (class name), ``device`` (None: no transpilation for a
+        device), ``shots`` of each circuit (None: exact) and ``circuits`` so far (None: the simulator does not count).
     """
     if "lightning_qsgd.quantum" not in sys.modules:  # a classical run never pays for qiskit
         return []
@@ -174,7 +173,7 @@ def _network(network: Any, circuits: int) -> dict[str, Any]:
 
 
 def circuit_of(perturbation: Perturbation) -> CircuitPerturbation | None:
-    """The circuit behind a perturbation or its classical twin; None where there is none."""
+    """The circuit of a perturbation or of the reference of a classical twin, or None."""
     inner: Any = perturbation
     while isinstance(inner, TwinPerturbation):
         inner = inner.reference
@@ -182,7 +181,7 @@ def circuit_of(perturbation: Perturbation) -> CircuitPerturbation | None:
 
 
 def told_engine(engine: Mapping[str, Any]) -> str:
-    """As "AerSampler on aer_simulator, 1024 shots, 3200 circuits (model)"."""
+    """An engine in words: "AerSampler on aer_simulator, 1024 shots, 3200 circuits (model)"."""
     device = f" on {engine['device']}" if engine["device"] else ""
     shots = "exact" if engine["shots"] is None else f"{engine['shots']} shots"
     circuits = "" if engine["circuits"] is None else f", {engine['circuits']} circuits"
@@ -190,6 +189,6 @@ def told_engine(engine: Mapping[str, Any]) -> str:
 
 
 def peak_memory() -> float:
-    """Peak resident memory of this process so far, in GB (1e9 bytes)."""
+    """Peak resident memory of this process in GB (1e9 bytes)."""
     unit = 1 if sys.platform == "darwin" else 1024
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit / 1e9

@@ -1,4 +1,4 @@
-"""TestReport: what accuracy hides. Confusion matrix, calibration and a table per class; the generated answers."""
+"""TestReport: confusion matrix, calibration and a table of the classes; or the generated answers."""
 
 import csv
 import json
@@ -30,35 +30,36 @@ _FILES = ("test.json", "classes.csv", "confusion_matrix.png", "answers.jsonl")
 
 
 class TestReport(L.Callback):
-    """Writes ``confusion_matrix.png`` and ``classes.csv`` (lowest F1 first; nothing for a class without examples) into
-    the run folder at the end of test.
+    """Write ``confusion_matrix.png`` and ``classes.csv`` into the run folder at the end of test.
 
-    For any module whose ``test_step`` returns a dict of ``labels`` (B,), integers from 0 to C - 1, and one of
+    The table is sorted by F1, lowest first; scores of a class without examples are empty. The module's ``test_step``
+    must return a dict of ``labels`` (B,), integers from 0 to C - 1, and one of
 
-    - ``logits`` (B, C); (B,) or (B, 1) for two classes, of the second one;
-    - ``probabilities``, of the same shapes;
-    - ``predictions`` (B,): classes; C is then what the data module says by ``labels`` or ``num_classes``.
+    - ``logits`` (B, C), or (B,) or (B, 1) for the second of two classes;
+    - ``probabilities``, with the same shapes;
+    - ``predictions`` (B,): classes. The data module must then have ``labels`` or ``num_classes``.
 
-    If the batch is a dict with ``labels``, or the data module says how many classes there are and the batch is a tuple
-    of inputs and integer labels, labels may be left out, and logits (B, C) returned as they are. Rows with the label
-    -100 are not counted. Other modules are left alone.
+    Labels may be omitted, and logits (B, C) returned without a dict, if the batch is a dict with ``labels``, or if the
+    number of classes is known and the batch is a tuple of inputs and integer labels. Rows with the label -100 are not
+    counted. Other modules are left alone.
 
-    Logs ``test/calibration_error``, except of predictions: the expected calibration error over 15 bins of confidence,
-    in [0, 1] (Guo et al. 2017, arXiv 1706.04599). Classes are named by the data module's ``labels``, or else numbered.
+    The callback logs ``test/calibration_error``, except for predictions: the expected calibration error over 15 bins of
+    confidence, in [0, 1] (Guo et al. 2017, arXiv 1706.04599). The data module's ``labels`` name the classes; without
+    them they are numbered.
 
-    Where ``test_step`` returns ``{"rows": [...]}``, a dict for each example (with its ``id``), these are written as
-    ``answers.jsonl`` instead, in the order of the ids; in a distributed run rank 0 writes those of all ranks.
+    If ``test_step`` returns ``{"rows": [...]}`` with a dict for each example, which has an ``id``, the callback writes
+    these dicts to ``answers.jsonl`` instead, sorted by id. In a distributed run rank 0 writes those of all ranks.
 
-    The files of an earlier test, ``test.json`` among them, get a number: ``test_1.json``, ``classes_1.csv`` and so on.
+    Files of an earlier test, including ``test.json``, get a number: ``test_1.json``, ``classes_1.csv`` and so on.
 
     Attributes:
-        examples: how many were tested, on all ranks; None for a module that is left alone.
-        answers, classes: the files answers.jsonl and classes.csv, once written; None on ranks above 0.
-        table: one row per class, worst F1 first: label, examples, precision, recall, f1; the last three are None for a
-            class without examples. Filled once test has ended.
+        examples: number of tested examples on all ranks, or None for a module that is left alone.
+        answers, classes: the files answers.jsonl and classes.csv once they are written; None on ranks above 0.
+        table: a dict for each class, lowest F1 first: label, examples, precision, recall, f1. The last three are None
+            for a class without examples. Empty until test has ended.
     """
 
-    __test__ = False  # its name makes pytest look inside
+    __test__ = False  # pytest would collect a class of this name
 
     def __init__(self) -> None:
         self.table: list[dict[str, Any]] = []
@@ -69,7 +70,7 @@ class TestReport(L.Callback):
         self._rows: list[dict[str, Any]] = []
 
     def on_test_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
-        """Begin anew."""
+        """Reset."""
         self._metrics, self._rows = None, []
 
     def on_test_batch_end(
@@ -81,7 +82,7 @@ class TestReport(L.Callback):
         batch_idx: int,
         dataloader_idx: int = 0,
     ) -> None:
-        """Count a batch, or keep its rows."""
+        """Add a batch, or keep its rows."""
         if isinstance(outputs, dict) and "rows" in outputs:
             self._rows += outputs["rows"]
             return
@@ -116,10 +117,10 @@ class TestReport(L.Callback):
         """Log the calibration error and write figure and table, or write the rows."""
         rows = [row for part in on_all_ranks(self._rows) for row in part]
         counted = all(on_all_ranks(self._metrics is not None))
-        values = self._metrics.compute() if counted and self._metrics is not None else {}  # asks all ranks
+        values = self._metrics.compute() if counted and self._metrics is not None else {}  # a collective call
         if "calibration" in values:
             pl_module.log("test/calibration_error", values["calibration"], sync_dist=True)  # the same on all ranks
-        folder = trainer.log_dir  # asks all ranks
+        folder = trainer.log_dir  # a collective call
         dry: bool = trainer.fast_dev_run  # type: ignore[attr-defined]
         if folder is None or dry or not trainer.is_global_zero:
             return
@@ -158,8 +159,8 @@ def confusion_figure(confusion: np.ndarray, names: list[str]) -> Figure:
     """Heat map of a confusion matrix.
 
     Args:
-        confusion: (C, C) counts, true class by predicted class.
-        names: C class names.
+        confusion: counts (C, C), true class by predicted class.
+        names: names of the C classes.
     """
     classes = len(names)
     size = min(4 + 0.28 * classes, 24)
@@ -182,24 +183,24 @@ def confusion_figure(confusion: np.ndarray, names: list[str]) -> Figure:
     return figure
 
 
-IGNORED = -100  # the label that torch's losses leave out
+IGNORED = -100  # the label that torch's losses ignore
 _KINDS = ("logits", "probabilities", "predictions")
 
 
 def scores_and_labels(outputs: Any, batch: Any, classes: int | None) -> tuple[Tensor, Tensor, int] | None:
-    """Scores and labels of a batch; :class:`TestReport` says where they come from.
+    """Scores and labels of a batch, as :class:`TestReport` finds them.
 
     Args:
-        outputs: what ``test_step`` returned.
-        batch: what it was given.
-        classes: C, where it is known.
+        outputs: output of ``test_step``.
+        batch: the batch.
+        classes: C if it is known, or None.
 
     Returns:
         Probabilities (B, C) float32 or predictions (B,) int64, labels (B,) int64, and C; without rows whose label is
-        -100. None for a module that is no classifier.
+        -100. None if the module is no classifier.
 
     Raises:
-        ValueError: if what is called logits, probabilities, predictions or labels is none.
+        ValueError: if logits, probabilities, predictions or labels have invalid shapes or values.
     """
     kind = next((name for name in _KINDS if isinstance(outputs, Mapping) and name in outputs), None)
     if kind is None:
@@ -212,7 +213,7 @@ def scores_and_labels(outputs: Any, batch: Any, classes: int | None) -> tuple[Te
 
 
 def _labels_of(batch: Any, classes: int | None) -> Any:
-    """Labels of the batch itself; the second of a tuple where it must be a classifier's."""
+    """Labels in the batch: the entry of a dict, or the second of a tuple if the number of classes is known."""
     if isinstance(batch, Mapping):
         return batch.get("labels")
     is_pair = isinstance(batch, tuple | list) and len(batch) == 2 and classes is not None
@@ -220,7 +221,7 @@ def _labels_of(batch: Any, classes: int | None) -> Any:
 
 
 def _are_logits(outputs: Any, labels: Any, classes: int | None) -> TypeGuard[Tensor]:
-    """Whether a tensor that has no name must be logits: it may be anything else, such as a loss."""
+    """Whether an output without a name must be logits; it could be anything, such as a loss."""
     if not isinstance(outputs, Tensor) or not isinstance(labels, Tensor) or labels.is_floating_point():
         return False
     fits = outputs.ndim == 2 and outputs.shape[1] > 1 and labels.shape == outputs.shape[:1]
@@ -252,12 +253,12 @@ def _counted(scores: Tensor, labels: Tensor, kind: str, classes: int | None) -> 
 
 
 def _probabilities(scores: Tensor, kind: str) -> Tensor:
-    """(B, C) probabilities, also of two classes of which (B,) scores say the second one."""
+    """Probabilities (B, C), also from scores (B,) of the second of two classes."""
     if kind == "logits" and scores.ndim == 2:
         return scores.softmax(-1)
     if scores.ndim == 1:
         second = scores.sigmoid() if kind == "logits" else scores
         scores = torch.stack([1 - second, second], 1)
     if ((scores < -0.01) | (scores > 1.01)).any():
-        raise ValueError("test_step returned probabilities outside of [0, 1]; if they are logits, call them so")
+        raise ValueError("test_step returned probabilities outside of [0, 1]; if they are logits, name them logits")
     return scores

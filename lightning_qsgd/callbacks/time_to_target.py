@@ -1,4 +1,4 @@
-"""TimeToTarget: how long a run takes to reach a value of a metric."""
+"""TimeToTarget: how long a run takes until a metric reaches a target."""
 
 import time
 from typing import Any, Literal
@@ -7,18 +7,19 @@ import lightning as L
 
 
 class TimeToTarget(L.Callback):
-    """Records epochs, optimizer steps and training seconds until ``metric`` first reaches ``target``.
+    """Record epochs, optimizer steps and training seconds until ``metric`` first reaches ``target``.
 
     Args:
-        metric: a logged validation metric; where it is not logged, nothing is recorded. Default: "val/accuracy"; in
-            runs of the commands that of ``checkpoint.monitor``, with its mode.
-        target: the value to reach; None: only record the history. Default: 0.9, the target of arXiv 2511.01918; in
-            runs of the commands None for any other metric than val/accuracy.
-        mode: "max" (reach from below; default) or "min" (from above).
+        metric: a validation metric. If it is not logged, nothing is recorded. Default: "val/accuracy"; the commands
+            take metric and mode from ``checkpoint.monitor``.
+        target: the value to reach. None records the history only. Default: 0.9, the target of arXiv 2511.01918; the
+            commands take None for other metrics than val/accuracy.
+        mode: "max" (default): reached from below; "min": from above.
 
     Attributes:
-        epochs, steps, seconds: at the first validation that reached the target, or None. Seconds exclude validation.
-        elapsed: training seconds so far, without validation.
+        epochs, steps, seconds: those at the first validation that reached the target, or None. Seconds exclude
+            validation.
+        elapsed: training seconds without validation.
         history: the metric after each validation.
 
     Raises:
@@ -47,11 +48,11 @@ class TimeToTarget(L.Callback):
         self._stop()
 
     def on_train_epoch_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
-        """Stop the clock, where an epoch ends without validation."""
+        """Stop the clock if the epoch ends without validation."""
         self._stop()
 
     def on_validation_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
-        """Look at the metric."""
+        """Record the metric."""
         if trainer.sanity_checking or trainer.state.fn != "fit":
             return
         if self.metric not in trainer.callback_metrics:
@@ -63,7 +64,7 @@ class TimeToTarget(L.Callback):
         if self.epochs is None and reached:
             self.epochs, self.steps = trainer.current_epoch + 1, trainer.global_step
             self.seconds = self.elapsed
-        self._started = time.perf_counter()  # where validation runs in the middle of an epoch
+        self._started = time.perf_counter()  # if validation runs within an epoch
 
     def _stop(self) -> None:
         if self._started is not None:
@@ -71,13 +72,13 @@ class TimeToTarget(L.Callback):
             self._started = None
 
     def state_dict(self) -> dict[str, Any]:
-        """What a resumed run continues from."""
+        """The record, with the seconds so far."""
         names = ("epochs", "steps", "seconds", "elapsed", "history")
         state = {name: getattr(self, name) for name in names}
         running = 0.0 if self._started is None else time.perf_counter() - self._started
         return state | {"elapsed": self.elapsed + running}
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        """Take over what :meth:`state_dict` returned."""
+        """Load the record."""
         for name, value in state_dict.items():
             setattr(self, name, value)

@@ -1,4 +1,4 @@
-"""WeightsFrom: a new run that starts from the weights of another one."""
+"""WeightsFrom: a new run that starts from the weights of another run."""
 
 from pathlib import Path
 from typing import Any
@@ -11,17 +11,17 @@ from lightning_qsgd.run_folder import read_checkpoint
 
 
 class WeightsFrom(L.Callback):
-    """Loads the weights of a checkpoint into the model before training starts.
+    """Load the weights of a checkpoint into the model before training starts.
 
-    Optimizer, schedule, epoch and generators are those of a new run. Where the checkpoint's run averaged its weights,
-    these are the average.
+    Optimizer, schedule, epoch and random generators are those of a new run. If the run of the checkpoint averaged its
+    weights, the average is loaded.
 
     Args:
-        path: a checkpoint of this project or of Lightning, also of weights only.
+        path: a checkpoint of this project or of Lightning; one with weights only will do.
 
     Raises:
-        FileNotFoundError: if there is no such file.
-        ValueError: if it cannot be read, or if its weights are not those of the model: all names and shapes must agree.
+        FileNotFoundError: if the file does not exist.
+        ValueError: if the file cannot be read, or if names and shapes of its weights are not those of the model.
     """
 
     def __init__(self, path: str | Path) -> None:
@@ -31,7 +31,7 @@ class WeightsFrom(L.Callback):
         self._loaded = False
 
     def setup(self, trainer: L.Trainer, pl_module: L.LightningModule, stage: str) -> None:
-        """Load them, before a callback that averages weights copies the model; later where it is not built yet."""
+        """Load the weights before a callback for averages copies the model, unless the model is not built yet."""
         self._loaded = stage != "fit"
         if not self._loaded and pl_module.device_mesh is None:
             pl_module.configure_model()
@@ -40,12 +40,12 @@ class WeightsFrom(L.Callback):
                 self._load(trainer, pl_module, checkpoint)
 
     def on_fit_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
-        """Load them, unless that is done."""
+        """Load the weights, unless that is done."""
         if not self._loaded and trainer.ckpt_path is None:
             self._load(trainer, pl_module, read_checkpoint(self.path))
 
     def _load(self, trainer: L.Trainer, module: L.LightningModule, checkpoint: dict[str, Any]) -> None:
-        try:  # as load_state_dict, also for weights that are spread over processes
+        try:  # works for sharded weights too
             set_model_state_dict(module, checkpoint["state_dict"], options=StateDictOptions(full_state_dict=True))
         except (RuntimeError, ValueError) as error:
             reason = " ".join(str(error).split())
@@ -59,6 +59,5 @@ class WeightsFrom(L.Callback):
         own = data.state_dict()
         if differ := [name for name in saved if own.get(name) != saved[name]]:
             rank_zero_warn(
-                f"The data of {self.path} had another {', '.join(differ)}: the same words or classes may have other "
-                "numbers here"
+                f"The data of {self.path} had another {', '.join(differ)}: words or classes may have other numbers here"
             )

@@ -8,7 +8,7 @@ from pathlib import Path
 from pydoc import locate
 from typing import Any
 
-from lightning_qsgd.comparison.results import Phase
+from lightning_qsgd.comparison.results import PHASES, Phase
 from lightning_qsgd.comparison.spec import Comparison, Seeds
 from lightning_qsgd.experiment import Experiment
 from lightning_qsgd.optim import SinePerturbation
@@ -16,6 +16,7 @@ from lightning_qsgd.settings import nested
 
 Config = dict[str, Any]
 OPTIMIZER = "model.init_args.optimizer.init_args"
+SET_BY_PLANS = ("experiment", "trainer.default_root_dir", "trainer.devices", "threads")
 PERTURBATION, TWIN = f"{OPTIMIZER}.perturbation", f"{OPTIMIZER}.twin"
 
 
@@ -61,57 +62,31 @@ class Arms:
     def __init__(self, comparison: Comparison) -> None:
         self.comparison = comparison
         self._configs: dict[tuple[str, Phase], Config] = {}
+        parsed: dict[str, Config] = {}  # arms without differences, and both phases, are often the same
         for name, arm in comparison.arms.items():
-            plain = self._parse(name, {})
-            phases: dict[Phase, Config] = {"tuning": plain, "evaluation": plain}
-            if comparison.evaluation:
-                phases["evaluation"] = self._parse(name, comparison.evaluation)
-            for phase, config in phases.items():
-                self._configs[name, phase] = config
+            for phase in PHASES:
+                layers = layers_of(comparison, name, phase)
+                if (key := repr(layers)) not in parsed:
+                    parsed[key] = parse(layers, name)
+                self._configs[name, phase] = config = parsed[key]
                 for twin in arm.twins:
                     self._configs[f"{name}/{twin}", phase] = _twin_of(config, name, twin)
         for key in comparison.seeds.keys:
             if key not in Seeds().keys and not any(has(config, key) for config in self._configs.values()):
                 raise ValueError(f"Invalid seeds.keys: {key!r}; no arm has such a setting")
 
-    def _parse(self, name: str, last: dict[str, Any]) -> Config:
-        arm = self.comparison.arms[name]
-        settings = [nested(layer, self.comparison.full) for layer in (self.comparison.set, arm.set, last)]
-        layers = [*self.comparison.base, settings[0], *arm.overlays, *settings[1:]]
-        try:
-            config = Experiment([layer for layer in layers if layer]).settings
-        except (FileNotFoundError, ValueError) as error:
-            raise type(error)(f"Arm {name}: {error}") from error
-        processes = config["trainer"]["devices"], config["trainer"]["num_nodes"]
-        if processes not in [("auto", 1), (1, 1), ("1", 1)]:
-            raise ValueError(
-                f"Invalid trainer.devices, trainer.num_nodes of arm {name}: {processes}; a compared run is one "
-                "process: set devices: 1 and num_nodes: 1"
-            )
-        return config
-
     def default(self, name: str, keys: list[str]) -> dict[str, Any]:
-        """What an arm's own configuration says of some settings."""
+        """The values of some settings in an arm's own configuration."""
         return {key: get(self._configs[name, "tuning"], self.comparison.full(key), name) for key in keys}
-
-    def is_sine(self, name: str, values: dict[str, Any]) -> bool:
-        """Whether an arm, with tuned settings, trains with a :class:`SinePerturbation`, and with no twin of it."""
-        config = self.plan(name, 0, "evaluation", values).config
-        given = get(config, OPTIMIZER, name) if has(config, OPTIMIZER) else {}
-        if not given.get("quantum_weight") or given.get("twin"):
-            return False
-        perturbation = given.get("perturbation") or {"class_path": "lightning_qsgd.optim.SinePerturbation"}  # default
-        kind = locate(perturbation["class_path"])
-        return isinstance(kind, type) and issubclass(kind, SinePerturbation)
 
     def differ_beyond_optimizer(self, one: str, other: str) -> bool:
         """Whether two arms differ in more than the settings of their optimizer."""
-        plans = [self.plan(name, 0, "evaluation", {}) for name in (one, other)]
-        rest = [_without(plan.config, ["experiment", "model.init_args.optimizer"]) for plan in plans]
-        return rest[0] != rest[1]
+        keys = [*self.comparison.seeds.keys, *SET_BY_PLANS, "model.init_args.optimizer"]
+        first, second = (_without(self._configs[name, "evaluation"], keys) for name in (one, other))
+        return first != second
 
-    def plan(self, name: str, seed: int, phase: Phase, values: dict[str, Any]) -> Plan:
-        """The run of an arm with one seed and tuned settings.
+    def config(self, name: str, phase: Phase, values: dict[str, Any]) -> Config:
+        """The configuration of an arm with tuned settings, before it gets a seed.
 
         Raises:
             ValueError: if the arm has no such setting.
@@ -120,6 +95,15 @@ class Arms:
         for key, value in values.items():
             key = self.comparison.full(key)
             put(config, key if "/" not in name else _inside(key), value, name)
+        return config
+
+    def plan(self, name: str, seed: int, phase: Phase, values: dict[str, Any]) -> Plan:
+        """The run of an arm with one seed and tuned settings.
+
+        Raises:
+            ValueError: if the arm has no such setting.
+        """
+        config = self.config(name, phase, values)
         text = json.dumps(_without(config, self.comparison.seeds.keys), sort_keys=True)
         for key in self.comparison.seeds.keys:
             if key == "seed_everything" or has(config, key):
@@ -130,6 +114,43 @@ class Arms:
         config["trainer"]["devices"] = config["threads"] = 1  # several runs share a machine
         folder = self.comparison.folder / "runs" / name / digest / f"seed_{seed}"
         return Plan(name, seed, phase, values, config, digest, folder)
+
+
+def layers_of(comparison: Comparison, name: str, phase: Phase) -> list[str | Config]:
+    """The files and settings of an arm, later ones over earlier ones."""
+    arm, last = comparison.arms[name], comparison.evaluation if phase == "evaluation" else {}
+    common, own, last = (nested(layer, comparison.full) for layer in (comparison.set, arm.set, last))
+    return [layer for layer in (*comparison.base, common, *arm.overlays, own, last) if layer]
+
+
+def parse(layers: list[str | Config], name: str) -> Config:
+    """The complete configuration of an arm.
+
+    Raises:
+        FileNotFoundError: if a file is missing.
+        ValueError: if a setting is invalid, or if the arm asks for several processes.
+    """
+    try:
+        config = Experiment(layers).settings
+    except (FileNotFoundError, ValueError) as error:
+        raise type(error)(f"Arm {name}: {error}") from error
+    processes = config["trainer"]["devices"], config["trainer"]["num_nodes"]
+    if processes not in [("auto", 1), (1, 1), ("1", 1)]:
+        raise ValueError(
+            f"Invalid trainer.devices, trainer.num_nodes of arm {name}: {processes}; each run of a comparison trains "
+            "in one process: set devices: 1 and num_nodes: 1"
+        )
+    return config
+
+
+def trains_with_sine(config: Config) -> bool:
+    """Whether a configuration trains with a :class:`SinePerturbation`, and not with a twin of one."""
+    given = get(config, OPTIMIZER, "") if has(config, OPTIMIZER) else {}
+    if not given.get("quantum_weight") or given.get("twin"):
+        return False
+    perturbation = given.get("perturbation") or {"class_path": "lightning_qsgd.optim.SinePerturbation"}  # default
+    kind = locate(perturbation["class_path"])
+    return isinstance(kind, type) and issubclass(kind, SinePerturbation)
 
 
 def _twin_of(config: Config, name: str, kind: str) -> Config:

@@ -14,13 +14,14 @@ from rich.live import Live
 from rich.table import Table
 
 from lightning_qsgd.callbacks.exact_resume import SIGNALS, Stopped
-from lightning_qsgd.comparison.estimate import Estimate, estimate
 from lightning_qsgd.comparison.report import write_report
 from lightning_qsgd.comparison.results import Results
 from lightning_qsgd.comparison.runner import Runner
-from lightning_qsgd.comparison.spec import Comparison, add_arguments, to_comparison
+from lightning_qsgd.comparison.spec import Comparison, add_arguments, from_options
+from lightning_qsgd.comparison.worker import Estimate
+from lightning_qsgd.manual import add_options
 from lightning_qsgd.parser import OneLineErrorParser
-from lightning_qsgd.report.numbers import number
+from lightning_qsgd.report.numbers import Numbers, duration
 
 
 def compare(arguments: Sequence[str]) -> None:
@@ -33,13 +34,13 @@ def compare(arguments: Sequence[str]) -> None:
         ValueError: for an invalid specification, or runs that are not paired as declared.
     """
     options = _parser().parse_args(list(arguments)).as_dict()
-    comparison = to_comparison(options)
+    comparison = from_options(options)
     settings = options["workers"], options["scheduler"], options["retry_failed"]
     if options["dry_run"]:
         display = Display(Console(), comparison.folder)
         runner = Runner(comparison, *settings, display)
         runner.check_pairing()
-        display.show_plan(runner, estimate(runner))
+        display.show_plan(runner, runner.estimates())
         return
     train(comparison, *settings, options["tuning_only"])
 
@@ -90,8 +91,7 @@ def report(arguments: Sequence[str]) -> None:
         prog="lightning-qsgd report",
         description="Write report.html, report.md with its figures, and runs.csv. Runs may still be missing.",
     )
-    parser.add_argument("folders", nargs="+", type=Path, help="folders of comparisons; several share a page")
-    parser.add_argument("-o", "--output", type=Path, help="folder to write to. Default: the first comparison's")
+    add_options("report", parser)
     options = parser.parse_args(list(arguments))
     results = [Results.load(folder) for folder in options.folders]
     written = write_report(results, options.output or options.folders[0])
@@ -119,18 +119,7 @@ def _parser() -> OneLineErrorParser:
         description="Train all arms of a comparison with all seeds. Stopped at any time, the same command goes on; "
         "finished runs are not repeated.",
     )
-    parser.add_argument("--dry_run", "--dry-run", action="store_true", help="list the runs, with time and circuits")
-    parser.add_argument("--workers", type=int, default=2, help="processes on this machine, one thread each. Default: 2")
-    parser.add_argument(
-        "--scheduler",
-        type=str | None,
-        default=None,
-        help="address of a Dask scheduler, as tcp://127.0.0.1:8786, whose workers train instead",
-    )
-    parser.add_argument("--tuning_only", "--tuning-only", action="store_true", help="stop before the evaluation runs")
-    parser.add_argument(
-        "--retry_failed", "--retry-failed", action="store_true", help="train failed runs again (diverged ones stay)"
-    )
+    add_options("compare", parser)
     add_arguments(parser)
     return parser
 
@@ -170,7 +159,8 @@ class Display:
             self._live.update(self.table(results, progress), refresh=True)
         elif trained and fresh:
             run = results.runs[-1]
-            result = format_value(results, results.value(run)) if run.status == "finished" else run.error or run.status
+            value = Numbers(results.comparison.metric.unit).full(results.value(run))
+            result = value if run.status == "finished" else run.error or run.status
             self.console.print(
                 f"{progress}: {run.arm}, {run.phase} seed {run.seed}: {result}", highlight=False, soft_wrap=True
             )
@@ -178,7 +168,7 @@ class Display:
     def table(self, results: Results, progress: str) -> Table:
         """One line for each arm."""
         metric, seeds = results.comparison.metric, results.comparison.seeds
-        mean = f"{metric.name}, mean of last {metric.last}"
+        numbers, mean = Numbers(metric.unit), f"{metric.name}, mean of last {metric.last}"
         table = Table(title=f"{results.comparison.name}: {progress}; {mean}", title_justify="left")
         for column in ("arm", "tuned", "runs", "mean", "minus baseline", "s a run", "diverged", "failed"):
             table.add_column(column, justify="left" if column == "arm" else "right", no_wrap=column in ("arm", "mean"))
@@ -193,8 +183,8 @@ class Display:
                 arm,
                 str(trials or ""),
                 f"{len(runs)}/{len(seeds.evaluation)}",
-                format_value(results, float(np.mean(values))) if values else "",
-                format_value(results, float(metric.sign * np.mean(a - b)), signed=True) if len(a) else "",
+                numbers.full(float(np.mean(values))) if values else "",
+                numbers.by(float(metric.sign * np.mean(a - b))) if len(a) else "",
                 f"{np.median(seconds):.1f}" if seconds else "",
                 str(counts["diverged"] or ""),
                 str(counts["failed"] or ""),
@@ -237,18 +227,3 @@ class Display:
             highlight=False,
             soft_wrap=True,
         )
-
-
-def format_value(results: Results, value: float, signed: bool = False) -> str:
-    """A value of the metric with its unit; of a difference with its sign."""
-    percent = results.comparison.metric.unit == "%"
-    unit = (" pp" if signed else " %") if percent else ""
-    form = f"{'+' if signed else ''}.{2 if percent else 4}f"
-    return f"{number(100 * value if percent else value, form)}{unit}"
-
-
-def duration(seconds: float) -> str:
-    """Seconds in words: "40 s", "12 min", "3.4 h"."""
-    if seconds < 90:
-        return f"{seconds:.0f} s"
-    return f"{seconds / 60:.0f} min" if seconds < 5400 else f"{seconds / 3600:.1f} h"

@@ -10,9 +10,8 @@ from matplotlib.lines import Line2D
 from numpy.typing import NDArray
 from scipy import stats
 
-from lightning_qsgd.comparison.analysis import Analysis, finite
-from lightning_qsgd.comparison.judging import ContrastAnalysis
-from lightning_qsgd.comparison.profiles import hit_curve
+from lightning_qsgd.comparison.analysis import Analysis, ContrastAnalysis, finite
+from lightning_qsgd.comparison.statistics import hit_curve
 from lightning_qsgd.report.drawing import (
     BETTER,
     INK,

@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 
 from lightning_qsgd.comparison import figures, wording
-from lightning_qsgd.comparison.analysis import AXES, CHECKS, LIVE, SUMMARIES, Analysis, analyse, time_of
+from lightning_qsgd.comparison.analysis import AXES, CHECKS, SUMMARIES, Analysis, analyse, time_of
 from lightning_qsgd.comparison.results import Results, Run
 from lightning_qsgd.comparison.statistics import seeds_needed
 from lightning_qsgd.files import atomic_write
@@ -68,6 +68,9 @@ def part(analysis: Analysis, key: str = "") -> Part:
         "numbers": analysis.numbers,
         "said": wording,
         "ran": ran,
+        "live_columns": {"arm": "text"}
+        | {column.heading: "number" for column in wording.LIVE.values()}
+        | {"what follows": "text"},
         "declared": {contrast.arm for contrast in spec.contrasts} | {spec.baseline},
         "seeds_needed": seeds_needed,
         "settings": _settings,
@@ -136,6 +139,6 @@ def _row(analysis: Analysis, run: Run) -> dict[str, Any]:
         for axis in AXES:
             row[f"{axis} to {name}"] = f"{time_of(results, run, axis, target):.6g}"
     row |= {name: "" if value is None else value for name, value in run.cost.items()}
-    row |= {name: run.live.get(name, "") for name in LIVE}
+    row |= {name: run.live.get(name, "") for name in wording.LIVE}
     row |= {name: " ".join(run.live.get(name) or []) for name in CHECKS}
     return row | {"error": run.error or ""}

@@ -1,21 +1,30 @@
-"""What a comparison's runs gave: one JSON file, from which reports are made."""
+"""What a comparison's runs gave, and where they come from: one JSON file, from which reports are made."""
 
+import functools
+import importlib.metadata
 import json
 import math
+import os
+import platform
+import shlex
+import subprocess
+import sys
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, get_args
 
 import numpy as np
+import torch
 from numpy.typing import NDArray
 
-from lightning_qsgd.comparison.spec import Comparison, to_comparison
-from lightning_qsgd.files import atomic_write
+from lightning_qsgd.comparison.spec import Comparison
+from lightning_qsgd.files import atomic_write, structured
 
 FILE = "results.json"
 FORMAT = 1
 Phase = Literal["tuning", "evaluation"]
+PHASES: tuple[Phase, ...] = get_args(Phase)
 
 
 @dataclass
@@ -99,9 +108,7 @@ class Results:
             values = json.loads(path.read_text())
             if values.pop("format") != FORMAT:
                 raise ValueError("its format is another version's")
-            values["comparison"] = to_comparison(values["comparison"])
-            values["runs"] = [Run(**run) for run in values["runs"]]
-            return cls(**values)
+            return structured(values, cls)
         except (ValueError, KeyError, TypeError, AttributeError) as error:
             raise ValueError(
                 f"{path} is no comparison's results: {error}; without it, compare makes it anew from the run folders"
@@ -181,3 +188,60 @@ def mean(values: Sequence[float | None]) -> float | None:
     """Mean of the values that there are; None of none."""
     there = [value for value in values if value is not None and math.isfinite(value)]
     return float(np.mean(there)) if there else None
+
+
+PACKAGES = ("lightning-qsgd", "torch", "lightning", "torchmetrics", "numpy", "scipy", "qiskit", "qiskit-aer")
+PACKAGES += ("qiskit-machine-learning",)
+
+
+def provenance() -> dict[str, Any]:
+    """Command, commit ("+" where files have changed since; None outside of a checkout), versions, hardware."""
+    return {"command": command(), "commit": commit(), "versions": versions(), "hardware": machine()}
+
+
+def command() -> str:
+    """How this process was called, without the place of Python."""
+    arguments = sys.argv[1:]
+    return shlex.join(["lightning-qsgd", *arguments])
+
+
+@functools.cache
+def commit() -> str | None:
+    """The checkout's commit."""
+    root = Path(__file__).parents[2]
+    if not (root / ".git").exists():
+        return None
+    try:
+        call = functools.partial(subprocess.run, capture_output=True, text=True, check=True, cwd=root)
+        head = call(["git", "rev-parse", "--short=12", "HEAD"]).stdout.strip()
+        changed = call(["git", "status", "--porcelain", "--untracked-files=no"]).stdout.strip()
+    except (OSError, subprocess.CalledProcessError):
+        return None
+    return head + ("+" if changed else "")
+
+
+def versions() -> dict[str, str]:
+    """Of Python and of the libraries that numbers depend on, where they are installed."""
+    found = {"python": platform.python_version()}
+    for name in PACKAGES:
+        try:
+            found[name] = importlib.metadata.version(name)
+        except importlib.metadata.PackageNotFoundError:
+            continue
+    return found
+
+
+@functools.cache
+def machine() -> dict[str, Any]:
+    """Processor, cores, memory (GB), GPU; no name of the machine."""
+    found: dict[str, Any] = {"system": f"{platform.system()} {platform.machine()}", "cores": os.cpu_count()}
+    try:
+        lines = Path("/proc/cpuinfo").read_text().splitlines()
+        found["processor"] = next(line.partition(":")[2].strip() for line in lines if line.startswith("model name"))
+    except (OSError, StopIteration):
+        found["processor"] = platform.processor()
+    if hasattr(os, "sysconf") and "SC_PHYS_PAGES" in os.sysconf_names:
+        found["memory_GB"] = round(os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE") / 1e9, 1)
+    if torch.cuda.is_available():
+        found["gpu"] = torch.cuda.get_device_name()
+    return found

@@ -13,13 +13,12 @@ import joblib
 import numpy as np
 from joblib.externals.loky.process_executor import TerminatedWorkerError
 
-from lightning_qsgd.comparison.arms import Arms, Plan
+from lightning_qsgd.comparison.arms import Arms, Plan, trains_with_sine
 from lightning_qsgd.comparison.pairing import check_levels, check_probes
-from lightning_qsgd.comparison.provenance import commit, provenance
-from lightning_qsgd.comparison.results import FILE, Results, Run
+from lightning_qsgd.comparison.results import FILE, Results, Run, commit, provenance
 from lightning_qsgd.comparison.spec import Comparison
 from lightning_qsgd.comparison.tuning import Point, best, on_edge, propose
-from lightning_qsgd.comparison.worker import RESULT, execute, probe, read_result
+from lightning_qsgd.comparison.worker import RESULT, Estimate, estimate, execute, probe, read_result
 
 Watch = Callable[[Results, int, int], None]
 SAVE_SECONDS = 20.0  # between two writes of results.json
@@ -118,6 +117,12 @@ class Runner:
         tasks = (joblib.delayed(_probed)(plan.arm, plan.config, str(Path.cwd())) for plan in plans)
         probes: Any = (parallel or joblib.Parallel(1))(tasks) if plans else []
         check_probes(self.comparison, {arm: probed for arm, probed in probes if probed is not None})
+
+    def estimates(self) -> dict[str, Estimate]:
+        """What a run of each arm costs, measured on its first steps; of a twin, what its arm's costs."""
+        seed = self.comparison.seeds.evaluation[0]
+        arms = {arm: estimate(self.arms.plan(arm, seed, "evaluation", {}).config) for arm in self.comparison.arms}
+        return {name: arms[name.partition("/")[0]] for name in self.comparison.all_arms()}
 
     # ---- which runs
 
@@ -254,7 +259,7 @@ class Runner:
         for name in self.comparison.all_arms():
             own: dict[str, Any] = {"values": self.values(name)}
             own["default"] = self.arms.default(name, list(own["values"])) if "/" not in name else own["values"]
-            own["sine"] = self.arms.is_sine(name, own["values"])
+            own["sine"] = trains_with_sine(self.arms.config(name, "evaluation", own["values"]))
             if name in self.tuned_arms():
                 scores = self._scores(name)
                 sign = self.comparison.metric.sign

@@ -5,7 +5,7 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
-from lightning_qsgd.files import find_config
+from lightning_qsgd.files import find_config, structured
 from lightning_qsgd.parser import OneLineErrorParser
 from lightning_qsgd.report.numbers import unit_of
 
@@ -263,27 +263,21 @@ def read_spec(config: Sequence[str | Path], overrides: Sequence[str] = ()) -> Co
     parser = OneLineErrorParser(prog="lightning-qsgd compare", exit_on_error=False)
     add_arguments(parser)
     arguments = [part for path in config for part in ("--config", find_config(path, comparison=True))]
-    return to_comparison(parser.parse_args([*arguments, *overrides]).as_dict())
+    return from_options(parser.parse_args([*arguments, *overrides]).as_dict())
+
+
+def from_options(options: dict[str, Any]) -> Comparison:
+    """The comparison among the options of a command."""
+    return to_comparison({name: options[name] for name in Comparison.__dataclass_fields__})
 
 
 def to_comparison(values: dict[str, Any]) -> Comparison:
     """A comparison from plain values, as :meth:`Comparison.to_dict` gives them.
 
     Raises:
-        ValueError: if they are invalid.
+        ValueError: if they are invalid, or if a key is unknown.
     """
-    names = Comparison.__dataclass_fields__
-    values = {name: value for name, value in _given(values).items() if name in names}
-    kinds: dict[str, type] = {"metric": Metric, "seeds": Seeds, "tuning": Tuning}
-    values |= {name: kind(**_given(values[name])) for name, kind in kinds.items()}
-    values["arms"] = {str(name): Arm(**_given(arm)) for name, arm in values["arms"].items()}
-    values["contrasts"] = [Contrast(**_given(contrast)) for contrast in values["contrasts"]]
-    return Comparison(**values)
-
-
-def _given(values: Any) -> dict[str, Any]:
-    """Without those that a file leaves empty: they have their defaults."""
-    return {name: value for name, value in dict(values).items() if value is not None}
+    return structured(values, Comparison)
 
 
 def _require(name: str, value: Any, valid: Any, rule: str) -> None:

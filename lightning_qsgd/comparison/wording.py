@@ -2,13 +2,54 @@
 
 import math
 from collections import Counter
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import partial
 
-from lightning_qsgd.comparison.analysis import LIVE, NEGLIGIBLE, Analysis, ArmAnalysis
-from lightning_qsgd.comparison.judging import ContrastAnalysis
+from lightning_qsgd.comparison.analysis import NEGLIGIBLE, Analysis, ArmAnalysis, ContrastAnalysis
 from lightning_qsgd.comparison.pairing import rank
 from lightning_qsgd.report.numbers import count, listed, number
 
 MOST_NAMES = 4  # in a sentence
+OPEN = "It remains open whether {} is better than {}"
+
+
+@dataclass(frozen=True)
+class Column:
+    """A column of the table of live checks.
+
+    Attributes:
+        heading: its heading.
+        show: how its numbers are printed.
+        meaning: what they are, in a sentence.
+    """
+
+    heading: str
+    show: Callable[[float | None], str]
+    meaning: str
+
+
+def _hundredfold(ratio: float | None) -> str:
+    return number(None if ratio is None else 100 * ratio)
+
+
+WHOLE = partial(number, form=",.0f")
+#: The statistics of a perturbation that a report shows, by the names under which PerturbationMonitor logs them.
+LIVE = {
+    "norm_ratio": Column(
+        "norm ratio (%)", _hundredfold, "Norm ratio: size of the perturbation over the size of Adam's step."
+    ),
+    "effective": Column("effective", WHOLE, "Effective: touched coordinates with |s| > 0.01 and Q other than 0."),
+    "touched": Column("touched", WHOLE, "Touched: coordinates that the perturbation may move."),
+    "offset": Column("offset", number, "Offset: mean of s."),
+    "spread": Column("spread", number, "Spread: standard deviation of s."),
+    "learning_rate_factor": Column(
+        "learning-rate factor",
+        number,
+        "Learning-rate factor: 1 + λ \u00d7 offset, where the perturbation is Adam's step times λ s on all "
+        "coordinates; a dash elsewhere.",
+    ),
+}
 
 
 def summary(analysis: Analysis) -> list[str]:
@@ -24,7 +65,7 @@ def summary(analysis: Analysis) -> list[str]:
     compared = f"{ways} compared by {spec.metric.name} ({better} is better), each with {seeds}."
     if not analysis.runs():
         runs = count(analysis.expected, "evaluation run")
-        return [compared, f"Nothing has finished yet: none of the {runs} is there.", "So there is no verdict."]
+        return [compared, f"So far 0 of {runs} have finished.", "So there is no verdict."]
     lead = [item for item in analysis.contrasts if item.contrast.name == spec.gatekeeper]
     lead = lead or (analysis.contrasts if len(analysis.contrasts) == 1 else [])
     found = _finding(analysis, lead[0]) if lead else _counts(analysis, analysis.contrasts)
@@ -53,16 +94,22 @@ def _finding(analysis: Analysis, item: ContrastAnalysis) -> str:
     arm, other, verdict = item.contrast.arm, item.contrast.against, item.judgement.verdict
     numbers, p = analysis.numbers, item.judgement.paired
     if item.judgement.diverged:
-        return f"{arm} against {other} is {verdict}, and no size is given: {item.judgement.diverged}."
+        why = f"{item.judgement.diverged}, so the size of the difference means nothing"
+        return (
+            f"{arm} is {verdict} than {other}: {why}."
+            if verdict != "inconclusive"
+            else f"{OPEN.format(arm, other)}: {why}."
+        )
     if p.n < 2:
-        return f"Nothing can be said of {arm} against {other} from {count(p.n, 'pair')} of runs."
+        few = f"{count(p.n, 'pair')} of runs {'is' if p.n == 1 else 'are'} too few"
+        return f"{few} to compare {arm} with {other}."
     if p.ties == p.n:
         return f"{arm} gave exactly the same values as {other}: all {p.n} paired differences are zero."
     if verdict == "equivalent":
         margin = numbers.amount(analysis.results.comparison.metric.margin)
         return f"{arm} is equivalent to {other}: the difference, {numbers.by(p.mean)}, is within \u00b1{margin}."
     if verdict == "inconclusive":
-        return f"It stays open whether {arm} is better than {other}: the mean difference is {numbers.by(p.mean)}."
+        return f"{OPEN.format(arm, other)}: the mean difference is {numbers.by(p.mean)}."
     less = ", less than the margin" if "margin" in verdict else ""
     claim = analysis.claims.get(arm) if verdict.startswith("better") else None
     but = f", but not clearly better than {listed(list(claim.fails))}" if claim is not None and claim.fails else ""
@@ -71,7 +118,7 @@ def _finding(analysis: Analysis, item: ContrastAnalysis) -> str:
 
 def _counts(analysis: Analysis, items: list[ContrastAnalysis], which: str = "") -> str:
     if not items:
-        return "No contrast was declared, so nothing is judged; all differences below are descriptive."
+        return "No contrast was declared, so there are no verdicts; all differences below are descriptive."
     names: dict[str, list[str]] = {}
     for item in items:
         zero = item.judgement.verdict == "equivalent" and item.judgement.paired.ties == item.judgement.paired.n
@@ -95,7 +142,7 @@ def _cost(analysis: Analysis, names: list[str]) -> list[str]:
 
 
 def notes(analysis: Analysis) -> list[str]:
-    """What else must be known, below the summary: other contrasts, claims, twins, tuning, what did not finish."""
+    """Sentences below the summary: other contrasts, claims, twins, tuning, and runs that did not finish."""
     if not analysis.runs():
         return []
     spec, said = analysis.results.comparison, []
@@ -110,13 +157,14 @@ def notes(analysis: Analysis) -> list[str]:
     said += identical(analysis)
     ran = f"{analysis.count('finished')} of {count(analysis.expected, 'evaluation run')} finished"
     diverged, failed = analysis.count("diverged"), analysis.count("failed")
-    ran += f", {diverged} diverged (no size is given for their contrasts)" if diverged else ""
+    ran += f", {diverged} diverged (their contrasts have no size)" if diverged else ""
     said.append(ran + (f", {failed} failed (left out of all statistics)." if failed else "."))
     arms = dict.fromkeys(item.contrast.arm for item in analysis.contrasts)
     weak = [name for name in arms if 0 < analysis.arms[name].live.get("norm_ratio", 1.0) < NEGLIGIBLE]
     if weak:
         said.append(
-            f"Expect no effect of {listed(weak)}: the perturbation is below {100 * NEGLIGIBLE:g} % of Adam's step."
+            f"No effect of {listed(weak)} can be expected: the perturbation is below {100 * NEGLIGIBLE:g} % of Adam's "
+            "step."
         )
     return said
 
@@ -180,7 +228,7 @@ def explanations(analysis: Analysis, arm: ArmAnalysis) -> list[str]:
     ratio, offset, spread = (live.get(name) for name in ("norm_ratio", "offset", "spread"))
     if ratio is not None and ratio < NEGLIGIBLE:
         found.append(
-            f"the perturbation is {number(100 * ratio, '.2g')} % of Adam's step, so hardly anything can follow from it"
+            f"the perturbation is {number(100 * ratio, '.2g')} % of Adam's step, so it can hardly have an effect"
             if ratio
             else "the perturbation never moved a weight"
         )
@@ -190,7 +238,7 @@ def explanations(analysis: Analysis, arm: ArmAnalysis) -> list[str]:
             + _from_scalar_twin(analysis, arm)
         )
     if live.get("touched", 0) > 0 and live.get("effective") == 0:
-        found.append("no touched coordinate has |s| > 0.01 and Q other than 0")
+        found.append("the perturbation moved none of the coordinates that it touches (|s| > 0.01 and Q other than 0)")
     names = {"unregistered": "not in any optimizer", "without_gradient": "without gradient", "unmoved": "unmoved"}
     for key, elements in arm.checks.items():
         shown = listed(elements[:3]) + (f" and {len(elements) - 3} more" if len(elements) > 3 else "")
@@ -218,13 +266,19 @@ def unequal_tuning(analysis: Analysis) -> list[str]:
     if not spec.tuning.trials:
         return []
     strong = [n for n, arm in analysis.arms.items() if "/" in n and arm.live.get("norm_ratio", 0.0) >= NEGLIGIBLE]
-    twins = f"Twins take their arm's settings, which favours the arm: {listed(strong)}."
+    twins = f"Twins use the settings that were tuned for their arm, which favours the arm: {listed(strong)}."
     return [
-        f"Unequal tuning: {name} has the settings of {spec.arms[name].tuned_as}, and its perturbation is "
-        f"{number(100 * analysis.arms[name].live['norm_ratio'], '.2g')} % of Adam's step."
+        f"Unequal tuning: {name} uses settings that were tuned for {spec.arms[name].tuned_as}, although its "
+        f"perturbation is {number(100 * analysis.arms[name].live['norm_ratio'], '.2g')} % of Adam's step."
         for name in spec.arms
         if spec.arms[name].tuned_as is not None and analysis.arms[name].live.get("norm_ratio", 0.0) >= NEGLIGIBLE
     ] + ([twins] if strong else [])
+
+
+def live_numbers(analysis: Analysis, arm: ArmAnalysis) -> list[str]:
+    """The numbers of an arm's row in the table of live checks."""
+    shown = arm.live | {"learning_rate_factor": learning_rate_factor(analysis, arm)}
+    return [column.show(shown.get(name)) for name, column in LIVE.items()]
 
 
 def has_live(arm: ArmAnalysis) -> bool:
@@ -236,7 +290,7 @@ def declared(analysis: Analysis) -> str:
     """When metric, direction and margin were declared, as far as there is a record."""
     record = analysis.results.provenance.get("declared")
     if not isinstance(record, dict) or "at" not in record:
-        return "with its direction and margin (there is no record of when they were declared)"
+        return "with its direction and margin (it is not recorded when they were declared)"
     if record.get("changes"):
         return f"declared at {record['at']} and changed since ({', '.join(record['changes'])})"
     return f"declared with its direction and margin before the runs, at {record['at']}"

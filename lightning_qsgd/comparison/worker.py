@@ -3,6 +3,7 @@
 import contextlib
 import errno
 import gc
+import io
 import json
 import logging
 import math
@@ -14,12 +15,12 @@ import tempfile
 import threading
 import time
 import traceback
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import asdict
 from datetime import UTC, datetime
 from pathlib import Path
 from statistics import median
-from typing import Any
+from typing import Any, NamedTuple
 
 import lightning as L
 import torch
@@ -31,34 +32,27 @@ from lightning_utilities.core.rank_zero import rank_zero_warn
 from lightning_qsgd.callbacks import ExactResume, Stopped
 from lightning_qsgd.callbacks.parts import superpositional
 from lightning_qsgd.callbacks.run_summary import count_circuits
-from lightning_qsgd.comparison.memory import peak, reset_peak
-from lightning_qsgd.comparison.provenance import commit, machine
-from lightning_qsgd.comparison.recorder import LiveLogger, RunRecorder, digest
-from lightning_qsgd.comparison.results import Run
+from lightning_qsgd.comparison.recorder import LiveLogger, RunRecorder, digest, peak, reset_peak
+from lightning_qsgd.comparison.results import Run, commit, machine
 from lightning_qsgd.experiment import Experiment
 from lightning_qsgd.failures import explain
-from lightning_qsgd.files import atomic_write, write_json
+from lightning_qsgd.files import atomic_write, structured, write_json
 from lightning_qsgd.run_folder import epochs_of, read_checkpoint
 from lightning_qsgd.scrubbing import scrubbed
 from lightning_qsgd.yaml_files import dump_yaml
 
 RESULT = "result.json"
+MEASURED_STEPS = 8  # optimizer steps that an estimate is made from
 #: Errors of the disk, not of the run.
 DISK = (errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EFBIG, errno.EIO)
 _ONE_AT_A_TIME = threading.Lock()  # generators, working directory and output belong to the whole process
 
 
-def prepared(config: str | Path, folder: Path, callbacks: tuple[RunRecorder, *tuple[L.Callback, ...]]) -> Experiment:
-    """A run in a given folder, without progress bars.
-
-    Args:
-        config: its file.
-        folder: the run folder.
-        callbacks: of this run, a recorder first.
-    """
+def prepared(config: dict[str, Any], folder: Path, callbacks: Sequence[L.Callback]) -> Experiment:
+    """A run of a complete configuration in a given folder, without progress bars."""
     quietly = {f"trainer.{name}": False for name in ("enable_progress_bar", "enable_model_summary")}
     overrides = quietly | {"trainer.default_root_dir": str(folder.parent)}
-    return Experiment(config, overrides, folder=folder, callbacks=callbacks)
+    return Experiment(dump_yaml(config), overrides, folder=folder, callbacks=callbacks)
 
 
 class EndWithParent(L.Callback):
@@ -86,33 +80,60 @@ class EndWithParent(L.Callback):
                     callback.stopping = True
 
 
-class FirstBatches(RunRecorder):
-    """Stops after two batches, which tell what a run shares with others."""
+class _FirstBatches(RunRecorder):
+    """Stops a run after two batches, which tell what it shares with others."""
 
     def on_train_batch_end(
         self, trainer: L.Trainer, pl_module: L.LightningModule, outputs: Any, batch: Any, batch_idx: int
     ) -> None:
-        """Stop after the second one."""
         super().on_train_batch_end(trainer, pl_module, outputs, batch, batch_idx)
         trainer.should_stop = batch_idx >= 1
 
 
+class _FirstSteps(RunRecorder):
+    """Stops a run after a few optimizer steps, and keeps what they cost."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.times: list[float] = []
+        self.circuits: list[tuple[int, int]] = []
+        self.whole_steps, self.evaluations = 0, 0.0
+
+    def on_train_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        super().on_train_start(trainer, pl_module)
+        self.whole_steps = int(trainer.estimated_stepping_batches)
+        epochs = trainer.max_epochs or -1
+        self.evaluations = epochs if epochs > 0 else self.whole_steps / max(trainer.num_training_batches, 1)
+        self.evaluations /= trainer.check_val_every_n_epoch or 1
+
+    def on_train_batch_end(
+        self, trainer: L.Trainer, pl_module: L.LightningModule, outputs: Any, batch: Any, batch_idx: int
+    ) -> None:
+        before = self.steps
+        super().on_train_batch_end(trainer, pl_module, outputs, batch, batch_idx)
+        if self.steps > before:
+            self.times.append(time.perf_counter())
+            self.circuits.append(count_circuits(pl_module, superpositional(trainer.optimizers))[:2])
+        trainer.should_stop = self.steps >= MEASURED_STEPS
+
+
 def probe(config: dict[str, Any], place: str) -> tuple[dict[str, Any], dict[str, str]] | None:
-    """What the first two batches of a run tell: hashes as in :class:`Run`, and digests of the initial values.
+    """Train the first two batches of a run, to see what it shares with others.
 
     Args:
         config: the complete configuration.
         place: the folder that relative paths in it are relative to.
 
     Returns:
-        Both; None where the run fails, which says why when it is trained.
+        Hashes as in :class:`Run`, and digests of the initial values. None if the run fails: it says why when it is
+        trained.
     """
-    recorder = FirstBatches()
-    with _ONE_AT_A_TIME, tempfile.TemporaryDirectory() as folder, open(os.devnull, "w") as log:
+    recorder = _FirstBatches()
+    with _ONE_AT_A_TIME, open(os.devnull, "w") as log:
         _go_to(place)
-        with contextlib.redirect_stdout(log), contextlib.redirect_stderr(log), quiet():
+        with contextlib.redirect_stdout(log), contextlib.redirect_stderr(log):
             try:
-                first_steps(recorder, config, Path(folder))
+                first_steps(recorder, config)
             except (Stopped, SIGTERMException):
                 raise
             except (Exception, SystemExit):
@@ -120,10 +141,33 @@ def probe(config: dict[str, Any], place: str) -> tuple[dict[str, Any], dict[str,
     return recorder.hashes, recorder.parameter_digests
 
 
-def first_steps(recorder: RunRecorder, config: dict[str, Any], folder: Path) -> None:
-    """Train in a folder that is thrown away, until the recorder says that it is enough."""
-    (path := folder / "run.yaml").write_text(dump_yaml(config))
-    prepared(path, folder / "run", (recorder,)).fit()
+class Estimate(NamedTuple):
+    """What one run costs: seconds on one core, circuits and shots."""
+
+    seconds: float
+    circuits: int
+    shots: int
+
+
+def estimate(config: dict[str, Any]) -> Estimate:
+    """Train the first steps of a run, and scale their cost up to the whole run."""
+    probe, began = _FirstSteps(), time.perf_counter()
+    with contextlib.redirect_stdout(io.StringIO()):
+        first_steps(probe, config)
+    whole = time.perf_counter() - began
+    steps = max(len(probe.times) - 1, 1)
+    training = (probe.times[-1] - probe.times[0]) / steps
+    rest = max(probe.whole_steps - len(probe.times), 0)
+    seconds = whole + rest * training + max(probe.evaluations - 1, 0) * probe.evaluation_seconds
+    per_step = [(b - a) / steps for a, b in zip(probe.circuits[0], probe.circuits[-1], strict=True)]
+    circuits, shots = (round(end + rest * step) for end, step in zip(probe.circuits[-1], per_step, strict=True))
+    return Estimate(seconds, circuits, shots)
+
+
+def first_steps(recorder: RunRecorder, config: dict[str, Any]) -> None:
+    """Train in a temporary folder until the recorder stops the run."""
+    with tempfile.TemporaryDirectory() as folder, quiet():
+        prepared(config, Path(folder) / "run", [recorder]).fit()
 
 
 def _go_to(place: str) -> None:
@@ -167,7 +211,8 @@ def execute(
         signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is the parent's, which ends its workers
     target = Path(folder)
     target.mkdir(parents=True, exist_ok=True)
-    with _ONE_AT_A_TIME, _alone(target):
+    # A killed comparison may have left a worker behind that still trains this run.
+    with _ONE_AT_A_TIME, FileLock(target / ".lock"):
         if (known := read_result(target)) is not None:
             return known
         _go_to(place)
@@ -193,7 +238,7 @@ def read_result(folder: Path) -> dict[str, Any] | None:
         return None
     try:
         result = json.loads(path.read_text())
-        Run(**result["run"])
+        structured(result["run"], Run)
     except (ValueError, KeyError, TypeError) as error:
         rank_zero_warn(f"{path} cannot be read ({error}): the run is repeated")
         return None
@@ -208,7 +253,7 @@ def _train(folder: Path, run: Run, config: dict[str, Any], test: bool, guard: En
         for events in folder.glob("events.out.*"):  # of a run that was killed before its first checkpoint
             events.unlink()
     reset_peak()
-    experiment = prepared(folder / "run.yaml", folder, (recorder, guard))
+    experiment = prepared(config, folder, [recorder, guard])
     built = False
     try:
         with quiet():
@@ -287,13 +332,6 @@ def _circuits(experiment: Experiment | None) -> dict[str, float | None]:
         return {"circuits": 0, "shots": 0, "circuit_seconds": 0.0}
     circuits, shots, seconds = count_circuits(experiment.module, superpositional(experiment.trainer.optimizers))
     return {"circuits": circuits, "shots": shots, "circuit_seconds": round(seconds, 3)}
-
-
-@contextlib.contextmanager
-def _alone(folder: Path) -> Iterator[None]:
-    """One process at a time in a run folder, also when a killed comparison left workers behind."""
-    with FileLock(folder / ".lock"):
-        yield
 
 
 @contextlib.contextmanager

@@ -13,7 +13,6 @@ from lightning.fabric.plugins import CheckpointIO
 from lightning.pytorch.callbacks import Checkpoint
 from lightning.pytorch.cli import LightningArgumentParser, LightningCLI
 
-from lightning_qsgd.advice import is_out_of_memory, memory_advice, refuse_precision
 from lightning_qsgd.callbacks import (
     AttentionMonitor,
     BestCheckpoint,
@@ -31,8 +30,9 @@ from lightning_qsgd.callbacks import (
     TimeToTarget,
     WeightsFrom,
 )
-from lightning_qsgd.callbacks.run_page import RunPage
+from lightning_qsgd.callbacks.run_monitor import RunPage
 from lightning_qsgd.callbacks.run_summary import count_circuits, engines_of
+from lightning_qsgd.failures import is_of_other_weights, is_out_of_memory, memory_advice
 from lightning_qsgd.files import write_json
 from lightning_qsgd.manual import COMMANDS
 from lightning_qsgd.parser import OneLineErrorParser, refuse_silent_functions
@@ -44,17 +44,18 @@ _GIVEN: set[str | int] = {"model", "dataloaders", "train_dataloaders", "val_data
 
 
 class ExperimentCLI(LightningCLI):
-    """Lightning's command line as one face of an experiment, by its public hooks: it parses, seeds and instantiates.
+    """Lightning's command line as the parser of an experiment: it parses, seeds and instantiates.
 
     Args:
         arguments: of the command line, without the command.
         command: "fit", "validate", "test" or "predict".
-        folder: of a new run; None: the next one of the experiment.
-        exits: whether what the parser refuses ends the process with 2, or is a ValueError.
-        only_parse: leave it at the configuration.
+        folder: the folder of a new run. Default: None, the experiment's next ``version_N``.
+        exits: whether a refusal by the parser ends the process with exit code 2. Otherwise it is a ValueError.
+            Default: True.
+        only_parse: whether to stop after parsing, so that nothing is built. Default: False.
 
     Attributes:
-        of_command: settings of the command, which are none of the run.
+        of_command: names of the settings that belong to the command rather than to the run.
     """
 
     def __init__(
@@ -96,7 +97,7 @@ class ExperimentCLI(LightningCLI):
     # ---- from arguments to a configuration
 
     def add_arguments_to_parser(self, parser: LightningArgumentParser) -> None:
-        """The arguments beside Lightning's own, and the callbacks that every run has."""
+        """Add arguments to Lightning's, and the callbacks that every run has."""
         parser.add_argument(
             "--experiment", type=str, default="experiment", help="name: runs go to <root>/<experiment>/version_N"
         )
@@ -128,16 +129,16 @@ class ExperimentCLI(LightningCLI):
             )
 
     def parse_arguments(self, parser: LightningArgumentParser, args: Any) -> None:
-        """Parse ``args``, and settle in what the command differs from the run of its checkpoint.
+        """Parse ``args``, and decide on settings in which the command differs from its checkpoint's run.
 
         Raises:
-            FileNotFoundError: if there is no such checkpoint.
-            ValueError: if it cannot be read, its run has finished, an evaluation names none, or the command line asks
-                for weights of other shapes.
+            FileNotFoundError: if the checkpoint does not exist.
+            ValueError: if the checkpoint cannot be read, its run has finished, an evaluation names no checkpoint, or
+                the command line asks for weights of other shapes.
         """
         self.config = parser.parse_args(args)
         refuse_silent_functions(self.config)
-        # No setting of the run: it would stand in config.yaml, which other commands take.
+        # It is no setting of the run: other commands, which read config.yaml, do not have it.
         self._weights_from: str | None = self.config.pop("weights_from", None)
         if self._only_parse:
             settings = self.plain(skip_unset=True)
@@ -173,13 +174,16 @@ class ExperimentCLI(LightningCLI):
             self.save_config_kwargs["config_filename"] = f"config_from_step_{saved.step}.yaml"
 
     def plain(self, skip_unset: bool = False) -> dict[str, Any]:
-        """The configuration as plain values, with or without settings that are None."""
-        return yaml.safe_load(self.parser.dump(self.config, skip_link_targets=False, skip_unset=skip_unset))
+        """The configuration as plain values; ``skip_unset`` leaves out settings that are None."""
+        text = self.parser.dump(  # which was validated when it was parsed
+            self.config, skip_link_targets=False, skip_unset=skip_unset, skip_validation=True
+        )
+        return yaml.safe_load(text)
 
     # ---- from a configuration to trainer, model and data
 
     def before_instantiate_classes(self) -> None:
-        """Set threads; let time_to_target watch the checkpoint's monitor, unless it was told what to watch."""
+        """Set the threads, and let time_to_target watch the checkpoint's monitor unless its metric is configured."""
         if self._only_parse:
             return
         threads = self.config.threads
@@ -195,12 +199,12 @@ class ExperimentCLI(LightningCLI):
             clock.target = None
 
     def instantiate_classes(self) -> None:
-        """As Lightning's."""
+        """Build trainer, model and data; see Lightning."""
         if not self._only_parse:
             super().instantiate_classes()
 
     def instantiate_trainer(self, **kwargs: Any) -> L.Trainer:
-        """Both loggers in one run folder, atomic checkpoints, and the callbacks that every run has."""
+        """Build the trainer, with both loggers in one run folder, atomic checkpoints and the callbacks of every run."""
         config = self.config_init["trainer"]
         training = self.command == "fit"
         refuse_precision(config.precision, config.accelerator, training=training)
@@ -215,7 +219,7 @@ class ExperimentCLI(LightningCLI):
     def _places(self, config: Any) -> dict[str, Any]:
         """The run folder and its loggers, as arguments of the trainer."""
         saved, logs = self.saved, config.logger in (None, True)
-        if saved is not None and self.command != "fit":  # what is said of a checkpoint goes beside it; its logs stay
+        if saved is not None and self.command != "fit":  # evaluations leave the run's logs alone
             return {"default_root_dir": saved.folder} | ({"logger": False} if logs else {})
         if config.fast_dev_run:
             return {}
@@ -249,15 +253,15 @@ class ExperimentCLI(LightningCLI):
 
     @property
     def folder(self) -> Path | None:
-        """Where the command writes; None in a dry run."""
+        """The folder that the command writes to; None in a dry run."""
         return None if self.trainer.fast_dev_run else Path(self.trainer.default_root_dir)  # type: ignore[attr-defined]
 
     def run(self) -> None:
-        """Run the command; a start that fails leaves no empty folder.
+        """Run the command. If its start fails, no empty folder is left.
 
         Raises:
-            MemoryError: if memory ran out, with what saves some.
-            ValueError: if the weights do not fit, with what differs from the checkpoint's run.
+            MemoryError: if memory ran out; the message names settings that save memory.
+            ValueError: if the weights do not fit; the message names what differs from the checkpoint's run.
         """
         options = {name: self.config[name] for name in self.of_command}
         if self.datamodule is not None:
@@ -268,15 +272,16 @@ class ExperimentCLI(LightningCLI):
             self.discard()
             if not isinstance(error, Exception):
                 raise
-            if self._unlike_run and "loading state_dict" in str(error):
-                reason = " ".join(str(error).split())
-                raise ValueError(f"Unlike in the run: {self._unlike_run}; {reason}") from error
+            if self._unlike_run and is_of_other_weights(error):
+                raise ValueError(
+                    f"The checkpoint belongs to another model. Unlike in the run: {self._unlike_run}; {error}"
+                ) from error
             if is_out_of_memory(error):
                 raise MemoryError(memory_advice(error, self.plain(), training=self.command == "fit")) from error
             raise
 
     def discard(self) -> None:
-        """Remove the folder that was made for this run if nothing is in it."""
+        """Remove the folder that was made for this run, if it is empty."""
         if self.reserved is not None and self.trainer.is_global_zero and is_unused(self.reserved):
             shutil.rmtree(self.reserved, ignore_errors=True)
 
@@ -285,7 +290,7 @@ class ExperimentCLI(LightningCLI):
         return {key: value.item() for key, value in self.trainer.callback_metrics.items()}
 
     def save_metrics(self, name: str) -> None:
-        """Save the metrics, with the engines and their cost, beside the checkpoint. To be called on all ranks."""
+        """Save the metrics, the engines and their cost in the run folder. All ranks must call this method."""
         folder = self.trainer.log_dir  # asks all ranks
         if folder is None or self.folder is None or not self.trainer.is_global_zero:
             return
@@ -301,3 +306,29 @@ class ExperimentCLI(LightningCLI):
 
 def _as_list(value: Any) -> list[Any]:
     return [] if value is None else list(value) if isinstance(value, list | tuple) else [value]
+
+
+def refuse_precision(precision: Any, accelerator: Any, training: bool) -> None:
+    """Refuse a precision that Lightning would replace with a warning, and one that cannot train.
+
+    Args:
+        precision: the Trainer's argument, such as "16-mixed", or None.
+        accelerator: the Trainer's argument, such as "auto" or "cpu".
+        training: whether weights will be trained, or only evaluated.
+
+    Raises:
+        ValueError: for 16-mixed on a CPU (Lightning takes bfloat16 instead), and for training in 16-true: Adam's eps
+            of 1e-8 is 0 in float16 and nothing scales the loss, so that weights become NaN within a few steps.
+    """
+    name = {"16-mixed": "16-mixed", "16": "16-mixed", "16-true": "16-true"}.get(str(precision))
+    on_cpu = accelerator == "cpu" or (accelerator == "auto" and not torch.accelerator.is_available())
+    if name == "16-mixed" and on_cpu:
+        raise ValueError(
+            f"Invalid precision: {name}; float16 with a scaled loss needs a GPU, and this run is on the CPU. Use "
+            "--trainer.precision bf16-mixed, or a machine with a GPU"
+        )
+    if name == "16-true" and training:
+        raise ValueError(
+            f"Invalid precision: {name}; Adam's eps of 1e-08 is 0 in float16, and weights become NaN. Use "
+            f"--trainer.precision {'' if on_cpu else '16-mixed, '}bf16-mixed or bf16-true"
+        )

@@ -1,4 +1,4 @@
-"""A run as a value: its configuration, what it is built from, and its commands."""
+"""A run as a value: its configuration, its trainer, model and data, and its commands."""
 
 import contextlib
 import json
@@ -26,14 +26,15 @@ Layer = str | Path | Mapping[str, Any]
 
 @dataclass(frozen=True)
 class RunResult:
-    """What a command returns.
+    """The result of a command.
 
     Attributes:
-        metrics: the last value of each metric that was logged, such as "val/accuracy".
-        folder: the run folder, or that of the checkpoint; None in a dry run (``trainer.fast_dev_run``).
-        best_checkpoint: of ``fit``, the best epoch's by ``checkpoint.monitor``; None if none was saved.
-        predictions: of ``predict``, the file that it wrote, or None.
-        outputs: of ``predict``, what ``predict_step`` returned for each batch, or None.
+        metrics: the last value of each logged metric, by name, such as "val/accuracy".
+        folder: the run folder, or the one of the checkpoint; None in a dry run (``trainer.fast_dev_run``).
+        best_checkpoint: after ``fit``, the checkpoint of the best epoch by ``checkpoint.monitor``; None if none was
+            saved.
+        predictions: after ``predict``, the file with the predictions, or None.
+        outputs: after ``predict``, a list with the output of ``predict_step`` for each batch, or None.
     """
 
     metrics: dict[str, float] = field(default_factory=dict)
@@ -44,27 +45,27 @@ class RunResult:
 
 
 class Experiment:
-    """A run as a value: a configuration, what it describes, and the commands that may be run with it.
+    """A run as a value: a configuration, the trainer, model and data that it describes, and its commands.
 
     ``Experiment("seqcls", {"trainer.max_epochs": 1}).fit()`` does what ``lightning-qsgd fit --config seqcls
     --trainer.max_epochs 1`` does, in this process: the same run folder, callbacks, seeds and refusals.
 
     Args:
-        config: YAML files, by path or shipped name ("seqcls", "overlay/adamw"), dicts of settings, nested as in a file
-            or by dotted key, or a list of these; later ones over earlier ones.
-        overrides: settings over all of them, as they are typed on the command line: a dict by dotted key, such as
+        config: a YAML file, by its path or shipped name ("seqcls", "overlay/adamw"); a dict of settings, nested as in a
+            file or with dotted keys; or a list of these, in which later ones override earlier ones.
+        overrides: settings that override ``config``, as on the command line: a dict with dotted keys, such as
             ``{"trainer.max_epochs": 1, "model.lr": 0.1}``, or a list of arguments, such as "--trainer.max_epochs=1".
-            They also win over the settings of a checkpoint's run. Default: none.
+            They also override the settings of a checkpoint's run. Default: none.
         folder: the run folder of a new run. Default: the next ``<root>/<experiment>/version_N``.
-        callbacks: further ones, before all others. Default: none.
+        callbacks: further callbacks, which run before all others. Default: none.
 
     Attributes:
-        trainer, module, data: L.Trainer, L.LightningModule and L.LightningDataModule, built for ``fit`` at first use;
-            of the last command, once there was one. ``trainer, module, data = experiment`` works, too.
+        trainer, module, data: the L.Trainer, L.LightningModule and L.LightningDataModule of the last command. Before
+            the first command they are built for ``fit``. ``trainer, module, data = experiment`` works, too.
 
     Raises:
-        FileNotFoundError: if a configuration is not there.
-        ValueError: from any method, for a setting that is invalid, with its key.
+        FileNotFoundError: if a configuration does not exist.
+        ValueError: in any method, if a setting is invalid; the message names its key.
     """
 
     def __init__(
@@ -82,23 +83,23 @@ class Experiment:
         )
         self._arguments = [*given, *(typed or overrides)]
         self._folder, self._extra = None if folder is None else Path(folder), list(callbacks)
-        self._exits = False  # what the parser refuses ends the process, with 2
+        self._exits = False  # whether a refusal by the parser ends the process
         self._cli: ExperimentCLI | None = None
         self._ran = False
 
     @classmethod
     def typed(cls, arguments: Sequence[str]) -> "Experiment":
-        """The experiment of a command line: what its parser refuses ends the process, with exit code 2 and one line."""
+        """The experiment of a command line. A refusal by its parser ends the process with exit code 2 and one line."""
         experiment = cls((), arguments)
         experiment._exits = True
         return experiment
 
     @cached_property
     def settings(self) -> dict[str, Any]:
-        """The complete configuration as plain values. Nothing is built, and no random number is drawn."""
+        """The complete configuration as plain values. Reading it builds nothing and draws no random numbers."""
         return ExperimentCLI(self._arguments, "fit", exits=self._exits, only_parse=True).settings
 
-    # ---- what it is built from
+    # ---- trainer, model and data
 
     def build(
         self, command: str = "fit", ckpt_path: str | Path | None = None, weights_from: str | Path | None = None
@@ -110,7 +111,7 @@ class Experiment:
             ckpt_path, weights_from: see :meth:`fit`.
 
         Returns:
-            This experiment, whose next command is to be ``command``.
+            This experiment. Its next command must be ``command``.
         """
         if self._cli is not None and not self._ran:
             self._cli.discard()
@@ -145,7 +146,7 @@ class Experiment:
 
     @property
     def ckpt_path(self) -> str | None:
-        """The checkpoint file that the built command takes; None: it starts anew."""
+        """The checkpoint file of the built command; None for a new run."""
         return self._built.config.ckpt_path
 
     def __iter__(self) -> Iterator[Any]:
@@ -154,20 +155,20 @@ class Experiment:
     # ---- commands
 
     def fit(self, ckpt_path: str | Path | None = None, weights_from: str | Path | None = None) -> RunResult:
-        """Train: a new run, or one that is resumed bit for bit.
+        """Train a new run, or resume one bit for bit.
 
         Args:
             ckpt_path: the checkpoint to resume from: a file, or "last", "previous" or "best" of the experiment's newest
-                run; "auto": the last one if there is one. Default: a new run.
-            weights_from: a checkpoint whose weights, and nothing else, a new run starts from. Default: none.
+                run; "auto" resumes the last one if there is one. Default: None, a new run.
+            weights_from: a checkpoint; a new run starts from its weights. Default: None.
 
         Returns:
             Metrics, run folder and best checkpoint.
 
         Raises:
-            FileNotFoundError: if there is no such checkpoint.
-            ValueError: for an invalid setting; if the run has finished, or was another one.
-            KeyboardInterrupt: if it was interrupted; ``fit(ckpt_path="last")`` resumes it.
+            FileNotFoundError: if the checkpoint does not exist.
+            ValueError: if a setting is invalid, the run has finished, or the checkpoint belongs to another run.
+            KeyboardInterrupt: if training is interrupted; ``fit(ckpt_path="last")`` resumes it.
         """
         cli = self._run("fit", ckpt_path, weights_from)
         best = getattr(cli.trainer.checkpoint_callback, "best_model_path", "")
@@ -254,13 +255,13 @@ def build(config: Layer | Sequence[Layer], overrides: Mapping[str, Any] | Sequen
 
 @contextlib.contextmanager
 def without_noise() -> Iterator[None]:
-    """Without warnings and advertisements of Lightning that no user of this package can act on."""
+    """Silence warnings and advertisements of Lightning that users of this package cannot act on."""
     logger = logging.getLogger("lightning.pytorch.utilities.rank_zero")
     with warnings.catch_warnings():
         for message in (
             ".*LeafSpec.*",
             ".*does not have many workers.*",
-            ".*your dataloader is not resumable.*",  # ExactResume sees to it
+            ".*your dataloader is not resumable.*",  # ExactResume resumes it
             ".*is smaller than the logging interval.*",  # each epoch is logged
             "Checkpoint directory .* exists and is not empty",  # a resumed run's own
         ):

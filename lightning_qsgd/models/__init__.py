@@ -1,4 +1,4 @@
-"""Level 1: models as plain nn.Modules."""
+"""Models as plain ``nn.Module`` subclasses."""
 
 from lightning_qsgd.models.attention import Attention as Attention
 from lightning_qsgd.models.attention_kernels import series_attention as series_attention

@@ -1,6 +1,6 @@
 """Multi-head attention on torch's fused kernel.
 
-Shapes: B batch, T queries, K keys, D embed_dim, H heads, D/H per head.
+Shapes: B batch, T queries, K keys, D embed_dim, H heads, D/H features per head.
 """
 
 import torch
@@ -9,15 +9,15 @@ from torch.nn import functional as F
 
 
 class Attention(nn.Module):
-    """softmax(Q K^T / sqrt(D / H)) V with learned projections.
+    """Multi-head attention, softmax(Q K^T / sqrt(D / H)) V, with learned projections.
 
     Args:
-        embed_dim: D, a multiple of num_heads.
-        num_heads: H.
-        dropout: probability of dropping an attention weight while training, in [0, 1). Default: 0.
+        embed_dim: embedding size D, a multiple of ``num_heads``.
+        num_heads: number of heads H, at least 1.
+        dropout: probability of dropping an attention weight in training, in [0, 1). Default: 0.
 
     Raises:
-        ValueError: if embed_dim is no multiple of num_heads, or dropout is outside of [0, 1).
+        ValueError: if ``embed_dim`` is not a multiple of ``num_heads``, or ``dropout`` is outside [0, 1).
     """
 
     def __init__(self, embed_dim: int, num_heads: int, dropout: float = 0.0) -> None:
@@ -39,17 +39,17 @@ class Attention(nn.Module):
         allowed: Tensor | None = None,
         causal: bool = False,
     ) -> Tensor:
-        """Attend.
+        """Compute attention.
 
         Args:
-            x: (B, T, D), what asks.
-            padding_mask: (B, K) bool, True at padding, which no token attends to. Default: no padding.
-            context: (B, K, D), what is attended to (cross-attention). Default: x.
-            allowed: (T, K), or broadcastable to (B, H, T, K), bool, True where a query may see a key. Default: all.
-            causal: query t sees keys 0 to t only. Default: False.
+            x: (B, T, D), the queries; also keys and values unless ``context`` is given.
+            padding_mask: (B, K) bool, True at padding, which is masked. Default: no padding.
+            context: (B, K, D), keys and values for cross-attention. Default: ``x``.
+            allowed: bool, broadcastable to (B, H, T, K), True where a query may see a key. Default: all.
+            causal: whether query t sees only keys 0 to t. Default: False.
 
         Returns:
-            (B, T, D). What comes from a query that sees no key at all is 0 before the last projection.
+            (B, T, D). A query that sees no key yields 0 before the last projection.
         """
         if context is None:
             heads = self.project_in(x).unflatten(-1, (3, self.num_heads, -1))  # (B, T, 3, H, D/H)
@@ -70,5 +70,14 @@ class Attention(nn.Module):
         return self.project_out(torch.flatten(out.transpose(1, 2), 2))
 
     def attend(self, q: Tensor, k: Tensor, v: Tensor, allowed: Tensor | None) -> Tensor:
-        """(B, H, T, D/H) from q (B, H, T, D/H), k and v (B, H, K, D/H); allowed broadcasts to (B, H, T, K)."""
+        """Attention within the heads.
+
+        Args:
+            q: (B, H, T, D/H).
+            k, v: (B, H, K, D/H).
+            allowed: bool, broadcastable to (B, H, T, K), True where a query may see a key; None: all.
+
+        Returns:
+            (B, H, T, D/H).
+        """
         return F.scaled_dot_product_attention(q, k, v, allowed, self.dropout if self.training else 0.0)

@@ -1,4 +1,4 @@
-"""QuantumAttention: attention whose scores are shifted by what a circuit answers to them.
+"""QuantumAttention: attention whose scores are shifted by a function that a circuit computes from them.
 
 Paper: arXiv 2511.01918, Eq. 3 to 5. Shapes as in attention.py; Q quantum heads, J frequencies.
 """
@@ -13,50 +13,56 @@ import torch
 from torch import Tensor, nn
 
 from lightning_qsgd.models.attention import Attention
-from lightning_qsgd.models.attention_kernels import Kernel, series_attention
-from lightning_qsgd.models.attention_statistics import attention_statistics
-from lightning_qsgd.models.score_function import evaluate_series
+from lightning_qsgd.models.attention_kernels import Kernel, evaluate_series, series_attention
 
 if TYPE_CHECKING:
     from qiskit.primitives import BaseSamplerV2
 
+SEQUENCES = 16  # of a batch, in statistics
+
 
 class QuantumAttention(Attention):
-    """softmax(S + gain * Phi(scale * S)) V, with S = Q K^T / sqrt(D / H) (Eq. 3).
+    """Attention with a trainable circuit in its scores: softmax(S + gain * Phi(scale * S)) V (Eq. 3).
 
-    Phi of a head is the answer of its circuit to one score (Eq. 4), which enters every Ry: a Fourier series of few
-    terms. Its coefficients take 1 + 2 * depth * num_qubits circuits for each head in each forward pass, instead of one
-    circuit for each score. Its constant cancels in the softmax.
+    S = Q K^T / sqrt(D / H). Phi is the response of a head's circuit to one score (Eq. 4). The score enters every Ry, so
+    Phi is a Fourier series with few terms: a forward pass computes its coefficients from 1 + 2 * depth * num_qubits
+    circuits per head, instead of one circuit per score. The constant term cancels in the softmax.
+
+    The projections have the same names as in :class:`Attention` and, drawn from the same seed, the same initial values.
 
     Args:
-        embed_dim, num_heads, dropout: as in :class:`Attention`.
-        num_qubits, depth, entanglement: of the circuit (Eq. 5). Defaults: 4, 2, "linear"; "none" is the control for
-            entanglement.
-        readout: "probability" (default), "expectation" or "amplitude", see :class:`lightning_qsgd.quantum.ScoreSeries`.
-        heads: the heads that have a Phi, 0 to H - 1; the others are classical. Default: all.
-        shared: one circuit for all heads. Default: False.
-        angles: "learned" (default) or "frozen" at their random initial values (a control).
-        phi: "circuit" (default); controls without one: "series" (a trained series of the same frequencies), "random"
-            (a fixed random one).
-        gain: initial gain of each head. A fixed gain of 0 is classical attention bit for bit. Default: 1.
-        learn_gain: Default: True.
-        scale: initial radians per unit of score, of each head. Default: 1.
-        learn_scale: Default: True.
-        sampler: where circuits run, see :class:`lightning_qsgd.quantum.ScoreSeries`. Default: None, exact simulation.
-        refresh_every: with a sampler, training steps between two runs of the circuits. Default: 1.
-        kernel: "fused" (default), "compiled" (two to three times faster; needs a C++ compiler) or "plain" (twice
-            differentiable), see :func:`lightning_qsgd.models.series_attention`.
-
-    The projections have the names of :class:`Attention` and, drawn from the same seed, its initial values.
+        embed_dim: embedding size D, a multiple of ``num_heads``.
+        num_heads: number of heads H, at least 1.
+        dropout: probability of dropping an attention weight in training, in [0, 1). Default: 0.
+        num_qubits: qubits of the circuit (Eq. 5), 1 to 12. Default: 4.
+        depth: layers of the circuit, at least 1. Default: 2.
+        entanglement: "linear" or "none", the control for entanglement. Default: "linear".
+        readout: "probability", "expectation" or "amplitude"; see :class:`lightning_qsgd.quantum.ScoreSeries`. Default:
+            "probability".
+        heads: the heads with a Phi, 0 to H - 1; the others are classical. Default: all.
+        shared: whether all heads share one circuit. Default: False.
+        angles: "learned", or "frozen" at their random initial values (a control). Default: "learned".
+        phi: "circuit", or a control without a circuit: "series" trains the coefficients of a series with the same
+            frequencies, "random" keeps random ones. Default: "circuit".
+        gain: initial gain of each head, finite. If it is 0 and fixed, the module equals :class:`Attention` bit for bit.
+            Default: 1.
+        learn_gain: whether the gain is trained. Default: True.
+        scale: initial scale of each head, radians per unit of score. Default: 1.
+        learn_scale: whether the scale is trained. Default: True.
+        sampler: where the circuits run; see :class:`lightning_qsgd.quantum.ScoreSeries`. Default: None, an exact
+            simulation.
+        refresh_every: with a sampler, training steps between two runs of the circuits, at least 1. Default: 1.
+        kernel: "fused", "compiled" (two to three times faster, needs a C++ compiler) or "plain" (twice differentiable);
+            see :func:`lightning_qsgd.models.series_attention`. Default: "fused".
 
     Attributes:
-        series: the :class:`lightning_qsgd.quantum.ScoreSeries`; its ``weights`` are the angles.
-        gain, scale: (Q,).
-        watch: set to True, the next forward pass resets it and leaves what :func:`attention_statistics` returns in
-            ``statistics``.
+        series: the :class:`lightning_qsgd.quantum.ScoreSeries`; its ``weights`` are the angles of the circuits.
+        gain, scale: (Q,), one for each quantum head.
+        watch: set it to True to get ``statistics`` of the next forward pass, which resets it.
+        statistics: what :func:`attention_statistics` returned last; None before.
 
     Raises:
-        ValueError: for an invalid option.
+        ValueError: if an option is invalid.
     """
 
     gain: Tensor
@@ -97,7 +103,7 @@ class QuantumAttention(Attention):
             raise ValueError(f"Invalid gain: {gain}; it must be finite")
         if not math.isfinite(scale) or (scale == 0 and not learn_scale):
             raise ValueError(f"Invalid scale: {scale}; it must be finite, and not 0 if learn_scale is false")
-        self.classical = gain == 0 and not learn_gain  # Phi is never asked: nothing of it is trained
+        self.classical = gain == 0 and not learn_gain  # Phi is never evaluated, and nothing in it is trained
         if self.classical and sampler is not None:
             raise ValueError(f"Invalid sampler: {type(sampler).__name__}; with a gain fixed at 0 no circuit runs")
         self.series = ScoreSeries(
@@ -122,11 +128,11 @@ class QuantumAttention(Attention):
         self.statistics: dict[str, Tensor] | None = None
 
     def get_extra_state(self) -> Tensor:
-        """The quantum heads, which must agree when a state is loaded."""
+        """The indices of the quantum heads; they must be the same when a state is loaded."""
         return torch.tensor(self.heads)
 
     def set_extra_state(self, state: Tensor) -> None:
-        """Nothing to set: it was compared."""
+        """Do nothing: the indices are compared before."""
 
     def _load_from_state_dict(self, state_dict: dict[str, Any], prefix: str, *args: Any) -> None:  # type: ignore
         saved = state_dict.get(f"{prefix}_extra_state")
@@ -138,7 +144,7 @@ class QuantumAttention(Attention):
         super()._load_from_state_dict(state_dict, prefix, *args)
 
     def attend(self, q: Tensor, k: Tensor, v: Tensor, allowed: Tensor | None) -> Tensor:
-        """As :meth:`Attention.attend`, with Phi in the quantum heads."""
+        """Like :meth:`Attention.attend`, with Phi in the quantum heads."""
         if self.classical:
             return super().attend(q, k, v, allowed)
         if not self._others:
@@ -151,7 +157,7 @@ class QuantumAttention(Attention):
         return torch.cat(parts, 1)[:, self._back]
 
     def shift_series(self) -> tuple[Tensor, Tensor]:
-        """gain * Phi as a series of each quantum head: coefficients (Q, 2 J), and radians per unit of score (Q,)."""
+        """Coefficients (Q, 2 J) of gain * Phi in each quantum head, and its radians per unit of score (Q,)."""
         return self.gain[:, None] * self.series()[:, 1:], self.series.angle_factor * self.scale
 
     def _attend_with_phi(self, q: Tensor, k: Tensor, v: Tensor, allowed: Tensor | None) -> Tensor:
@@ -164,6 +170,58 @@ class QuantumAttention(Attention):
 
     @torch.no_grad()
     def phi(self, scores: Tensor) -> Tensor:
-        """gain * Phi(scale * score) of each quantum head: (N,) to (Q, N); its constant, which cancels, left out."""
+        """gain * Phi(scale * score) of each quantum head, without its constant: scores (N,) to (Q, N)."""
         coefficients, scale = self.shift_series()
         return evaluate_series((scale[:, None] * scores)[..., None], coefficients)[..., 0]
+
+
+@torch.no_grad()
+def attention_statistics(
+    q: Tensor, k: Tensor, coefficients: Tensor, scale: Tensor, allowed: Tensor | None = None
+) -> dict[str, Tensor]:
+    """Compare attention with and without its series on the first 16 sequences of a batch.
+
+    Args:
+        q, k, coefficients, scale, allowed: as in :func:`lightning_qsgd.models.series_attention`.
+
+    Returns:
+        A dict of float32 tensors, (H,) except ``score_range``, over all queries that see a key; 0 if none does.
+
+        - ``score_spread``, ``phi_spread``: root mean square of the scores and of Phi around their mean over a query's
+          keys.
+        - ``entropy``, ``entropy_without``: mean entropy of the attention weights with and without Phi, in nats.
+        - ``moved``: mean total variation distance between these weights, in [0, 1].
+        - ``score_range``: (2,), the 1 % and 99 % quantiles of all scores.
+    """
+    with torch.autocast(q.device.type, enabled=False):
+        q, k = q[:SEQUENCES].float(), k[:SEQUENCES].float()
+        scores = (q * q.shape[-1] ** -0.5) @ k.transpose(-1, -2)
+        phi = evaluate_series(scale.float()[:, None, None] * scores, coefficients.float())
+        seen = torch.ones_like(scores, dtype=torch.bool)
+        if allowed is not None:
+            allowed = allowed[:SEQUENCES] if allowed.ndim == 4 and len(allowed) > 1 else allowed
+            seen = seen & allowed
+        rows = seen.any(-1)  # (B, H, T)
+
+        def mean(values: Tensor, where: Tensor) -> Tensor:  # per head
+            count = where.transpose(0, 1).flatten(1).sum(1).clamp(min=1)
+            return (values * where).transpose(0, 1).flatten(1).sum(1) / count
+
+        def spread(values: Tensor) -> Tensor:
+            middle = (values * seen).sum(-1, keepdim=True) / seen.sum(-1, keepdim=True).clamp(min=1)
+            return mean((values - middle).square(), seen).sqrt()
+
+        def weights(logits: Tensor) -> Tensor:
+            return logits.masked_fill(~seen, float("-inf")).softmax(-1).masked_fill(~seen, 0)
+
+        after, before = weights(scores + phi), weights(scores)
+        some = scores[seen] if seen.any() else scores.new_zeros(1)
+        some = some[:: 1 + len(some) // 100_000]  # of all heads and sequences
+        return {
+            "score_spread": spread(scores),
+            "phi_spread": spread(phi),
+            "entropy": mean(-torch.xlogy(after, after).sum(-1), rows),
+            "entropy_without": mean(-torch.xlogy(before, before).sum(-1), rows),
+            "moved": mean((after - before).abs().sum(-1) / 2, rows),
+            "score_range": torch.quantile(some, some.new_tensor([0.01, 0.99])),
+        }

@@ -1,4 +1,4 @@
-"""QuantumHead: a classifier's last layer with a circuit in it."""
+"""QuantumHead: the last layer of a classifier, with a circuit in it."""
 
 from __future__ import annotations
 
@@ -11,22 +11,23 @@ if TYPE_CHECKING:
 
 
 class QuantumHead(nn.Module):
-    """Linear map to one angle per qubit, circuit, linear map of the expectations of Z to class scores.
+    """A circuit between two linear maps: features to one angle per qubit, expectations of Z to class scores.
 
     Args:
-        in_features: D.
-        num_classes: C.
-        num_qubits: n, qubits and angles. Default: 4.
-        depth: layers of the circuit, see :func:`lightning_qsgd.quantum.layered_circuit`. Default: 2.
-        encoding: "reuploading" (angles in each layer) or "angle" (in the first). Default: "reuploading".
-        entanglement: "linear" or "none" (a product circuit: the control for entanglement). Default: "linear".
-        observables: what is measured, products of Z such as "Z0Z1". Default: Z of each qubit, and of each pair of
-            neighbours, which the chain of CNOTs makes sensitive to single angles.
-        sampler: None (default): exact simulation, by autograd. A ``BaseSamplerV2``: circuits run there, one for each
-            row, and for training two more for each row and gate with parameters (4 qubits, depth 2: 40).
+        in_features: number of features D.
+        num_classes: number of classes C.
+        num_qubits: number of qubits and of angles, at least 1. Default: 4.
+        depth: layers of the circuit, at least 1; see :func:`lightning_qsgd.quantum.layered_circuit`. Default: 2.
+        encoding: "reuploading" (angles in every layer) or "angle" (only in the first). Default: "reuploading".
+        entanglement: "linear", or "none", the control for entanglement. Default: "linear".
+        observables: products of Z to measure, such as "Z0Z1". Default: Z of each qubit and of each pair of neighbours;
+            the chain of CNOTs makes the pairs sensitive to single angles.
+        sampler: where the circuits run. None (default) simulates them exactly, with gradients by autograd. A
+            ``BaseSamplerV2`` runs one circuit per row, and in training two more per row and gate with parameters (40
+            for 4 qubits and depth 2).
 
     Raises:
-        ValueError: for an invalid option.
+        ValueError: if an option is invalid.
     """
 
     def __init__(
@@ -52,5 +53,5 @@ class QuantumHead(nn.Module):
         self.classify = nn.Linear(len(observables), num_classes)
 
     def forward(self, features: Tensor) -> Tensor:
-        """(B, D) to logits (B, C)."""
+        """Map features (B, D) to logits (B, C)."""
         return self.classify(self.circuit(self.reduce(features)))

@@ -1,6 +1,6 @@
 """TransformerClassifier: the paper's model for sequence classification.
 
-Paper: arXiv 2511.01918, Table II (sizes); what it leaves open (position, norm, pooling) is stated below.
+Paper: arXiv 2511.01918, Table II (sizes). It leaves position, norm and pooling open; the choices are stated below.
 Shapes: B batch, T tokens, D embed_dim, C classes.
 """
 
@@ -18,31 +18,31 @@ AttentionName = Literal["classical", "quantum"]
 
 
 class TransformerClassifier(nn.Module):
-    """Embedding, post-norm transformer blocks, mean over the tokens, head.
+    """A transformer for classification: embeddings, post-norm blocks, the mean over the tokens, and a head.
 
     Args:
-        vocab_size: number of token ids.
-        num_classes: C.
-        embed_dim: D. Default: 64.
-        num_heads: heads per layer. Default: 4.
-        feedforward_dim: width of the feed-forward layer. Default: 128.
-        num_layers: blocks. Default: 2.
+        vocab_size: number of token ids, at least 1.
+        num_classes: number of classes C, at least 1.
+        embed_dim: embedding size D, a multiple of ``num_heads``. Default: 64.
+        num_heads: heads per block, at least 1. Default: 4.
+        feedforward_dim: width of the feed-forward layer, at least 1. Default: 128.
+        num_layers: number of blocks, at least 1. Default: 2.
         dropout: probability after embedding, attention and feed-forward, in [0, 1). Default: 0.1.
-        max_length: most tokens in a sequence: rows of the learned position embedding, which starts small (standard
-            deviation 0.02). Default: 512.
-        head: called with (embed_dim, num_classes); the module maps (B, D) to logits (B, C). Default: ``nn.Linear``.
-        attention: "classical" (default), "quantum" (:class:`QuantumAttention` with its defaults), or what is called
-            with (embed_dim, num_heads, dropout) and returns a module that maps x (B, T, D) and a padding mask to
-            (B, T, D), such as a ``functools.partial`` of :class:`QuantumAttention`.
-        quantum_layers: the blocks that have this attention, 0 to num_layers - 1; the others are classical. Default:
-            all.
-        checkpoint_activations: while training, keep only each block's input and compute the rest again in the backward
-            pass: the same gradients bit for bit, memory of one block instead of all, a third to two thirds more time.
-            Default: False.
+        max_length: largest number of tokens in a sequence, at least 1. The learned position embedding has as many rows,
+            with an initial standard deviation of 0.02. Default: 512.
+        head: called with (embed_dim, num_classes); returns a module that maps (B, D) to logits (B, C). Default:
+            ``nn.Linear``.
+        attention: "classical", "quantum" (:class:`QuantumAttention` with its defaults), or a callable that takes
+            (embed_dim, num_heads, dropout) and returns a module that maps x (B, T, D) and a padding mask (B, T) to
+            (B, T, D), such as a ``functools.partial`` of :class:`QuantumAttention`. Default: "classical".
+        quantum_layers: the blocks with this attention, 0 to num_layers - 1; the others are classical. Default: all.
+        checkpoint_activations: whether training stores only the input of each block and recomputes the rest in the
+            backward pass. Gradients are the same bit for bit; it takes the memory of one block instead of all, and a
+            third to two thirds more time. Default: False.
 
     Raises:
-        ValueError: for a size below 1, dropout outside of [0, 1), another attention, a block that does not exist, or
-            (in ``forward``) more tokens than max_length.
+        ValueError: if a size is below 1, ``dropout`` is outside [0, 1), ``attention`` is unknown, or a block does not
+            exist; in ``forward``, if a sequence has more than ``max_length`` tokens.
     """
 
     def __init__(
@@ -92,11 +92,11 @@ class TransformerClassifier(nn.Module):
         self.head = head(embed_dim, num_classes)
 
     def forward(self, tokens: Tensor, padding_mask: Tensor | None = None) -> Tensor:
-        """Class scores.
+        """Compute class scores.
 
         Args:
-            tokens: (B, T) int64, ids below vocab_size.
-            padding_mask: (B, T) bool, True at padding. A row of padding alone gives the scores of an empty text.
+            tokens: (B, T) int64, ids below ``vocab_size``.
+            padding_mask: (B, T) bool, True at padding. A row with nothing but padding gets the scores of an empty text.
                 Default: no padding.
 
         Returns:
@@ -123,7 +123,7 @@ class TransformerClassifier(nn.Module):
 
 
 class TransformerBlock(nn.Module):
-    """norm(x + attention(x)), then norm(x + feedforward(x)); arguments as in :class:`TransformerClassifier`."""
+    """norm(x + attention(x)), then norm(x + feedforward(x)); for the arguments see :class:`TransformerClassifier`."""
 
     def __init__(
         self,
@@ -143,6 +143,6 @@ class TransformerBlock(nn.Module):
         self.dropout = nn.Dropout(dropout)
 
     def forward(self, x: Tensor, padding_mask: Tensor | None = None) -> Tensor:
-        """(B, T, D) to (B, T, D)."""
+        """Map x (B, T, D) and a padding mask (B, T) to (B, T, D)."""
         x = self.norm1(x + self.dropout(self.attention(x, padding_mask)))
         return self.norm2(x + self.dropout(self.feedforward(x)))

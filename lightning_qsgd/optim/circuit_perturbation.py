@@ -1,4 +1,4 @@
-"""The paper's circuit (Eq. 5) as a perturbation, through SamplerQNN on any sampler; here by its series.
+"""The paper's circuit (Eq. 5) as a perturbation, evaluated by its series; SamplerQNN runs it on any sampler.
 
 Shapes: B blocks, n qubits. s_k = P(x_k = 1) - P(x_k = 0) with angles a = pi * theta in every Ry.
 """
@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     from lightning_qsgd.quantum import Ansatz, FourierSurrogate, LightConeSurrogate, QuantumNetwork
 
 Rotations = Literal["aligned", "zero", "random"]
-#: Options of 0.1.0, with their defaults, that belong to LiveCircuitPerturbation now.
+#: Options of 0.1.0 that now belong to LiveCircuitPerturbation, with their defaults.
 _OF_LIVE = {"mode": "surrogate", "max_circuits": 1024, "on_failure": "stop"}
 _LIVE = (
     "left out: circuits that run in each step are LiveCircuitPerturbation now (in YAML class_path: "
@@ -33,50 +33,51 @@ log = logging.getLogger("lightning_qsgd")
 
 
 class CircuitPerturbation(Perturbation):
-    """s from a circuit of ``depth`` layers H, Ry(a + theta), Rz(phi), CNOT chain, by its series.
+    """s from the series of a circuit of ``depth`` layers H, Ry(a + theta), Rz(phi), CNOT chain.
 
-    The circuit runs on a grid once, at the start; its exact trigonometric series gives s in each step.
-    :class:`LiveCircuitPerturbation` runs circuits in each step.
+    The circuit runs once, at the start, on a grid; its exact trigonometric series then gives s in each step.
+    :class:`LiveCircuitPerturbation` runs circuits in each step instead.
 
-    A subclass with an ``ansatz`` of its own is another circuit: of ``num_qubits`` qubits, with one input for each.
-    Fixed angles are ``weights`` (default: none), depth, entanglement and rotations mean nothing, and no chain of CNOTs
-    is decoded unless ``decode_chain=True``.
+    For another circuit, write a subclass with an ``ansatz`` of ``num_qubits`` qubits and one input for each. Its fixed
+    angles are ``weights`` (default: none). Depth, entanglement and rotations are then unused, and no chain of CNOTs is
+    decoded unless ``decode_chain=True``.
+
+    In a distributed run rank 0 runs all circuits, and the other ranks receive its results.
 
     Args:
         num_qubits: coordinates per block and circuit. Default: 4.
-        depth: layers. Default: 2.
+        depth: number of layers, at least 1. Default: 2.
         entanglement: "linear" (CNOT between neighbours) or "none". Default: "linear".
         rotations: the fixed angles (theta, phi) in the circuit:
 
-            - "aligned" (default): s(0) = 0 with unit slope, so that the circuit is sin(pi theta) plus corrections;
-            - "zero": the paper's letter. At depth 2 that is s = -1 + O(a^2): a plain cut of the learning rate;
+            - "aligned" (default): s(0) = 0 with unit slope, so that s is sin(pi theta) plus corrections;
+            - "zero": the paper's choice. At depth 2 it gives s = -1 + O(a^2), which only lowers the learning rate;
             - "random": uniform in [-pi, pi), from ``rotation_seed``;
             - a list of (2 * depth - 1) * num_qubits radians: theta row by row, then phi.
-        rotation_seed: of "random", at least 0. Default: 0.
-        decode_chain: read x_k = y_k XOR y_(k-1), which undoes the last chain of CNOTs classically (needs
-            entanglement="linear"). None (default): with "aligned" only.
-        center: None (default), "zero" (s(a) - s(0), range [-2, 2]) or "odd" ((s(a) - s(-a)) / 2, twice the circuits
-            when live): removes a constant part, which is a learning-rate factor and no response to the weights.
-        sampler: where circuits run, a ``BaseSamplerV2``. None (default): ``ExactSampler``.
-        calibration: a file from ``lightning-qsgd calibrate``, whose series is used: no circuit runs. None (default):
+        rotation_seed: seed of "random", at least 0. Default: 0.
+        decode_chain: whether to read x_k = y_k XOR y_(k-1), which classically undoes the last chain of CNOTs. Requires
+            entanglement="linear". Default: None, True for "aligned" only.
+        center: removes the constant part of s, which is a learning-rate factor and not a response to the weights.
+            "zero": s(a) - s(0), in [-2, 2]. "odd": (s(a) - s(-a)) / 2, which runs twice as many live circuits.
+            Default: None, s itself.
+        sampler: the ``BaseSamplerV2`` that runs circuits. Default: ``ExactSampler``.
+        calibration: a file from ``lightning-qsgd calibrate``. Its series is used, and no circuit runs. Default: None,
             the sampler runs the grid.
-        shot_noise: shots of fresh multinomial noise on the series' probabilities in each step, as live circuits have.
-            None (default): the series itself, whose noise is frozen.
-        shot_noise_seed: of it, at least 0. Default: 0.
-        mode, max_circuits, on_failure: in configurations of 0.1.0. Only their defaults are taken: others belong to
-            :class:`LiveCircuitPerturbation`.
+        shot_noise: number of shots. In each step, multinomial noise is drawn on the series' probabilities, as live
+            circuits have it. Default: None, the series itself, whose noise is frozen.
+        shot_noise_seed: seed of this noise, at least 0. Default: 0.
+        mode, max_circuits, on_failure: for configurations of 0.1.0. Other values than the defaults raise an error,
+            because they belong to :class:`LiveCircuitPerturbation`.
 
     Attributes:
-        joint: whether the series must be of all outcomes, because they are drawn from it (default: with shot_noise);
-            set it before ``prepare``.
-        tests: results of the calibration's tests, by name.
-
-    In a distributed run, rank 0 alone runs circuits and the others receive its numbers.
+        joint: whether the series must be of all outcomes, so that outcomes can be drawn from it. Default: True with
+            shot_noise. Set it before ``prepare``.
+        tests: results of the calibration's tests by name.
 
     Raises:
-        ValueError: for an invalid value, or a subclass's ansatz of other sizes; in ``prepare`` if the circuit has no
-            series or no aligned rotations, or the calibration is of another circuit or too old.
-        FileNotFoundError: in ``prepare``, if there is no such calibration.
+        ValueError: for an invalid value, or if a subclass's ansatz has other sizes; in ``prepare`` if the circuit has
+            no series or no aligned rotations, or if the calibration is of another circuit or too old.
+        FileNotFoundError: in ``prepare``, if the calibration does not exist.
     """
 
     def __init__(
@@ -123,7 +124,7 @@ class CircuitPerturbation(Perturbation):
         self.tests: dict[str, float] = {}
         try:
             self._check_sizes()
-        except AttributeError:  # an ansatz that reads what the subclass sets only afterwards; the network checks again
+        except AttributeError:  # the ansatz reads attributes that the subclass sets later; the network checks again
             log.debug("The circuit's sizes are checked at its first use", exc_info=True)
 
     # ---- the circuit
@@ -137,15 +138,15 @@ class CircuitPerturbation(Perturbation):
 
     @property
     def own_ansatz(self) -> bool:
-        """Whether this is a subclass with an ``ansatz`` of its own, and not the paper's circuit."""
+        """Whether a subclass has replaced ``ansatz``, the paper's circuit."""
         return type(self).ansatz is not CircuitPerturbation.ansatz
 
     @property
     def weights(self) -> np.ndarray:
-        """The fixed angles, (num_weights,) radians. Of the paper's circuit: theta row by row, then phi.
+        """The fixed angles, (num_weights,) radians. For the paper's circuit: theta row by row, then phi.
 
         Raises:
-            ValueError: if an ansatz of the subclass's own has weights, which no rotations name.
+            ValueError: if a subclass's ansatz has weights, which the subclass must then define.
         """
         rotations, size = self.rotations, self._num_rotations
         if self.own_ansatz:
@@ -211,12 +212,12 @@ class CircuitPerturbation(Perturbation):
         return modulation_matrix(self.num_qubits, self.decode_chain)
 
     def measure(self, inputs: np.ndarray, step: int | None) -> np.ndarray:
-        """Run circuits now: inputs (B, n) to frequencies (B, 2**n); see ``QuantumNetwork.probabilities``."""
+        """Run circuits: inputs (B, n) to frequencies (B, 2**n); see ``QuantumNetwork.probabilities``."""
         with torch.device("cpu"), self.network.counting_for(self):
             return self.network.probabilities(inputs, self.weights, step=step)
 
     def identity(self) -> str:
-        """Everything that decides s, but for noise; the same for the series and for live circuits."""
+        """The settings that determine s, except noise; the same for the series and for live circuits."""
         rotations = f"random, seed {self.rotation_seed}" if self.rotations == "random" else self.rotations
         circuit = f"depth={self.depth}, entanglement={self.entanglement}, rotations={rotations}"
         if self.own_ansatz:
@@ -230,30 +231,30 @@ class CircuitPerturbation(Perturbation):
 
     @property
     def blockwise(self) -> bool:
-        """True for the series itself; shots are drawn for all blocks of a step at once."""
+        """True for the series itself; shot noise is drawn for all blocks of a step at once."""
         return self.shot_noise is None
 
     @property
     def surrogate(self) -> FourierSurrogate | LightConeSurrogate | None:
-        """The series, None before ``prepare`` and live; of P(x_k = 1) alone where that takes fewer circuits."""
+        """The series of all outcomes, or of P(x_k = 1) if that takes fewer circuits; None before ``prepare``."""
         return self._surrogate
 
     @property
     def series(self) -> FourierSurrogate | None:
-        """That of s, of each qubit; None before ``prepare``, live, with center, or without entanglement."""
+        """The series of s for each qubit; None before ``prepare``, with center, or for P(x_k = 1) alone."""
         return self._series if self.center is None else None
 
     def prepare(self) -> str | None:
-        """Fit the series, unless a checkpoint brought it."""
+        """Fit the series, unless a checkpoint had it."""
         if self._surrogate is not None:
             return None
-        start, line = time.perf_counter(), f"Circuit answered by its calibration {self.calibration}"
-        with torch.device("cpu"):  # whatever the default device is
+        start, line = time.perf_counter(), f"The circuit's series is that of its calibration {self.calibration}"
+        with torch.device("cpu"):  # not the default device
             surrogate, self.tests = counted_from_rank_0(self, self._measured_series)
         self._set_surrogate(surrogate)
         if not self.calibration:
             run = f"{self.circuits:,} circuits, {self.shots:,} shots, {time.perf_counter() - start:.1f} s"
-            line = f"Circuit sampled on its grid: {run}; from here on its series answers"
+            line = f"Circuit sampled on its grid: {run}; its series is used from here on"
         log.info(line)
         return line
 
@@ -308,16 +309,18 @@ class CircuitPerturbation(Perturbation):
         return sampled @ self.matrix.to(sampled)
 
     def report(self, num_points: int = 32) -> dict[str, str | float]:
-        """The circuit's drawing, and how far the series is from fresh circuits at random points; too far is warned of.
+        """The circuit's drawing, and the distance of the series from fresh circuits at random points.
+
+        A distance that shots do not explain raises a warning. With a calibration no circuit runs.
 
         Args:
-            num_points: circuits to run for it. Default: 32.
+            num_points: number of circuits to run. Default: 32.
 
         Returns:
-            circuit: the drawing; once the series is known surrogate_residual, the root mean square error of
-            probabilities, surrogate_residual_expected, what shots make of it (0 where exact), and
-            surrogate_clipped_mass, the mean negative probability of the series. With a calibration no circuit runs: the
-            results of its tests.
+            circuit: the drawing. Once the series is fitted, surrogate_residual: root mean square error of its
+            probabilities; surrogate_residual_expected: the error that shots cause, 0 if the sampler is exact;
+            surrogate_clipped_mass: mean negative probability of the series. With a calibration, the results of its
+            tests.
         """
         drawing = {"circuit": str(self.ansatz.circuit.draw("text", fold=150))}
         with torch.device("cpu"):
@@ -343,30 +346,29 @@ class CircuitPerturbation(Perturbation):
         if residual.too_large:
             log.warning(
                 f"The circuit's series does not describe {type(self.network.sampler).__name__}: {num_points} fresh "
-                f"circuits give a {residual}. Either errors depend on the angles, or the answers change from circuit "
+                f"circuits give a {residual}. Either errors depend on the angles, or the results change from circuit "
                 "to circuit (drift, a hidden state). Use LiveCircuitPerturbation, which runs the circuits themselves, "
                 "or another sampler; lightning-qsgd calibrate measures again and tells the two causes apart"
             )
         return found
 
     def single_shot(self, angles: Tensor, rng: np.random.Generator, key: tuple[int, ...]) -> tuple[Tensor, Tensor]:
-        """Measure the circuit once for each block: E[2 b_k - 1] = s_k.
+        """Measure the circuit once for each block, so that E[2 b_k - 1] = s_k.
 
-        Outcomes are drawn jointly from the series of all outcomes, clipped and renormalised. Without entanglement bits
-        are independent and drawn one by one, which is the same. Live circuits run, on rank 0, and one outcome is drawn
-        from the frequencies of each: exactly one of its shots.
+        Outcomes are drawn jointly from the series of all outcomes, clipped and renormalized. Without entanglement the
+        bits are independent and drawn one by one. Live circuits run on rank 0, and one outcome is drawn from the
+        frequencies of each, which is one of its shots.
 
         Args:
-            angles: (B, n), float32 or float64. ``center`` plays no part.
-            rng: what the draws from the probabilities are made of.
-            key: numbers of at least 0 that decide the samplers' own noise where circuits run live.
+            angles: (B, n), float32 or float64. ``center`` is not applied.
+            rng: generator of the draws.
+            key: numbers of at least 0 that seed the sampler's noise if circuits run live.
 
         Returns:
-            b, (B, n), 0 or 1, in the dtype of ``angles``; and its mean, (B, n), under the probabilities it was drawn
-            from.
+            b, (B, n), 0 or 1, in the dtype of ``angles``; and its mean, (B, n), under the probabilities of the draw.
 
         Raises:
-            ValueError: live, beyond ``max_circuits``.
+            ValueError: if live circuits would exceed ``max_circuits``.
         """
         from lightning_qsgd.quantum import LightConeSurrogate
 
@@ -392,21 +394,21 @@ class CircuitPerturbation(Perturbation):
         return twin
 
     def simulated(self) -> CircuitPerturbation:
-        """The series of the same circuit simulated exactly, whatever runs the circuit itself, with the same ``center``.
+        """The series of the same circuit from exact simulation instead of the sampler, with the same ``center``.
 
-        Its ``prepare`` raises ValueError where the circuit has no series, or one of too many terms.
+        Its ``prepare`` raises ValueError if the circuit has no series, or one with too many terms.
         """
         return SeriesOf(self, center=self.center)
 
     # ---- state
 
     def state_dict(self) -> dict[str, Any]:
-        """The series, s(0), and the counts: flat, tensors and numbers."""
+        """The series, s(0) and the counts: tensors and numbers by name."""
         state = super().state_dict() | self._series_state()
         return state if self._offset is None else state | {"offset": self._offset}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Take over what :meth:`state_dict` returned; the optimizer has compared the two identities before."""
+        """Load the state; the optimizer has compared the identities before."""
         super().load_state_dict(state)
         self._offset = state.get("offset") if self.center == "zero" else None
         self._load_series(state)
@@ -420,20 +422,20 @@ class CircuitPerturbation(Perturbation):
     def _load_series(self, state: dict[str, Any]) -> None:
         prefix = "surrogate."
         surrogate = {name.removeprefix(prefix): value for name, value in state.items() if name.startswith(prefix)}
-        whole = "coefficients" in surrogate  # of all outcomes; where it must be, another one is measured anew
+        whole = "coefficients" in surrogate  # of all outcomes; if it must be and is not, it is measured again
         if surrogate and (whole or not self.joint):
             from lightning_qsgd.quantum import FourierSurrogate, LightConeSurrogate
 
             self._set_surrogate((FourierSurrogate if whole else LightConeSurrogate).from_state_dict(surrogate))
             if (before := state["calibration"]) != (now := self.calibration or "none"):
-                log.warning(f"The checkpoint's series goes on (calibration: {before}); calibration {now} is not read")
+                log.warning(f"The checkpoint's series is used (calibration: {before}); calibration {now} is not read")
 
 
 class SeriesOf(CircuitPerturbation):
     """The series of another perturbation's circuit, simulated exactly or from a calibration.
 
     Args:
-        circuit: whose circuit.
+        circuit: the other perturbation.
         center, calibration: as in :class:`CircuitPerturbation`.
     """
 
@@ -449,17 +451,17 @@ class SeriesOf(CircuitPerturbation):
 
     @property
     def ansatz(self) -> Ansatz:
-        """That of the other perturbation."""
+        """The circuit of the other perturbation."""
         return self._ansatz
 
     @property
     def weights(self) -> np.ndarray:
-        """Those of the other perturbation."""
+        """The fixed angles of the other perturbation."""
         return self._weights
 
 
 def random_points(num_points: int, num_qubits: int) -> Tensor:
-    """(num_points, num_qubits) angles, float64, uniform in [-pi, pi); the same ones in each call."""
+    """Angles, (num_points, num_qubits) float64, uniform in [-pi, pi) and the same in each call."""
     return torch.from_numpy(np.random.default_rng(0).uniform(-np.pi, np.pi, (num_points, num_qubits)))
 
 

@@ -1,8 +1,8 @@
-"""Which coordinates a step touches, and the blocks of angles that a perturbation is asked about.
+"""The coordinates that a step touches, and the blocks of angles that a perturbation gets.
 
-A *coordinate* is one number of a parameter; they count in C order, whatever the tensor's strides are. A *piece* is a
-run of neighbouring coordinates of one parameter. A *block* has n angles (n: num_qubits), one for each of its *slots*: a
-slot is a coordinate, or padding.
+A *coordinate* is one number of a parameter; coordinates count in C order, whatever the tensor's strides are. A *piece*
+is a run of neighbouring coordinates of one parameter. A *block* has n angles (n: num_qubits), one for each of its
+*slots*; a slot is a coordinate or padding.
 """
 
 from __future__ import annotations
@@ -16,12 +16,11 @@ from typing import Any, NamedTuple, NoReturn
 
 import torch
 from torch import Tensor
-from torch._utils import _unflatten_dense_tensors
+from torch.nn import Parameter
 
 from lightning_qsgd.optim.param_groups import participates
-from lightning_qsgd.optim.sharding import elsewhere, is_dtensor, local, run_of
 
-#: Slots of a chunk: few enough for a CPU's cache, enough to keep an accelerator busy.
+#: Slots in a chunk: few enough for a CPU's cache, enough to keep an accelerator busy.
 CHUNK = {"cpu": 2**18}
 LARGE_CHUNK = 2**24
 _NONE = torch.empty(0, device="cpu")
@@ -31,17 +30,17 @@ _NONE = torch.empty(0, device="cpu")
 
 
 def has_values(tensor: Tensor) -> bool:
-    """False on the meta device and under FakeTensorMode, where tensors have shapes only."""
+    """False on the meta device and under FakeTensorMode, where tensors have only shapes."""
     if tensor.device.type == "meta":
         return False
-    if type(tensor) in (Tensor, torch.nn.Parameter):
+    if type(tensor) in (Tensor, Parameter):
         return True
     module = sys.modules.get("torch._subclasses.fake_tensor")
     return module is None or not isinstance(tensor, module.FakeTensor)
 
 
 def flat(tensor: Tensor, start: int, size: int) -> Tensor:
-    """The coordinates [start, start + size): (size,), a view where the tensor is contiguous or has no others."""
+    """The coordinates [start, start + size), (size,): a view if the tensor is contiguous or has no others."""
     if tensor.shape == (size,):
         return tensor
     if tensor.is_contiguous():
@@ -51,7 +50,7 @@ def flat(tensor: Tensor, start: int, size: int) -> Tensor:
 
 
 def put(tensor: Tensor, start: int, values: Tensor) -> None:
-    """Set the coordinates from ``start`` on to flat ``values``, rounding to the tensor's dtype."""
+    """Set the coordinates from ``start`` on to flat ``values``, rounded to the tensor's dtype."""
     if tensor.is_contiguous():
         flat(tensor, start, len(values)).copy_(values)
     elif values is not tensor:
@@ -62,7 +61,7 @@ def put(tensor: Tensor, start: int, values: Tensor) -> None:
 
 
 def _rows(tensor: Tensor, start: int, size: int) -> tuple[Tensor, int]:
-    """The rows that hold some coordinates, and how many others come before those in them."""
+    """The rows with some coordinates, and the number of other coordinates before these in the rows."""
     inner = tensor.numel() // tensor.shape[0]
     first = start // inner
     return tensor[first : -(-(start + size) // inner)], start - first * inner
@@ -72,8 +71,8 @@ def gather(tensors: Sequence[Tensor], sizes: Sequence[int]) -> Tensor:
     """Copy the first ``sizes[i]`` coordinates of each tensor into one tensor.
 
     Args:
-        tensors: any shapes; dtypes may differ and are promoted; devices may differ and go to the first one's.
-        sizes: coordinates of each, from 0 to its number of elements.
+        tensors: tensors of any shape. Different dtypes are promoted; different devices give the first one's.
+        sizes: number of coordinates of each, from 0 to its number of elements.
 
     Returns:
         (sum(sizes),).
@@ -82,13 +81,13 @@ def gather(tensors: Sequence[Tensor], sizes: Sequence[int]) -> Tensor:
 
 
 def join(parts: list[Tensor]) -> Tensor:
-    """A copy of flat tensors, one after the other, on the first one's device."""
+    """Concatenate flat tensors on the first one's device."""
     device = parts[0].device
     return torch.cat([part.to(device) for part in parts] if any(part.device != device for part in parts) else parts)
 
 
 def add(tensors: Sequence[Tensor], sizes: Sequence[int], values: Tensor) -> None:
-    """Add flat ``values`` (sum(sizes),) to the first coordinates of each tensor, in place, rounding to its dtype."""
+    """Add flat ``values`` (sum(sizes),) to the first coordinates of each tensor in place, rounded to its dtype."""
     views = [flat(t, 0, n) for t, n in zip(tensors, sizes, strict=True)]
     parts = values.split(sizes)
     if any(t.device != values.device for t in tensors):
@@ -105,16 +104,8 @@ def write(tensors: Sequence[Tensor], sizes: Sequence[int], values: Tensor) -> No
         put(t, 0, part)
 
 
-def alike(params: Sequence[Tensor]) -> list[list[Tensor]]:
-    """Tensors of one device and dtype together."""
-    groups: dict[tuple[torch.device, torch.dtype], list[Tensor]] = {}
-    for p in params:
-        groups.setdefault((p.device, p.dtype), []).append(p)
-    return list(groups.values())
-
-
 def cuts(sizes: Sequence[int], block: int, limit: int) -> list[list[tuple[int, int, int]]]:
-    """Cut tensors, one after the other, into chunks of about ``limit`` coordinates, at ends of blocks.
+    """Cut successive tensors into chunks of about ``limit`` coordinates at the ends of blocks.
 
     Returns:
         For each chunk its pieces: (number of the tensor, first coordinate, coordinates).
@@ -135,28 +126,19 @@ def cuts(sizes: Sequence[int], block: int, limit: int) -> list[list[tuple[int, i
     return [chunk for chunk in chunks if chunk]
 
 
-def write_pieces(params: Sequence[Tensor], pieces: Sequence[tuple[int, int, int]], values: Tensor) -> None:
-    """Set pieces of tensors to flat ``values``, in C order; rounds to the tensors' dtype."""
-    whole = [params[number] for number, _, length in pieces if length == params[number].numel()]
-    if len(whole) == len(pieces):
-        torch._foreach_copy_(whole, _unflatten_dense_tensors(values, whole))  # pyright: ignore[reportPrivateImportUsage]
-        return
-    for (number, start, _), part in zip(pieces, values.split([length for *_, length in pieces]), strict=True):
-        put(params[number], start, part)
-
-
 # ---- pieces and blocks
 
 
 class Piece(NamedTuple):
-    """Neighbouring coordinates of one parameter: [start, start + size) of those on this rank, C order.
+    """Neighbouring coordinates of one parameter: [start, start + size) of those on this rank, in C order.
 
-    ``before`` and ``after`` are values on other ranks that belong to its blocks, ``padding`` the slots after them.
+    ``before`` and ``after`` are values on other ranks that belong to its blocks; ``padding`` counts the slots after
+    them.
     """
 
-    number: int  # of the parameter, counted over all groups
-    place: int  # of the parameter, among those of its group that have a gradient
-    param: Tensor  # on this rank; a flat view of its first coordinates, where no others are needed
+    number: int  # of the parameter, over all groups
+    place: int  # of the parameter, among those of its group with a gradient
+    param: Tensor  # on this rank; a flat view of its first coordinates if no others are needed
     start: int
     size: int
     padding: int = 0
@@ -190,13 +172,13 @@ class Piece(NamedTuple):
 
 
 class Blocks:
-    """The blocks of some pieces, one after the other: what a perturbation is asked about.
+    """The blocks of successive pieces, for which a perturbation is evaluated.
 
     Args:
         pieces: the coordinates, in whole blocks.
 
     Attributes:
-        layout: of each piece, (number of the parameter, coordinates, padding): what a perturbation is told.
+        layout: (number of the parameter, coordinates, padding) of each piece, as a perturbation gets it.
     """
 
     def __init__(self, pieces: Sequence[Piece]) -> None:
@@ -217,20 +199,20 @@ class Blocks:
         return values
 
     def angles(self, n: int) -> Tensor:
-        """pi * theta of all slots, (B, n), float32, or float64 where any tensor is; 0 in padding."""
+        """pi * theta of all slots, (B, n), float32, or float64 if any tensor is; 0 in padding."""
         theta = join(self._values or self._slots())
         theta = theta if theta.dtype == torch.float64 else theta.float()
         return theta.mul_(math.pi).view(-1, n)
 
     def own(self, s: Tensor) -> Tensor:
-        """Of a value per slot, (slots,), those of the pieces' own coordinates, (sum of sizes,)."""
+        """Select from values of all slots, (slots,), those of the pieces' own coordinates, (sum of sizes,)."""
         return s if self._runs is None else torch.cat(s.split(self._runs)[1::3])
 
 
 def chunks(pieces: Sequence[Piece], n: int, limit: int | None = None) -> Iterator[list[Piece]]:
-    """Cut pieces between blocks, and pack them into lists of at most ``limit`` slots (n, if that is more) each.
+    """Cut pieces between blocks, and pack them into lists of at most ``limit`` slots, or n if that is more.
 
-    A list holds tensors of one device, which by default decides the limit: 2**18 on a CPU, 2**24 elsewhere.
+    A list has tensors of one device. Default limit: 2**18 on a CPU, 2**24 elsewhere.
     """
     for _, group in groupby(pieces, lambda piece: piece.param.device):
         alike = list(group)
@@ -239,33 +221,144 @@ def chunks(pieces: Sequence[Piece], n: int, limit: int | None = None) -> Iterato
             yield [alike[i].part(first, length) for i, first, length in cut]
 
 
-# ---- which ones a scope names
+# ---- parameters that FSDP2 shards over ranks
+#
+# A DTensor is cut along its first dimension, so that each rank holds one run of its coordinates in C order. A block may
+# straddle two runs, or more if they are short.
+
+
+class Run(NamedTuple):
+    """The coordinates [start, stop) of a parameter that are on this rank, and the ranks that hold the others."""
+
+    start: int
+    stop: int
+    group: Any = None  # a ProcessGroup; None: nothing is elsewhere
+
+
+def is_dtensor(tensor: Tensor) -> bool:
+    """Whether a tensor is a DTensor, without importing them."""
+    if type(tensor) in (Tensor, Parameter):
+        return False
+    module = sys.modules.get("torch.distributed.tensor")
+    return module is not None and isinstance(tensor, module.DTensor)
+
+
+def local(tensor: Tensor) -> Tensor:
+    """The part of a DTensor on this rank, which shares its memory; other tensors unchanged."""
+    return tensor.to_local() if is_dtensor(tensor) else tensor  # type: ignore[attr-defined]
+
+
+def refuse_unknown_sharding(param: Tensor) -> None:
+    """Refuse parameters whose coordinates are unknown.
+
+    Raises:
+        ValueError: for FSDP1's flat parameters, and for DTensors that are sharded along another dimension than the
+            first.
+    """
+    if getattr(param, "_fsdp_flattened", False) or type(param).__name__ == "FlatParameter":
+        raise ValueError(
+            "Invalid params: FSDP1 (FullyShardedDataParallel) flattens tensors, and the coordinates of each are lost; "
+            "use FSDP2 (torch.distributed.fsdp.fully_shard; in Lightning: ModelParallelStrategy) or DDP"
+        )
+    if is_dtensor(param):
+        placements = param.placements  # type: ignore[attr-defined]
+        cuts = [p for p in placements if not p.is_replicate()]
+        if len(cuts) > 1 or any(type(p).__name__ != "Shard" or p.dim != 0 for p in cuts):
+            raise ValueError(
+                f"Invalid params: a DTensor with placements {placements}; supported are Replicate and one Shard(0), as "
+                "fully_shard makes them. Give that parameter to another optimizer"
+            )
+
+
+def run_of(param: Tensor) -> Run:
+    """The coordinates of a parameter that are on this rank."""
+    if is_dtensor(param):
+        for dimension, placement in enumerate(param.placements):  # type: ignore[attr-defined]
+            if placement.is_shard():
+                mesh = param.device_mesh  # type: ignore[attr-defined]
+                runs = _runs(param, mesh.size(dimension))
+                start, stop = runs[mesh.get_local_rank(dimension)]
+                return Run(start, stop, mesh.get_group(dimension))
+    return Run(0, param.numel())
+
+
+def _runs(param: Tensor, ranks: int) -> list[tuple[int, int]]:  # as torch.chunk cuts the first dimension
+    rows = param.shape[0]
+    inner, share = param.numel() // max(rows, 1), -(-rows // ranks)
+    return [(min(r * share, rows) * inner, min((r + 1) * share, rows) * inner) for r in range(ranks)]
+
+
+def elsewhere(
+    params: Sequence[Tensor], runs: Sequence[Run], needs: Sequence[tuple[int, int]], reach: int
+) -> list[tuple[Tensor, Tensor]]:
+    """Get needed values from other ranks in one exchange. All ranks of a group call it together.
+
+    Args:
+        params: sharded parameters.
+        runs: the run of each, from :func:`run_of`.
+        needs: the needed coordinates [first, last) of each, at most ``reach`` from the start or the end of any rank's
+            run.
+        reach: number of values that a rank sends from each end of its runs.
+
+    Returns:
+        For each parameter the needed values before and after those on this rank; float32, or float64 if any parameter
+        is.
+    """
+    dtype = torch.float64 if any(p.dtype == torch.float64 for p in params) else torch.float32
+    around: list[tuple[Tensor, Tensor]] = [(torch.empty(0, device="cpu"), torch.empty(0, device="cpu"))] * len(params)
+    for group in dict.fromkeys(run.group for run in runs):  # on all ranks in the same order
+        mine = [i for i, run in enumerate(runs) if run.group == group]
+        ends = torch.stack([_ends(local(params[i]).flatten(), reach).to(dtype) for i in mine])  # (T, 2, reach)
+        ranks, rank = torch.distributed.get_world_size(group), torch.distributed.get_rank(group)
+        everywhere = [torch.empty_like(ends) for _ in range(ranks)]
+        torch.distributed.all_gather(everywhere, ends, group=group)
+        for k, i in enumerate(mine):
+            first, last = needs[i]
+            sides = ([ends.new_empty(0)], [ends.new_empty(0)])
+            for r, (start, stop) in enumerate(_runs(params[i], ranks)):
+                a, b = max(first, start), min(last, stop)
+                if a < b and r != rank:
+                    head, tail = everywhere[r][k]
+                    values = head[a - start : b - start] if b - start <= reach else tail[reach - stop + a :][: b - a]
+                    sides[r > rank].append(values)
+            around[i] = (torch.cat(sides[0]), torch.cat(sides[1]))
+    return around
+
+
+def _ends(values: Tensor, reach: int) -> Tensor:  # (2, reach): the first, and the last, the latter up to the right
+    ends = values.new_zeros(2, reach)
+    n = min(len(values), reach)
+    ends[0, :n], ends[1, reach - n :] = values[:n], values[len(values) - n :]
+    return ends
+
+
+# ---- the coordinates of a scope
 
 
 class Touched(dict[int, list[Piece]]):
-    """The coordinates that a step touches: for the number of each group that has some, one piece per parameter."""
+    """The touched coordinates of a step: by number of the group, one piece per parameter."""
 
     @cached_property
     def blocks(self) -> Blocks:
-        """Those of all groups together."""
+        """The blocks of all groups together."""
         return Blocks([piece for pieces in self.values() for piece in pieces])
 
 
 class TouchedCoordinates:
-    """Finds the coordinates that a scope names; anew only where parameters have changed since the last step."""
+    """Find the coordinates of a scope; repeated only if parameters have changed since the last step."""
 
     def __init__(self) -> None:
         self._key: Any = None
         self._touched = Touched()
 
     def __call__(self, groups: Sequence[dict[str, Any]], scope: str, n: int, *, whole: bool = False) -> Touched:
-        """Parameters without gradient and groups without weight have none.
+        """Find the touched coordinates. Parameters without gradient and groups without weight have none.
 
         Args:
             groups: the optimizer's parameter groups.
             scope: "first_of_tensor", "first_of_model" or "all".
             n: angles of a block.
-            whole: of sharded parameters, gather whole tensors rather than the ends of each run.
+            whole: gather whole sharded tensors instead of the ends of each run. Default: False.
 
         Raises:
             RuntimeError: for sparse or complex gradients.
@@ -276,14 +369,14 @@ class TouchedCoordinates:
             for group in groups
         ]
         if any(map(is_dtensor, (p for group in groups for p in group["params"]))):
-            return _find(groups, scope, n, whole)  # what other ranks hold changes with each step
+            return _find(groups, scope, n, whole)  # values of other ranks change with each step
         if key != self._key:
             self._key, self._touched = key, _find(groups, scope, n, whole)
         return self._touched
 
 
 def _signature(param: Tensor) -> Any:
-    """What decides where a parameter's touched coordinates lie."""
+    """The properties of a parameter that determine its touched coordinates."""
     gradient = param.grad
     if gradient is None:
         return None
@@ -348,7 +441,7 @@ def _find(groups: Sequence[dict[str, Any]], scope: str, n: int, whole: bool) -> 
 def _localize(
     shards: Sequence[tuple[list[Piece], int, Tensor, tuple[int, int]]], n: int, *, by_run: bool, whole: bool
 ) -> None:
-    """Reduce pieces of sharded parameters to what is on this rank, with the values around it."""
+    """Reduce pieces of sharded parameters to the part on this rank, with the values around it."""
     params = [p for *_, p, _ in shards]
     runs = [run_of(p) for p in params]
     needs = [need for *_, need in shards]
@@ -377,6 +470,6 @@ def _localize(
 
 
 def _first(tensor: Tensor, size: int) -> Tensor:
-    """A flat view of the first coordinates; the tensor itself where it is not contiguous."""
+    """A flat view of the first coordinates; the tensor itself if it is not contiguous."""
     tensor = tensor.data  # a view of the parameter itself could not be swapped for another one
     return tensor.as_strided((size,), (1,)) if tensor.is_contiguous() else tensor

@@ -1,9 +1,9 @@
 """Gradients at displaced weights: by measured bits (MeasuredDisplacement), or uphill (SharpnessAware, its control).
 
-With measured bits the gradient is taken at theta + r * d and applied to theta. For d of mean 0 that is randomized
-smoothing (the gradient of the loss averaged over the displacements), whatever d comes from: the sources "sign" and
-"gaussian" show whether measuring a circuit adds anything. arXiv 2511.01918 speaks of "evaluating multiple parameter
-configurations"; its equations have nothing of the kind.
+With measured bits the gradient is taken at theta + r * d and applied to theta. If d has mean 0, this is randomized
+smoothing (the gradient of the loss averaged over the displacements), whatever the source of d. The sources "sign" and
+"gaussian" therefore show whether measuring a circuit adds anything. arXiv 2511.01918 mentions "evaluating multiple
+parameter configurations", but its equations do not contain it.
 """
 
 from __future__ import annotations
@@ -22,50 +22,47 @@ from torch._utils import _unflatten_dense_tensors
 from torch.nn.functional import pad
 
 from lightning_qsgd.optim.circuit_perturbation import CircuitPerturbation
-from lightning_qsgd.optim.coordinates import alike, cuts, write_pieces
+from lightning_qsgd.optim.coordinates import cuts, is_dtensor, put
 from lightning_qsgd.optim.live_circuit import LiveCircuitPerturbation
 from lightning_qsgd.optim.perturbation import require
-from lightning_qsgd.optim.sharding import is_dtensor
 
 Source = Literal["circuit", "hadamard", "sign", "gaussian"]
 Bias = Literal["centred", "antithetic", "none"]
-_PREFIX = "displacement."  # of its state among the perturbation's
-_NONE = "no displacement"
-CHUNK = 2**20  # coordinates displaced at once: bounds the memory beside the exact copies
+CHUNK = 2**20  # coordinates displaced at once; bounds the memory in addition to the exact copies
 
 
 class MeasuredDisplacement:
-    """Displaces weights by r * d before a gradient, and puts the exact ones back.
+    """Displace weights by r * d before a gradient, and restore the exact ones afterwards.
+
+    All ranks of a distributed run use the same displacement. Layers with running statistics see the displaced weights.
 
     Args:
         radius: r, at least 0: a number, or a function of the optimizer's step (from 0).
-        relative: True (default): r is a multiple of each tensor's root mean square (a tensor of zeros does not move);
-            False: r is in units of the weights.
-        copies: gradients at different displacements that ``step(closure)`` averages, at least 1. Default: 1.
-        source: where d comes from:
+        relative: if True (default), r is a multiple of each tensor's root mean square, and a tensor of zeros does not
+            move. If False, r is in units of the weights.
+        copies: number of gradients at different displacements that ``step(closure)`` averages, at least 1. Default: 1.
+        source: source of d:
 
-            - "circuit" (default): each tensor, flattened in C order and padded with angle 0, is cut into blocks of
-              num_qubits; the circuit with angles pi * theta is measured once per block, and gives bits b;
-            - "hadamard": measured qubits after one H gate each, which are fair coins: the numbers of "sign";
+            - "circuit" (default): each tensor is flattened in C order, padded with angle 0, and cut into blocks of
+              num_qubits. The circuit with angles pi * theta is measured once per block and gives bits b;
+            - "hadamard": qubits measured after one H gate each, which are fair coins like "sign";
             - "sign": -1 or 1 with equal probability;
             - "gaussian": standard normal numbers.
-        circuit: what "circuit" measures, without ``center``. None (default): the paper's circuit at depth 1 on 4 qubits
-            without CNOTs and rotations, where P(b = 1) = (1 + sin(pi * theta)) / 2: the sine of Eq. 2.
-        bias: what becomes of the mean of a circuit's bits, s = E[2b - 1]:
+        circuit: the circuit that "circuit" measures, without ``center``. Default: the paper's circuit at depth 1 on 4
+            qubits without CNOTs and rotations, for which P(b = 1) = (1 + sin(pi * theta)) / 2, the sine of Eq. 2.
+        bias: treatment of the mean of a circuit's bits, s = E[2b - 1]:
 
-            - "centred" (default): d = 1 - 2b + s, of mean 0 and variance 1 - s^2;
-            - "antithetic": d = 1 - 2b in draw 2j and its opposite in draw 2j + 1: of mean 0 over a pair. For every
-              source; ``copies`` must be even;
+            - "centred" (default): d = 1 - 2b + s, with mean 0 and variance 1 - s^2;
+            - "antithetic": d = 1 - 2b in draw 2j and its negative in draw 2j + 1, with mean 0 over each pair. It
+              applies to every source, and ``copies`` must be even;
             - "none": d = 1 - 2b, so that the gradient is taken around theta - r * s.
 
-            The other sources have s = 0: "centred" and "none" are the same there.
-        seed: of all randomness, at least 0; with the step and the number of the draw it decides d. Default: 0.
-
-    Ranks of a distributed run displace alike. Layers that keep running statistics see the displaced weights.
+            For the other sources s = 0, and "centred" equals "none".
+        seed: seed of d, at least 0, together with the step and the number of the draw. Default: 0.
 
     Attributes:
-        draws: displacements since the optimizer's last step.
-        last_radius: radius of the last displacement; 0 before the first.
+        draws: number of displacements since the optimizer's last step.
+        last_radius: radius of the last displacement; 0 before the first one.
 
     Raises:
         ValueError: for an invalid value, or a circuit with ``center``.
@@ -101,42 +98,42 @@ class MeasuredDisplacement:
         self.bias: Bias = bias
         self.circuit, self.seed = circuit, seed
         self.draws, self.last_radius = 0, 0.0
-        self._saved: list[tuple[list[Tensor], list[Tensor]]] | None = None  # tensors, and what they held
+        self._saved: list[tuple[list[Tensor], list[Tensor]]] | None = None  # tensors, and their exact values
 
     def identity(self) -> str:
-        """What a checkpoint must agree on to be continued; radius and copies may change."""
+        """A text that must equal that of a loaded state; radius and copies may change."""
         circuit = "" if self.circuit is None else f", {self.circuit.identity()}"
         settings = f"source={self.source}, relative={self.relative}, bias={self.bias}, seed={self.seed}{circuit}"
         return f"MeasuredDisplacement({settings})"
 
     def prepare(self) -> str | None:
-        """Do the circuit's one-time work, unless it is done; returns a line about it, or None."""
+        """Do the circuit's one-time work, unless it is done. Returns a line that reports it, or None."""
         return None if self.circuit is None else self.circuit.prepare()
 
     def radius_at(self, step: int) -> float:
         """The radius of an optimizer step.
 
         Raises:
-            ValueError: if a schedule gives a negative or infinite one.
+            ValueError: if a schedule returns a negative or infinite number.
         """
         return _checked_radius(self.radius(step) if callable(self.radius) else self.radius)
 
     @property
     def active(self) -> bool:
-        """Whether weights are displaced now."""
+        """Whether weights are displaced."""
         return self._saved is not None
 
     @torch.no_grad()
     def displace(self, params: Sequence[Tensor], step: int, draw: int = 0) -> None:
-        """Add r * d to the weights, in place, rounding to their dtype, and keep exact copies.
+        """Add r * d to the weights in place, rounded to their dtype, and keep exact copies.
 
         Args:
-            params: tensors of any shapes, strides, devices and floating dtypes; those that need no gradient stay.
-            step: the optimizer's step, at least 0.
-            draw: number of the displacement within the step, at least 0.
+            params: tensors of any shape, strides, device and floating dtype. Those that need no gradient do not move.
+            step: number of the optimizer step, at least 0.
+            draw: number of the displacement within the step, at least 0. Default: 0.
 
         Raises:
-            RuntimeError: if weights are displaced already.
+            RuntimeError: if the weights are already displaced.
             ValueError: for sharded or complex weights, or an invalid radius of the schedule.
         """
         if self.active:
@@ -163,14 +160,14 @@ class MeasuredDisplacement:
 
     @torch.no_grad()
     def restore(self) -> None:
-        """Put the exact weights back; nothing happens where none are displaced."""
+        """Restore the exact weights, if any are displaced."""
         for params, saved in self._saved or ():
             torch._foreach_copy_(params, saved)  # pyright: ignore[reportPrivateImportUsage]
         self._saved = None
 
     @contextmanager
     def undisplaced(self) -> Iterator[None]:
-        """The exact weights within the block, the displaced ones again after it."""
+        """Restore the exact weights within a block, and the displaced ones after it."""
         before = [(params, [p.detach().clone() for p in params]) for params, _ in self._saved or ()]
         saved = self._saved
         self.restore()
@@ -181,6 +178,87 @@ class MeasuredDisplacement:
             with torch.no_grad():
                 for params, values in before:
                     torch._foreach_copy_(params, values)  # pyright: ignore[reportPrivateImportUsage]
+
+    def evaluate(self, closure: Callable[[], Any] | None, params: Sequence[Tensor], step: int) -> Any:
+        """Compute the loss and the gradients of one optimizer step at displaced weights.
+
+        Args:
+            closure: zeroes the gradients, computes loss and gradients, and returns the loss. None: the gradients are
+                already there.
+            params: the optimizer's parameters. The gradients of ``copies`` displacements are averaged, and a missing
+                one counts as 0. If the weights are already displaced, the closure is called once.
+            step: number of the optimizer step.
+
+        Returns:
+            The mean loss, or None without a closure. The exact weights are restored.
+
+        Raises:
+            RuntimeError: without a closure, or with one that returns no loss, if the weights were not displaced since
+                the last step, or still are.
+            ValueError: for an odd number of copies with bias="antithetic".
+        """
+        if closure is None:
+            self._check_draws()
+            loss = None
+        elif self.active:
+            try:
+                with torch.enable_grad():
+                    loss = closure()
+            finally:
+                self.restore()
+        else:
+            loss = self._mean_of_copies(closure, params, step)
+        assert not self.active
+        self.draws = 0
+        return loss
+
+    def _check_draws(self) -> None:
+        """Check that the gradients were taken at displaced weights."""
+        if self.active:
+            raise RuntimeError("step() was called at displaced weights; call it after the block of displaced()")
+        if not self.draws:
+            raise RuntimeError(
+                "step() got gradients of weights that were not displaced; call step(closure), or compute the loss and "
+                "gradients within `with optimizer.displaced():`"
+            )
+        pairs = self.bias == "antithetic"
+        if self.draws % self.copies or (pairs and self.draws % 2):
+            wanted = f"copies={self.copies}" + (", bias='antithetic'" if pairs else "")
+            warnings.warn(
+                f"step() got gradients of {self.draws} displacement(s), which {wanted} does not fit; use "
+                "`with optimizer.displaced(draw):` for draw = 0, 1, ... of each step, or call step(closure)",
+                stacklevel=6,
+            )
+
+    def _mean_of_copies(self, closure: Callable[[], Any], params: Sequence[Tensor], step: int) -> Any:
+        copies = self.copies
+        if self.bias == "antithetic":
+            require("copies", copies, copies % 2 == 0, "even with bias='antithetic': its draws come in pairs")
+        displaced_before = self.draws > 0
+        losses, means = [], {}
+        for draw in range(copies):
+            self.displace(params, step, draw)
+            try:
+                with torch.enable_grad():
+                    losses.append(closure())
+            finally:
+                self.restore()
+            if losses[-1] is None:
+                if displaced_before:  # gradients are there: Lightning gives step() a closure that does nothing
+                    return None
+                raise RuntimeError(
+                    "The closure returned no loss: let it return the loss; or, if it computes none, compute loss and "
+                    "gradients within `with optimizer.displaced():`"
+                )
+            if copies == 1:
+                return losses[0]
+            for p in params:
+                if p.grad is not None:
+                    means[p] = p.grad / copies if p not in means else means[p].add_(p.grad, alpha=1 / copies)
+                    p.grad = None
+        for p, mean in means.items():
+            p.grad = mean
+        return sum(losses) / copies
 
     def _displace(
         self,
@@ -214,12 +292,12 @@ class MeasuredDisplacement:
         return 1 if self.circuit is None else self.circuit.num_qubits
 
     @property
-    def _chunk(self) -> int:  # fewer where each block has the probabilities of many outcomes
+    def _chunk(self) -> int:  # fewer if each block has the probabilities of many outcomes
         return CHUNK if self.circuit is None else min(CHUNK, 4 * CHUNK * self._block // 2**self._block)
 
     def _directions(
         self, theta: Tensor, lengths: list[int], rng: np.random.Generator, key: tuple[int, ...]
-    ) -> Tensor:  # d, flat; a tensor of its own
+    ) -> Tensor:  # d, flat; a new tensor
         if self.source == "gaussian":
             generator = torch.Generator("cpu").manual_seed(int(rng.integers(2**63)))  # numpy's take three times as long
             return torch.randn(theta.shape, generator=generator, dtype=theta.dtype, device="cpu").to(theta.device)
@@ -239,11 +317,11 @@ class MeasuredDisplacement:
         return d
 
     def state_dict(self) -> dict[str, Any]:
-        """The identity, and the circuit's state: flat. Draws follow from the optimizer's step."""
+        """The identity and the state of the circuit. Draws follow from the optimizer's step."""
         return {"identity": self.identity()} | ({} if self.circuit is None else self.circuit.state_dict())
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Take over what :meth:`state_dict` returned; the optimizer has compared the two identities before."""
+        """Load the state; the optimizer has compared the identities before."""
         if self.circuit is not None:
             self.circuit.load_state_dict(state)
 
@@ -254,7 +332,7 @@ def _checked_radius(radius: Any) -> float:
 
 
 def _check(params: Sequence[Tensor]) -> None:
-    """Refuse what cannot be displaced."""
+    """Refuse tensors that cannot be displaced."""
     for p in params:
         if not p.is_floating_point():
             raise ValueError(f"Invalid parameter: {p.dtype}; a displacement needs real floating-point weights")
@@ -262,178 +340,46 @@ def _check(params: Sequence[Tensor]) -> None:
             raise ValueError("Invalid parameter: a DTensor; displacements do not support sharded weights, use DDP")
 
 
+def alike(params: Sequence[Tensor]) -> list[list[Tensor]]:
+    """Group tensors by device and dtype."""
+    groups: dict[tuple[torch.device, torch.dtype], list[Tensor]] = {}
+    for p in params:
+        groups.setdefault((p.device, p.dtype), []).append(p)
+    return list(groups.values())
+
+
+def write_pieces(params: Sequence[Tensor], pieces: Sequence[tuple[int, int, int]], values: Tensor) -> None:
+    """Set pieces of tensors to flat ``values`` in C order, rounded to the tensors' dtype."""
+    whole = [params[number] for number, _, length in pieces if length == params[number].numel()]
+    if len(whole) == len(pieces):
+        torch._foreach_copy_(whole, _unflatten_dense_tensors(values, whole))  # pyright: ignore[reportPrivateImportUsage]
+        return
+    for (number, start, _), part in zip(pieces, values.split([length for *_, length in pieces]), strict=True):
+        put(params[number], start, part)
+
+
 def _fair_signs(size: int, rng: np.random.Generator) -> Tensor:
-    """(size,) int8: -1 or 1, one random bit each."""
+    """Random signs, (size,) int8 of -1 or 1, from one bit each."""
     bits = np.unpackbits(np.frombuffer(rng.bytes(-(-size // 8)), np.uint8), count=size)
     return 1 - 2 * torch.from_numpy(bits.view(np.int8))
 
 
-class DisplacedGradients(torch.optim.Optimizer):
-    """Base of optimizers with a ``displacement``; a subclass sets the attributes and calls :meth:`_evaluate`.
-
-    Attributes:
-        displacement: the displacement, or None.
-    """
-
-    displacement: MeasuredDisplacement | None
-    _step: int
-
-    def displace(self, draw: int = 0) -> None:
-        """Displace the weights for gradients of this step, until ``displacement.restore()``.
-
-        Args:
-            draw: number of the displacement within the step, such as the micro-batch's. Default: 0.
-
-        Raises:
-            RuntimeError: without a displacement, or if the weights are displaced already.
-        """
-        if self.displacement is None:
-            raise RuntimeError("This optimizer has no displacement; give it displacement=MeasuredDisplacement(...)")
-        self.displacement.displace(self._all_parameters(), self._step, draw)
-
-    @contextmanager
-    def displaced(self, draw: int = 0) -> Iterator[None]:
-        """Displaced weights within the block, for loops without closure; see :meth:`displace`.
-
-        Example: ``with optimizer.displaced(): loss_of(model(batch)).backward()``, and then ``optimizer.step()``.
-        """
-        self.displace(draw)
-        try:
-            yield
-        finally:
-            if self.displacement is not None:
-                self.displacement.restore()
-
-    def _all_parameters(self) -> list[Tensor]:
-        return [p for group in self.param_groups for p in group["params"]]
-
-    def _evaluate(self, closure: Callable[[], Any] | None) -> Any:
-        if self.displacement is None:
-            with torch.enable_grad():
-                return None if closure is None else closure()
-        if closure is None and all(float(group["lr"]) == 0 for group in self.param_groups):
-            return None  # nothing moves: torch's distributed state dicts call it so, to have a state at all
-        return evaluate(closure, self.displacement, self._all_parameters(), self._step)
-
-    def _displacement_state(self) -> dict[str, Any]:
-        """Flat; its identity alone where there is none."""
-        state = {"identity": _NONE} if self.displacement is None else self.displacement.state_dict()
-        return {f"{_PREFIX}{name}": value for name, value in state.items()}
-
-    def _check_displacement(self, state: dict[str, Any]) -> None:
-        theirs = state.get(f"{_PREFIX}identity", _NONE)
-        mine = _NONE if self.displacement is None else self.displacement.identity()
-        if theirs != mine:
-            raise ValueError(
-                f"The state belongs to {theirs}, this optimizer has {mine}; resume with the same displacement, or "
-                "start a new run"
-            )
-
-    def _load_displacement_state(self, state: dict[str, Any]) -> None:
-        if self.displacement is not None:
-            own = {name[len(_PREFIX) :]: value for name, value in state.items() if name.startswith(_PREFIX)}
-            self.displacement.load_state_dict(own)
-
-
-def evaluate(
-    closure: Callable[[], Any] | None, displacement: MeasuredDisplacement, params: Sequence[Tensor], step: int
-) -> Any:
-    """The loss and the gradients of one optimizer step, at displaced weights.
-
-    Args:
-        closure: zeroes the gradients, computes loss and gradients, returns the loss; None: gradients are there.
-        displacement: its ``copies`` displacements are averaged, unless the weights are displaced already: then the
-            closure is called once.
-        params: the optimizer's parameters. One without gradient at one displacement counts 0 there.
-        step: the optimizer's step.
-
-    Returns:
-        The mean loss; None without closure. The weights are the exact ones afterwards.
-
-    Raises:
-        RuntimeError: without closure (or with one that returns no loss), if there was no displacement since the last
-            step; or if one is still active.
-        ValueError: for an odd number of copies with bias="antithetic".
-    """
-    if closure is None:
-        pairs = displacement.bias == "antithetic"
-        if displacement.active:
-            raise RuntimeError("step() was called at displaced weights; call it after the block of displaced()")
-        if not displacement.draws:
-            raise RuntimeError(
-                "step() got gradients of weights that were not displaced; call step(closure), or compute the loss and "
-                "gradients within `with optimizer.displaced():`"
-            )
-        if displacement.draws % displacement.copies or (pairs and displacement.draws % 2):
-            wanted = f"copies={displacement.copies}" + (", bias='antithetic'" if pairs else "")
-            warnings.warn(
-                f"step() got gradients of {displacement.draws} displacement(s), which {wanted} does not fit; use "
-                "`with optimizer.displaced(draw):` for draw = 0, 1, ... of each step, or call step(closure)",
-                stacklevel=5,
-            )
-        loss = None
-    elif displacement.active:
-        try:
-            with torch.enable_grad():
-                loss = closure()
-        finally:
-            displacement.restore()
-    else:
-        loss = _mean_of_copies(closure, displacement, params, step)
-    assert not displacement.active
-    displacement.draws = 0
-    return loss
-
-
-def _mean_of_copies(
-    closure: Callable[[], Any], displacement: MeasuredDisplacement, params: Sequence[Tensor], step: int
-) -> Any:
-    copies = displacement.copies
-    if displacement.bias == "antithetic":
-        require("copies", copies, copies % 2 == 0, "even with bias='antithetic': its draws come in pairs")
-    displaced_before = displacement.draws > 0
-    losses, means = [], {}
-    for draw in range(copies):
-        displacement.displace(params, step, draw)
-        try:
-            with torch.enable_grad():
-                losses.append(closure())
-        finally:
-            displacement.restore()
-        if losses[-1] is None:
-            if displaced_before:  # gradients are there: Lightning gives step() a closure that does nothing
-                return None
-            raise RuntimeError(
-                "The closure returned no loss: let it return the loss; or, where it computes none, compute loss and "
-                "gradients within `with optimizer.displaced():`"
-            )
-        if copies == 1:
-            return losses[0]
-        for p in params:
-            if p.grad is not None:
-                means[p] = p.grad / copies if p not in means else means[p].add_(p.grad, alpha=1 / copies)
-                p.grad = None
-    for p, mean in means.items():
-        p.grad = mean
-    return sum(losses) / copies
-
-
 class SharpnessAware(torch.optim.AdamW):
-    """AdamW on the gradient at the point within ``radius`` where the loss is highest to first order.
+    """AdamW with the gradient at the point within ``radius`` where the loss is highest to first order.
 
-    Each step evaluates the closure twice: at theta, and at theta + radius * g / ||g|| (Foret, Kleiner, Mobahi and
-    Neyshabur 2021, arXiv 2010.01412, Algorithm 1); the norm is over all parameters. So it takes about twice the time.
-    Under Lightning: automatic optimization in full precision, without accumulation.
+    Each step evaluates the closure twice and takes about twice the time: at theta, and at theta + radius * g / ||g||,
+    with the norm over all parameters (Foret, Kleiner, Mobahi and Neyshabur 2021, arXiv 2010.01412, Algorithm 1). Under
+    Lightning it requires automatic optimization in full precision without gradient accumulation.
 
     Args:
-        params: as of ``torch.optim.AdamW``.
-        lr, betas, eps, weight_decay: as there, but weight_decay is 0 by default.
-        radius: Euclidean length of the displacement, at least 0; 0: AdamW, with the closure evaluated twice.
-            Default: 0.05, that of the paper.
+        params: as for ``torch.optim.AdamW``.
+        lr, betas, eps, weight_decay: likewise, but weight_decay is 0 by default.
+        radius: Euclidean length of the displacement, at least 0. With 0 it is AdamW, but still evaluates the closure
+            twice. Default: 0.05, as in the paper.
 
     Raises:
         ValueError: for a negative radius; in ``step`` without a closure.
-        RuntimeError: in ``step``, if the closure leaves no gradients, or adds to those of earlier batches.
+        RuntimeError: in ``step``, if the closure leaves no gradients or adds to earlier ones.
     """
 
     def __init__(
@@ -453,7 +399,7 @@ class SharpnessAware(torch.optim.AdamW):
         """Take a step.
 
         Args:
-            closure: sets the gradients to None (``zero_grad()``), computes the loss and its gradients, and returns it.
+            closure: sets the gradients to None (``zero_grad()``), computes loss and gradients, and returns the loss.
 
         Returns:
             The loss at theta, before the step.
@@ -466,8 +412,8 @@ class SharpnessAware(torch.optim.AdamW):
         after = [p.grad for group in self.param_groups for p in group["params"]]
         if any(old is not None and new is old for old, new in zip(before, after, strict=True)):
             raise RuntimeError(
-                "The closure added to earlier gradients: SharpnessAware cannot accumulate them over batches; train "
-                "with accumulate_grad_batches=1, and call zero_grad(set_to_none=True) in a closure of your own"
+                "The closure added to earlier gradients, but SharpnessAware cannot accumulate them over batches: train "
+                "with accumulate_grad_batches=1, and call zero_grad(set_to_none=True) in your own closure"
             )
         displaced = self._displace()
         try:
@@ -478,7 +424,7 @@ class SharpnessAware(torch.optim.AdamW):
                 for p, before in displaced:
                     p.copy_(before)
         with torch.no_grad():
-            inspect.unwrap(torch.optim.AdamW.step)(self)  # torch wraps each class's step in hooks; once is enough
+            inspect.unwrap(torch.optim.AdamW.step)(self)  # unwrapped: torch adds the hooks to the step of each class
         return loss
 
     @torch.no_grad()

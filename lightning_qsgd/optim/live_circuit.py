@@ -1,4 +1,4 @@
-"""The paper's circuit, or another one, run in each step; and what stands in for it when its sampler fails.
+"""The paper's circuit or another one, run in each step, with a series that replaces it if its sampler fails.
 
 Shapes: B blocks, n qubits.
 """
@@ -29,24 +29,23 @@ log = logging.getLogger("lightning_qsgd")
 class LiveCircuitPerturbation(CircuitPerturbation):
     """s from circuits that run in each step, one for each block.
 
-    A circuit of your own is a subclass with an ``ansatz``; where ``Ring`` is that circuit by its series,
-    ``class LiveRing(Ring, LiveCircuitPerturbation)`` is the same one live. Their checkpoints are of one identity.
+    For your own circuit, write a subclass with an ``ansatz``. If ``Ring`` is a :class:`CircuitPerturbation` with it,
+    ``class LiveRing(Ring, LiveCircuitPerturbation)`` is the same circuit run live, and each loads the other's
+    checkpoints. In a distributed run rank 0 runs all circuits, and the other ranks receive its results.
 
     Args:
         num_qubits, depth, entanglement, rotations, rotation_seed, decode_chain, center, sampler: as in
             :class:`CircuitPerturbation`.
-        max_circuits: most circuits that a step may ask for. Default: 1024.
-        on_failure: of circuits, once some have run. "stop" (default): the error, before anything of the step is
-            applied; "series": the exact series of the perfect circuit, or that of ``calibration``, gives s in the step
-            and the next 99, then circuits are tried again. It is warned of, counted, and remembered by checkpoints. The
-            first circuits of a run must succeed: what fails at once is a mistake in the settings, and no device that
-            went away.
+        max_circuits: largest number of circuits in a step, at least 1. Default: 1024.
+        on_failure: what happens if circuits fail after some have run. "stop" (default): the error is raised before
+            anything of the step is applied. "series": the exact series of the noiseless circuit, or that of
+            ``calibration``, gives s in this step and the next 99; then circuits are tried again. This raises a warning,
+            is counted, and is saved in checkpoints. A failure of the first circuits of a run always stops it, because
+            it is a mistake in the settings.
         calibration: with on_failure="series", a file from ``lightning-qsgd calibrate``. Default: None.
 
-    In a distributed run, rank 0 alone runs circuits and the others receive its numbers.
-
     Raises:
-        ValueError: as :class:`CircuitPerturbation`; in ``forward`` beyond ``max_circuits``.
+        ValueError: as for :class:`CircuitPerturbation`; in ``forward`` above ``max_circuits``.
     """
 
     def __init__(
@@ -72,7 +71,7 @@ class LiveCircuitPerturbation(CircuitPerturbation):
         )
         self.max_circuits = max_circuits
         self.on_failure: Literal["stop", "series"] = on_failure
-        self._failed_at: int | None = None  # step of the last failure; None: none, or circuits have run since
+        self._failed_at: int | None = None  # step of the last failure; None if circuits have run since
 
     @cached_property
     def _fallback(self) -> CircuitPerturbation | None:
@@ -80,11 +79,11 @@ class LiveCircuitPerturbation(CircuitPerturbation):
 
     @property
     def blockwise(self) -> bool:
-        """False: circuits run for all blocks of a step at once."""
+        """False: the circuits of all blocks of a step run together."""
         return False
 
     def prepare(self) -> str | None:
-        """Fit the series that stands in, and measure s(0) where it is subtracted, unless a checkpoint brought them."""
+        """Fit the fallback series, and measure s(0) if it is subtracted, unless a checkpoint had them."""
         if self._fallback is not None:
             self._fallback.prepare()
         if self.center == "zero" and self._offset is None:
@@ -100,7 +99,7 @@ class LiveCircuitPerturbation(CircuitPerturbation):
 
         if self._fallback is None:
             return counted_from_rank_0(self, run).to(angles)
-        if self._failed_at is None or not 0 <= step - self._failed_at < RETRY_AFTER:  # before it: a new optimizer
+        if self._failed_at is None or not 0 <= step - self._failed_at < RETRY_AFTER:  # a smaller step: a new optimizer
             s = counted_from_rank_0(self, lambda: self._try(run, step))
             self._failed_at = step if s is None else None
             if s is not None:
@@ -116,7 +115,7 @@ class LiveCircuitPerturbation(CircuitPerturbation):
                 "CircuitPerturbation, scope='first_of_tensor' or 'first_of_model', or raise max_circuits"
             )
         if not bool(torch.isfinite(angles).all()):
-            raise ValueError("Invalid weights: some are not finite, so that no circuit can take them as angles")
+            raise ValueError("Invalid weights: some are not finite and cannot be angles of a circuit")
 
     def _try(self, run: Callable[[], Tensor], step: int) -> Tensor | None:
         try:
@@ -126,8 +125,8 @@ class LiveCircuitPerturbation(CircuitPerturbation):
                 raise
             text = " ".join(scrubbed(f"{type(error).__name__}: {error}").split())[:500]
             log.warning(
-                f"Circuits failed in step {step} ({text}). Their series answers this step and the next "
-                f"{RETRY_AFTER - 1}, then circuits are tried again; quantum/fallback_steps counts them"
+                f"Circuits failed in step {step} ({text}). Their series replaces them in this step and the next "
+                f"{RETRY_AFTER - 1}, then circuits are tried again; quantum/fallback_steps counts these steps"
             )
             return None
 

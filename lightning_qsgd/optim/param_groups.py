@@ -1,4 +1,4 @@
-"""Parameter groups: which ones the perturbation touches, and how to leave parts of a model out."""
+"""Parameter groups: their options, and how to exclude parts of a model from the perturbation."""
 
 import re
 from collections.abc import Iterable, Mapping
@@ -12,7 +12,7 @@ Target = Literal["update", "gradient"]
 Scale = Literal["gradient", "adam"]
 Coupling = Literal["lr", "decoupled"]
 
-#: The combinations of (target, scale, coupling) that mean something.
+#: The legal combinations of (target, scale, coupling).
 LEGAL_COMBINATIONS = (
     ("update", "gradient", "lr"),
     ("update", "gradient", "decoupled"),
@@ -22,7 +22,7 @@ LEGAL_COMBINATIONS = (
 #: The key in parameter groups under which state dicts hold the perturbation's state.
 STATE = "perturbation_state"
 Kind = Literal["norms", "biases", "embeddings"]
-#: Keys that this optimizer and torch put into groups; groups of another optimizer may bring them.
+#: Keys that this optimizer and torch add to groups; groups from another optimizer may have them.
 _INTERNAL = (STATE, "scheduled", "reference_lr", "param_names", "decoupled_weight_decay")
 _CONSTRUCTOR_ONLY = ("scope", "perturbation", "twin", "displacement")
 _EMBEDDINGS = (nn.Embedding, nn.EmbeddingBag)
@@ -31,24 +31,25 @@ _EMBEDDINGS = (nn.Embedding, nn.EmbeddingBag)
 def perturbed_groups(
     module: nn.Module, leave_out: Iterable[Kind] = get_args(Kind), pattern: str | None = None
 ) -> list[dict[str, Any]]:
-    """Two parameter groups: the perturbed parameters, and the others with quantum_weight 0, which are plain AdamW's.
+    """Make two parameter groups: the perturbed parameters, and the others with quantum_weight 0 (plain AdamW).
 
     ``SuperpositionalGradientDescent(perturbed_groups(model), lr=1e-3)``
 
     Args:
-        module: its parameters that require gradients are dealt out, each once (tied weights too).
-        leave_out: what is not perturbed, by default all of
+        module: the module. Each parameter that requires gradients is in one group, also if weights are tied.
+        leave_out: parameters to exclude. Default: all of
 
-            - "norms": parameters of modules whose class is named ...Norm... (LayerNorm, RMSNorm, BatchNorm2d, ...);
+            - "norms": parameters of modules whose class name contains Norm (LayerNorm, RMSNorm, BatchNorm2d, ...);
             - "biases": parameters whose own name begins or ends with "bias";
-            - "embeddings": weights of ``nn.Embedding`` and ``nn.EmbeddingBag``, also where an output layer shares them.
-        pattern: a regular expression; only parameters whose name it matches somewhere are perturbed. Default: all.
+            - "embeddings": weights of ``nn.Embedding`` and ``nn.EmbeddingBag``, also if an output layer shares them.
+        pattern: a regular expression that is searched in the names of parameters; others are excluded. Default: all
+            names match.
 
     Returns:
-        [{"params": [...]}, {"params": [...], "quantum_weight": 0.0}], without a group that would be empty.
+        [{"params": [...]}, {"params": [...], "quantum_weight": 0.0}]; the second group is omitted if it is empty.
 
     Raises:
-        ValueError: for an unknown kind, a pattern that is no regular expression, or if nothing is left to perturb.
+        ValueError: for an unknown kind, an invalid regular expression, or if no parameter is left to perturb.
     """
     kinds = tuple(leave_out)
     if unknown := [kind for kind in kinds if kind not in get_args(Kind)]:
@@ -79,15 +80,15 @@ def perturbed_groups(
 
 
 def refuse_unknown_keys(group: Mapping[str, Any], options: Iterable[str]) -> None:
-    """Refuse keys of a parameter group that are meant for the optimizer and that it would not read.
+    """Refuse keys of a parameter group that look like options but would be ignored.
 
     Args:
-        group: as a user gives it.
-        options: names that the optimizer reads.
+        group: the group as the user gives it.
+        options: names of the options.
 
     Raises:
-        ValueError: for an argument of the constructor alone, a misspelt option, or an unknown name that begins with
-            "quantum" or "perturb". Other names (initial_lr, lr_scale, name, ...) are users' and schedulers'.
+        ValueError: for an option of the whole optimizer, a misspelt option, or an unknown name that begins with
+            "quantum" or "perturb". Other names (initial_lr, lr_scale, name, ...) belong to users and schedulers.
     """
     known, takes = [*options, "params"], f"a group takes {', '.join(sorted(options))}"
     for key in group.keys() - {*known, *_INTERNAL}:
@@ -104,17 +105,17 @@ def refuse_unknown_keys(group: Mapping[str, Any], options: Iterable[str]) -> Non
 
 
 def participates(group: Mapping[str, Any]) -> bool:
-    """Whether a group's coordinates are among the touched ones at all."""
+    """Whether the perturbation can touch coordinates of a group."""
     return group["scheduled"] or group["quantum_weight"] != 0
 
 
 def acts(group: Mapping[str, Any]) -> bool:
-    """Whether a group's touched coordinates move in this step."""
+    """Whether the perturbation moves coordinates of a group in this step."""
     return group["quantum_weight"] != 0 and float(group["lr"]) != 0
 
 
 def rate(group: Mapping[str, Any]) -> float:
-    """What multiplies lambda * Q in the weights: lr, or with coupling="decoupled" its share of the initial one."""
+    """The factor of lambda * Q in the weights: lr, or with coupling="decoupled" lr over the initial one."""
     lr = float(group["lr"])
     return lr if group["coupling"] == "lr" else lr / group.get("initial_lr", group["reference_lr"])
 
@@ -135,7 +136,7 @@ def check_options(group: Mapping[str, Any]) -> None:
 
 
 def checked_weight(value: Any) -> float:
-    """quantum_weight as a number.
+    """Check quantum_weight, and return it as a float.
 
     Raises:
         ValueError: unless it is a number of at least 0.

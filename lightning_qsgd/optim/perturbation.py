@@ -1,7 +1,7 @@
 """Perturbations: what multiplies the gradient (or Adam's direction) in Superpositional Gradient Descent.
 
-Paper: arXiv 2511.01918. A perturbation maps blocks of angles a = pi * theta to s in [-1, 1], the modulation. The
-classical twins each keep a part of what s does.
+Paper: arXiv 2511.01918. A perturbation maps blocks of angles a = pi * theta to s in [-1, 1], the modulation. Each
+classical twin keeps a part of the effect of s.
 Shapes: B blocks, n qubits; one angle, one qubit and one s per touched coordinate.
 """
 
@@ -18,10 +18,10 @@ from torch import Tensor
 
 
 def require(name: str, value: Any, valid: bool, rule: str) -> None:
-    """Refuse an argument.
+    """Check an argument.
 
     Raises:
-        ValueError: unless ``valid``; it names the argument, its value and the rule.
+        ValueError: if ``valid`` is false, with the argument, its value and the rule.
     """
     if not valid:
         raise ValueError(f"Invalid {name}: {value!r}; it must be {rule}")
@@ -34,12 +34,14 @@ class Perturbation(ABC):
         num_qubits: coordinates per block, at least 1. Default: 4.
 
     Attributes:
-        layout: set by the optimizer before each call: for each tensor, in slot order, (number of the parameter, number
-            of its coordinates, number of pad slots after them). Pad slots have angle 0 and their s is dropped.
-        circuits, shots: run so far, those before a loaded state included. 0 where classical.
-        seconds: wall-clock seconds that circuits took in this process; no part of the state.
-        fallback_steps: steps in which a series stood in, because circuits failed.
-        on_answer: called with (angles, s, step) of each call, while ``layout`` is that of the angles. Default: None.
+        layout: set by the optimizer before each call: for each tensor, in the order of the slots, (number of the
+            parameter, number of its coordinates, number of padding slots after them). Padding has angle 0, and its s is
+            dropped.
+        circuits, shots: numbers so far, including those before a loaded state; 0 without circuits.
+        seconds: wall-clock seconds in circuits in this process; not part of the state.
+        fallback_steps: number of steps in which a series replaced circuits that failed.
+        on_answer: function that is called with (angles, s, step) after each call, while ``layout`` is set. Default:
+            None.
     """
 
     on_answer: Callable[[Tensor, Tensor, int], None] | None = None
@@ -53,33 +55,34 @@ class Perturbation(ABC):
 
     @property
     def blockwise(self) -> bool:
-        """Whether s of a block depends on that block's angles and the step alone, whatever else is asked with it.
+        """Whether s of a block depends only on the angles of that block and on the step.
 
-        The optimizer may then ask for the blocks of a step in several calls, and on each rank for its own, while
-        weights that it has asked about move already: what may fail belongs into :meth:`prepare`. Default: False, one
-        call with all blocks before anything moves, which costs memory of their size.
+        If True, the optimizer may evaluate the blocks of a step in several calls, on each rank its own, while earlier
+        blocks already move. Do work that can fail in :meth:`prepare`. If False (default), one call evaluates all blocks
+        before any weight moves, which needs memory of their size.
         """
         return False
 
     def identity(self) -> str:
-        """What a checkpoint must agree on to be continued. Default: the class and its plain public attributes."""
+        """A text that must equal that of a loaded state. Default: the class and its plain public attributes."""
         plain = {k: v for k, v in vars(self).items() if isinstance(v, (int, float, str, bool)) and k[0] != "_"}
         settings = sorted(plain.keys() - {"circuits", "shots", "seconds", "fallback_steps"})
         return f"{type(self).__name__}({', '.join(f'{name}={plain[name]}' for name in settings)})"
 
     def prepare(self) -> str | None:
-        """Do one-time work, such as fitting a surrogate, unless it is done; returns a line about it, or None."""
+        """Do one-time work, such as fitting a series, unless it is done. Returns a line that reports it, or None."""
         return None
 
     def fresh(self) -> Perturbation:
-        """What a new optimizer trains with. Default: this object, which several optimizers may then share.
+        """The perturbation that a new optimizer uses. Default: this object, which several optimizers may share.
 
-        One that remembers something about the weights it has seen returns a copy that has seen none, unless it is new.
+        A perturbation that remembers something about the weights returns itself if it is new, and otherwise a copy
+        without memory.
         """
         return self
 
     def report(self) -> dict[str, str | float]:
-        """What is known once: texts (the circuit's drawing) and numbers, by name. Default: nothing."""
+        """One-time facts by name: texts, such as the drawing of the circuit, and numbers. Default: none."""
         return {}
 
     @abstractmethod
@@ -88,21 +91,21 @@ class Perturbation(ABC):
 
         Args:
             angles: (B, n), float32 or float64, pi * theta.
-            step: number of the optimizer step, from 0: all randomness is a function of (seed, step).
+            step: number of the optimizer step, from 0. All randomness must be a function of (seed, step).
 
         Returns:
             s, (B, n), like ``angles``, in [-1, 1].
         """
 
     def __call__(self, angles: Tensor, *, step: int) -> Tensor:
-        """Call :meth:`forward`, and tell ``on_answer``."""
+        """Call :meth:`forward`, and then ``on_answer``."""
         s = self.forward(angles, step=step)
         if self.on_answer is not None:
             self.on_answer(angles, s, step)
         return s
 
     def state_dict(self) -> dict[str, Any]:
-        """What a resumed run needs: tensors, numbers and texts by name, and containers of such; no times."""
+        """The state for checkpoints: tensors, numbers, texts and containers of these by name, without times."""
         return {"circuits": self.circuits, "shots": self.shots}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
@@ -111,10 +114,10 @@ class Perturbation(ABC):
 
 
 class SinePerturbation(Perturbation):
-    """s = sin(pi * theta), Eq. 2 in closed form. No circuit runs; it is what Eq. 5's circuit computes at depth 1.
+    """s = sin(pi * theta), Eq. 2 in closed form, which the circuit of Eq. 5 computes at depth 1. No circuit runs.
 
     Args:
-        num_qubits: coordinates per block; it only decides how many coordinates are touched. Default: 4.
+        num_qubits: coordinates per block; it only determines how many coordinates are touched. Default: 4.
     """
 
     @property
@@ -123,7 +126,7 @@ class SinePerturbation(Perturbation):
         return True
 
     def forward(self, angles: Tensor, *, step: int) -> Tensor:
-        """sin(angles); ``step`` does not matter."""
+        """sin(angles); ``step`` is not used."""
         return angles.sin()
 
 
@@ -131,20 +134,20 @@ TwinKind = Literal["sign", "uniform", "matched", "shuffled", "frozen", "constant
 
 
 class TwinPerturbation(Perturbation):
-    """Base of the classical twins: each keeps a part of a perturbation's effect, without its response to the weights.
+    """Base of the classical twins. Each keeps a part of a perturbation's effect, without its response to the weights.
+
+    The memory of a twin belongs to one optimizer and is part of its state. The first optimizer that gets a new twin
+    uses it; other optimizers use copies without memory (see :meth:`fresh`).
 
     Args:
-        reference: the perturbation to imitate; None: :class:`SinePerturbation`, also where this twin replaces another
-            perturbation in stacked configurations: the optimizer's option ``twin`` keeps that one as the reference. A
-            circuit is run as often as its twin needs it (once for frozen, constant and scalar).
-        seed: of the random twins, at least 0. Default: 0.
-
-    What a twin remembers belongs to one optimizer and travels in its state. The first optimizer that is given a new
-    twin trains with it, any other one with a copy that remembers nothing yet (see :meth:`fresh`).
+        reference: the perturbation to imitate. The circuits of a reference run as often as the twin needs them: once
+            for frozen, constant and scalar. Default: :class:`SinePerturbation`, even if this twin replaces another
+            perturbation in stacked configurations; the optimizer's option ``twin`` keeps that one as the reference.
+        seed: seed of the random twins, at least 0. Default: 0.
 
     Attributes:
         kind: its name for the optimizer's option ``twin`` and for comparisons.
-        asks: whether it asks the reference at all; "sign" and "uniform" take from it only the number of qubits.
+        asks: whether it evaluates the reference; "sign" and "uniform" only take the number of qubits from it.
 
     Raises:
         ValueError: for a negative seed.
@@ -158,14 +161,14 @@ class TwinPerturbation(Perturbation):
         super().__init__(reference.num_qubits)
         require("seed", seed, seed >= 0, "at least 0")
         self.reference, self.seed = reference, seed
-        self._taken = False  # by an optimizer, or remembers weights
+        self._taken = False  # whether an optimizer uses it, or it remembers weights
         self._forget()
 
     def _forget(self) -> None:
-        """Drop what was remembered of the weights."""
+        """Drop the memory of the weights."""
 
     def fresh(self) -> TwinPerturbation:
-        """Itself, once; afterwards, or when it has been asked before, a copy without memory, of the same reference."""
+        """This object if no optimizer uses it and it has no memory, otherwise a copy without memory."""
         twin = copy.copy(self) if self._taken else self
         twin.reference = self.reference.fresh()
         twin._forget()
@@ -178,11 +181,11 @@ class TwinPerturbation(Perturbation):
         return f"ControlPerturbation({self.kind}, {reference}, seed={self.seed})"  # 0.1.0's checkpoints hold it
 
     def prepare(self) -> str | None:
-        """Prepare the reference, where this twin asks it."""
+        """Prepare the reference, if this twin evaluates it."""
         return self.reference.prepare() if self.asks else None
 
     def report(self) -> dict[str, str | float]:
-        """That of the reference, where this twin asks it."""
+        """The report of the reference, if this twin evaluates it."""
         return self.reference.report() if self.asks else {}
 
     def _ask_reference(self, angles: Tensor, step: int) -> Tensor:
@@ -207,13 +210,13 @@ class TwinPerturbation(Perturbation):
     def _signs(self, angles: Tensor, step: int) -> Tensor:
         return torch.where(self._uniform(angles, step) < 0, -1.0, 1.0).to(angles)
 
-    def _real_slots(self) -> Tensor:  # indices of the slots that are coordinates, not padding
+    def _real_slots(self) -> Tensor:  # indices of the slots without padding
         lengths = torch.tensor(self.layout, device="cpu")[:, 1:].flatten()
         real = torch.tensor([True, False], device="cpu").repeat(len(self.layout))
         return real.repeat_interleave(lengths).nonzero()[:, 0]
 
     def state_dict(self) -> dict[str, Any]:
-        """The counts, and the reference's state."""
+        """The counts, and the state of the reference."""
         return super().state_dict() | {f"reference.{k}": v for k, v in self.reference.state_dict().items()}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
@@ -256,12 +259,12 @@ class MatchedTwin(TwinPerturbation):
 
 
 class ShuffledTwin(TwinPerturbation):
-    """The reference's s, dealt to random coordinates in each step. Arguments: as :class:`TwinPerturbation`."""
+    """The reference's s, permuted randomly in each step. Arguments: as :class:`TwinPerturbation`."""
 
     kind = "shuffled"
 
     def forward(self, angles: Tensor, *, step: int) -> Tensor:
-        """The reference's s in another order, (B, n); padding stays where it is."""
+        """The reference's s in random order, (B, n); padding is not permuted."""
         s = self._ask_reference(angles, step).flatten()
         real = self._real_slots().to(s.device)
         order = torch.randperm(len(real), generator=self._generator(step), device="cpu").to(s.device)
@@ -269,7 +272,7 @@ class ShuffledTwin(TwinPerturbation):
 
 
 class _TableTwin(TwinPerturbation):
-    """Base of the twins that keep numbers of the first perturbed step."""
+    """Base of the twins that keep values of the first perturbed step."""
 
     def _forget(self) -> None:
         self._table: Tensor | None = None
@@ -277,13 +280,13 @@ class _TableTwin(TwinPerturbation):
 
     @abstractmethod
     def _reduced(self, s: Tensor) -> Tensor:
-        """What is kept of the reference's s, (B, n)."""
+        """The values to keep of the reference's s, (B, n)."""
 
     def forward(self, angles: Tensor, *, step: int) -> Tensor:
         """The table of the first step, (B, n).
 
         Raises:
-            RuntimeError: if the touched coordinates are no longer those of that step.
+            RuntimeError: if the touched coordinates are not those of that step.
         """
         if self._table is None:
             self._table, self._taken = self._reduced(self._ask_reference(angles, step)), True
@@ -292,13 +295,13 @@ class _TableTwin(TwinPerturbation):
             changed = sorted(set(self._table_layout) ^ set(self.layout))
             raise RuntimeError(
                 f"The {self.kind} twin was set for other coordinates than step {step} touches; (parameter, "
-                f"coordinates, padding) that differ: {changed}. It needs the same parameters with gradients always"
+                f"coordinates, padding) that differ: {changed}. It needs gradients of the same parameters in each step"
             )
         self._table = self._table.to(angles)
         return self._table
 
     def state_dict(self) -> dict[str, Any]:
-        """The table of the first step, and the reference's state."""
+        """The table of the first step, and the state of the reference."""
         state = super().state_dict()
         if self._table is None:
             return state
@@ -316,7 +319,7 @@ class _TableTwin(TwinPerturbation):
 
 
 class FrozenTwin(_TableTwin):
-    """The reference's s at the first perturbed step, per coordinate: a table of learning-rate factors.
+    """The reference's s of the first perturbed step, for each coordinate: a table of learning-rate factors.
 
     Arguments: as :class:`TwinPerturbation`.
     """
@@ -328,7 +331,7 @@ class FrozenTwin(_TableTwin):
 
 
 class ConstantTwin(_TableTwin):
-    """The mean of the reference's s over each tensor, at the first perturbed step.
+    """The mean of the reference's s over each tensor in the first perturbed step.
 
     Arguments: as :class:`TwinPerturbation`.
     """
@@ -342,9 +345,9 @@ class ConstantTwin(_TableTwin):
 
 
 class ScalarTwin(_TableTwin):
-    """The mean of the reference's s over all touched coordinates, at the first perturbed step.
+    """The mean of the reference's s over all touched coordinates in the first perturbed step.
 
-    With scale="adam" and scope="all" that is AdamW with the learning rate lr * (1 + quantum_weight * mean).
+    With scale="adam" and scope="all" this is AdamW with the learning rate lr * (1 + quantum_weight * mean).
 
     Arguments: as :class:`TwinPerturbation`.
     """
@@ -358,14 +361,15 @@ class ScalarTwin(_TableTwin):
 class SeriesTwin(TwinPerturbation):
     """A random function of the weights with the circuit's spectrum.
 
-    It is the circuit's trigonometric series, each coefficient but the constant with a random sign, clamped to [-1, 1].
+    It is the circuit's trigonometric series with a random sign for each coefficient except the constant, clamped to
+    [-1, 1].
 
     Args:
         reference: a CircuitPerturbation without center.
-        seed: of the signs, at least 0. Default: 0.
+        seed: seed of the signs, at least 0. Default: 0.
 
     Raises:
-        ValueError: in the first step, for a reference without series.
+        ValueError: in the first step, if the reference has no series.
     """
 
     kind = "series"
@@ -374,7 +378,7 @@ class SeriesTwin(TwinPerturbation):
         self._series: Any = None
 
     def forward(self, angles: Tensor, *, step: int) -> Tensor:
-        """The random series at ``angles``, (B, n); ``step`` does not matter."""
+        """The random series at ``angles``, (B, n); ``step`` is not used."""
         if self._series is None:
             self._series = self._same_spectrum()
         return self._series(angles).clamp(-1, 1)
@@ -396,7 +400,7 @@ TWINS: dict[TwinKind, type[TwinPerturbation]] = {twin.kind: twin for twin in _CL
 
 
 def ControlPerturbation(kind: TwinKind, reference: Perturbation | None = None, seed: int = 0) -> TwinPerturbation:
-    """The classical twin of a kind, as 0.1.0's configurations and code name it; new ones name its class.
+    """Make the classical twin of a kind. Configurations of 0.1.0 use this name; new ones name the class.
 
     Args:
         kind: "sign" (:class:`SignTwin`), "uniform", "matched", "shuffled", "frozen", "constant", "scalar", "series".

@@ -1,6 +1,6 @@
-"""The same update as SuperpositionalGradientDescent's in plain loops, in the order of the README's equation.
+"""The update of SuperpositionalGradientDescent in plain loops, in the order of the README's equation.
 
-Slow, without AdamW's code and without state dicts: it exists to be read, and to be equal (tests/optim).
+It is slow and uses neither AdamW's code nor state dicts. Read it to understand the update; tests/optim compare the two.
 """
 
 import math
@@ -14,7 +14,7 @@ from lightning_qsgd.optim.perturbation import Perturbation, SinePerturbation
 
 
 class ReferenceSuperpositionalGradientDescent(torch.optim.Optimizer):
-    """Reference; arguments as those of ``SuperpositionalGradientDescent``, without schedules and foreach."""
+    """Reference; arguments as for ``SuperpositionalGradientDescent``, without schedules and foreach."""
 
     def __init__(
         self,
@@ -50,7 +50,7 @@ class ReferenceSuperpositionalGradientDescent(torch.optim.Optimizer):
         self._step += 1
 
     def _s(self, numbered: list[tuple[int, Tensor]]) -> dict[int, Tensor]:
-        """s for each coordinate of each parameter, by its number; 0 where none."""
+        """s for each coordinate of each parameter by its number; 0 for untouched coordinates."""
         n, scope = self.perturbation.num_qubits, self.param_groups[0]["scope"]
         params = dict(numbered)
         slots: list[tuple[int, int] | None] = []  # (parameter, coordinate), None: padding
@@ -97,6 +97,6 @@ class ReferenceSuperpositionalGradientDescent(torch.optim.Optimizer):
         u = m / (v.sqrt() + group["eps"])
         q = s * g if group["scale"] == "gradient" else s * u
         if group["target"] == "gradient":
-            q = torch.zeros_like(u)  # it is in the moments already
+            q = torch.zeros_like(u)  # the moments contain it
         rate = lr if group["coupling"] == "lr" else lr / group["initial_lr"]
         theta.copy_((1 - lr * group["weight_decay"]) * theta - lr * u - rate * lam * q)

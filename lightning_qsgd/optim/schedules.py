@@ -1,7 +1,7 @@
-"""Schedules: functions of the step number, for quantum_weight, for a displacement's radius, for torch's LambdaLR.
+"""Schedules: functions of the step number for quantum_weight, the radius of a displacement, and torch's LambdaLR.
 
-Each takes a step (int, from 0) and returns a number; after its steps it stays at its end. They hold plain numbers, so
-that they pickle, copy, and leave LambdaLR's checkpoints plain.
+Each takes a step (int, from 0) and returns a number, which is constant after the last step. Schedules hold plain
+numbers, so that they can be pickled and copied, and checkpoints of LambdaLR stay plain.
 """
 
 import math
@@ -15,10 +15,10 @@ class ConstantSchedule:
     """The same number in each step.
 
     Args:
-        value: that number, finite.
+        value: the number, finite.
 
     Raises:
-        ValueError: for a number that is not finite.
+        ValueError: if the number is not finite.
     """
 
     def __init__(self, value: float) -> None:
@@ -99,17 +99,17 @@ class ExponentialSchedule(_Ramp):
 
 
 class WarmupSchedule:
-    """A straight line from 0 up to the first number of ``then``, which follows and counts its own steps from 0.
+    """A straight line from 0 to the first number of ``then``, which follows and counts its steps from 0.
 
     Args:
         steps: length of the warm-up, at least 1.
-        then: a number, or a schedule.
+        then: a number or a schedule.
 
     Raises:
         ValueError: for an invalid argument.
     """
 
-    # LambdaLR saves the __dict__ of its function; a checkpoint with an object in it would not load with weights_only.
+    # LambdaLR saves the __dict__ of its function, and a checkpoint with an object would not load with weights_only.
     __slots__ = ("__dict__", "_then")
 
     def __init__(self, steps: int, then: float | Callable[[int], float]) -> None:

@@ -1,4 +1,4 @@
-"""The arithmetic of one step: Q on the touched coordinates, around torch's own AdamW.
+"""The arithmetic of one step: torch's AdamW, and Q on the touched coordinates.
 
 Letters are those of the README and of ``optim/reference.py``: alpha is ``lr``, lambda ``quantum_weight``.
 """
@@ -12,10 +12,9 @@ import torch
 from torch import Tensor
 from torch.optim.adamw import adamw
 
-from lightning_qsgd.optim.coordinates import Blocks, Piece, add, flat, gather, has_values, join, put, write
+from lightning_qsgd.optim.coordinates import Blocks, Piece, add, flat, gather, has_values, join, local, put, write
 from lightning_qsgd.optim.param_groups import rate
 from lightning_qsgd.optim.perturbation import Perturbation
-from lightning_qsgd.optim.sharding import local
 
 
 def update(
@@ -34,16 +33,16 @@ def update(
         theta <- (1 - alpha * w) * theta - alpha * (u + lambda * Q),    Q = s * g,  or s * u with scale="adam"
 
     Args:
-        group: the parameter group. With target="gradient", g + lambda * s * g enters u in place of g.
-        lists: what AdamW steps: whole tensors, or pieces of them.
-        params, grads: the touched ones among them, of which the first ``sizes`` coordinates are touched.
-        sizes: coordinates of each.
+        group: the parameter group. With target="gradient", u is computed from g + lambda * s * g.
+        lists: the tensors that AdamW updates, or pieces of them.
+        params, grads: the touched ones among them, whose first ``sizes`` coordinates are touched.
+        sizes: number of touched coordinates of each.
         s: (sum(sizes),), on the device of the first of ``params``.
-        pieces: the touched coordinates in ``lists``; None (default): all of these are, as flat pieces.
-        need_u: whether u is needed for more than Q. Default: False.
+        pieces: the touched coordinates in ``lists``. Default: None, all of them, as flat pieces.
+        need_u: whether the caller needs u. Default: False.
 
     Returns:
-        g as it was; what Q = s * g added to theta, None where Q is something else; u, None where nobody needs it.
+        The original g; the change that Q = s * g made to theta, or None for another Q; u, or None if it is not needed.
     """
     lam, w = group["quantum_weight"], group["weight_decay"]
     to_gradient, of_u = group["target"] == "gradient", group["scale"] == "adam"
@@ -54,7 +53,7 @@ def update(
     elif not of_u:
         sign = 1 if group["maximize"] else -1
         change = (s * g).mul_(sign * rate(group) * lam)
-        if not w:  # before or after AdamW differs by rounding only, and 0.1.0 rounded so
+        if not w:  # without weight decay the order matters for rounding only, and 0.1.0 added first
             add(params, sizes, change)
     try:
         adam_step(group, lists)
@@ -70,20 +69,20 @@ def update(
 
 
 def ask(perturbation: Perturbation, blocks: Blocks, step: int) -> Tensor:
-    """One call of a perturbation, outside of autocast, in float32 (float64 where any tensor is).
+    """Evaluate a perturbation outside of autocast, in float32, or float64 if any tensor is.
 
-    Tensors without values (meta, fake) are not asked about: s is of their kind, so that memory can be planned.
+    For tensors without values (meta, fake) the perturbation is not called, and s has no values either.
 
     Args:
-        perturbation: whom to ask.
-        blocks: about which blocks.
+        perturbation: the perturbation.
+        blocks: the blocks to evaluate.
         step: number of the optimizer step, from 0.
 
     Returns:
-        s of the blocks' own coordinates, (sum of sizes,), on the first one's device.
+        s of the blocks' own coordinates, (sum of sizes,), on the device of the first one.
 
     Raises:
-        ValueError: if the perturbation returns another shape than that of its angles.
+        ValueError: if the shape of s is not that of the angles.
     """
     perturbation.layout = blocks.layout
     angles = blocks.angles(perturbation.num_qubits)
@@ -99,7 +98,7 @@ def ask(perturbation: Perturbation, blocks: Blocks, step: int) -> Tensor:
 
 
 class Lists(NamedTuple):
-    """What torch's functional AdamW takes: parameters with gradient, and their state."""
+    """The arguments of torch's functional AdamW: parameters with gradient, and their state."""
 
     params: list[Tensor]
     grads: list[Tensor]
@@ -109,11 +108,11 @@ class Lists(NamedTuple):
     steps: list[Tensor]
 
     def take(self, indices: Sequence[int]) -> "Lists":
-        """Those of some parameters."""
+        """Select some parameters."""
         return Lists(*([tensors[i] for i in indices] if tensors else [] for tensors in self))
 
     def cut(self, pieces: Sequence[Piece]) -> "Lists":
-        """Flat pieces, sharing memory where the tensors are contiguous, with steps of their own."""
+        """Flat pieces, which share memory if the tensors are contiguous, with copies of the steps."""
 
         def flats(tensors: list[Tensor]) -> list[Tensor]:
             return [flat(local(tensors[p.place]), p.start, p.size) for p in pieces] if tensors else []
@@ -123,13 +122,13 @@ class Lists(NamedTuple):
         return Lists(params, grads, m, v, v_max, steps)
 
     def keep_apart(self, pieces: Sequence[Piece]) -> None:
-        """Let touched gradients be written: of an expanded one several coordinates share one place of the memory."""
+        """Copy expanded touched gradients, in which coordinates share memory, so that they can be written."""
         for piece in pieces:
             if 0 in (grad := self.grads[piece.place]).stride():
                 self.grads[piece.place] = grad.contiguous()
 
     def put_back(self, pieces: Sequence[Piece], changed: "Lists") -> None:
-        """Write what :meth:`cut` gave and a step changed, where it does not share memory."""
+        """Write the changed pieces from :meth:`cut` back to tensors that do not share memory with them."""
         for whole, parts in zip(self[:-1], changed[:-1], strict=True):
             if whole and whole is not self.grads:
                 for piece, part in zip(pieces, parts, strict=True):
@@ -140,15 +139,14 @@ class Lists(NamedTuple):
 def adam_step(group: Mapping[str, Any], lists: Lists, *, has_complex: bool = False) -> None:
     """One step of ``torch.optim.AdamW`` with a group's options, in place.
 
-    torch's fused kernels run through memory and mix up coordinates where a tensor and its gradient lie in it
-    differently (torch 2.13, CPU): tensors that are not contiguous take the plain loop.
-
-    With bias_correction=False all parameters must be of one age: see :func:`common_age`.
+    torch's fused kernels mix up coordinates if a tensor and its gradient have different strides (torch 2.13, CPU), so
+    tensors that are not contiguous take the plain loop. With bias_correction=False all parameters must have the same
+    age, see :func:`common_age`.
     """
     lr, eps, weight_decay = group["lr"], group["eps"], group["weight_decay"]
     beta1, beta2 = group["betas"]
     if not group["bias_correction"] and lists.steps:
-        # AdamW corrects with c1 and c2; these values undo it.
+        # AdamW divides by c1 and c2; these values undo it.
         c1, c2 = _corrections(group, float(lists.steps[0]) + 1)
         lr, eps, weight_decay = lr * (c1 / c2), eps / c2, weight_decay * (c2 / c1)
     for part, fused in _by_kernel(lists, group["fused"]):
@@ -178,16 +176,16 @@ def _by_kernel(lists: Lists, fused: bool | None) -> list[tuple[Lists, bool | Non
 
 
 def common_age(steps: Iterable[Tensor | float]) -> float:
-    """How many steps all parameters have taken; 0 where there are none.
+    """The number of steps that all parameters have taken, 0 without parameters.
 
     Raises:
-        RuntimeError: if they differ.
+        RuntimeError: if the numbers differ.
     """
     ages = {float(step) for step in steps}
     if len(ages) > 1:
         raise RuntimeError(
             f"bias_correction=False needs parameters that have taken equally many steps; this group has {sorted(ages)}"
-            ". Put parameters without gradient in some steps into a group of their own"
+            ". Put parameters that have no gradient in some steps into a separate group"
         )
     return ages.pop() if ages else 0.0
 
@@ -198,7 +196,7 @@ def _corrections(group: Mapping[str, Any], step: float) -> tuple[float, float]:
 
 
 def direction(group: Mapping[str, Any], lists: Lists) -> Tensor:
-    """Adam's m / (sqrt(v) + eps) after its step, with the group's bias correction.
+    """Adam's direction m / (sqrt(v) + eps) after its step, with the bias correction of the group.
 
     Args:
         group: the parameter group.

@@ -1,4 +1,4 @@
-"""Level 0: angles in, probabilities out. No word of Lightning or of optimizers."""
+"""Circuits, samplers, layers and series: angles in, probabilities out. Nothing here knows Lightning or optimizers."""
 
 from lightning_qsgd.quantum.alignment import aligned_rotations as aligned_rotations
 from lightning_qsgd.quantum.alignment import modulation_matrix as modulation_matrix
@@ -9,11 +9,11 @@ from lightning_qsgd.quantum.circuits import Ansatz as Ansatz
 from lightning_qsgd.quantum.circuits import layered_circuit as layered_circuit
 from lightning_qsgd.quantum.circuits import score_circuit as score_circuit
 from lightning_qsgd.quantum.circuits import superposition_circuit as superposition_circuit
+from lightning_qsgd.quantum.fourier import PowerSplit as PowerSplit
 from lightning_qsgd.quantum.hardware import IBMSampler as IBMSampler
 from lightning_qsgd.quantum.layer import QuantumLayer as QuantumLayer
 from lightning_qsgd.quantum.light_cone import LightConeSurrogate as LightConeSurrogate
 from lightning_qsgd.quantum.network import QuantumNetwork as QuantumNetwork
-from lightning_qsgd.quantum.power import PowerSplit as PowerSplit
 from lightning_qsgd.quantum.reliable import ReliableSampler as ReliableSampler
 from lightning_qsgd.quantum.samplers import AerSampler as AerSampler
 from lightning_qsgd.quantum.samplers import ExactSampler as ExactSampler

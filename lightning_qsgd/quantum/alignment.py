@@ -1,10 +1,11 @@
-"""Rotations that make the superposition circuit answer sin(pi theta) to first order.
+"""Rotations with which the superposition circuit computes sin(pi theta) to first order.
 
-With zero rotations the paper's circuit at depth 2 answers -1 + O(a^2) at small angles a = pi theta: H Ry(a) H = Ry(-a).
-The aligned rotations instead give s(0) = 0 and unit slope, so that Eq. 5's circuit contains Eq. 2.
+With zero rotations, the paper's circuit at depth 2 computes s = -1 + O(a^2) at small angles a = pi theta, because
+H Ry(a) H = Ry(-a). The aligned rotations give s(0) = 0 and unit slope instead, so the circuit of Eq. 5 contains Eq. 2.
 """
 
 import math
+from collections.abc import Callable
 from functools import lru_cache
 from typing import Any
 
@@ -22,32 +23,48 @@ STARTS = 64
 
 
 def modulation_observables(num_qubits: int, decode_chain: bool) -> list[str]:
-    """The products of Z whose expectations are -s_k: of y_k, or of x_k = y_k XOR y_(k-1) where a chain is decoded."""
+    """The observables whose expectations are -s_k, for k = 0..n-1; see :func:`modulation_matrix`.
+
+    Args:
+        num_qubits: number of qubits n.
+        decode_chain: whether a final chain of CNOTs is decoded. If so they are "Z0", "Z0Z1", "Z1Z2", ..., otherwise
+            "Z0", "Z1", "Z2", ...
+    """
     return [f"Z{k - 1}Z{k}" if decode_chain and k else f"Z{k}" for k in range(num_qubits)]
 
 
 def modulation_matrix(num_qubits: int, decode_chain: bool) -> Tensor:
-    """(2**n, n) float64: outcome probabilities times this matrix are s_k = P(x_k = 1) - P(x_k = 0).
+    """The matrix that maps outcome probabilities to s_k = P(x_k = 1) - P(x_k = 0), ``probabilities @ matrix``.
 
     Args:
-        num_qubits: n.
-        decode_chain: read x_k = y_k XOR y_(k-1) from the measured bits y, which undoes a final chain of CNOTs.
+        num_qubits: number of qubits n.
+        decode_chain: whether to read x_k = y_k XOR y_(k-1) from the measured bits y, which undoes a final chain of
+            CNOTs. If False, x = y.
+
+    Returns:
+        (2**n, n) float64, with entries +1 and -1.
     """
     return -expectation_matrix(modulation_observables(num_qubits, decode_chain), num_qubits)
 
 
 @lru_cache
 def aligned_rotations(num_qubits: int, depth: int, entanglement: Entanglement) -> tuple[float, ...]:
-    """Weights of ``superposition_circuit`` for which s(0) = 0 and ds_k/da_i = 1 if i = k, else 0.
+    """Weights of :func:`superposition_circuit` with which s(0) = 0, and ds_k/da_i = 1 if i = k and 0 otherwise.
 
-    The last chain of CNOTs is decoded where there is one. Depth 1 needs no rotation: s = sin(a). 4 qubits at depth 2
-    have a known solution; other sizes are solved by least squares on the simulator, from fixed starting points.
+    With "linear" entanglement, s is read after decoding the last chain of CNOTs. At depth 1 all rotations are 0, and
+    s = sin(a). For 4 qubits and depth 2 the solution is known; for other sizes it is found by least squares on the
+    simulator, from fixed starting points.
+
+    Args:
+        num_qubits: number of qubits, at least 1.
+        depth: number of layers, at least 1.
+        entanglement: "linear" or "none".
 
     Returns:
-        (2 * depth - 1) * num_qubits angles in radians, in the order of the ansatz's weights.
+        (2 * depth - 1) * num_qubits angles, radians, in the order of the weights of the ansatz.
 
     Raises:
-        ValueError: if no solution to 1e-6 is found.
+        ValueError: if no solution with residuals below 1e-6 is found.
     """
     ansatz = superposition_circuit(num_qubits, depth, entanglement)
     if depth == 1:
@@ -68,23 +85,20 @@ def aligned_rotations(num_qubits: int, depth: int, entanglement: Entanglement) -
         slope = torch.func.jacrev(modulation)(zero, weights)[:, 0]  # (n, n)
         return torch.cat([modulation(zero, weights), (slope - torch.eye(num_qubits, dtype=torch.float64)).flatten()])
 
-    def numpy_residual(weights: np.ndarray) -> np.ndarray:
-        return residual(torch.from_numpy(weights)).numpy()
+    def in_numpy(function: Callable[[Tensor], Tensor]) -> Any:  # SciPy's stubs take no function for the Jacobian
+        return lambda weights: function(torch.from_numpy(weights)).numpy()
 
-    def numpy_jacobian(weights: np.ndarray) -> np.ndarray:
-        return torch.func.jacrev(residual)(torch.from_numpy(weights)).numpy()
-
-    jacobian: Any = numpy_jacobian  # SciPy's stubs know only names here
+    functions = in_numpy(residual), in_numpy(torch.func.jacrev(residual))
     rng = np.random.default_rng(0)
     best = math.inf
     for _ in range(STARTS):
         start = rng.integers(-2, 3, ansatz.num_weights) * (math.pi / 2) + rng.normal(0, 0.1, ansatz.num_weights)
-        found = least_squares(numpy_residual, start, jacobian, xtol=1e-15, ftol=1e-15, gtol=1e-15, max_nfev=60)
+        found = least_squares(functions[0], start, functions[1], xtol=1e-15, ftol=1e-15, gtol=1e-15, max_nfev=60)
         best = min(best, float(np.abs(found.fun).max()))
         if best < TOLERANCE:
             return tuple(float(angle) for angle in found.x)
     raise ValueError(
         f"No aligned rotations found for {num_qubits} qubits, depth {depth}, entanglement {entanglement!r} "
-        f"(closest residual {best:.1e}, wanted {TOLERANCE}); use depth=1, entanglement='none', or rotations='zero' "
+        f"(smallest residual {best:.1e}, above {TOLERANCE}); use depth=1, entanglement='none', or rotations='zero' "
         "or 'random' with center='zero'"
     )

@@ -1,9 +1,9 @@
 # pyright: reportInvalidTypeForm=false, reportAttributeAccessIssue=false
 # (Qiskit's Parameter and ParameterExpression come from a compiled module without types.)
-"""Angles of gates as functions of inputs and weights: linear forms, and what is not linear, compiled to torch.
+"""Angles of gates as functions of inputs and weights: linear forms, and other expressions compiled to torch.
 
-Shapes: B rows, I inputs, W weights, R angles that are not linear and depend on inputs, S that depend on weights alone.
-A *form* is (constant, coefficient of each input, of each of the R, of each weight, of each of the S).
+Shapes: B rows, I inputs, W weights. R expressions are not linear and depend on inputs; S are not linear and depend on
+weights alone. A *form* is a constant, then coefficients of the I inputs, R expressions, W weights and S expressions.
 """
 
 from __future__ import annotations
@@ -47,7 +47,7 @@ _OPERATORS: dict[str, Callable[[Any, Any], Any]] = {
 
 
 def linear_angle(angle: ParameterExpression | float) -> tuple[float, dict[Parameter, float]]:
-    """Split a gate angle into ``constant + sum(coefficient * parameter)``.
+    """Split the angle of a gate into ``constant + sum(coefficient * parameter)``.
 
     Raises:
         ValueError: if the angle is not linear in its parameters.
@@ -74,16 +74,19 @@ def linear_angle(angle: ParameterExpression | float) -> tuple[float, dict[Parame
 
 
 class Angles:
-    """Forms of expressions of inputs and weights, and the torch functions behind what is not linear in them.
+    """The angles of a circuit as linear forms, with torch functions for the expressions that are not linear.
 
     Args:
         inputs: parameters that take data.
-        weights: the others.
+        weights: the other parameters.
         expressions: one for each angle.
 
     Attributes:
         forms: (angles, 1 + I + R + W + S) float64.
         num_columns: I + R, the length of the rows that :meth:`extend` returns.
+
+    Raises:
+        ValueError: if an expression has an unknown parameter, is complex, or has a function that torch lacks.
     """
 
     def __init__(
@@ -108,10 +111,12 @@ class Angles:
                 place.setdefault(expression, len(place))
                 linear.append((0.0, {expression: 1.0}))
         self.rows, self.shared = tuple(rows), tuple(shared)
+        self._row_functions = [compiled(each, [*self.inputs, *self.weights]) for each in rows]
+        self._shared_functions = [compiled(each, self.weights) for each in shared]
         self.num_columns = len(self.inputs) + len(rows)
-        keys = [*self.inputs, *self.rows, *self.weights, *self.shared]
-        place = {key: 1 + k for k, key in enumerate(keys)}
-        self.forms = np.zeros((len(linear), 1 + len(keys)))
+        self._keys = [*self.inputs, *self.rows, *self.weights, *self.shared]
+        place = {key: 1 + k for k, key in enumerate(self._keys)}
+        self.forms = np.zeros((len(linear), 1 + len(self._keys)))
         for form, (constant, coefficients) in zip(self.forms, linear, strict=True):
             form[0] = constant
             for key, coefficient in coefficients.items():
@@ -122,42 +127,37 @@ class Angles:
         """Whether all angles are linear in inputs and weights, so that :meth:`extend` changes nothing."""
         return not self.rows and not self.shared
 
-    def compile(self) -> None:
-        """Compile now what :meth:`extend` will need.
-
-        Raises:
-            ValueError: as :func:`compiled`.
-        """
-        if self.rows:
-            _ = self._row_functions
-        if self.shared:
-            _ = self._shared_functions
-
     def extend(self, inputs: Tensor, weights: Tensor) -> tuple[Tensor, Tensor]:
-        """Inputs (B, I) and weights (W,) or (B, W) with the angles that are not linear in them after them.
+        """Append the angles that are not linear in inputs and weights, so that all forms are linear in the result.
+
+        Args:
+            inputs: (B, I).
+            weights: (W,) or (B, W).
 
         Returns:
-            (B, I + R), and (W + S,) or (B, W + S); differentiable. Forms are linear in both.
+            (B, I + R), and (W + S,) or (B, W + S); differentiable.
         """
+        shared = weights.unbind(-1)
         if self.rows:
-            columns, shared = inputs.unbind(-1), weights.unbind(-1)
-            values = [value.expand(len(inputs)) for value in self._row_functions(*columns, *shared)]
+            parameters = *inputs.unbind(-1), *shared
+            values = [function(*parameters).expand(len(inputs)) for function in self._row_functions]
             inputs = torch.cat([inputs, torch.stack(values, -1)], -1)
         if self.shared:
-            values = self._shared_functions(*weights.unbind(-1))
+            values = [function(*shared) for function in self._shared_functions]
             weights = torch.cat([weights, torch.stack(values, -1)], -1)
         return inputs, weights
 
     def values(self, inputs: NDArray[np.float64], weights: NDArray[np.float64]) -> NDArray[np.float64]:
         """All angles at inputs (B, I) and weights (W,): (B, angles)."""
-        rows, shared = self._extended(inputs, weights)
-        return self.forms[:, 0] + rows @ self._split()[0].T + shared @ self._split()[1].T
+        by_rows, by_shared = self._slopes()
+        rows, shared = (values.numpy() for values in self.extend(torch.tensor(inputs), torch.tensor(weights)))
+        return self.forms[:, 0] + rows @ by_rows.T + shared @ by_shared.T
 
     def jacobian(
         self, inputs: NDArray[np.float64], weights: NDArray[np.float64], angles: NDArray[np.int64]
     ) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
         """Derivatives of some angles by inputs and weights: (B or 1, angles, I) and (B or 1, angles, W)."""
-        by_rows, by_shared = (form[angles] for form in self._split())
+        by_rows, by_shared = (slopes[angles] for slopes in self._slopes())
         if self.is_linear:
             return by_rows[None], by_shared[None]
 
@@ -166,57 +166,32 @@ class Angles:
             return torch.from_numpy(by_rows) @ row[0] + torch.from_numpy(by_shared) @ w
 
         jacobian = torch.func.vmap(torch.func.jacrev(one, argnums=(0, 1)), in_dims=(0, None))
-        by_inputs, by_weights = jacobian(torch.from_numpy(inputs), torch.from_numpy(weights))
+        by_inputs, by_weights = jacobian(torch.tensor(inputs), torch.tensor(weights))
         return by_inputs.numpy(), by_weights.numpy()
 
     @cached_property
     def depends(self) -> NDArray[np.bool_]:
         """(angles, I + W): whether an angle depends on an input or weight."""
-        keys = [*self.inputs, *self.rows, *self.weights, *self.shared]
         named = [*self.inputs, *self.weights]
-        holds = np.array([[p in key.parameters for p in named] for key in keys], bool)
-        return (self.forms[:, 1:] != 0) @ holds.reshape(len(keys), len(named))
+        holds = np.array([[p in key.parameters for p in named] for key in self._keys], bool)
+        return (self.forms[:, 1:] != 0) @ holds.reshape(len(self._keys), len(named))
 
-    def _split(self) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+    def _slopes(self) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+        """Coefficients of extended rows (angles, I + R) and of extended weights (angles, W + S)."""
         return self.forms[:, 1 : 1 + self.num_columns], self.forms[:, 1 + self.num_columns :]
 
-    def _extended(
-        self, inputs: NDArray[np.float64], weights: NDArray[np.float64]
-    ) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
-        if self.is_linear:
-            return inputs, weights
-        rows, shared = self.extend(torch.from_numpy(inputs), torch.from_numpy(weights))
-        return rows.numpy(), shared.numpy()
 
-    @cached_property
-    def _row_functions(self) -> Callable[..., list[Tensor]]:
-        return compiled(self.rows, [*self.inputs, *self.weights])
-
-    @cached_property
-    def _shared_functions(self) -> Callable[..., list[Tensor]]:
-        return compiled(self.shared, self.weights)
-
-    def __getstate__(self) -> dict[str, Any]:
-        return {k: v for k, v in self.__dict__.items() if k not in ("_row_functions", "_shared_functions")}
-
-
-def compiled(
-    expressions: Sequence[ParameterExpression], parameters: Sequence[Parameter]
-) -> Callable[..., list[Tensor]]:
-    """Qiskit's expressions as one torch function: one tensor for each parameter, in order, to a list of tensors.
-
-    An expression is read as QPY writes it, a sequence of operations on a stack. (Qiskit 2.6.2's public way,
-    ``sympify``, returns ``NotImplemented`` for a number to the power of a parameter.)
+def check_inputs(inputs: Tensor, num_inputs: int, *, rows_only: bool = True) -> None:
+    """Check that inputs are floating point and (B, num_inputs), or (..., num_inputs) if not ``rows_only``.
 
     Raises:
-        ValueError: for an expression that is complex, or of a function that torch does not have.
+        ValueError: if they are not.
     """
-    programs = [_program(expression, list(parameters)) for expression in expressions]
-
-    def run(*values: Tensor) -> list[Tensor]:
-        return [_run(program, values) for program in programs]
-
-    return run
+    if not inputs.is_floating_point() or inputs.shape[-1:] != (num_inputs,) or (rows_only and inputs.ndim != 2):
+        raise ValueError(
+            f"Invalid inputs: {inputs.dtype} of shape {tuple(inputs.shape)}; they must be floating point, "
+            f"({'B' if rows_only else '...'}, {num_inputs})"
+        )
 
 
 class _Value(NamedTuple):
@@ -225,30 +200,48 @@ class _Value(NamedTuple):
     place: int
 
 
-def _program(expression: ParameterExpression, parameters: list[Parameter]) -> list[tuple[str, Any, Any]]:
-    """(operation, left, right) in order: numbers, values, or None for what is on the stack."""
-    program = []
+class CompiledExpression(NamedTuple):
+    """An expression as a torch function of one tensor for each parameter.
+
+    Attributes:
+        steps: (operation, left, right) in order. Operands are numbers, :class:`_Value`, or None for the top of the
+            stack.
+    """
+
+    steps: tuple[tuple[str, Any, Any], ...]
+
+    def __call__(self, *values: Tensor) -> Tensor:
+        """The expression's value; differentiable."""
+        stack: list[Any] = []
+
+        def take(operand: Any) -> Any:
+            return stack.pop() if operand is None else values[operand.place] if isinstance(operand, _Value) else operand
+
+        for name, left, right in self.steps:
+            if name in _FUNCTIONS:
+                stack.append(_FUNCTIONS[name](take(left)))
+            else:
+                second = take(right)  # on top of the stack
+                stack.append(_OPERATORS[name](take(left), second))
+        (result,) = stack
+        return result
+
+
+def compiled(expression: ParameterExpression, parameters: Sequence[Parameter]) -> CompiledExpression:
+    """Qiskit's expression as a torch function of the parameters, in this order.
+
+    It is read from the sequence of stack operations that QPY writes. (Qiskit 2.6.2's public way, ``sympify``, returns
+    ``NotImplemented`` for a number to the power of a parameter.)
+
+    Raises:
+        ValueError: if the expression is complex, or has a function that torch lacks.
+    """
+    parameters, steps = list(parameters), []
     for step in expression._qpy_replay:
         name, operands = str(step.op).rpartition(".")[2], (step.lhs, step.rhs)
         if name not in _FUNCTIONS and name not in _OPERATORS:
             raise ValueError(f"Angle {expression} has the operation {name}, which angles cannot have here")
         if any(isinstance(operand, complex) for operand in operands):
             raise ValueError(f"Angle {expression} has complex numbers, which angles cannot have here; write it without")
-        program.append((name, *(_Value(parameters.index(o)) if hasattr(o, "parameters") else o for o in operands)))
-    return program
-
-
-def _run(program: list[tuple[str, Any, Any]], values: Sequence[Tensor]) -> Tensor:
-    stack: list[Any] = []
-
-    def take(operand: Any) -> Any:
-        return stack.pop() if operand is None else values[operand.place] if isinstance(operand, _Value) else operand
-
-    for name, left, right in program:
-        if name in _FUNCTIONS:
-            stack.append(_FUNCTIONS[name](take(left)))
-        else:
-            second = take(right)  # on top of the stack
-            stack.append(_OPERATORS[name](take(left), second))
-    (result,) = stack
-    return result
+        steps.append((name, *(_Value(parameters.index(o)) if hasattr(o, "parameters") else o for o in operands)))
+    return CompiledExpression(tuple(steps))

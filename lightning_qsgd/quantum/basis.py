@@ -1,13 +1,13 @@
 # pyright: reportInvalidTypeForm=false, reportAttributeAccessIssue=false
 # (Qiskit's Parameter and ParameterExpression come from a compiled module without types.)
-"""Any gate as gates of a small basis, judged by what it does, never by its name.
+"""Decomposes any gate into gates of a small basis. Gates are identified by what they do, never by their names.
 
-The basis: h, x, y, z, s, sdg, t, tdg, sx, sxdg, rx, ry, rz, cx, cz, swap; besides, reset and what simulators ignore
-(barrier, delay, id). A gate is recognised by its Qiskit class; everything else is taken apart by its definition, its
-base gate (controlled gates, modifiers) or its matrix.
+The basis is h, x, y, z, s, sdg, t, tdg, sx, sxdg, rx, ry, rz, cx, cz, swap, and also reset, and barrier, delay and id,
+which simulators ignore. Gates of the basis are recognised by their Qiskit class; all others are decomposed by their
+definition, their base gate (controlled gates, modifiers) or their matrix.
 
-Each of the user's gates keeps its angle whole, as a *source*: the basis gates that it becomes have angles
-``constant + slope * source``, and the source remembers the eigenvalues of the gate's generator, which give its
+The angle of each of the user's gates stays one number, a *source*. The basis gates that it becomes have angles
+``constant + slope * source``, and the source keeps the eigenvalues of the gate's generator, which determine its
 frequencies and its shift rule. So cp(x) has frequency 1 and needs 2 shifted circuits, although it becomes three rz.
 """
 
@@ -63,7 +63,7 @@ _PAIRS = (gates.RXXGate, gates.RYYGate, gates.RZZGate, gates.RZXGate)  # one ang
 _CLASSES = {name: kind for kind, name in (_FIXED | _ROTATIONS).items()}
 _INVERSES = {"s": "sdg", "sdg": "s", "t": "tdg", "tdg": "t", "sx": "sxdg", "sxdg": "sx"}
 _HALF, _PROJECTOR = (-0.5, 0.5), (0.0, 1.0)  # eigenvalues of the generators of a Pauli rotation and of a phase
-MAX_DEPTH = 64  # of definitions within definitions
+MAX_DEPTH = 64  # nesting depth of definitions
 _WITHOUT_CONDITION = (
     "put a controlled gate on the qubit in place of the measured bit's condition (cx for an x under if_test), and "
     "leave the measurement out"
@@ -82,17 +82,17 @@ class Angle(NamedTuple):
     slope: float = 0.0
 
     def scaled(self, factor: float) -> Angle:
-        """The angle times a number."""
+        """The angle multiplied by a number."""
         return Angle(factor * self.constant, self.source, factor * self.slope)
 
     def of(self, source: Angle) -> Angle:
-        """The same function of another angle in place of its source."""
+        """Replace the source by another angle."""
         constant, slope = self.constant + self.slope * source.constant, self.slope * source.slope
         return Angle(constant, source.source if slope else -1, slope)
 
 
 class Gate(NamedTuple):
-    """A gate of the basis. ``operation`` is Qiskit's, of barriers and delays alone."""
+    """A gate of the basis. Only barriers and delays have ``operation``, Qiskit's object."""
 
     name: str
     qubits: tuple[int, ...]
@@ -101,29 +101,30 @@ class Gate(NamedTuple):
 
 
 class Source(NamedTuple):
-    """The angle of one gate: an expression of the circuit's parameters, and its generator's distinct eigenvalues."""
+    """The angle of one gate: an expression of the parameters, and the distinct eigenvalues of the gate's generator."""
 
     expression: ParameterExpression
     spectrum: tuple[float, ...]
 
     @property
     def frequencies(self) -> tuple[float, ...]:
-        """Frequencies of probabilities in this angle, ascending: distances of eigenvalues. None for a global phase."""
+        """Frequencies of the probabilities in this angle, ascending: differences of eigenvalues. () for a phase."""
         distances = {round(abs(a - b), 9) for a, b in product(self.spectrum, repeat=2)}
         return tuple(sorted(distances - {0.0}))
 
 
 class Parts:
-    """What a circuit is taken apart into.
-
-    Attributes:
-        gates: of the basis, in their order.
-        sources: the angles they depend on.
-        phases: their sum is the global phase.
-        measured: (index in ``gates``, qubit) of each measurement.
+    """The gates that circuits and operations are decomposed into.
 
     Args:
-        bound: index in ``sources`` of parameters that stand for a source themselves.
+        sources: list that new sources are appended to. Default: a new list.
+        bound: the index in ``sources`` of parameters that stand for a source.
+
+    Attributes:
+        gates: gates of the basis, in order.
+        sources: the angles that they depend on.
+        phases: angles whose sum is the global phase.
+        measured: (index in ``gates``, qubit) of each measurement.
     """
 
     def __init__(self, sources: list[Source] | None = None, bound: Mapping[Parameter, int] | None = None) -> None:
@@ -133,13 +134,13 @@ class Parts:
         self.sources: list[Source] = [] if sources is None else sources
         self._bound = bound or {}
         self._depth = 0
-        self._from_zero = True  # whether qubits are 0 before the first gate
+        self._from_zero = True  # whether all qubits are 0 before the first gate
 
     def circuit(self, circuit: QuantumCircuit, qubits: Sequence[int]) -> None:
         """Append a circuit on these qubits.
 
         Raises:
-            ValueError: for what has no place in a circuit of this package; the message says what to do instead.
+            ValueError: if an operation cannot be decomposed; the message says what to do instead.
         """
         if self._depth >= MAX_DEPTH:
             raise ValueError(f"Gate {circuit.name!r} is defined by itself, {MAX_DEPTH} definitions deep")
@@ -152,7 +153,7 @@ class Parts:
         self._depth -= 1
 
     def add(self, operation: Any, qubits: Sequence[int]) -> None:
-        """Append an operation; raises as :meth:`circuit`."""
+        """Append an operation. Raises ValueError like :meth:`circuit`."""
         kind = getattr(operation, "base_class", type(operation))
         qubits = tuple(qubits)
         if isinstance(operation, ControlledGate) and operation.ctrl_state != 2**operation.num_ctrl_qubits - 1:
@@ -191,8 +192,8 @@ class Parts:
         elif isinstance(operation, Delay):
             if getattr(operation.duration, "parameters", ()) or isinstance(operation.duration, Expr):
                 raise ValueError(
-                    f"The duration {operation.duration} of a delay is a parameter or an expression, and no angle of a "
-                    "circuit: set it with circuit.assign_parameters first, or give a number"
+                    f"The duration {operation.duration} of a delay is a parameter or an expression; only angles can be "
+                    "parameters: set it with circuit.assign_parameters first, or give a number"
                 )
             self.gates.append(Gate("delay", qubits, operation=operation))
         elif isinstance(operation, Reset):
@@ -203,14 +204,14 @@ class Parts:
             self.measured.append((len(self.gates), qubits[0]))
         elif isinstance(operation, (ControlFlowOp, Store)):
             raise ValueError(
-                f"The circuit has classical control flow ({operation.name}), which has no probabilities as a function "
-                f"of angles here; {_WITHOUT_CONTROL_FLOW.get(operation.name, _WITHOUT_CONDITION)}"
+                f"The circuit has classical control flow ({operation.name}), which is not supported; "
+                f"{_WITHOUT_CONTROL_FLOW.get(operation.name, _WITHOUT_CONDITION)}"
             )
         else:
             self._defined(operation, qubits)
 
     def _defined(self, operation: Any, qubits: tuple[int, ...]) -> None:
-        """By its definition, or else its matrix."""
+        """Decompose an operation by its definition, or else by its matrix."""
         if not isinstance(operation, Instruction) and hasattr(operation, "to_instruction"):  # such as a Clifford
             operation = operation.to_instruction()
         try:
@@ -222,21 +223,21 @@ class Parts:
         parameters = {p.name for value in getattr(operation, "params", ()) for p in getattr(value, "parameters", ())}
         if parameters or not hasattr(operation, "__array__"):
             raise ValueError(
-                f"Gate {operation.name!r} has no definition in other gates, so that nothing says what it does"
-                f"{f' with {sorted(parameters)}' if parameters else ''}; set its .definition to a QuantumCircuit, or "
-                "write an evolution as a PauliEvolutionGate"
+                f"Gate {operation.name!r} has no definition in other gates, so its effect"
+                f"{f' with {sorted(parameters)}' if parameters else ''} is unknown; set its .definition to a "
+                "QuantumCircuit, or write an evolution as a PauliEvolutionGate"
             )
         synthesis: Any = UnitaryGate(operation.to_matrix())
         return self.circuit(synthesis.definition, qubits)
 
     def _angle(self, value: Any, spectrum: tuple[float, ...] = _HALF) -> Angle:
-        """An angle of a gate whose generator has these eigenvalues."""
+        """The angle of a gate whose generator has these eigenvalues."""
         if isinstance(value, Angle):
             return value
         if not getattr(value, "parameters", ()):
             return Angle(_real(value))
         bound = {self._bound.get(parameter, -1) for parameter in value.parameters}
-        if bound == {0}:  # of a template: linear in its own angle
+        if bound == {0}:  # in a template, linear in its angle
             slope = value.gradient(next(iter(value.parameters)))
             constant = value.bind(dict.fromkeys(value.parameters, 0.0))
             return Angle(_real(constant), 0, _real(slope))
@@ -248,7 +249,7 @@ class Parts:
         self.phases.append(angle.scaled(0.5))
 
     def _paste(self, parts: Parts, qubits: Sequence[int], angle: Angle | None = None) -> None:
-        """Append other parts on these qubits; of a template source 0 is this angle."""
+        """Append other parts on these qubits. In a template, ``angle`` replaces source 0."""
 
         def put(inner: Angle) -> Angle:
             return inner if angle is None else inner.of(angle)
@@ -259,20 +260,20 @@ class Parts:
         self.phases += map(put, parts.phases)
 
     def _part(self, operation: Any, num_qubits: int) -> Parts:
-        """An operation alone, on qubits 0, 1, ..., with the same sources."""
+        """The parts of one operation on qubits 0, 1, ..., which share the sources."""
         part = Parts(self.sources, self._bound)
         part._depth, part._from_zero = self._depth, False
         part.add(operation, range(num_qubits))
         return part
 
     def _controlled(self, controls: int, operation: Any, qubits: tuple[int, ...]) -> None:
-        """An operation on the last qubits under so many controls: each of its basis gates under them."""
+        """Append an operation on the last qubits with each of its basis gates controlled by the first qubits."""
         before = len(self.sources)
         part = self._part(operation, len(qubits) - controls)
         if not part.is_unitary:
             raise ValueError(
                 f"Gate {operation.name!r} measures or resets qubits, so that it cannot be controlled; "
-                "control its other gates alone"
+                "control only its other gates"
             )
         for index in range(before, len(self.sources)):
             expression, spectrum = self.sources[index]
@@ -298,11 +299,11 @@ class Parts:
 
     @staticmethod
     def _flips(control: Any, qubits: tuple[int, ...]) -> list[Gate]:
-        """An x on each control that acts at 0."""
+        """An x on each control whose active state is 0."""
         return [Gate("x", (qubits[k],)) for k in range(control.num_ctrl_qubits) if not control.ctrl_state >> k & 1]
 
     def _annotated(self, operation: AnnotatedOperation, qubits: tuple[int, ...]) -> None:
-        """The base operation under its modifiers, the first of which acts first."""
+        """Append the base operation with its modifiers, of which the first acts first."""
         *inner, last = operation.modifiers
         base = AnnotatedOperation(operation.base_op, inner) if inner else operation.base_op
         if isinstance(last, ControlModifier):
@@ -319,7 +320,7 @@ class Parts:
             self.add(power, qubits)
         else:
             raise ValueError(
-                f"Gate {operation.base_op.name!r} with modifiers {operation.modifiers} cannot be taken apart; use the "
+                f"Gate {operation.base_op.name!r} with modifiers {operation.modifiers} cannot be decomposed; use the "
                 "gate's own methods control, inverse and power, with numbers for its angles"
             )
 
@@ -329,10 +330,10 @@ class Parts:
         return not self.measured and all(gate.name != "reset" for gate in self.gates)
 
     def inverse(self) -> Parts:
-        """The same gates undone, for :meth:`_paste`; their sources stay."""
+        """The inverse of the parts, with the same sources."""
         out = Parts(self.sources, self._bound)
         if not self.is_unitary:
-            raise ValueError("A measurement or reset has no inverse; invert the gates before it alone")
+            raise ValueError("A measurement or reset has no inverse; invert only the gates before it")
         for gate in reversed(self.gates):
             name = _INVERSES.get(gate.name, gate.name)
             out.gates.append(gate._replace(name=name, angle=gate.angle and gate.angle.scaled(-1)))
@@ -344,7 +345,7 @@ IGNORED = ("barrier", "delay", "id")
 
 
 def _power(base: Any, modifier: Any) -> Any:
-    """A fraction of a gate's power, or None where Qiskit has none."""
+    """A fractional power of a gate, or None if Qiskit has none."""
     if not isinstance(base, QiskitGate):
         return None
     try:
@@ -363,10 +364,10 @@ def _real(value: Any) -> float:
 
 
 def _is_its_base_controlled(operation: Any) -> bool:
-    """Whether a gate is better taken as its base gate under controls than by its definition.
+    """Whether to decompose a gate as its base gate with controls, not by its definition.
 
-    That keeps the angle of a standard gate whole; and Qiskit defines controlled blocks by their names. It is so for
-    what Qiskit's ``control`` makes, not for classes and definitions of the user's own.
+    This keeps the angle of a standard gate one number, and avoids that Qiskit defines controlled blocks by their names.
+    It holds for the results of Qiskit's ``control``, not for the user's classes and definitions.
     """
     base, controls = operation.base_gate, operation.num_ctrl_qubits
     prefix = "c" * controls if controls < 3 else f"c{controls}"
@@ -401,7 +402,7 @@ def _controlled_phase(controls: int) -> Parts:
 
 @cache
 def _controlled_gate(name: str, controls: int) -> Parts:
-    """A gate of the basis under controls, by Qiskit's definition of it."""
+    """A gate of the basis with controls, by Qiskit's definition."""
     if (name, controls) in (("x", 1), ("z", 1)):
         parts = Parts()
         parts.gates.append(Gate("c" + name, (0, 1)))

@@ -1,8 +1,8 @@
-"""Calibration: a device's response measured once, checked, dated, and kept in a file.
+"""Calibration: the response of a device, measured once, tested, dated and saved to a file.
 
-The grid of a Fourier surrogate is run in random order, so that drift becomes noise instead of a false frequency; one
-reference point is repeated throughout, which shows drift; held-out points test the surrogate. The file is a numpy
-archive without pickle: coefficients, the raw frequencies, and the provenance as JSON.
+The grid of a Fourier surrogate runs in random order, so that drift becomes noise and not a false frequency. Repeats of
+one reference point in between show drift, and held-out points test the surrogate. The file is a numpy archive without
+pickle: coefficients, raw frequencies, and the provenance as JSON.
 
 Shapes: N grid points, M held-out points, R repeats of the reference point, n inputs, O outcomes.
 """
@@ -33,7 +33,7 @@ from lightning_qsgd.quantum.goodness import CHANCE, ROUNDING, Residual, drift_te
 from lightning_qsgd.quantum.network import QuantumNetwork
 from lightning_qsgd.quantum.samplers import backend_of, calibration_date
 from lightning_qsgd.quantum.simulator import CircuitSimulator
-from lightning_qsgd.quantum.surrogate import CHUNK, FourierSurrogate, grid_points, grid_shape, run_in_chunks
+from lightning_qsgd.quantum.surrogate import CHUNK, FourierSurrogate, check_grid, grid_points, grid_sizes, run_in_chunks
 
 FORMAT = 1
 PACKAGES = ("lightning-qsgd", "qiskit", "qiskit-machine-learning", "qiskit-aer", "qiskit-ibm-runtime", "numpy")
@@ -41,14 +41,14 @@ PACKAGES = ("lightning-qsgd", "qiskit", "qiskit-machine-learning", "qiskit-aer",
 
 @dataclass
 class Calibration:
-    """A measured surrogate with what is known about it.
+    """A measured surrogate, the raw measurements, and their provenance.
 
     Attributes:
         surrogate: the fitted series of all outcomes.
-        points: (N + M + R, n) radians, in the order in which they ran.
-        frequencies: (N + M + R, O) measured there.
-        kinds: (N + M + R,): 0 grid, 1 held out, 2 reference.
-        provenance: plain values: circuit (its hash), backend, shots, dates, versions, results of the tests.
+        points: (N + M + R, n) inputs, radians, in the order in which they ran.
+        frequencies: (N + M + R, O) frequencies measured there.
+        kinds: (N + M + R,) the kind of each point: 0 grid, 1 held out, 2 reference.
+        provenance: a dict of plain values: hash of the circuit, backend, shots, dates, versions, results of the tests.
     """
 
     surrogate: FourierSurrogate
@@ -58,7 +58,7 @@ class Calibration:
     provenance: dict[str, Any]
 
     def save(self, path: str | Path) -> None:
-        """Write a ``.npz`` file, completely or not at all."""
+        """Write a ``.npz`` file. If this fails, an existing file is not changed."""
         with atomic_write(path, "wb") as file:
             np.savez_compressed(
                 file,
@@ -71,11 +71,11 @@ class Calibration:
 
     @classmethod
     def load(cls, path: str | Path) -> Calibration:
-        """Read a file; nothing in it is executed.
+        """Read a file. Nothing in it is executed.
 
         Raises:
-            FileNotFoundError: if there is none.
-            ValueError: if it is damaged or no calibration.
+            FileNotFoundError: if the file does not exist.
+            ValueError: if it is damaged, or not a calibration.
         """
         if not Path(path).is_file():
             raise FileNotFoundError(
@@ -94,14 +94,15 @@ class Calibration:
         return cls(surrogate, points, frequencies, kinds, provenance)
 
     def check(self, ansatz: Ansatz, weights: ArrayLike, path: str | Path) -> None:
-        """Refuse a calibration of another circuit, or one past its age limit.
+        """Check that the calibration is of a circuit, and within its age limit.
 
         Args:
-            ansatz, weights: the circuit and its fixed rotations that are to be answered for.
-            path: named in the error.
+            ansatz: the circuit.
+            weights: (num_weights,), radians, its fixed weights.
+            path: the file, for the error.
 
         Raises:
-            ValueError: if it does not fit.
+            ValueError: if it is of another circuit, or too old.
         """
         if self.provenance["circuit"] != of_ansatz(ansatz, weights):
             raise ValueError(
@@ -117,15 +118,15 @@ class Calibration:
 
     @cached_property
     def residual(self) -> Residual:
-        """That of the held-out points, from the raw frequencies: files of all versions have them."""
+        """The residual at the held-out points, computed from the raw frequencies, which files of all versions have."""
         held_out = self.kinds == 1
         points, measured = torch.from_numpy(self.points[held_out]), torch.from_numpy(self.frequencies[held_out])
         return residual_of(self.surrogate, points, measured, self.surrogate.shots)
 
     def misfit(self) -> str | None:
-        """Why the series does not describe its device, and ways out; None where shots or rounding explain the residual.
+        """Why the series does not describe its device, and what to do; None if shots or rounding explain the residual.
 
-        A device that drifts shows it in the repeats of one point; an error that depends on the angles does not.
+        Drift changes the repeats of one point; errors that depend on the angles do not.
         """
         if not self.residual.too_large:
             return None
@@ -133,15 +134,15 @@ class Calibration:
         drift = results["drift_largest"] > ROUNDING if self.residual.exact else results.get("drift_p", 1) < CHANCE
         cause = "show no drift: its errors depend on the angles. Use"
         if drift:
-            cause = "differ: it drifted, or keeps a state between circuits. Calibrate again when it is steady, use"
+            cause = "differ: it drifted, or keeps a state between circuits. Calibrate again when it is stable, use"
         return (
             f"the series does not describe the device: held-out points give a {self.residual}, and repeats of one "
-            f"point {cause} another sampler, or LiveCircuitPerturbation without a calibration, which runs the circuits "
-            "themselves"
+            f"point {cause} another sampler, or LiveCircuitPerturbation without a calibration, which runs circuits in "
+            "each step"
         )
 
     def warnings(self) -> list[str]:
-        """The misfit, or what the tests found wrong at p below 0.01; empty if nothing."""
+        """The misfit, or what the tests found at p below 0.01; empty if nothing."""
         if misfit := self.misfit():
             return [misfit]
         results = self.results()
@@ -152,7 +153,7 @@ class Calibration:
         return [f"{text} (p = {results[name]:.1e})" for name, text in found.items() if results.get(name, 1) < 0.01]
 
     def results(self) -> dict[str, float]:
-        """Numbers of the tests, by name: p-values, chi-square over its degrees of freedom, largest residual."""
+        """Results of the tests by name: p-values, chi-square over its degrees of freedom, largest residual, ..."""
         return {name: value for name, value in self.provenance["results"].items() if value is not None}
 
 
@@ -166,19 +167,19 @@ def calibrate(
     max_age_days: float | None = None,
     on_progress: Callable[[int, int], None] = lambda done, total: None,
 ) -> Calibration:
-    """Run a network's grid in random order, with held-out and reference points, and test the fit.
+    """Run the grid of a network in random order, with held-out and reference points, and test the fit.
 
     Args:
-        network: the device; see :meth:`FourierSurrogate.fit`.
-        weights: (num_weights,), radians, held fixed.
-        held_out: points that the fit does not see, at least 1. Default: 64.
-        references: repeats of the reference point, at least 3. Default: 16.
-        seed: of order, held-out points and reference point. Default: 0.
-        max_age_days: after which the file is refused; None (default): never, as for simulators.
-        on_progress: called with (circuits done, circuits in all).
+        network: the network to calibrate.
+        weights: (num_weights,), radians, held fixed. Default: None, only for an ansatz without weights.
+        held_out: number of held-out points, at least 1. Default: 64.
+        references: number of repeats of the reference point, at least 3. Default: 16.
+        seed: seed of the order, the held-out points and the reference point, at least 0. Default: 0.
+        max_age_days: age at which :meth:`Calibration.check` refuses the calibration, above 0. Default: None, never.
+        on_progress: called with (number of circuits done, total number).
 
     Raises:
-        ValueError: for an invalid number, or a circuit without a surrogate.
+        ValueError: if an argument is invalid, or the circuit has no surrogate; see :meth:`FourierSurrogate.fit`.
     """
     if held_out < 1 or references < 3:
         raise ValueError(f"Invalid held_out, references: {held_out}, {references}; at least 1 and 3")
@@ -186,12 +187,12 @@ def calibrate(
         raise ValueError(f"Invalid seed: {seed}; it must be at least 0")
     if max_age_days is not None and not 0 < max_age_days < math.inf:
         raise ValueError(f"Invalid max_age_days: {max_age_days}; it must be above 0, or none for no limit")
-    shape = grid_shape(network.ansatz)
+    shape = check_grid(grid_sizes(network.ansatz))
     points, kinds = design(shape, _reference_point(network.ansatz, weights, seed), held_out, references, seed)
     before = network.circuits, network.seconds
     frequencies = _run(network, points, weights, on_progress)
     grid = np.flatnonzero(kinds == 0)
-    order = np.lexsort(np.rint(points[grid] * 1e9).T[::-1])  # the first input slowest, as in grid_points
+    order = np.lexsort(np.rint(points[grid] * 1e9).T[::-1])  # the first input varies slowest, as in grid_points
     values = frequencies[grid][order].reshape(*shape, -1)
     shots = network.qnn.shots or 0
     surrogate = FourierSurrogate.from_grid(values, shots)
@@ -214,14 +215,14 @@ def calibrate(
 
 
 def num_circuits(ansatz: Ansatz, held_out: int = 64, references: int = 16) -> int:
-    """Circuits that :func:`calibrate` runs."""
-    return math.prod(grid_shape(ansatz)) + held_out + references
+    """Number of circuits that :func:`calibrate` runs."""
+    return math.prod(check_grid(grid_sizes(ansatz))) + held_out + references
 
 
 def design(
     shape: tuple[int, ...], reference: NDArray[np.float64], held_out: int, references: int, seed: int
 ) -> tuple[NDArray[np.float64], NDArray[np.int8]]:
-    """Points (N + M + R, n) and their kinds, in running order: reference points evenly among the shuffled others."""
+    """Points (N + M + R, n) and their kinds, in the order of their runs: reference points are evenly spaced."""
     rng = np.random.default_rng(seed)
     grid = grid_points(shape)
     others = np.concatenate([grid, rng.uniform(-np.pi, np.pi, (held_out, len(shape)))])
@@ -232,11 +233,11 @@ def design(
 
 
 def _reference_point(ansatz: Ansatz, weights: ArrayLike | None, seed: int) -> NDArray[np.float64]:
-    """Where the ideal outcomes are most evenly spread, among 64 random points: there drift shows best."""
+    """Of 64 random points, the one whose ideal outcomes have the largest entropy: there drift is most visible."""
     candidates = np.random.default_rng((seed, 1)).uniform(-np.pi, np.pi, (64, ansatz.num_inputs))
     try:
         simulate = CircuitSimulator(ansatz)
-    except ValueError:  # a circuit that the simulator does not take
+    except ValueError:  # too large for the simulator, or with resets
         return candidates[0]
     fixed = torch.as_tensor(np.asarray([] if weights is None else weights, np.float64))
     ideal = simulate(torch.from_numpy(candidates), fixed)
@@ -250,7 +251,7 @@ def _run(
     on_progress: Callable[[int, int], None],
 ) -> NDArray[np.float64]:
     sampler: Any = network.sampler
-    if hasattr(sampler, "on_progress"):  # it splits into jobs itself, and submits them together
+    if hasattr(sampler, "on_progress"):  # it splits requests into jobs, and submits them together
         sampler.on_progress = on_progress
         try:
             return network.probabilities(points, weights)
@@ -260,7 +261,7 @@ def _run(
 
 
 def _description(circuit: QuantumCircuit) -> str:
-    name = "" if circuit.name.startswith("circuit-") else f"{circuit.name}, "  # Qiskit's own names are running numbers
+    name = "" if circuit.name.startswith("circuit-") else f"{circuit.name}, "  # Qiskit's default names are numbered
     gates = ", ".join(f"{count} {gate}" for gate, count in circuit.count_ops().items())
     return f"{name}{circuit.num_qubits} qubits, depth {circuit.depth()}: {gates}"
 

@@ -1,6 +1,6 @@
 # pyright: reportInvalidTypeForm=false, reportAttributeAccessIssue=false
 # (Qiskit's Parameter and ParameterExpression come from a compiled module without types.)
-"""Ansatz: a parametrised circuit with named inputs and weights, and the circuit of the paper.
+"""Ansatz, a parametrised circuit with named inputs and weights; and this package's circuits.
 
 Paper: arXiv 2511.01918, Eq. 5.
 """
@@ -21,30 +21,32 @@ Entanglement = Literal["linear", "none"]
 
 @dataclass(frozen=True)
 class Ansatz:
-    """A circuit whose parameters are split into inputs (data, angles) and weights.
+    """A circuit whose parameters are split into inputs and weights.
+
+    Inputs take data; weights are trained or fixed. Together they must name each parameter of the circuit exactly once.
+    They are explicit because ``circuit.parameters`` sorts scalar parameters by name (x0, x1, x10, x2). Angles may be
+    any real expression of inputs and weights.
+
+    The circuit is decomposed once into a small basis of gates, the ``normal_form``, which every engine runs. A
+    ``PauliEvolutionGate`` is thus its synthesis on every engine, whereas Qiskit's ``Statevector`` uses the exact
+    exponential.
 
     Args:
-        circuit: any circuit of gates on ``n`` qubits; it is copied. Outcome bit ``k`` is qubit ``k`` (little-endian,
-            as everywhere in Qiskit), for all qubits: measurements at the end and classical bits are left out. If it
-            was transpiled, ``n`` counts the qubits that it had before the last transpile, in their order then.
-        inputs: the parameters that take data, in the order of the last axis of ``inputs`` arrays. At least one.
-        weights: the remaining parameters, in the order of ``weights`` arrays. Default: none.
-
-    Together ``inputs`` and ``weights`` must name each parameter of the circuit exactly once. They are explicit
-    because ``circuit.parameters`` sorts scalar parameters by name (x0, x1, x10, x2).
-
-    Gates are taken apart into a small basis, once, and every engine runs the same ``normal_form``; so a
-    ``PauliEvolutionGate`` means its synthesis everywhere, where Qiskit's own ``Statevector`` takes the exact
-    exponential. Angles may be any real expression of inputs and weights.
-
-    Qubits without a gate beside gates of devices are warned of: there, a layout may have been lost.
+        circuit: any circuit of gates on n qubits. It is copied. Outcome bit k is qubit k (little-endian, as everywhere
+            in Qiskit) for all qubits; measurements at the end and classical bits are ignored. If the circuit was
+            transpiled, n is the number of its qubits before the last transpile, and they have the order of then.
+        inputs: the parameters that take data, at least one, in the order of the last axis of input arrays.
+        weights: the other parameters, in the order of weight arrays. Default: none.
 
     Attributes:
-        normal_form: what engines compute with; see :class:`NormalForm`.
+        normal_form: the decomposed circuit.
+
+    Warns:
+        UserWarning: if the circuit has only gates of devices, and qubits without a gate: its layout may be lost.
 
     Raises:
-        ValueError: for a measurement before the last gate, control flow, a gate without definition, an angle that is
-            not real, or a layout that cannot be undone; or if a parameter is missing, unknown or named twice.
+        ValueError: if there is a measurement before the last gate, control flow, a gate without a definition, an angle
+            that is not real, or a layout that cannot be undone; or if a parameter is missing, unknown or named twice.
     """
 
     circuit: QuantumCircuit
@@ -61,8 +63,8 @@ class Ansatz:
         named = [*inputs, *weights]
         if not inputs:
             raise ValueError(
-                "An ansatz needs at least one input parameter; got none. Where all are weights, add one that changes "
-                "nothing: circuit.global_phase += Parameter('none')"
+                "An ansatz needs at least one input parameter; got none. If all parameters are weights, add an input "
+                "without an effect: circuit.global_phase += Parameter('none')"
             )
         if len(set(named)) != len(named):
             raise ValueError(f"A parameter is named twice among inputs and weights: {[p.name for p in named]}")
@@ -81,42 +83,34 @@ class Ansatz:
                 f"neither input nor weight: {missing}"
             )
         circuit = circuit.copy()
-        object.__setattr__(self, "circuit", circuit)
-        object.__setattr__(self, "inputs", inputs)
-        object.__setattr__(self, "weights", weights)
-        object.__setattr__(self, "normal_form", NormalForm.of(circuit, inputs, weights))
+        form = NormalForm.of(circuit, inputs, weights)
+        self.__dict__.update(circuit=circuit, inputs=inputs, weights=weights, normal_form=form)  # the class is frozen
 
     def separated(self) -> Ansatz:
-        """The same circuit with one input for each source of its normal form, in their order, and no weights."""
+        """The same circuit with an input in place of each angle (source) of the normal form, and no weights."""
         angles = tuple(Parameter(f"angle{k:04}") for k in range(len(self.normal_form.sources)))
         ansatz = object.__new__(Ansatz)
-        for name, value in (
-            ("circuit", self.normal_form.circuit(angles)),
-            ("inputs", angles),
-            ("weights", ()),
-            ("normal_form", self.normal_form.separated(angles)),
-        ):
-            object.__setattr__(ansatz, name, value)
+        form = self.normal_form.separated(angles)
+        ansatz.__dict__.update(circuit=self.normal_form.circuit(angles), inputs=angles, weights=(), normal_form=form)
         return ansatz
 
     @property
     def num_qubits(self) -> int:
-        """Number of qubits ``n``; a network of this ansatz has ``2**n`` outcomes."""
+        """Number of qubits n; there are 2**n outcomes."""
         return self.normal_form.num_bits
 
     @property
     def num_inputs(self) -> int:
-        """Length of the last axis of inputs."""
+        """Number of inputs, at least 1."""
         return len(self.inputs)
 
     @property
     def num_weights(self) -> int:
-        """Length of the last axis of weights; may be 0."""
+        """Number of weights; may be 0."""
         return len(self.weights)
 
 
 def _named(name: str, parameters: Sequence[Parameter]) -> tuple[Parameter, ...]:
-    """Parameters in their order."""
     if isinstance(parameters, (Parameter, str, set, frozenset, dict)) or not hasattr(parameters, "__iter__"):
         raise ValueError(
             f"Invalid {name}: {parameters!r} ({type(parameters).__name__}); they must be a list of parameters, in the "
@@ -132,20 +126,19 @@ def _named(name: str, parameters: Sequence[Parameter]) -> tuple[Parameter, ...]:
 
 
 def superposition_circuit(num_qubits: int = 4, depth: int = 2, entanglement: Entanglement = "linear") -> Ansatz:
-    """The paper's circuit (Eq. 5): per layer H, Ry(x + theta), Rz(phi) on every qubit, then CNOTs 0->1->2->...
+    """The paper's circuit (Eq. 5): in each layer H, Ry(x + theta) and Rz(phi) on every qubit, then CNOTs 0->1->2->...
 
     Args:
-        num_qubits: number of qubits ``n`` and of inputs, at least 1. Default: 4.
+        num_qubits: number of qubits n and of inputs, at least 1. Default: 4.
         depth: number of layers, at least 1. Default: 2.
-        entanglement: "linear" (CNOT between neighbours) or "none". Default: "linear".
+        entanglement: "linear" (CNOTs between neighbours) or "none". Default: "linear".
 
     Returns:
-        An :class:`Ansatz` with ``n`` inputs, the same in each layer, and ``(2 * depth - 1) * n`` weights: first
-        ``theta`` (depth x n, row by row), then ``phi`` ((depth - 1) x n). The last layer's Rz is left out: it
-        multiplies outcome amplitudes by phases and changes no probability.
+        An :class:`Ansatz` with n inputs, the same in each layer, and (2 * depth - 1) * n weights: first theta, depth x
+        n row by row, then phi, (depth - 1) x n. The last layer has no Rz, because it would not change any probability.
 
     Raises:
-        ValueError: for num_qubits or depth below 1, or an unknown entanglement.
+        ValueError: if ``num_qubits`` or ``depth`` is below 1, or ``entanglement`` is unknown.
     """
     return _layers("superposition", num_qubits, depth, entanglement, _superpose)
 
@@ -156,21 +149,22 @@ def layered_circuit(
     encoding: Literal["angle", "reuploading"] = "reuploading",
     entanglement: Entanglement = "linear",
 ) -> Ansatz:
-    """A circuit for layers in models: inputs in Rx, weights in Ry and Rz, then CNOTs 0->1->2->..., ``depth`` times.
+    """A circuit for models: in each layer Rx(x), Ry(theta) and Rz(phi) on every qubit, then CNOTs 0->1->2->...
 
     Args:
-        num_qubits: number of qubits ``n`` and of inputs, at least 1. Default: 4.
-        depth: layers, at least 1. Default: 2.
-        encoding: "angle" (inputs in the first layer only: degree 1) or "reuploading" (in each layer: degree ``depth``;
-            Perez-Salinas et al. 2020, arXiv 1907.02085). Default: "reuploading".
-        entanglement: "linear" or "none". Default: "linear".
+        num_qubits: number of qubits n and of inputs, at least 1. Default: 4.
+        depth: number of layers, at least 1. Default: 2.
+        encoding: "reuploading" encodes the inputs in each layer, which gives probabilities of degree ``depth`` in them
+            (Perez-Salinas et al. 2020, arXiv 1907.02085); "angle" only in the first, which gives degree 1. Default:
+            "reuploading".
+        entanglement: "linear" (CNOTs between neighbours) or "none". Default: "linear".
 
     Returns:
-        An :class:`Ansatz` with ``n`` inputs and ``(2 * depth - 1) * n`` weights: Ry's angles (depth x n, row by row),
-        then Rz's ((depth - 1) x n; the last layer's would be unobservable).
+        An :class:`Ansatz` with n inputs and (2 * depth - 1) * n weights: first theta, depth x n row by row, then phi,
+        (depth - 1) x n. The last layer has no Rz, because it would not change any probability.
 
     Raises:
-        ValueError: for num_qubits or depth below 1, or an unknown encoding or entanglement.
+        ValueError: if ``num_qubits`` or ``depth`` is below 1, or ``encoding`` or ``entanglement`` is unknown.
     """
     if encoding not in ("angle", "reuploading"):
         raise ValueError(f"Invalid encoding: {encoding!r}; it must be 'angle' or 'reuploading'")
@@ -186,21 +180,23 @@ def layered_circuit(
 def score_circuit(
     num_qubits: int = 4, depth: int = 2, entanglement: Entanglement = "linear", final_phases: bool = False
 ) -> Ansatz:
-    """The paper's circuit with one number, an attention score, in every Ry (Eq. 4 and 5).
+    """The paper's circuit with one input, an attention score, in every Ry (Eq. 4 and 5).
 
-    How the score enters is not said there; angle encoding in every Ry is this package's choice. Outcome probabilities
-    are trigonometric polynomials of degree ``depth * num_qubits`` in it.
+    The paper does not say how the score enters; encoding it in every Ry is this package's choice. Outcome probabilities
+    are trigonometric polynomials of degree depth * num_qubits in it.
 
     Args:
-        num_qubits, depth, entanglement: as in :func:`superposition_circuit`.
-        final_phases: keep the last layer's Rz, which changes amplitudes, but no probability. Default: False.
+        num_qubits: number of qubits n, at least 1. Default: 4.
+        depth: number of layers, at least 1. Default: 2.
+        entanglement: "linear" (CNOTs between neighbours) or "none". Default: "linear".
+        final_phases: whether the last layer has Rz gates, which change amplitudes, but no probability. Default: False.
 
     Returns:
-        An :class:`Ansatz` with one input and the weights of :func:`superposition_circuit`; with ``final_phases`` phi
-        has ``depth * num_qubits`` of them.
+        An :class:`Ansatz` with one input and the weights of :func:`superposition_circuit`; with ``final_phases``, phi
+        is depth x n.
 
     Raises:
-        ValueError: as :func:`superposition_circuit`.
+        ValueError: if ``num_qubits`` or ``depth`` is below 1, or ``entanglement`` is unknown.
     """
     return _layers("score", num_qubits, depth, entanglement, _superpose, shared_input=True, final_phases=final_phases)
 
@@ -220,8 +216,10 @@ def _layers(
     shared_input: bool = False,
     final_phases: bool = False,
 ) -> Ansatz:
-    """Per layer ``gates(circuit, layer, qubit, x, theta)``, Rz(phi) on each qubit (final_phases: also in the last)
-    and CNOTs."""
+    """In each layer ``gates(circuit, layer, qubit, x, theta)`` and Rz(phi) on every qubit, then CNOTs.
+
+    Only with ``final_phases`` does the last layer have Rz.
+    """
     if num_qubits < 1:
         raise ValueError(f"Invalid num_qubits: {num_qubits}; it must be at least 1")
     if depth < 1:

@@ -1,6 +1,7 @@
 """Fingerprints of circuits and requests that are equal in every process.
 
-Circuits enter as text: the ids of Qiskit's parameters, and so its own serialisation, differ between processes.
+They hash a text of the circuit, because the ids of Qiskit's parameters, and so its serialisation, differ between
+processes.
 """
 
 from __future__ import annotations
@@ -32,16 +33,16 @@ from lightning_qsgd.quantum.circuits import Ansatz
 from lightning_qsgd.quantum.normal_form import outcome_qubits
 
 _STANDARD = frozenset(get_standard_gate_name_mapping())
-#: Operations outside of the standard gates whose parameters and size tell all.
+#: Operations outside the standard gates that their parameters and size determine.
 _TOLD = {library.UnitaryGate, library.DiagonalGate, library.PermutationGate, library.PauliGate, library.QFTGate}
 _TOLD |= {library.UCGate, library.UCRXGate, library.UCRYGate, library.UCRZGate, library.HamiltonianGate}
 _TOLD |= {library.StatePreparation, library.Initialize, library.Isometry, Barrier, Delay, Measure, Reset}
 
 
 def of_ansatz(ansatz: Ansatz, weights: ArrayLike | None = None) -> str:
-    """SHA-256 of a circuit, whatever its parameters are called, with its fixed weights if given.
+    """SHA-256 of a circuit, independent of the names of its parameters, and of its fixed weights if given.
 
-    Weights count to 1e-9. Angles that are linear in the parameters count by their coefficients, others as written.
+    Weights are rounded to 1e-9. Angles that are linear in the parameters enter by their coefficients, others as text.
     """
     names = {p: Parameter(f"{kind}{i}") for kind in ("inputs", "weights") for i, p in enumerate(getattr(ansatz, kind))}
     fixed = np.round(np.asarray([] if weights is None else weights, float), 9) + 0.0  # no negative zeros
@@ -52,7 +53,7 @@ def of_ansatz(ansatz: Ansatz, weights: ArrayLike | None = None) -> str:
 
 
 def of_request(pubs: Iterable[SamplerPub], where: str) -> str:
-    """SHA-256 of a request: circuits, parameter values, shots, and ``where`` it runs."""
+    """SHA-256 of a request: its circuits, parameter values and shots, and ``where`` it runs."""
     digest = hashlib.sha256(where.encode())
     for pub in pubs:
         values = pub.parameter_values.as_array(pub.circuit.parameters)
@@ -62,14 +63,14 @@ def of_request(pubs: Iterable[SamplerPub], where: str) -> str:
     return digest.hexdigest()
 
 
-Names = dict[Parameter, Parameter]  # what parameters are called in the text
+Names = dict[Parameter, Parameter]  # the names of parameters in the text
 
 
 def _text(circuit: QuantumCircuit, names: Names, phases: bool = False) -> str:
-    """All of a circuit; global phases, which matter under controls alone, only if asked for.
+    """The text of a circuit, with global phases, which only matter under controls, if ``phases``.
 
-    Parameters are renamed here, since Qiskit's assign_parameters changes the definitions that copies of a circuit share
-    where a gate is annotated.
+    Parameters are renamed here, because Qiskit's assign_parameters changes definitions of annotated gates that copies
+    of a circuit share.
     """
     lines = [f"{circuit.num_qubits} {[(register.name, register.size) for register in circuit.cregs]}"]
     if phases:
@@ -79,7 +80,7 @@ def _text(circuit: QuantumCircuit, names: Names, phases: bool = False) -> str:
         bits = [circuit.find_bit(bit).index for bit in (*instruction.qubits, *instruction.clbits)]
         name = operation.name
         if type(operation) in (Instruction, Gate, ControlledGate) and operation.definition is not None:
-            # a circuit turned into a gate: its name is a running number
+            # a circuit that was turned into a gate; its name is numbered
             name = f"({_text(operation.definition, names, phases)})"
             base: Any = getattr(operation, "base_gate", None)
             if _borrows_a_name(base):  # Qiskit defines a controlled block by its name
@@ -92,14 +93,14 @@ def _text(circuit: QuantumCircuit, names: Names, phases: bool = False) -> str:
 
 
 def _borrows_a_name(gate: Any) -> bool:
-    """Whether a block, or a block in it, is called like a standard gate."""
+    """Whether a block, or a block in it, has the name of a standard gate."""
     if type(gate) not in (Instruction, Gate) or gate.definition is None:
         return False
     return gate.name in _STANDARD or any(_borrows_a_name(inner.operation) for inner in gate.definition.data)
 
 
 def _is_more_than_its_name(operation: Any) -> bool:
-    """Whether name and parameters leave open what an operation does."""
+    """Whether name and parameters do not determine an operation."""
     if isinstance(operation, AnnotatedOperation) or not isinstance(operation, Instruction):
         return True
     kind = getattr(operation, "base_class", type(operation))
@@ -107,7 +108,7 @@ def _is_more_than_its_name(operation: Any) -> bool:
 
 
 def _deed(operation: Any, names: Names, phases: bool) -> str:
-    """What an operation does: its modifiers and base, its definition, or its matrix."""
+    """The text of an operation: its modifiers and base, its definition, or its matrix."""
     if isinstance(operation, AnnotatedOperation):
         base = QuantumCircuit(operation.base_op.num_qubits)
         base.append(operation.base_op, base.qubits)
@@ -116,7 +117,7 @@ def _deed(operation: Any, names: Names, phases: bool) -> str:
         operation = operation.to_instruction()
     try:
         definition = getattr(operation, "definition", None)
-    except TypeError:  # as that of an evolution over a time that cancels
+    except TypeError:  # such as that of an evolution over a time that cancels
         definition = None
     if definition is not None:
         return _text(definition, names, phases)
@@ -127,7 +128,7 @@ def _deed(operation: Any, names: Names, phases: bool) -> str:
 def _parameter(value: Any, names: Names) -> str:
     if isinstance(value, QuantumCircuit):  # a block of control flow
         return _text(value, names)
-    if isinstance(value, np.ndarray):  # a matrix: its own text would be shortened
+    if isinstance(value, np.ndarray):  # a matrix, whose str() would be shortened
         return f"{value.shape} {hashlib.sha256(np.ascontiguousarray(value).tobytes()).hexdigest()}"
     if renamed := {p: names[p] for p in getattr(value, "parameters", ()) if p in names}:
         value = value.subs(renamed)

@@ -1,7 +1,7 @@
 """Tests of a surrogate against measured frequencies: does it fit held-out points, and did the device drift?
 
-A misfit that hardly matters is significant with enough shots, and with few shots a large one may be chance. So a
-residual is judged by both: it must be far more than shots explain, and chance must be ruled out.
+With many shots, even a tiny misfit is significant; with few shots, a large one may be chance. A residual is therefore
+too large only if it is both much larger than shots explain, and significant.
 
 Shapes: M points, C cells of a distribution (outcomes, rare ones pooled), J grid points, O outcomes or observables.
 """
@@ -22,15 +22,15 @@ from lightning_qsgd.quantum.surrogate import FourierSurrogate
 
 MIN_COUNT = 10.0  # expected counts of a cell, below which chi-square's normal approximation is poor
 MAX_CELLS = 16
-MAX_POINTS = 128  # held-out points in one covariance: the test's time is cubic in them
+MAX_POINTS = 128  # held-out points in one covariance; the time of the test is cubic in them
 
-FAR = 2.0  # times what shots explain: the misfit then exceeds the shot noise that the series keeps anyway
-CHANCE = 1e-4  # p-value from which on a residual may be chance
-ROUNDING = 1e-5  # residual of exact probabilities; in float32 it stays below 1e-6
+FAR = 2.0  # times what shots explain; the misfit then exceeds the shot noise of the series itself
+CHANCE = 1e-4  # a residual with a larger p-value may be chance
+ROUNDING = 1e-5  # largest residual of exact probabilities; in float32 it is below 1e-6
 
 
 class Verdict(NamedTuple):
-    """Chi-square ``statistic`` with ``dof`` degrees of freedom and p-value; None where exact or too few shots."""
+    """A chi-square ``statistic`` with ``dof`` degrees of freedom and its p-value; None if exact, or too few shots."""
 
     statistic: float | None
     dof: int
@@ -39,10 +39,10 @@ class Verdict(NamedTuple):
 
 
 class Residual(NamedTuple):
-    """Root mean square difference ``found`` of probabilities, and what shots alone make of it, ``expected``.
+    """The root mean square difference ``found`` between probabilities, and ``expected``, what shots alone explain.
 
-    ``p`` is that of the chi-square test; None where exact, where there are too few shots to test, or where ``found`` is
-    not far from ``expected`` and it was not asked for.
+    ``p`` is the p-value of the chi-square test. It is None if the probabilities are exact, there are too few shots for
+    a test, or ``found`` is not far above ``expected``.
     """
 
     found: float
@@ -52,9 +52,9 @@ class Residual(NamedTuple):
 
     @property
     def too_large(self) -> bool:
-        """Whether it is far more than shots and rounding explain: the series does not describe its sampler.
+        """Whether it is so much larger than shots or rounding explain that the series does not describe its sampler.
 
-        From shots, above twice the expectation at p below 1e-4; exact, above 1e-5.
+        With shots, this is above twice ``expected`` with a p-value below 1e-4; if exact, above 1e-5.
         """
         if self.exact:
             return self.found > ROUNDING
@@ -69,15 +69,15 @@ class Residual(NamedTuple):
 def residual_of(
     surrogate: FourierSurrogate | LightConeSurrogate, points: Tensor, measured: Tensor, shots: int
 ) -> Residual:
-    """How far a series is from circuits that it was not fitted to.
+    """Compare a series with circuits that it was not fitted to.
 
-    Both the series and the circuits have shot noise: the expected mean square is the sum of their variances.
+    Both have shot noise, so the expected mean square is the sum of their variances.
 
     Args:
         surrogate: the series.
         points: (M, n) float64, not on the grid.
-        measured: (M, O) float64, what the series is of, measured there.
-        shots: behind each row of ``measured``; 0: exact.
+        measured: (M, O) float64, the measured values of the series there.
+        shots: shots behind each row of ``measured``; 0 if exact.
     """
     noise = surrogate.variance(points)
     if shots:
@@ -94,7 +94,7 @@ def _p_value(
 ) -> float | None:
     if isinstance(surrogate, FourierSurrogate):
         return surrogate_test(surrogate, points, measured, shots).p
-    found = []  # of each observable, which is even or odd
+    found = []  # for each observable, the p-value of its two parities
     for inputs, outputs, part in surrogate.parts:
         for k, output in enumerate(outputs):
             odd = part.coefficients[..., k]
@@ -104,24 +104,24 @@ def _p_value(
             series = FourierSurrogate(torch.stack([even, odd], -1), part.shots)
             found.append(surrogate_test(series, points[:, inputs], both, shots).p)
     tested = [p for p in found if p is not None]
-    return min(1.0, len(tested) * min(tested)) if tested else None  # Bonferroni: they share their shots
+    return min(1.0, len(tested) * min(tested)) if tested else None  # Bonferroni, because they share their shots
 
 
 def surrogate_test(
     surrogate: FourierSurrogate, points: Tensor, frequencies: NDArray[np.float64], shots: int | None = None
 ) -> Verdict:
-    """Chi-square of held-out frequencies against the surrogate, which is noisy itself.
+    """Chi-square test of held-out frequencies against the surrogate, which is noisy too.
 
-    The covariance of the differences has two parts: shots at the held-out points, and shots on the grid, which all
-    predictions share with weights w_j(x): sum_j w_j(x) w_j(x') cov(p_j). Without the second a perfect device is
-    rejected. As in a two-sample test, the first is estimated from prediction and measurement together: from noisy
-    predictions alone, rare cells would weigh too much.
+    The covariance of the differences has two parts: the shots at the held-out points, and the shots on the grid, which
+    all predictions share with weights w_j(x): sum_j w_j(x) w_j(x') cov(p_j). Without the second part, a perfect device
+    would be rejected. As in a two-sample test, the first part is estimated from prediction and measurement together;
+    from noisy predictions alone, rare cells would weigh too much.
 
     Args:
-        surrogate: fitted from shots.
+        surrogate: a surrogate fitted to shots.
         points: (M, n) float64, not on the grid.
-        frequencies: (M, O) measured there. The first 128 points are tested; ``largest`` is of all.
-        shots: behind each of them. Default: as many as behind a grid point.
+        frequencies: (M, O) frequencies measured there. Only the first 128 points are tested; ``largest`` is over all.
+        shots: shots behind each of them. Default: the same as behind a grid point.
     """
     predicted = surrogate(points).numpy()
     largest = float(np.abs(frequencies - predicted).max())
@@ -131,7 +131,7 @@ def surrogate_test(
     points, predicted, frequencies = points[:MAX_POINTS], predicted[:MAX_POINTS], frequencies[:MAX_POINTS]
     kept = _cells(predicted.clip(0).mean(0), 0, MAX_CELLS)  # (O, C)
     grid = values_of(surrogate.coefficients).flatten(0, -2).numpy() @ kept  # (J, C)
-    # Jeffreys: what did not occur may still be possible
+    # Jeffreys' prior: outcomes that did not occur may still be possible
     grid = (grid * surrogate.shots + 0.5) / (surrogate.shots + 0.5 * grid.shape[1])
     predicted, frequencies = predicted @ kept, frequencies @ kept
     sizes = surrogate.coefficients.shape[:-1]
@@ -139,7 +139,7 @@ def surrogate_test(
     both = ((predicted + frequencies) / 2).clip(0)
     pools = [_cells(row, MIN_COUNT / shots, MAX_CELLS)[:, 1:] for row in both]
     rows = np.repeat(np.arange(len(points)), [pool.shape[1] for pool in pools])  # the point of each tested cell
-    pool = np.concatenate([pool.T for pool in pools])  # (D, C): one cell of each point is left out: they add up to 1
+    pool = np.concatenate([pool.T for pool in pools])  # (D, C), without one cell of each point, since they add up to 1
     if not len(rows):
         return Verdict(None, 0, None, largest)
     difference = (pool * (frequencies - predicted)[rows]).sum(1)
@@ -153,17 +153,18 @@ def surrogate_test(
     expected = (pool * both[rows]).sum(1)
     same = rows[:, None] == rows
     covariance += (np.diag(expected) - np.where(same, np.outer(expected, expected), 0)) / shots
-    return _chi_square(difference, covariance, largest)
+    values, vectors = linalg.eigh(covariance)
+    kept = values > 1e-9 * values.max()
+    statistic = float(((vectors[:, kept].T @ difference) ** 2 / values[kept]).sum())
+    return Verdict(statistic, int(kept.sum()), float(stats.chi2.sf(statistic, kept.sum())), largest)
 
 
 def drift_test(frequencies: NDArray[np.float64], shots: int) -> Verdict:
-    """Do repeats of one point, in the order they ran, come from one distribution?
-
-    Chi-square of homogeneity (scipy.stats.chi2_contingency).
+    """Test whether repeats of one point come from one distribution, by a chi-square test of homogeneity.
 
     Args:
         frequencies: (R, O).
-        shots: of each repeat; 0: exact.
+        shots: shots of each repeat; 0 if exact.
     """
     mean = frequencies.mean(0)
     largest = float(np.abs(frequencies - mean).max())
@@ -175,7 +176,7 @@ def drift_test(frequencies: NDArray[np.float64], shots: int) -> Verdict:
 
 
 def _cells(probabilities: NDArray[np.float64], smallest: float, most: int) -> NDArray[np.float64]:
-    """(O, C) of 0 and 1: each likely outcome a cell of its own, the others pooled in the first column."""
+    """A matrix (O, C) of 0 and 1 that assigns outcomes to cells: rare ones to the first, likely ones to one each."""
     order = np.argsort(-probabilities, kind="stable")
     own = [k for k in order[: most - 1] if probabilities[k] >= smallest]
     rest = np.setdiff1d(np.arange(len(probabilities)), own)
@@ -186,10 +187,3 @@ def _cells(probabilities: NDArray[np.float64], smallest: float, most: int) -> ND
         cells[rest, 0] = 1
     cells[own, np.arange(cells.shape[1] - len(own), cells.shape[1])] = 1
     return cells
-
-
-def _chi_square(difference: NDArray[np.float64], covariance: NDArray[np.float64], largest: float) -> Verdict:
-    values, vectors = linalg.eigh(covariance)
-    kept = values > 1e-9 * values.max()
-    statistic = float(((vectors[:, kept].T @ difference) ** 2 / values[kept]).sum())
-    return Verdict(statistic, int(kept.sum()), float(stats.chi2.sf(statistic, kept.sum())), largest)

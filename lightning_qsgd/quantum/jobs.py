@@ -46,7 +46,6 @@ class Part:
     job: Any = None
     job_id: str = ""
     begun: float = 0.0  # when waiting for the job began, by the monotonic clock
-    failures: int = 0  # in a row
     result: Any = None
 
     @property

@@ -1,4 +1,4 @@
-"""QuantumLayer: a circuit with trainable weights as a torch module.
+"""QuantumLayer: a torch module with a circuit and its trainable weights.
 
 Shapes: B rows, n qubits, I inputs, W weights, O outputs.
 """
@@ -12,6 +12,7 @@ from typing import Any, Literal, get_args
 import torch
 from torch import Tensor, nn
 
+from lightning_qsgd.quantum.angles import check_inputs
 from lightning_qsgd.quantum.circuits import Ansatz
 from lightning_qsgd.quantum.fingerprint import of_ansatz
 from lightning_qsgd.quantum.network import QuantumNetwork
@@ -23,32 +24,32 @@ Output = Literal["probabilities", "expectations"]
 
 
 class CircuitModule(nn.Module):
-    """A module whose state_dict holds a fingerprint of its circuit, which must agree when it is loaded.
+    """A module with a circuit. Its state_dict has a fingerprint of the circuit, which must match when it is loaded.
 
     Attributes:
         ansatz: the circuit.
-        engine: where it runs: a :class:`CircuitSimulator` or a :class:`QuantumNetwork`.
+        engine: where the circuit runs, a :class:`CircuitSimulator` or a :class:`QuantumNetwork`.
     """
 
     ansatz: Ansatz
     engine: CircuitSimulator | QuantumNetwork
 
     def remember(self, ansatz: Ansatz, what: str = "") -> None:
-        """Set ``ansatz``; the fingerprint is made from it and from ``what``, anything else that must agree."""
+        """Set ``ansatz``, and compute the fingerprint from it and from ``what``, any further text that must match."""
         self.ansatz = ansatz
         digest = of_ansatz(ansatz) if not what else hashlib.sha256(f"{of_ansatz(ansatz)} {what}".encode()).hexdigest()
         self._circuit_id = int(digest[:15], 16)  # 60 bits
 
     def get_extra_state(self) -> Tensor:
-        """The fingerprint; and, (3,) int64 then, the place of the sampler's noise, where it has one.
+        """The fingerprint, int64; if the sampler has a noise position, (3,): the fingerprint and this position.
 
-        No buffer, because averaged weights have averaged buffers.
+        It is not a buffer, because weight averaging also averages buffers.
         """
         sampler = self._seeded_sampler
         return torch.tensor(self._circuit_id if sampler is None else [self._circuit_id, *sampler.noise_position])
 
     def set_extra_state(self, state: Tensor) -> None:
-        """Go on where the sampler's noise was, if both sides have such a place; the fingerprint was compared."""
+        """Continue the sampler's sequence of noise, if both samplers have one. The fingerprint is compared before."""
         if state.numel() == 3 and (sampler := self._seeded_sampler) is not None:
             _, step, call = state.tolist()
             sampler.noise_position = (step, call)
@@ -58,7 +59,7 @@ class CircuitModule(nn.Module):
         return None if isinstance(self.engine, CircuitSimulator) else with_noise_position(self.engine.sampler)
 
     def _load_from_state_dict(self, state_dict: dict[str, Any], prefix: str, *args: Any) -> None:  # type: ignore
-        before = state_dict.pop(f"{prefix}circuit_id", None)  # as it was saved by earlier versions
+        before = state_dict.pop(f"{prefix}circuit_id", None)  # the name in earlier versions
         if before is not None:
             state_dict[f"{prefix}_extra_state"] = before
         saved = state_dict.get(f"{prefix}_extra_state")
@@ -71,49 +72,53 @@ class CircuitModule(nn.Module):
 
     @property
     def engine_name(self) -> str:
-        """ "simulator", or the name of the sampler's class."""
+        """The engine's name: "simulator", or the class of the sampler."""
         return "simulator" if isinstance(self.engine, CircuitSimulator) else type(self.engine.sampler).__name__
 
     @property
     def circuits(self) -> int:
-        """Circuits run so far on the network."""
+        """Circuits run so far on the sampler."""
         return getattr(self.engine, "circuits", 0)
 
     @property
     def shots(self) -> int:
-        """Shots run so far on the network."""
+        """Shots run so far on the sampler."""
         return getattr(self.engine, "shots", 0)
 
     @property
     def seconds(self) -> float:
-        """Wall-clock seconds in the network so far."""
+        """Wall-clock seconds spent so far on the sampler."""
         return getattr(self.engine, "seconds", 0.0)
 
 
 class QuantumLayer(CircuitModule):
-    """(..., num_inputs) angles to outcome probabilities (..., 2**n), or to expectations of products of Z (..., O).
+    """A circuit as a layer: maps angles (..., num_inputs) to probabilities (..., 2**n) or expectations (..., O).
+
+    The simulation runs outside autocast, in float32, or in float64 if inputs or weights are; the output has the dtype
+    of the inputs.
+
+    The state_dict holds the weights and a fingerprint of the circuit. It loads into a layer with another engine, but
+    not into one with another circuit of the same size. For samplers with a ``noise_position``, such as
+    :class:`AerSampler`, it also holds the position in the sequence of shot noise, so that a resumed run draws the same
+    shots as an uninterrupted one.
 
     Args:
-        ansatz: the circuit; its weights become one trainable tensor, drawn uniformly from [-pi, pi) by torch's global
-            generator.
-        output: "probabilities" (default) or "expectations".
-        engine: "simulator" (default): :class:`CircuitSimulator`, exact, by autograd (also twice); or a
-            :class:`QuantumNetwork` on any sampler: gradients by parameter shift, one job of one PUB for all rows, once
-            differentiable. None: "simulator".
-        observables: names such as "Z0" or "Z0Z1", for "expectations" only. Default: Z of each qubit.
-
-    Circuits run in float32, or in float64 if inputs or weights are, outside of autocast; the output has the dtype of
-    the inputs. The state_dict holds the weights and a fingerprint of the circuit, which must agree when it is loaded:
-    engines can be swapped, circuits of the same size cannot. Shot noise follows the sampler's own sequence of calls,
-    whose place is in the state_dict too (of samplers with a ``noise_position``, as :class:`AerSampler`): a resumed run
-    draws the shots that the uninterrupted one would.
+        ansatz: the circuit. Its weights become one trainable tensor, initially uniform in [-pi, pi), drawn from torch's
+            global generator.
+        output: "probabilities" or "expectations". Default: "probabilities".
+        engine: where the circuit runs. "simulator" (or None) is a :class:`CircuitSimulator`, which is exact, with
+            gradients of any order by autograd. A :class:`QuantumNetwork` runs it on any sampler, with first derivatives
+            by parameter shifts, in one job for all rows. Default: "simulator".
+        observables: names such as "Z0" or "Z0Z1", only for "expectations". Default: Z of each qubit.
 
     Attributes:
-        weights: (W,) radians; (0,) where the ansatz has none.
-        circuits, shots, seconds: run so far on the network, counting gradients; 0 on the simulator.
+        weights: (W,) radians; (0,) if the ansatz has none.
+        circuits: circuits run so far on the sampler, including those for gradients; 0 on the simulator.
+        shots: shots run so far on the sampler.
+        seconds: wall-clock seconds spent so far on the sampler.
 
     Raises:
-        ValueError: for an invalid option, a network of another ansatz, or inputs of a wrong shape or dtype.
+        ValueError: if an option is invalid, or the network has another ansatz.
     """
 
     matrix: Tensor
@@ -158,7 +163,7 @@ class QuantumLayer(CircuitModule):
         self.reset_parameters()
 
     def reset_parameters(self) -> None:
-        """Draw the weights anew, uniformly from [-pi, pi)."""
+        """Draw the weights uniformly from [-pi, pi)."""
         nn.init.uniform_(self.weights, -torch.pi, torch.pi)
 
     def forward(self, inputs: Tensor) -> Tensor:
@@ -168,13 +173,12 @@ class QuantumLayer(CircuitModule):
             inputs: (..., num_inputs), floating point, radians.
 
         Returns:
-            (..., 2**n), or (..., O) for expectations; dtype and device of ``inputs``.
+            (..., 2**n) probabilities, or (..., O) expectations, in the dtype and on the device of ``inputs``.
+
+        Raises:
+            ValueError: if the last axis is not ``num_inputs``, or the dtype is not floating point.
         """
-        if not inputs.is_floating_point() or inputs.shape[-1:] != (self.ansatz.num_inputs,):
-            raise ValueError(
-                f"Invalid inputs: {inputs.dtype} of shape {tuple(inputs.shape)}; they must be floating point, "
-                f"(..., {self.ansatz.num_inputs})"
-            )
+        check_inputs(inputs, self.ansatz.num_inputs, rows_only=False)
         double = torch.float64 in (inputs.dtype, self.weights.dtype)
         dtype = torch.float64 if double else torch.float32
         rows, weights = inputs.reshape(-1, self.ansatz.num_inputs).to(dtype), self.weights.to(dtype)
@@ -204,7 +208,7 @@ class _NetworkFunction(torch.autograd.Function):
 
     @staticmethod
     def backward(ctx: Any, grad: Tensor) -> Any:  # type: ignore[override]
-        if torch.is_grad_enabled():  # create_graph=True: torch's once_differentiable would let some cases pass silently
+        if torch.is_grad_enabled():  # create_graph=True; torch's once_differentiable misses some cases
             raise RuntimeError("Circuits are differentiable once; second derivatives need engine='simulator'")
         inputs, weights = ctx.saved_tensors
         by_inputs, by_weights = ctx.needs_input_grad[:2]
@@ -218,7 +222,7 @@ class _NetworkFunction(torch.autograd.Function):
         )
 
 
-# torch.compile runs it as it is, and compiles what is around it.
+# torch.compile does not compile it, only the code around it.
 _through_network: Any = torch.compiler.disable(_NetworkFunction.apply)
 
 

@@ -1,8 +1,8 @@
-"""Surrogates of single observables on a smaller grid, where no output depends on all inputs.
+"""Surrogates of observables that each depend on few inputs, from a smaller grid.
 
 An expectation depends only on the inputs in its past light cone: those of gates from which a chain of gates leads to
-its qubits. Inputs that share no cone may move through the grid together: each cone still sees its whole grid, and often
-several times, which is averaged. This holds for any noise that stays on its gate's qubits.
+its qubits. Inputs that share no cone can vary together on the grid. Each cone still sees its whole grid, often several
+times, and the repeats are averaged. This holds for any noise that acts only on the qubits of its gate.
 
 Example: 12 qubits without entanglement at depth 2 need 5 circuits instead of 5**12.
 """
@@ -19,8 +19,8 @@ from numpy.typing import ArrayLike
 from torch import Tensor
 
 from lightning_qsgd.quantum.basis import IGNORED
+from lightning_qsgd.quantum.fourier import PowerSplit, split_samples
 from lightning_qsgd.quantum.observables import expectation_matrix, z_string
-from lightning_qsgd.quantum.power import PowerSplit, split_samples
 from lightning_qsgd.quantum.surrogate import FourierSurrogate, check_grid, grid_points, grid_sizes, run_in_chunks
 
 if TYPE_CHECKING:
@@ -29,7 +29,7 @@ if TYPE_CHECKING:
 
 
 def light_cones(ansatz: Ansatz, observables: Sequence[str]) -> list[tuple[int, ...]]:
-    """For each observable the inputs, in ascending order, that its expectation can depend on."""
+    """The inputs that the expectation of each observable can depend on, in ascending order."""
     depends, cones = ansatz.normal_form.angles.depends[:, : ansatz.num_inputs], []
     for name in observables:
         qubits, inputs = set(z_string(name, ansatz.num_qubits)), set()
@@ -43,14 +43,14 @@ def light_cones(ansatz: Ansatz, observables: Sequence[str]) -> list[tuple[int, .
 
 
 def shared_axes(cones: Sequence[tuple[int, ...]], sizes: Sequence[int]) -> tuple[list[int], tuple[int, ...]]:
-    """Deal inputs to grid axes so that no two of one cone share an axis (greedy colouring).
+    """Assign inputs to grid axes so that no two inputs of a cone share an axis (greedy colouring).
 
     Args:
-        cones: inputs of each observable.
-        sizes: nodes that each input needs.
+        cones: the inputs of each observable.
+        sizes: the number of nodes that each input needs.
 
     Returns:
-        The axis of each input, and the shape of the grid: on each axis the most nodes that one of its inputs needs.
+        The axis of each input, and the shape of the grid, with the most nodes that an input of each axis needs.
     """
     axes = [-1] * len(sizes)
     for q in sorted(range(len(sizes)), key=lambda q: -sizes[q]):  # stable: equal sizes keep their order
@@ -63,7 +63,7 @@ def shared_axes(cones: Sequence[tuple[int, ...]], sizes: Sequence[int]) -> tuple
 def fit_smallest(
     network: QuantumNetwork, weights: ArrayLike | None, observables: Sequence[str]
 ) -> FourierSurrogate | LightConeSurrogate:
-    """The surrogate of all outcomes, or that of the observables alone where it takes fewer circuits."""
+    """Fit a surrogate of all outcomes, or only of the observables if this takes fewer circuits."""
     whole = math.prod(grid_sizes(network.ansatz))
     if LightConeSurrogate.num_circuits(network.ansatz, observables) < whole:
         return LightConeSurrogate.fit(network, weights, observables=observables)
@@ -71,12 +71,12 @@ def fit_smallest(
 
 
 class LightConeSurrogate:
-    """The probability of odd parity, (1 - expectation) / 2, of each observable, as series in their own inputs.
+    """The probabilities of odd parity, (1 - expectation) / 2, of observables, as series in the inputs of each.
 
     Args:
-        num_inputs: n.
-        parts: for each group of outputs with the same light cone: its inputs, its outputs, and their surrogate.
-        num_points: circuits that the fit ran.
+        num_inputs: number of inputs n.
+        parts: (inputs, outputs, surrogate) for each group of outputs with the same light cone.
+        num_points: number of circuits that the fit ran.
     """
 
     def __init__(
@@ -90,27 +90,28 @@ class LightConeSurrogate:
 
     @property
     def shots(self) -> int:
-        """Fewest shots behind a grid point; 0: exact."""
+        """The smallest number of shots behind a grid point; 0 if exact."""
         return min(surrogate.shots for *_, surrogate in self.parts)
 
     @staticmethod
     def num_circuits(ansatz: Ansatz, observables: Sequence[str]) -> int:
-        """Circuits that :meth:`fit` would run; it may be more than it allows."""
+        """Number of circuits of a :meth:`fit`, also if it is above the limit."""
         return math.prod(shared_axes(light_cones(ansatz, observables), grid_sizes(ansatz))[1])
 
     @classmethod
     def fit(
         cls, network: QuantumNetwork, weights: ArrayLike | None = None, *, observables: Sequence[str]
     ) -> LightConeSurrogate:
-        """Run the network on the shared grid and solve for each observable's series.
+        """Run the network on the shared grid, and solve for the series of each observable.
 
         Args:
-            network: as for :meth:`FourierSurrogate.fit`.
-            weights: as there.
+            network: the network. Its noise must not depend on the inputs.
+            weights: (num_weights,), radians, held fixed. Default: None, only for an ansatz without weights.
             observables: names such as "Z0" or "Z0Z1".
 
         Raises:
-            ValueError: as :meth:`FourierSurrogate.fit`.
+            ValueError: if a name is invalid, an angle is not linear in an input, a frequency is not an integer, or the
+                grid has more than 20,000 points.
         """
         ansatz = network.ansatz
         cones = light_cones(ansatz, observables)
@@ -132,17 +133,17 @@ class LightConeSurrogate:
         return cls(ansatz.num_inputs, parts, len(digits))
 
     def __call__(self, inputs: Tensor) -> Tensor:
-        """(B, n) to (B, observables): probabilities of odd parity as the series give them; differentiable."""
+        """Evaluate the probabilities of odd parity at inputs (B, n): (B, O); differentiable."""
         if self._waves is not None:
             return self._waves(inputs)
         return self._gather([surrogate(inputs[:, own]) for own, _, surrogate in self.parts])
 
     def variance(self, inputs: Tensor) -> Tensor:
-        """Predicted variance of the outputs from the shots behind the fit, (B, observables)."""
+        """Predict the variance of the outputs at inputs (B, n) due to the shots behind the fit: (B, O)."""
         return self._gather([surrogate.variance(inputs[:, own]) for own, _, surrogate in self.parts])
 
     def split(self, samples: Tensor) -> PowerSplit:
-        """Shares of power, as :meth:`FourierSurrogate.split`; of the expectations, -1 to 1."""
+        """Split the power of the expectations, which are in [-1, 1]; see :meth:`FourierSurrogate.split`."""
         sizes = [1] * self.num_inputs
         for own, _, surrogate in self.parts:
             for q, size in zip(own, surrogate.coefficients.shape, strict=False):
@@ -153,7 +154,7 @@ class LightConeSurrogate:
         return torch.cat(outputs, -1)[:, self._order]
 
     def state_dict(self) -> dict[str, Any]:
-        """Tensors and numbers, flat."""
+        """A flat dict of tensors and numbers."""
         state: dict[str, Any] = {"num_inputs": self.num_inputs, "num_points": self.num_points}
         for i, (own, outputs, surrogate) in enumerate(self.parts):
             part = {name: torch.tensor(of, device="cpu") for name, of in (("inputs", own), ("outputs", outputs))}
@@ -163,7 +164,7 @@ class LightConeSurrogate:
 
     @classmethod
     def from_state_dict(cls, state: dict[str, Any]) -> LightConeSurrogate:
-        """The surrogate that :meth:`state_dict` came from."""
+        """Restore a surrogate from its :meth:`state_dict`."""
         parts = []
         while f"part{len(parts)}.shots" in state:
             prefix = f"part{len(parts)}."
@@ -174,7 +175,7 @@ class LightConeSurrogate:
 
 
 class _Waves:
-    """Outputs of one input each as sums of cosines, all at once: amplitude * cos(k * x - shift)."""
+    """Evaluates outputs of one input each at once, as sums of amplitude * cos(k * x - shift)."""
 
     def __init__(self, parts: Sequence[tuple[Sequence[int], Sequence[int], FourierSurrogate]]) -> None:
         outputs = sum(len(own) for _, own, _ in parts)
@@ -189,7 +190,7 @@ class _Waves:
         self.amplitudes, self.shifts = torch.hypot(table[1::2], table[2::2]), torch.atan2(table[2::2], table[1::2])
 
     def __call__(self, inputs: Tensor) -> Tensor:
-        """(B, n) to (B, O)."""
+        """Map inputs (B, n) to (B, O)."""
         x = inputs if self.inputs == list(range(inputs.shape[1])) else inputs[:, self.inputs]
         value = self.constant.to(x).expand(len(x), -1)
         for k, (amplitude, shift) in enumerate(zip(self.amplitudes.to(x), self.shifts.to(x), strict=True), 1):

@@ -1,4 +1,4 @@
-"""QuantumNetwork: qiskit-machine-learning's SamplerQNN, built so that its known traps cannot bite."""
+"""QuantumNetwork: a circuit on a sampler, through qiskit-machine-learning's SamplerQNN."""
 
 from __future__ import annotations
 
@@ -19,33 +19,36 @@ from qiskit_machine_learning.primitives.sampler import ExactProbNDArray
 from lightning_qsgd.quantum.circuits import Ansatz
 from lightning_qsgd.quantum.samplers import ExactSampler, backend_of, statevector_sampler, transpiled
 
-MAX_BITS = 24  # one row of probabilities is 128 MiB then
+MAX_BITS = 24  # one row of probabilities takes 128 MiB
 
 
 class QuantumNetwork:
-    """Angles in, outcome probabilities out, through a :class:`SamplerQNN` on any ``BaseSamplerV2``.
+    """Computes the outcome probabilities of a circuit on any ``BaseSamplerV2``, through a ``SamplerQNN``.
 
-    The circuit is measured in full (register ``meas``), transpiled once with unbound parameters where the sampler has
-    a backend, and stripped of its layout: the classical bits already stand in the order of the ansatz's qubits, and a
-    network that sees the layout would permute them a second time.
+    All qubits are measured, into a register ``meas``. If the sampler has a backend, the circuit is transpiled once,
+    with its parameters unbound.
 
     Args:
-        ansatz: the circuit.
-        sampler: where it runs; None: :class:`ExactSampler`. Its noise is fresh per call if it is one of this package.
-        optimization_level: of the transpiler, 0 to 3. Default: 1.
-        initial_layout: physical qubit for each qubit of the ansatz. Default: the transpiler chooses.
-
-    On a device with a coupling map it warns if, after transpiling, parameters sit in other gates than the virtual rz:
-    errors that depend on the angle then make a Fourier surrogate of it approximate.
-
-    Raises:
-        ValueError: for a sampler of another type or of a smaller device, more than 24 qubits, or a reset on a sampler
-            that computes with statevectors.
+        ansatz: the circuit, with at most 24 qubits.
+        sampler: where the circuit runs. The samplers of this package draw fresh noise in each call. Default:
+            :class:`ExactSampler`.
+        optimization_level: level of the transpiler, 0 to 3. Default: 1.
+        initial_layout: the physical qubit of each qubit of the ansatz. Default: the transpiler's choice.
 
     Attributes:
-        qnn: the ``SamplerQNN``, for example for ``TorchConnector``; its circuit is the one that runs.
-        circuits, shots, seconds: circuits and shots run so far, and wall-clock seconds in them.
-        on_run: called with (inputs, probabilities) of each batch that ran. Default: None.
+        qnn: the ``SamplerQNN``, for example for ``TorchConnector``. Its circuit is the one that runs.
+        circuits: circuits run so far.
+        shots: shots run so far.
+        seconds: wall-clock seconds spent running circuits.
+        on_run: called with (inputs, probabilities) after each batch. Default: None.
+
+    Warns:
+        UserWarning: on a device with a coupling map, if the transpiled circuit has parameters in other gates than the
+            virtual rz. Their errors may depend on the angle; a Fourier surrogate is then approximate.
+
+    Raises:
+        ValueError: if the sampler has another type or too few qubits, the ansatz has more than 24 qubits, or it has a
+            reset and the sampler computes with statevectors.
     """
 
     on_run: Callable[[NDArray[np.float64], NDArray[np.float64]], None] | None = None
@@ -60,14 +63,14 @@ class QuantumNetwork:
     ) -> None:
         if sampler is not None and not isinstance(sampler, BaseSamplerV2):
             raise ValueError(
-                f"Invalid sampler: {str(sampler)!r} ({type(sampler).__name__}); it must be a BaseSamplerV2: in a class "
-                "of your own, give the argument the type BaseSamplerV2 | None"
+                f"Invalid sampler: {str(sampler)!r} ({type(sampler).__name__}); it must be a BaseSamplerV2. If YAML "
+                "gives it to a class of yours, annotate the argument as BaseSamplerV2 | None"
             )
         if ansatz.num_qubits > MAX_BITS:
             raise ValueError(
                 f"Invalid ansatz: {ansatz.num_qubits} qubits, whose 2**{ansatz.num_qubits} outcomes fit in no memory; "
-                f"at most {MAX_BITS}. If the circuit was transpiled twice, its idle qubits are those of a device: pass "
-                "the circuit from before"
+                f"at most {MAX_BITS}. If the circuit was transpiled twice, it includes the idle qubits of a device: "
+                "pass the circuit from before"
             )
         self.ansatz = ansatz
         self.sampler = ExactSampler() if sampler is None else sampler
@@ -80,8 +83,8 @@ class QuantumNetwork:
         layout, used = None if initial_layout is None else list(initial_layout), ansatz.normal_form.num_qubits
         if layout is not None and len(layout) != used:
             raise ValueError(
-                f"Invalid initial_layout: {layout}; it must be a physical qubit for each of the {used} qubits that the "
-                "circuit uses (with the ancillas that its router used, if it was transpiled for a device)"
+                f"Invalid initial_layout: {layout}; it must name a physical qubit for each of the {used} qubits that "
+                "the circuit uses (including its router's ancillas, if it was transpiled for a device)"
             )
         self._transpiling = {"optimization_level": optimization_level, "initial_layout": layout}
         circuit = self._transpiled(ansatz.normal_form.circuit())
@@ -107,15 +110,15 @@ class QuantumNetwork:
                 "larger device, such as FakeBackendSampler with name='FakeJakartaV2' (7) or 'FakeGuadalupeV2' (16)"
             )
         circuit = transpiled(circuit, backend, seed_transpiler=0, **self._transpiling)
-        circuit._layout = None
+        circuit._layout = None  # bits are in the ansatz's order; SamplerQNN would permute them by the layout once more
         operations = [instruction.operation for instruction in circuit.data]
         parametrised = [each for each in operations if any(getattr(p, "parameters", ()) for p in each.params)]
         assert all(each.is_parameterized() for each in parametrised)  # Aer does not bind the others
         outside = {each.name for each in parametrised} - {"rz", "p", "u1"}
         if outside and getattr(backend, "coupling_map", None) is not None:
             warnings.warn(
-                f"On {backend.name} parameters sit in {', '.join(sorted(outside))}, not in the virtual rz alone: "
-                "errors may depend on the angle, and a surrogate of this network is approximate (on IBM hardware: "
+                f"On {backend.name} parameters occur in {', '.join(sorted(outside))}, not only in the virtual rz: "
+                "errors may depend on the angle, and a surrogate of this network is approximate (on IBM hardware, set "
                 "use_fractional_gates=False)",
                 stacklevel=3,
             )
@@ -124,20 +127,20 @@ class QuantumNetwork:
     def probabilities(
         self, inputs: ArrayLike, weights: ArrayLike | None = None, *, step: int | None = None
     ) -> NDArray[np.float64]:
-        """Outcome probabilities: one circuit per row of ``inputs``, all in one job.
+        """Run one circuit per row of ``inputs``, all in one job.
 
         Args:
             inputs: (batch, num_inputs), radians, finite.
-            weights: (num_weights,), radians, finite; None only where the ansatz has no weights.
-            step: training step that the noise belongs to: equal (seed, step) give equal noise. Default: the next
-                call in the sampler's own sequence. Samplers that cannot be reseeded ignore it.
+            weights: (num_weights,), radians, finite. Default: None, only for an ansatz without weights.
+            step: training step, from which the noise is drawn: equal seeds and steps give equal noise. Samplers without
+                a method ``reseed`` ignore it. Default: the next noise in the sampler's sequence.
 
         Returns:
-            (batch, 2**num_qubits), float64, rows summing to 1; bit ``k`` of the column index is qubit ``k``.
+            (batch, 2**num_qubits) float64 probabilities; each row sums to 1. Bit k of the column index is qubit k.
 
         Raises:
-            ValueError: for a wrong shape or a value that is not finite.
-            RuntimeError: if the sampler returns too few rows, or rows that are no probability distributions.
+            ValueError: if a shape is wrong, or a value is not finite.
+            RuntimeError: if the sampler returns the wrong number of rows, or rows that are not distributions.
         """
         inputs, weights = self._check(inputs, weights)
         num_outcomes = 2**self.ansatz.num_qubits
@@ -165,21 +168,24 @@ class QuantumNetwork:
     def jacobian(
         self, inputs: ArrayLike, weights: ArrayLike | None = None, *, of: Literal["inputs", "weights", "both"] = "both"
     ) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
-        """Derivatives of the probabilities by the parameter-shift rule, in one job of one PUB.
+        """Compute derivatives of the probabilities by the parameter-shift rule, all in one job.
 
-        Each gate with parameters is shifted on its own (Schuld et al. 2019, arXiv 1811.11184), once for all the
-        parameters in its angle: 2 circuits per row and gate, 4 for controlled rotations (Wierichs et al. 2022, arXiv
-        2107.12390). The chain rule through the angle, whatever its expression, needs no circuit.
+        The angle of each gate with parameters is shifted separately (Schuld et al. 2019, arXiv 1811.11184): 2 circuits
+        per row and gate, 4 for controlled rotations (Wierichs et al. 2022, arXiv 2107.12390). The chain rule through
+        the expression of the angle needs no circuit.
 
         Args:
-            inputs, weights: as in :meth:`probabilities`.
-            of: leave out gates that only inputs, or only weights, would need. Default: "both".
+            inputs: (batch, num_inputs), radians, finite.
+            weights: (num_weights,), radians, finite. Default: None, only for an ansatz without weights.
+            of: "inputs", "weights" or "both": the derivatives to compute. Default: "both".
 
         Returns:
-            (batch, 2^n, num_inputs) and (batch, 2^n, num_weights) of n qubits, float64; zeros where not asked.
+            Derivatives by inputs (batch, 2**n, num_inputs) and by weights (batch, 2**n, num_weights), float64. Those
+            that were not requested are 0.
 
         Raises:
-            ValueError: as :meth:`probabilities`.
+            ValueError: if a shape is wrong, or a value is not finite.
+            RuntimeError: if the sampler returns the wrong number of rows, or rows that are not distributions.
         """
         inputs, weights = self._check(inputs, weights)
         form, split = self.ansatz.normal_form, self.ansatz.num_inputs
@@ -208,7 +214,7 @@ class QuantumNetwork:
 
     @contextmanager
     def counting_for(self, owner: Any) -> Iterator[None]:
-        """Add what runs in the block to ``owner``'s circuits, shots and seconds as well."""
+        """Add circuits, shots and seconds of this block to those of ``owner``, too."""
         before = self.circuits, self.shots, self.seconds
         yield
         owner.circuits += self.circuits - before[0]
@@ -223,9 +229,9 @@ class QuantumNetwork:
 
 
 class _CountingSamplerQNN(SamplerQNN):
-    """SamplerQNN that turns a whole batch's shots into frequencies at once, and takes exact probabilities unrounded."""
+    """SamplerQNN that counts the shots of a whole batch at once, and does not round exact probabilities."""
 
-    shots: int | None = None  # shots per circuit in the last forward call; None: exact
+    shots: int | None = None  # shots per circuit in the last forward call; None: exact probabilities
 
     def _postprocess(self, num_samples: int, result: Any) -> Any:
         bits = getattr(result[0].data, "meas", None)
@@ -254,21 +260,21 @@ class _CountingSamplerQNN(SamplerQNN):
 
 @cache
 def shift_rule(frequencies: tuple[float, ...]) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
-    """Shifts and factors of a gate: the derivative is the sum of factor * (P(angle + shift) - P(angle - shift)).
+    """Shifts and factors of a gate: dP/d(angle) = sum of factor * (P(angle + shift) - P(angle - shift)).
 
     Args:
-        frequencies: of the probabilities in the angle, ascending, multiples of the first: (1,) for Pauli rotations,
-            (1/2, 1) under controls.
+        frequencies: frequencies of P in the angle, ascending multiples of the first: (1,) for Pauli rotations, (1/2, 1)
+            for controlled ones.
 
     Returns:
-        As many shifts, in radians, and factors as there are frequencies.
+        Shifts, in radians, and factors, one for each frequency.
     """
     waves = np.array(frequencies)
     shifts = np.asarray((2 * np.arange(len(waves)) + 1) * np.pi / (2 * waves[-1]), np.float64)
     return shifts, np.linalg.solve(2 * np.sin(np.outer(waves, shifts)), waves)
 
 
-def _identity(outcome: int) -> int:  # SamplerQNN's own default is a lambda, which cannot be pickled
+def _identity(outcome: int) -> int:  # SamplerQNN's default is a lambda, which cannot be pickled
     return outcome
 
 

@@ -1,16 +1,18 @@
-"""Noise models: three presets on a hardware-like basis, and those of the fake backends of qiskit-ibm-runtime.
+"""Noise models: three presets, and those of the fake backends of qiskit-ibm-runtime.
 
-The presets' basis is rz, sx, x, cx. Circuits are transpiled to it, so every parameter sits in an rz, which hardware
-does by relabelling the drive's phase: it takes no time and makes no error here either. Default rates are rounded
-medians over a 27-qubit device with this basis (ibmq_kolkata, whose calibration ``FakeKolkataV2`` keeps).
+Circuits for the presets are transpiled to the basis rz, sx, x, cx, so every parameter is in an rz. Hardware implements
+rz by changing the phase of the drive, which takes no time and makes no error; nor does it here. The default rates are
+rounded medians of ibmq_kolkata, a 27-qubit device with this basis (``FakeKolkataV2`` has its calibration).
 
-Each function also serves as ``class_path`` of a sampler's ``noise``, with its rates as ``init_args``.
+In YAML, each of the three functions can be the ``class_path`` of a sampler's ``noise``, with its rates as
+``init_args``.
 """
 
 from __future__ import annotations
 
-from difflib import get_close_matches
 from typing import TYPE_CHECKING, Any
+
+from lightning_qsgd.files import close
 
 if TYPE_CHECKING:
     from qiskit_aer.noise import NoiseModel
@@ -19,14 +21,14 @@ BASIS = ("rz", "sx", "x", "cx")
 
 
 def depolarizing_noise(one_qubit: float = 2e-4, two_qubit: float = 7.5e-3) -> NoiseModel:
-    """Depolarizing errors after each gate: expectation values shrink towards those of the fully mixed state.
+    """Depolarizing errors after each gate, which move expectations towards those of the fully mixed state.
 
     Args:
         one_qubit: average infidelity of sx and x, 0 to 1/2. Default: 2e-4.
         two_qubit: average infidelity of cx, 0 to 3/4. Default: 7.5e-3.
 
     Raises:
-        ValueError: for a rate out of its range.
+        ValueError: if a rate is out of range.
     """
     from qiskit_aer.noise import NoiseModel, depolarizing_error
 
@@ -44,7 +46,7 @@ def depolarizing_noise(one_qubit: float = 2e-4, two_qubit: float = 7.5e-3) -> No
 def thermal_noise(
     t1: float = 110.0, t2: float = 80.0, one_qubit_time: float = 0.035, two_qubit_time: float = 0.4
 ) -> NoiseModel:
-    """Relaxation to 0 (t1) and loss of phase (t2) during each gate; idle qubits and the readout are spared.
+    """Relaxation to 0 (t1) and dephasing (t2) during each gate. Idle qubits and the readout have no errors.
 
     Args:
         t1: relaxation time, microseconds, above 0. Default: 110.
@@ -53,7 +55,7 @@ def thermal_noise(
         two_qubit_time: duration of cx, microseconds, at least 0. Default: 0.4.
 
     Raises:
-        ValueError: for a time out of its range.
+        ValueError: if a time is out of range.
     """
     from qiskit_aer.noise import NoiseModel, thermal_relaxation_error
 
@@ -71,16 +73,16 @@ def thermal_noise(
 
 
 def readout_noise(e01: float = 0.008, e10: float = 0.01) -> NoiseModel:
-    """Wrong bits at the readout; gates are perfect.
+    """Flipped bits at the readout; gates have no errors.
 
-    With s = P(1) - P(0) of a qubit, the readout shows (1 - e01 - e10) * s + (e01 - e10).
+    For a qubit with s = P(1) - P(0), the readout gives (1 - e01 - e10) * s + (e01 - e10).
 
     Args:
-        e01: probability to read 1 where the qubit is 0, 0 to 1. Default: 0.008.
-        e10: probability to read 0 where the qubit is 1, 0 to 1. Default: 0.01.
+        e01: probability to read 1 if the qubit is 0, 0 to 1. Default: 0.008.
+        e10: probability to read 0 if the qubit is 1, 0 to 1. Default: 0.01.
 
     Raises:
-        ValueError: for a probability out of its range.
+        ValueError: if a probability is out of range.
     """
     from qiskit_aer.noise import NoiseModel, ReadoutError
 
@@ -95,14 +97,14 @@ PRESETS = {"depolarizing": depolarizing_noise, "thermal": thermal_noise, "readou
 
 
 def noise_model(name: str) -> NoiseModel:
-    """Noise by name: a preset with its default rates, or a fake backend such as "FakeManilaV2".
+    """The noise model of a preset with its default rates, or of a fake backend such as "FakeManilaV2".
 
-    A fake backend's noise belongs to its physical qubits and couplings: gates elsewhere are perfect. Where that
-    matters use ``FakeBackendSampler``, which keeps circuits to them.
+    The noise of a fake backend belongs to its physical qubits and couplings, and gates elsewhere have no errors.
+    ``FakeBackendSampler`` transpiles circuits to them.
 
     Raises:
-        ValueError: for an unknown name.
-        ModuleNotFoundError: for a fake backend without qiskit-ibm-runtime.
+        ValueError: if the name is unknown.
+        ModuleNotFoundError: if a fake backend needs qiskit-ibm-runtime and it is not installed.
     """
     from qiskit_aer.noise import NoiseModel
 
@@ -120,11 +122,11 @@ def check_noise(name: str) -> None:
 
 
 def fake_backend(name: str) -> Any:
-    """A fake backend of qiskit-ibm-runtime by its class name, such as "FakeManilaV2".
+    """The fake backend of qiskit-ibm-runtime with this class name, such as "FakeManilaV2".
 
     Raises:
-        ValueError: for an unknown name.
-        ModuleNotFoundError: without qiskit-ibm-runtime.
+        ValueError: if the name is unknown.
+        ModuleNotFoundError: if qiskit-ibm-runtime is not installed.
     """
     try:
         from qiskit_ibm_runtime import fake_provider
@@ -137,13 +139,13 @@ def fake_backend(name: str) -> Any:
         if isinstance(value, type) and issubclass(value, FakeBackendV2)
     ]
     if name not in known:
-        close = get_close_matches(name, known, n=3, cutoff=0.5) or sorted(known)[:3]
-        raise ValueError(f"Invalid name: no fake backend {name!r} among {len(known)}; close: {', '.join(close)}")
+        near = close(name, known, 0.5, otherwise=sorted(known)[:3])
+        raise ValueError(f"Invalid name: no fake backend {name!r} among {len(known)}{near}")
     return getattr(fake_provider, name)()
 
 
 def missing_runtime(error: ModuleNotFoundError) -> ModuleNotFoundError:
-    """The error to raise where qiskit-ibm-runtime is not installed; another missing module's error is kept."""
+    """The error to raise if qiskit-ibm-runtime is not installed. The error of another missing module is returned."""
     if error.name is None or error.name.split(".")[0] != "qiskit_ibm_runtime":
         return error
     return ModuleNotFoundError("qiskit-ibm-runtime is not installed; pip install qiskit-ibm-runtime")

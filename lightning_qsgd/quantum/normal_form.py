@@ -2,8 +2,8 @@
 # (Qiskit's Parameter and ParameterExpression come from a compiled module without types.)
 """The normal form of a circuit: a fixed skeleton over a small basis, whose angles are functions of inputs and weights.
 
-It is made once, when an :class:`Ansatz` is built, and every engine computes with it. A transpiled circuit's layout is
-undone, measurements at the end are left out, and gates are taken apart (see basis.py).
+An :class:`Ansatz` computes it once, and every engine runs it. The layout of a transpiled circuit is undone,
+measurements at the end are removed, and gates are decomposed (see basis.py).
 
 Shapes: n outcome bits, m >= n qubits, G sources.
 """
@@ -23,7 +23,7 @@ from qiskit.quantum_info import Statevector
 from lightning_qsgd.quantum.angles import Angles
 from lightning_qsgd.quantum.basis import IGNORED, Angle, Gate, Parts, Source
 
-#: Names of what circuits transpiled for a device hold, and of their inverses.
+#: Names of the operations in circuits that were transpiled for a device, and of their inverses.
 DEVICE_GATES = {"barrier", "cx", "cz", "delay", "ecr", "id", "measure", "reset", "rx", "rz", "rzz", "sx", "sxdg", "x"}
 MAX_ROUTED = 20  # qubits of a routed circuit whose ancillas are checked to end in 0
 _PLAIN = (
@@ -34,14 +34,14 @@ _PLAIN = (
 
 @dataclass(frozen=True)
 class NormalForm:
-    """A circuit over the basis.
+    """A circuit of gates of the basis.
 
     Attributes:
-        num_qubits: m. More than n only where a device's router moved qubits over ancillas, which end in 0.
-        num_bits: n. Qubit k < n is read into outcome bit k.
-        gates: in their order; see :class:`Gate`.
-        sources: (G,) the angles that gates depend on; see :class:`Source`.
-        phases: their sum is the global phase.
+        num_qubits: number of qubits m. Larger than n only if a router used ancillas, which end in 0.
+        num_bits: number of outcome bits n. Outcome bit k is qubit k < n.
+        gates: the gates, in order.
+        sources: (G,) the angles that gates depend on.
+        phases: angles whose sum is the global phase.
         angles: the sources as functions of inputs and weights.
     """
 
@@ -54,26 +54,26 @@ class NormalForm:
 
     @property
     def num_shifts(self) -> int:
-        """Shifted circuits that the derivative by all angles takes: 2 for each frequency of each source."""
+        """Number of shifted circuits for the derivatives by all angles: 2 for each frequency of each source."""
         return sum(2 * len(source.frequencies) for source in self.sources)
 
     @property
     def resets(self) -> bool:
-        """Whether a qubit is reset."""
+        """Whether the circuit resets a qubit."""
         return any(gate.name == "reset" for gate in self.gates)
 
     def circuit(self, values: Sequence[ParameterExpression | float] | None = None) -> QuantumCircuit:
-        """The circuit for Qiskit, measured into the register ``meas``, bit k for outcome bit k; its phase is 0.
+        """The circuit in Qiskit, without its global phase, measured into a register ``meas`` of the n outcome bits.
 
         Args:
-            values: (G,) for the sources; None: their own expressions of the user's parameters, each of which is in
-                the circuit, even if outcomes do not depend on it.
+            values: (G,) values of the sources. Default: their expressions. The circuit then contains every parameter of
+                the user's circuit, even if no outcome depends on it.
         """
         circuit = QuantumCircuit(self.num_qubits)
         if values is None:
             values = [source.expression for source in self.sources]
             for parameter in self._idle_parameters():
-                circuit.rz(parameter, 0)  # of a qubit in 0: a global phase
+                circuit.rz(parameter, 0)  # a global phase: the qubit is still 0
         for gate in self.gates:
             if gate.operation is not None:
                 circuit.append(gate.operation, gate.qubits)
@@ -88,7 +88,7 @@ class NormalForm:
         return circuit
 
     def _idle_parameters(self) -> list[Parameter]:
-        """Those that no gate depends on, as where they enter the global phase alone."""
+        """Parameters that no gate depends on, such as those that only enter the global phase."""
         sources = {gate.angle.source for gate in self.gates if gate.angle is not None} - {-1}
         used = {parameter for source in sources for parameter in self.sources[source].expression.parameters}
         return [parameter for parameter in (*self.angles.inputs, *self.angles.weights) if parameter not in used]
@@ -100,10 +100,10 @@ class NormalForm:
 
     @classmethod
     def of(cls, circuit: QuantumCircuit, inputs: Sequence[Parameter], weights: Sequence[Parameter]) -> NormalForm:
-        """The normal form of a circuit.
+        """Compute the normal form of a circuit.
 
         Raises:
-            ValueError: for what no engine can run, or a layout that cannot be undone; the message says what to do.
+            ValueError: if no engine can run the circuit, or its layout cannot be undone; the message says what to do.
         """
         physical = outcome_qubits(circuit)
         parts = Parts()
@@ -113,9 +113,9 @@ class NormalForm:
         idle = [bit for bit, q in enumerate(physical) if q not in used]
         if idle and DEVICE_GATES.issuperset(circuit.count_ops()):
             warnings.warn(
-                f"The circuit has gates of devices only, and qubits without a gate: {_few(idle)}. Their outcome bits "
-                "are always 0. If it was transpiled, and changed or transpiled again since, Qiskit dropped its layout: "
-                "pass the circuit from before",
+                f"The circuit has only gates of devices, and qubits without a gate: {_few(idle)}. Their outcome bits "
+                "are always 0. If the circuit was changed or transpiled again after transpiling, Qiskit dropped its "
+                "layout: pass the circuit from before",
                 stacklevel=3,
             )
         kept = [*physical, *sorted(used - set(physical))]
@@ -123,20 +123,19 @@ class NormalForm:
         moved = []
         for gate in parts.gates:
             qubits = tuple(place[q] for q in gate.qubits if q in place)
-            if not qubits:  # what simulators ignore, on qubits that are left out
+            if not qubits:  # a barrier, delay or identity on removed qubits
                 continue
-            if len(qubits) != len(gate.qubits):  # a barrier over some of these
+            if len(qubits) != len(gate.qubits):  # a barrier on some of them
                 gate = gate._replace(operation=Barrier(len(qubits)))
             moved.append(gate._replace(qubits=qubits))
         angles = Angles(inputs, weights, [source.expression for source in parts.sources])
-        angles.compile()
         form = cls(len(kept), len(physical), tuple(moved), tuple(parts.sources), tuple(parts.phases), angles)
         if len(kept) > len(physical):
             form._check_ancillas()
         return form
 
     def _check_ancillas(self) -> None:
-        """Raise unless the qubits that the router used besides the circuit's own end in 0."""
+        """Raise ValueError unless the ancillas that the router used end in 0."""
         n, m = self.num_bits, self.num_qubits
         if m > MAX_ROUTED or self.resets:
             why = "it resets qubits" if self.resets else f"more than {MAX_ROUTED} qubits are used"
@@ -170,17 +169,17 @@ def _value(angle: Angle, values: Sequence[Any]) -> Any:
 
 
 def outcome_qubits(circuit: QuantumCircuit) -> list[int]:
-    """The qubit that each outcome bit is read from: those of the circuit before a transpiler moved them.
+    """The qubit of each outcome bit: where the transpiler moved the qubits of the original circuit.
 
     Raises:
-        ValueError: for a layout that cannot be read, or is of another circuit.
+        ValueError: if the layout cannot be read, or belongs to another circuit.
     """
     layout = circuit.layout
     if layout is None:
         return list(range(circuit.num_qubits))
     try:
         order = layout.final_index_layout()
-    except Exception as error:  # Qiskit fails in several ways on layouts that it did not make itself
+    except Exception as error:  # Qiskit raises several types for layouts that it did not make
         raise ValueError(
             f"The circuit carries a layout that Qiskit cannot read ({type(error).__name__}: {error}), as after a round "
             f"trip through QASM 3; {_PLAIN}"

@@ -1,4 +1,4 @@
-"""Named products of Pauli Z, such as "Z0" or "Z0Z2": their expectations are linear in the outcome probabilities."""
+"""Products of Pauli Z by name, such as "Z0" or "Z0Z2". Their expectations are linear in the outcome probabilities."""
 
 import re
 from collections.abc import Sequence
@@ -11,7 +11,7 @@ def z_string(name: str, num_qubits: int) -> tuple[int, ...]:
     """The qubits of a name such as "Z0" or "Z0Z2", in ascending order.
 
     Raises:
-        ValueError: for another form, a qubit named twice, or one that the circuit does not have.
+        ValueError: if the name has another form, or a qubit occurs twice or does not exist.
     """
     qubits = tuple(sorted(int(q) for q in re.findall(r"Z(\d+)", name)))
     if not re.fullmatch(r"(Z\d+)+", name) or len(set(qubits)) != len(qubits) or qubits[-1] >= num_qubits:
@@ -24,14 +24,17 @@ def z_string(name: str, num_qubits: int) -> tuple[int, ...]:
 
 
 def expectation_matrix(observables: Sequence[str], num_qubits: int) -> Tensor:
-    """(2**n, observables) float64 of +-1: outcome probabilities times it are the expectations.
+    """The matrix that maps outcome probabilities to expectations, ``probabilities @ matrix``.
 
     Args:
-        observables: names as for :func:`z_string`; bit k of an outcome is qubit k, and Z is +1 at bit 0.
-        num_qubits: n.
+        observables: at least one name for :func:`z_string`. Z is +1 if the qubit's bit is 0, -1 if it is 1.
+        num_qubits: number of qubits n.
+
+    Returns:
+        (2**n, number of observables) float64, with entries +1 and -1.
 
     Raises:
-        ValueError: for an invalid name, or none at all.
+        ValueError: if a name is invalid, or there is none.
     """
     if not observables:
         raise ValueError("Invalid observables: none given; name at least one, such as 'Z0'")

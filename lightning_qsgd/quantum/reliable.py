@@ -12,11 +12,12 @@ from datetime import UTC, datetime
 from email.utils import parsedate_to_datetime
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, NoReturn
 
 from qiskit.primitives import BaseSamplerV2
 from qiskit.primitives.containers import PrimitiveResult, SamplerPubLike
 from qiskit.primitives.containers.sampler_pub import SamplerPub
+from tenacity import RetryCallState, Retrying, retry_if_exception, stop_after_attempt
 
 from lightning_qsgd.quantum.fingerprint import of_request
 from lightning_qsgd.quantum.jobs import (
@@ -42,17 +43,17 @@ LONGEST_RETRY_AFTER = 3600.0  # seconds, at the server's wish
 
 
 class ReliableSampler(BaseSamplerV2):
-    """Wraps a sampler: splits requests into jobs, retries passing errors, and collects jobs that a dead process left.
+    """Wraps a sampler: splits requests into jobs, retries transient errors, and collects jobs that a dead process left.
 
-    Only errors that pass by themselves are retried: lost connections, time-outs, and HTTP status 408, 425, 429, 500,
-    502 to 504 and 520 to 524. Others are raised at once, and so are results with missing rows, registers or shots. A
-    submission whose answer was lost may run twice.
+    Only transient errors are retried: lost connections, time-outs, and the HTTP statuses 408, 425, 429, 500, 502 to 504
+    and 520 to 524, unless the client has retried them itself. Other errors are raised at once, and so are results with
+    missing rows, registers or shots. A submission whose answer was lost may run twice.
 
-    Jobs can be found again if the wrapped sampler has a method ``job(job_id)`` that raises LookupError for ids it does
-    not know. Their ids are then written to ``jobs_file`` before anything waits, under a fingerprint of the transpiled
-    circuits, values, shots and backend; whoever asks the same again, in this process or another, collects those jobs.
-    An entry goes when its request is done; inside ``with sampler.hold():``, when the block ends without an error.
-    Processes may share a file; two that ask the same at the same time may share its jobs, and so their noise.
+    Jobs can be found again if the wrapped sampler has a method ``job(job_id)`` that raises LookupError for unknown ids.
+    Their ids are then written to ``jobs_file`` before anything waits, under a fingerprint of the transpiled circuits,
+    values, shots and backend. An equal request, in this process or another, collects those jobs. An entry is removed
+    when its request is done; inside ``with sampler.hold():``, when the block ends without an error. Processes may share
+    a file. Two processes that make the same request at the same time may share its jobs, and so their noise.
 
     Args:
         sampler: the sampler to wrap.
@@ -110,10 +111,7 @@ class ReliableSampler(BaseSamplerV2):
     @property
     def backend(self) -> Any:
         """The backend that circuits must be transpiled for, or None."""
-        attempt = Part()
-        while True:
-            with self._patience(attempt, [attempt]):
-                return backend_of(self.sampler)
+        return self._tried(lambda: backend_of(self.sampler))
 
     def reseed(self, step: int) -> None:
         """Start the noise of a training step, where the wrapped sampler can."""
@@ -150,9 +148,7 @@ class ReliableSampler(BaseSamplerV2):
         self._forget(())  # a jobs file that cannot be written fails here, where nothing is paid yet
         with self._telling(parts := self._parts(coerced)):
             for part in parts:
-                while part.job is None:
-                    with self._patience(part, parts):
-                        self._start(part)
+                self._tried(partial(self._start, part), parts)
         return ReliableJob(parts, partial(self._collect, coerced, parts), self._forget)
 
     def _parts(self, pubs: list[SamplerPub]) -> list[Part]:
@@ -219,35 +215,44 @@ class ReliableSampler(BaseSamplerV2):
 
     def _result(self, part: Part, parts: list[Part]) -> Any:
         part.begun = time.monotonic()
-        while True:
-            with self._patience(part, parts):
-                if part.job is None:
-                    self._start(part)
-                if self._is_final(part):
-                    job, part.job = part.job, None  # should fetching fail, the job is found or submitted again
-                    result = self._fetched(part, job)
-                    try:
-                        check(part.job_id, part.pubs, part.shots, result)
-                    except RuntimeError:
-                        self._forget([part])
-                        raise
-                    return result
-            if self.timeout is not None and time.monotonic() - part.begun > self.timeout:
-                text = f"Job {part.job_id} was not finished after {self.timeout:g} s"
-                if self._can_find:
-                    raise TimeoutError(f"{text}. {self._left(parts)}")
+        if not self._can_find:  # a job that is lost is submitted again, which counts as a try
+            return self._tried(partial(self._finished, part), parts)
+        while (result := self._tried(partial(self._step, part), parts)) is None:
+            if self._is_late(part):
+                raise TimeoutError(f"{self._late(part)}. {self._left(parts)}")
+        return result
+
+    def _finished(self, part: Part) -> Any:
+        while (result := self._step(part)) is None:
+            if self._is_late(part):
                 try_to_cancel(part.job)
                 part.job, part.begun = None, time.monotonic()
-                self._failed(part, parts, TimeoutError(text))
+                raise TimeoutError(self._late(part))
+        return result
 
-    def _is_final(self, part: Part) -> bool:
+    def _step(self, part: Part) -> Any:
+        """Wait for a moment; the job's result if it is finished, or else None."""
+        if part.job is None:
+            self._start(part)
+        assert part.job is not None
         waited = time.monotonic() - part.begun
-        time.sleep(min(max(0.1 * waited, 0.001), 5.0))  # first of all: a job in the moment of its start may say ERROR
-        if part.job.in_final_state():
-            return True
-        if self._can_find:  # otherwise a job that is submitted again and again would never count as failed
-            part.failures = 0
-        return False
+        time.sleep(min(max(0.1 * waited, 0.001), 5.0))  # before the question: a job that is starting may say ERROR
+        if not part.job.in_final_state():
+            return None
+        job, part.job = part.job, None  # should fetching fail, the job is found or submitted again
+        result = self._fetched(part, job)
+        try:
+            check(part.job_id, part.pubs, part.shots, result)
+        except RuntimeError:
+            self._forget([part])
+            raise
+        return result
+
+    def _is_late(self, part: Part) -> bool:
+        return self.timeout is not None and time.monotonic() - part.begun > self.timeout
+
+    def _late(self, part: Part) -> str:
+        return f"Job {part.job_id} was not finished after {self.timeout:g} s"
 
     def _fetched(self, part: Part, job: Any) -> Any:
         try:
@@ -259,25 +264,30 @@ class ReliableSampler(BaseSamplerV2):
             self._forget([part])
             raise RuntimeError(text) from error
 
-    @contextmanager
-    def _patience(self, part: Part, parts: list[Part]) -> Iterator[None]:
-        """Swallow a passing error after waiting for its end, so that the caller's loop goes on."""
-        try:
-            with self._guard():
-                yield
-        except Exception as error:
-            if not is_passing(error):
-                raise
-            self._failed(part, parts, error)
+    def _tried(self, function: Callable[[], Any], parts: Sequence[Part] = ()) -> Any:
+        """What ``function`` returns, called again after errors that pass."""
 
-    def _failed(self, part: Part, parts: list[Part], error: Exception) -> None:
-        part.failures += 1
-        if part.failures > self.retries:
+        def attempt() -> Any:
+            with self._guard():
+                return function()
+
+        def give_up(state: RetryCallState) -> NoReturn:
+            error = _error_of(state)
             way_out = self._left(parts) or "Run the same command again later, or raise retries"
-            raise RuntimeError(f"Gave up after {part.failures} tries: {describe(error)}. {way_out}") from error
-        seconds = delay(error, part.failures, self.backoff)
-        log.warning("%s; try %d of %d in %.1f s", describe(error), part.failures + 1, self.retries + 1, seconds)
-        time.sleep(seconds)
+            raise RuntimeError(f"Gave up after {state.attempt_number} tries: {describe(error)}. {way_out}") from error
+
+        def tell(state: RetryCallState) -> None:
+            tries = f"try {state.attempt_number + 1} of {self.retries + 1}"
+            log.warning("%s; %s in %.1f s", describe(_error_of(state)), tries, state.upcoming_sleep)
+
+        retrying = Retrying(
+            retry=retry_if_exception(is_passing),
+            stop=stop_after_attempt(self.retries + 1),
+            wait=lambda state: delay(_error_of(state), state.attempt_number, self.backoff),
+            before_sleep=tell,
+            retry_error_callback=give_up,
+        )
+        return retrying(attempt)
 
     @contextmanager
     def _telling(self, parts: list[Part]) -> Iterator[None]:
@@ -319,26 +329,37 @@ class ReliableSampler(BaseSamplerV2):
 
 
 def is_passing(error: BaseException) -> bool:
-    """Whether the same call may succeed later: connection lost, timed out, or one of the passing HTTP statuses."""
-    return any(isinstance(link, _passing_types()) or _status(link) in PASSING_STATUS for link in chain(error))
+    """Whether the same call may succeed later: connection lost, timed out, or one of the passing HTTP statuses.
+
+    Errors after which a session of requests has given up retrying are not retried again. The session of
+    qiskit-ibm-runtime retries the statuses 500, 502 to 504, 520 to 522 and 524 five times.
+    """
+    links = list(chain(error))
+    requests: Any = sys.modules.get("requests.exceptions")  # an error of requests can only come from a loaded requests
+    lost: tuple[type[BaseException], ...] = (ConnectionError, TimeoutError)
+    if requests is not None:
+        if any(isinstance(link, requests.RetryError) for link in links):
+            return False
+        lost += (requests.ConnectionError, requests.Timeout, requests.ChunkedEncodingError)
+    return any(isinstance(link, lost) or _status(link) in PASSING_STATUS for link in links)
 
 
 def delay(error: BaseException, failures: int, backoff: float) -> float:
     """Seconds to wait after the given number of failures in a row (at least 1).
 
-    ``backoff`` doubled with each failure, at most 60 s, times a random factor between 1/2 and 1, so that clients which
-    failed together do not return together; but never less than the server's Retry-After (up to an hour).
+    ``backoff`` is doubled with each failure, up to 60 s, and multiplied by a random factor between 1/2 and 1, so that
+    clients that failed together do not return together. The delay is never less than the server's Retry-After, of which
+    at most an hour counts.
     """
     seconds = min(backoff * 2 ** (failures - 1), LONGEST_DELAY) * random.uniform(0.5, 1.0)
     return max(seconds, *(min(_retry_after(link), LONGEST_RETRY_AFTER) for link in chain(error)))
 
 
-def _passing_types() -> tuple[type[BaseException], ...]:
-    types: list[type[BaseException]] = [ConnectionError, TimeoutError]
-    requests: Any = sys.modules.get("requests.exceptions")  # an error of requests can only come from a loaded requests
-    if requests is not None:
-        types += [requests.ConnectionError, requests.Timeout, requests.ChunkedEncodingError, requests.RetryError]
-    return tuple(types)
+def _error_of(state: RetryCallState) -> BaseException:
+    assert state.outcome is not None
+    error = state.outcome.exception()
+    assert error is not None
+    return error
 
 
 def _status(error: BaseException) -> Any:

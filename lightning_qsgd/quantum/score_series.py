@@ -1,8 +1,8 @@
-"""ScoreSeries: the response of circuits to one number each, as Fourier series with trainable circuits behind them.
+"""ScoreSeries: the response of trainable circuits to one number each, as Fourier series.
 
 Paper: arXiv 2511.01918, Eq. 4 and 5: Phi = sum_k psi_k(C(score)), k = 1..n. With the score in every Ry, Phi is a
 trigonometric polynomial of degree depth * n (Schuld, Sweke, Meyer 2021, arXiv 2008.08605): 1 + 2 * depth * n circuits
-determine it for all scores, and its coefficients are differentiable in the circuit's angles.
+determine it for all scores, and its coefficients are differentiable in the angles of the circuit.
 
 Shapes: H series, n qubits, W angles of one circuit, M circuits for one series, J frequencies.
 """
@@ -16,59 +16,67 @@ import torch
 from torch import Tensor, nn
 
 from lightning_qsgd.distributed import counted_from_rank_0
-from lightning_qsgd.quantum.circuits import Ansatz, Entanglement
+from lightning_qsgd.quantum.circuits import Ansatz, Entanglement, score_circuit
+from lightning_qsgd.quantum.fourier import basis, nodes
 from lightning_qsgd.quantum.layer import CircuitModule
 from lightning_qsgd.quantum.network import QuantumNetwork
-from lightning_qsgd.quantum.score_spectrum import Readout, ScoreSpectrum
-from lightning_qsgd.quantum.simulator import CircuitSimulator
+from lightning_qsgd.quantum.observables import expectation_matrix
+from lightning_qsgd.quantum.simulator import MAX_QUBITS, CircuitSimulator, Constants
 
 if TYPE_CHECKING:
     from qiskit.primitives import BaseSamplerV2
 
+Readout = Literal["probability", "expectation", "amplitude"]
 Source = Literal["circuit", "series", "random"]
 
 
 class ScoreSeries(CircuitModule):
-    """H functions of one angle: what the paper's circuit answers to a score, or a classical control for it.
+    """H functions of a score: the responses of the paper's circuit, or a classical control for them.
+
+    Initial angles are uniform in [-pi, pi), drawn from a fork of torch's generator, so that later layers of a model
+    have the same initial values with any ``source``. Angles without an effect are left out: those of the last layer's
+    Rz, except for amplitudes, and two more with 2 entangled qubits and probabilities.
+
+    A resumed run measures again, with the sampler's noise where it was. It measures the same as an uninterrupted run,
+    unless the angles are fixed or ``refresh_every`` is above 1. In a distributed run, only rank 0 runs circuits; the
+    other ranks wait in ``forward`` for its results. A forward pass on one rank only must therefore be ``exact``.
 
     Args:
-        count: H.
-        num_qubits, depth, entanglement: of :func:`score_circuit`. Defaults: 4, 2, "linear".
-        readout: what is read for Phi. "probability" (default): sum over k = 1..n of |psi_k|^2, the probability of the
-            outcomes 1 to n. "expectation": sum of the means of Z_k over the qubits. "amplitude": sum over k = 1..n of
-            Re psi_k, the paper's letter; it depends on the unobservable global phase, that is on how gates are written
-            down, and no device can measure it: on the simulator only.
-        source: "circuit" (default). Controls without a circuit: "series", a series of the same frequencies whose
-            coefficients are trained themselves and start at those of a random circuit; "random": one with fixed random
-            coefficients, as large on average over a period.
-        shared: one circuit for all H. Default: False.
-        trainable: False: the angles (or coefficients) stay as they were drawn. Default: True.
-        sampler: None (default): exact simulation, by autograd. A ``BaseSamplerV2``: a :class:`QuantumNetwork` runs M
-            circuits for each series and, for the gradient, two more for each of them and each gate with parameters (4
-            qubits, depth 2: 17 and 408), by parameter shift; shot noise propagates into both.
-        refresh_every: with a sampler, changes of the angles (training steps) between two such runs, at least 1; in
-            between the series is taken to first order in the angles. Default: 1. Passes without gradient run M
-            circuits when the angles have changed; so fixed angles are measured once.
-
-    Angles are uniform in [-pi, pi), from a fork of torch's generator: a model with other layers behind this one gets
-    the same initial values for them with any source. Angles that change nothing are left out: the last layer's Rz,
-    except for amplitudes, and with 2 entangled qubits and probabilities (the parity) two more. A resumed run
-    measures anew, from where the sampler's noise was: exactly what the uninterrupted one would measure, unless the
-    angles are fixed or refresh_every is above 1. In a distributed run, rank 0 alone runs circuits and the others, which
-    wait in ``forward``, receive its numbers: the angles are the same on all ranks, so a forward pass on one rank alone
-    must be ``exact``.
+        count: number of functions H, at least 1.
+        num_qubits: qubits of :func:`score_circuit`, 1 to 12. Default: 4.
+        depth: layers of it, at least 1. Default: 2.
+        entanglement: "linear" or "none". Default: "linear".
+        readout: the definition of Phi. "probability" is the sum over k = 1..n of |psi_k|^2, the probability of the
+            outcomes 1 to n. "expectation" is the sum of the expectations of Z over the qubits. "amplitude" is the sum
+            over k = 1..n of Re psi_k, literally as in the paper; it depends on the unobservable global phase, that is
+            on the definition of the gates, so no device can measure it, and it needs the simulator. Default:
+            "probability".
+        source: "circuit", or a control without a circuit. "series" trains the coefficients of a series with the same
+            frequencies, which start at those of a random circuit; "random" keeps random coefficients, of the same
+            size on average over a period. Default: "circuit".
+        shared: whether all H functions have one circuit. Default: False.
+        trainable: whether the angles (or coefficients) are trained. Default: True.
+        sampler: where the circuits run. None (default) simulates them exactly, with gradients by autograd. With a
+            ``BaseSamplerV2``, a :class:`QuantumNetwork` runs M circuits for each function and, for gradients by
+            parameter shifts, two more for each of them and each gate with parameters (17 and 408 for 4 qubits and
+            depth 2). Both have shot noise.
+        refresh_every: with a sampler, the number of changes of the angles (training steps) between two such runs, at
+            least 1. In between, the function is extrapolated to first order in the angles. Passes without gradient run
+            M circuits if the angles have changed, so fixed angles are measured once. Default: 1.
 
     Attributes:
-        weights: (H or 1, W) radians, for source "circuit"; ``coefficients`` (H or 1, those that a circuit can have)
-            for the others.
-        angle_factor: radians of the series' own angle per radian of score: 1, but 1/2 for amplitudes where depth * n is
-            odd, which have half-integer frequencies.
-        circuits, shots, seconds: run so far on the network; 0 on the simulator.
-        nodes: M.
-        exact: set to True, simulate even if there is a sampler. Default: False.
+        weights: (H or 1, W) angles, radians, if ``source`` is "circuit".
+        coefficients: (H or 1, number of coefficients that a circuit can have) for the other sources.
+        angle_factor: radians of the series' angle per radian of score: 1, or 1/2 for amplitudes with odd depth * n,
+            which have half-integer frequencies.
+        nodes: number of circuits M that determine a function.
+        circuits: circuits run so far on the sampler, including those for gradients; 0 on the simulator.
+        shots: shots run so far on the sampler.
+        seconds: wall-clock seconds spent so far on the sampler.
+        exact: set it to True to simulate even if there is a sampler. Default: False.
 
     Raises:
-        ValueError: for an invalid option, or a combination that cannot be.
+        ValueError: if an option is invalid, or options contradict each other.
     """
 
     def __init__(
@@ -94,12 +102,12 @@ class ScoreSeries(CircuitModule):
                 raise ValueError(f"Invalid {name}: {value}; it must be at least 1")
         if sampler is not None and (readout == "amplitude" or source != "circuit"):
             given = f"readout {readout!r}" if readout == "amplitude" else f"phi from source {source!r}"
-            raise ValueError(f"Invalid sampler: {type(sampler).__name__}; {given} runs on no device, so sampler=None")
+            raise ValueError(f"Invalid sampler: {type(sampler).__name__}; {given} runs on no device, use sampler=None")
         if sampler is None and refresh_every > 1:
             raise ValueError(f"Invalid refresh_every: {refresh_every}; it needs a sampler")
         self.count, self.readout, self.source, self.refresh_every = count, readout, source, refresh_every
         self.exact = False
-        self._changes = 0  # of the angles, with gradient, on a network
+        self._changes = 0  # number of changes of the angles in passes with gradient on a network
         self._forget()
         with torch.device("cpu"), torch.random.fork_rng(devices=[]):  # the same numbers for any device and source
             self.spectrum = ScoreSpectrum(num_qubits, depth, entanglement, readout)
@@ -123,7 +131,7 @@ class ScoreSeries(CircuitModule):
             self.coefficients = nn.Parameter(start, requires_grad=trainable and source != "random")
 
     def _forget(self) -> None:
-        """Drop what was measured."""
+        """Forget the measurements."""
         self._expansion: tuple[Tensor, Tensor, Tensor] | None = None  # for training: values, Jacobian, weights
         self._last: Tensor | None = None  # weights of the last pass with gradient
         self._measured: tuple[Tensor, Tensor] | None = None  # for evaluation: values, weights
@@ -141,20 +149,20 @@ class ScoreSeries(CircuitModule):
 
     @property
     def circuits_per_evaluation(self) -> int:
-        """Circuits that determine all series once; 0 without circuits."""
+        """Number of circuits that determine all functions once; 0 for the controls."""
         return len(self.weights) * self.nodes if self.source == "circuit" else 0
 
     @property
     def circuits_per_gradient(self) -> int:
-        """Further circuits that parameter shifts need for the gradient of all series."""
+        """Number of further circuits for the gradients of all functions by parameter shifts."""
         return self.circuits_per_evaluation * self.ansatz.normal_form.num_shifts
 
     def forward(self) -> Tensor:
-        """Coefficients of each series.
+        """Compute the coefficients of each function.
 
         Returns:
-            (H, 1 + 2 J), float32, or float64 if the weights are: constant, cos x, sin x, cos 2x, ... of the series' own
-            angle, which is ``angle_factor`` times the score's. The constant of a control is 0.
+            (H, 1 + 2 J), in float32, or float64 if the weights are: those of 1, cos x, sin x, cos 2x, ..., where x is
+            ``angle_factor`` times the score. The constant of a control is 0.
         """
         if self.source != "circuit":
             free = self.coefficients.to(torch.promote_types(self.coefficients.dtype, torch.float32))
@@ -191,7 +199,7 @@ class ScoreSeries(CircuitModule):
         return values @ self.spectrum.constants(weights.dtype, weights.device)[1].T
 
     def _rows(self, weights: Tensor) -> tuple[Any, Tensor]:
-        """Each series' nodes with its angles, (H M, 1 + W), and the weights of outcomes (2**n,)."""
+        """The nodes of each function with its angles, (H M, 1 + W), and the weights of outcomes (2**n,)."""
         x, _, read = self.spectrum.constants(torch.float64, torch.device("cpu"))
         angles = weights.cpu().double()[:, None].expand(-1, self.nodes, -1).flatten(0, 1)
         return torch.cat([x.repeat(len(weights))[:, None], angles], 1).numpy(), read
@@ -200,7 +208,7 @@ class ScoreSeries(CircuitModule):
         assert isinstance(self.engine, QuantumNetwork)
         return self.engine
 
-    @torch.inference_mode(False)  # what is kept must serve autograd later
+    @torch.inference_mode(False)  # cached tensors must work with autograd later
     def _run(self, weights: Tensor) -> Tensor:  # (H, M)
         engine, (rows, read) = self._network(), self._rows(weights)
         values = torch.from_numpy(counted_from_rank_0(engine, lambda: engine.probabilities(rows))) @ read
@@ -210,7 +218,7 @@ class ScoreSeries(CircuitModule):
     def _jacobian(self, weights: Tensor) -> Tensor:  # (H, M, W)
         engine, (rows, read) = self._network(), self._rows(weights)
 
-        def jacobian() -> Tensor:  # what travels between ranks is small
+        def jacobian() -> Tensor:  # reduced before it is sent to other ranks
             by_inputs = torch.from_numpy(engine.jacobian(rows, of="inputs")[0])  # (H M, 2**n, 1 + W)
             return torch.einsum("row,o->rw", by_inputs[..., 1:], read)
 
@@ -219,7 +227,7 @@ class ScoreSeries(CircuitModule):
 
     @torch.no_grad()
     def error(self) -> Tensor:
-        """(H,): root mean square, over a period, of the distance from the exact series; constants apart."""
+        """Root mean square error over a period, without the constants: (H,)."""
         measured, before = self(), self.exact
         try:
             self.exact = True
@@ -229,7 +237,7 @@ class ScoreSeries(CircuitModule):
 
     @torch.no_grad()
     def spread(self) -> Tensor:
-        """(H,): standard deviation of each series over a period."""
+        """Standard deviation of each function over a period: (H,)."""
         return _spread(self())
 
     def extra_repr(self) -> str:
@@ -240,9 +248,79 @@ class ScoreSeries(CircuitModule):
         )
 
 
-# torch.compile runs it as it is, and compiles what is around it.
+# torch.compile does not compile it, only the code around it.
 _on_network: Any = torch.compiler.disable(ScoreSeries._measure)
 
 
 def _spread(coefficients: Tensor) -> Tensor:
     return (coefficients[:, 1:].square().sum(1) / 2).sqrt()
+
+
+class ScoreSpectrum(Constants):
+    """The circuit of a score, its readout, and the scores that determine its series.
+
+    Args:
+        num_qubits, depth, entanglement, readout: as in :class:`ScoreSeries`.
+
+    Attributes:
+        ansatz: the circuit, without the angles that have no effect except on the constant of the series.
+        amplitudes: whether amplitudes are read instead of probabilities.
+        nodes: number of scores M.
+        frequencies: number of frequencies J, multiples of the series' angle.
+        angle_factor: radians of the series' angle per radian of score: 1, or 1/2 for half-integer frequencies.
+        free: indices of the coefficients (of cos x, sin x, cos 2x, ...) that can differ from 0.
+    """
+
+    def __init__(self, num_qubits: int, depth: int, entanglement: Entanglement, readout: Readout) -> None:
+        if num_qubits > MAX_QUBITS:
+            raise ValueError(f"Invalid num_qubits: {num_qubits}; it must be at most {MAX_QUBITS}")
+        self.amplitudes = readout == "amplitude"
+        ansatz = score_circuit(num_qubits, depth, entanglement, final_phases=self.amplitudes)
+        read = _reading(readout, num_qubits)
+        self.ansatz = _observable(ansatz, self.amplitudes, read)
+        local = readout == "expectation" and entanglement == "none"  # a sum of one series for each qubit
+        degree = depth if local else depth * num_qubits
+        odd = self.amplitudes and degree % 2 == 1
+        self.angle_factor = 0.5 if odd else 1.0
+        self.frequencies = degree // 2 if self.amplitudes and not odd else degree
+        self.nodes = degree + 1 if self.amplitudes else 2 * degree + 1
+        x = nodes(self.nodes)
+        waves = basis(self.angle_factor * x, 1 + 2 * self.frequencies)  # (M, 1 + 2 J)
+        used = [i for i in range(waves.shape[1]) if not odd or (i + 1) // 2 % 2]  # frequencies j / 2 with odd j
+        solve = torch.zeros(waves.shape[1], self.nodes, dtype=torch.float64)
+        solve[used] = torch.linalg.inv(waves[:, used])
+        self.free = [i - 1 for i in used if i]
+        self._exact = x, solve, read
+        self.reset_constants()
+
+    def make_constants(self, dtype: torch.dtype, device: torch.device) -> tuple[Tensor, ...]:
+        """Scores (M,), the matrix from values to coefficients (1 + 2 J, M), and weights of outcomes in Phi (2**n,)."""
+        return tuple(x.to(dtype, copy=True).to(device) for x in self._exact)
+
+
+def _reading(readout: Readout, num_qubits: int) -> Tensor:
+    if readout == "expectation":
+        return expectation_matrix([f"Z{q}" for q in range(num_qubits)], num_qubits).sum(1)
+    outcomes = torch.arange(2**num_qubits)
+    return ((outcomes >= 1) & (outcomes <= num_qubits)).double()
+
+
+@torch.inference_mode(False)
+@torch.enable_grad()
+def _observable(ansatz: Ansatz, amplitudes: bool, read: Tensor) -> Ansatz:
+    """Fix the angles at 0 that have no effect except on the constant of Phi.
+
+    Derivatives are analytic in the angles, so one that is 0 at random points is 0 everywhere.
+    """
+    generator = torch.Generator().manual_seed(0)
+    x = 6 * torch.rand(8, 1, dtype=torch.float64, generator=generator)
+    weights = 6 * torch.rand(8, ansatz.num_weights, dtype=torch.float64, generator=generator)
+    weights.requires_grad_()
+    simulate = CircuitSimulator(ansatz, amplitudes)
+    difference = simulate(x, weights) - simulate(x + 1, weights)
+    (gradient,) = torch.autograd.grad(((difference.real if amplitudes else difference) @ read).sum(), weights)
+    seen = (gradient.abs().amax(0) > 1e-12).tolist()
+    fixed = {p: 0.0 for p, is_seen in zip(ansatz.weights, seen, strict=True) if not is_seen}
+    if not fixed:
+        return ansatz
+    return Ansatz(ansatz.circuit.assign_parameters(fixed), ansatz.inputs, [p for p in ansatz.weights if p not in fixed])

@@ -1,8 +1,8 @@
 """CircuitSimulator: exact outcome probabilities, or amplitudes, in torch, batched and differentiable.
 
-The state is kept as real numbers, C = 1 (real) or 2 (real and imaginary part) for each amplitude, because all gates
-but phases are real (see stages.py): half the arithmetic of complex matrices. Gates on neighbouring qubits act as one
-matrix.
+The state consists of real numbers, C = 1 (real part) or 2 (real and imaginary part) for each amplitude. Since all gates
+except phases are real (see stages.py), this takes half the arithmetic of complex matrices. Gates on neighbouring qubits
+are applied as one matrix.
 
 Shapes: B batch, n qubits, P parameters. Amplitude ``k`` belongs to the outcome whose bit ``q`` is qubit ``q``.
 """
@@ -15,18 +15,52 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from lightning_qsgd.quantum.angles import check_inputs
 from lightning_qsgd.quantum.circuits import Ansatz
-from lightning_qsgd.quantum.constants import Constants
 from lightning_qsgd.quantum.stages import PermutationStage, PhaseStage, compile_stages
 
 MAX_QUBITS = 12
-LONG = 16  # real stages, above which states are normalised: each H loses 6e-8 of the norm in float32
+LONG = 16  # above so many real stages, states are normalised: each H changes the norm by 6e-8 in float32
 
 
-class _Real(NamedTuple):  # a stage of real gates, as tensors: t = rows of the angles
+class Constants:
+    """Base class that caches constants for each dtype and device.
+
+    Subclasses define :meth:`make_constants`, and call :meth:`reset_constants` as soon as it can be called. Copies and
+    pickles do not contain the cache.
+    """
+
+    _cache: dict[tuple[torch.dtype, torch.device], Any]
+
+    def make_constants(self, dtype: torch.dtype, device: torch.device) -> Any:
+        """Compute the constants; they must not share memory with those of another dtype or device."""
+        raise NotImplementedError
+
+    def reset_constants(self) -> None:
+        """Clear the cache, and compute the constants of float32 and float64 on the CPU."""
+        self._cache = {}
+        for dtype in (torch.float32, torch.float64):  # now, as tensors of torch.func's transforms cannot outlive them
+            self.constants(dtype, torch.device("cpu"))
+
+    def constants(self, dtype: torch.dtype, device: torch.device) -> Any:
+        """The constants, from the cache if possible."""
+        if (dtype, device) not in self._cache:
+            with torch.inference_mode(False):  # cached tensors must work with autograd later
+                self._cache[dtype, device] = self.make_constants(dtype, device)
+        return self._cache[dtype, device]
+
+    def __getstate__(self) -> dict[str, Any]:
+        return self.__dict__ | {"_cache": {}}
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        self.__dict__ |= state
+        self.reset_constants()
+
+
+class _Real(NamedTuple):  # a RealStage as tensors; its angles t are ``rows`` of all angles
     rows: slice
     signs: Tensor  # (gates,): 1 rotation, -1 reflection
-    runs: list[tuple[int, int, bool]]  # from the lowest qubit: number of qubits, first gate, whether they have gates
+    runs: list[tuple[int, int, bool]]  # from the lowest qubit up: number of qubits, first gate, whether there are gates
     batched: bool
 
 
@@ -42,25 +76,26 @@ class _Permutation(NamedTuple):
 
 
 class CircuitSimulator(Constants):
-    """An ansatz as a torch function on the statevector, differentiable (also twice) in inputs and weights.
+    """Simulates an ansatz exactly on the statevector, as a torch function of inputs and weights.
 
-    In reverse mode, so torch.func.jacrev, not jacfwd. torch.compile takes it whole.
+    It is differentiable any number of times in reverse mode (``torch.func.jacrev``, not ``jacfwd``), and torch.compile
+    compiles it without graph breaks.
 
     Args:
-        ansatz: the circuit; at most 12 qubits, and without resets.
-        amplitudes: return complex amplitudes, phases and all as Qiskit's ``Statevector`` has them, instead of outcome
-            probabilities. Their phases depend on conventions that nothing can measure. Default: False.
+        ansatz: the circuit, with at most 12 qubits and without resets.
+        amplitudes: whether to return complex amplitudes, with the phases of Qiskit's ``Statevector``, instead of
+            outcome probabilities. No measurement can determine the global phase. Default: False.
 
     Raises:
-        ValueError: for more qubits, or a reset.
+        ValueError: if the ansatz has more than 12 qubits, or a reset.
     """
 
     def __init__(self, ansatz: Ansatz, amplitudes: bool = False) -> None:
         form = ansatz.normal_form
         n, columns = form.num_qubits, form.angles.num_columns
         if n > MAX_QUBITS:
-            besides = n - ansatz.num_qubits
-            routed = f" (with the {besides} that its router used besides)" if besides else ""
+            ancillas = n - ansatz.num_qubits
+            routed = f" (including {ancillas} ancillas of its router)" if ancillas else ""
             raise ValueError(
                 f"Invalid ansatz: {n} qubits{routed}; the simulator takes at most {MAX_QUBITS}. A sampler takes up to "
                 "24: QuantumNetwork(ansatz, AerSampler())"
@@ -68,10 +103,10 @@ class CircuitSimulator(Constants):
         self.ansatz, self.amplitudes = ansatz, amplitudes
         self._extend = None if form.angles.is_linear else form.angles.extend
         self._routed = n > ansatz.num_qubits
-        group = 2 if n < 10 else 4  # qubits whose gates act as one matrix: measured
+        group = 2 if n < 10 else 4  # qubits whose gates are applied as one matrix; the fastest in measurements
         forms: list[np.ndarray] = []
 
-        def rows_of(own: list[np.ndarray]) -> tuple[slice, bool]:  # their places, and whether they depend on inputs
+        def rows_of(own: list[np.ndarray]) -> tuple[slice, bool]:  # their rows, and whether they depend on inputs
             forms.extend(own)
             return slice(len(forms) - len(own), len(forms)), any(each[1 : 1 + columns].any() for each in own)
 
@@ -95,26 +130,24 @@ class CircuitSimulator(Constants):
         self._is_long = sum(isinstance(stage, _Real) for stage in self._plan) > LONG
         slopes = torch.from_numpy(np.stack(forms))  # (angles, 1 + P)
         self._slopes = slopes[:, 0], slopes[:, 1 : 1 + columns].T, slopes[:, 1 + columns :].T
-        self.forget_constants()
+        self.reset_constants()
 
     def __call__(self, inputs: Tensor, weights: Tensor | None = None) -> Tensor:
-        """Outcome probabilities, or amplitudes.
+        """Compute outcome probabilities or amplitudes.
 
         Args:
             inputs: (B, num_inputs), float32 or float64, radians.
-            weights: (num_weights,) or (B, num_weights), same dtype; None only where the ansatz has none.
+            weights: (num_weights,) or (B, num_weights), same dtype, radians. Default: None, only for an ansatz without
+                weights.
 
         Returns:
-            (B, 2**n), in the dtype (amplitudes: its complex one) and on the device of ``inputs``.
+            (B, 2**n), on the device and in the dtype of ``inputs``; amplitudes have the complex dtype of its precision.
 
         Raises:
-            ValueError: for a wrong shape or dtype.
+            ValueError: if a shape or dtype is wrong.
         """
         batch, outcomes = len(inputs), 2**self.ansatz.num_qubits
-        if inputs.ndim != 2 or inputs.shape[1] != self.ansatz.num_inputs:
-            raise ValueError(f"Invalid inputs: shape {tuple(inputs.shape)}; it must be (B, {self.ansatz.num_inputs})")
-        if not inputs.is_floating_point():
-            raise ValueError(f"Invalid inputs: {inputs.dtype}; they must be floating point")
+        check_inputs(inputs, self.ansatz.num_inputs)
         weights = inputs.new_zeros(0) if weights is None else weights
         count = self.ansatz.num_weights
         if weights.dtype != inputs.dtype or weights.shape not in ((count,), (batch, count)):
@@ -135,8 +168,8 @@ class CircuitSimulator(Constants):
             return (angles if stage.batched else fixed)[:, stage.rows]
 
         state = _product(angles_of(plan[0]), batch)  # (B, 2**n)
-        parts, parts_last = 1, False  # C; whether it is the fastest axis of the state
-        last = plan[-1] if isinstance(plan[-1], _Permutation) and not self.amplitudes else None  # of probabilities
+        parts, parts_last = 1, False  # C, and whether it is the fastest axis of the state
+        last = plan[-1] if isinstance(plan[-1], _Permutation) and not self.amplitudes else None  # permute probabilities
         for stage in plan[1:] if last is None else plan[1:-1]:
             if isinstance(stage, _Real):
                 state = _apply_real(state, angles_of(stage), stage, parts_last)
@@ -156,7 +189,7 @@ class CircuitSimulator(Constants):
                     state = torch.cat([real * cos - imaginary * sin, real * sin + imaginary * cos], axis)
                 parts = 2
             state = state.flatten(1)
-        if self.amplitudes:  # there are two parts: the last stage is one of phases
+        if self.amplitudes:  # the last stage is a PhaseStage, so there are two parts
             axis = 2 if parts_last else 1
             real, imaginary = state.view(batch, *((-1, 2) if parts_last else (2, -1))).unbind(axis)
             state = torch.complex(real, imaginary)
@@ -172,10 +205,10 @@ class CircuitSimulator(Constants):
             probabilities = probabilities / probabilities.sum(-1, keepdim=True)
         if last is not None:
             probabilities = _Permute.apply(probabilities, last.order, last.inverse, 1)
-        return probabilities[:, :outcomes] if self._routed else probabilities  # the router's qubits, behind, are 0
+        return probabilities[:, :outcomes] if self._routed else probabilities  # ancillas are the highest bits, and 0
 
     def make_constants(self, dtype: torch.dtype, device: torch.device) -> tuple[Any, Any]:
-        """Slopes of the angles, and the stages."""
+        """The slopes of the angles, and the stages."""
 
         def move(stage: Any) -> Any:
             if isinstance(stage, _Permutation):
@@ -187,7 +220,7 @@ class CircuitSimulator(Constants):
 
 
 def _runs(qubits: list[int], n: int, group: int) -> list[tuple[int, int, bool]]:
-    """Qubits 0..n-1 in runs that either have gates, at most ``group`` each, or have none."""
+    """Divide qubits 0..n-1 into runs with gates, of at most ``group`` qubits, and runs without gates."""
     runs: list[tuple[int, int, bool]] = []
     for q in range(n):
         has_gate = q in qubits
@@ -199,7 +232,7 @@ def _runs(qubits: list[int], n: int, group: int) -> list[tuple[int, int, bool]]:
 
 
 def _product(angles: Tensor, batch: int) -> Tensor:
-    """Real product state (B, 2**n) of first columns (cos t, sin t); angles (B or 1, n)."""
+    """The real product state (B, 2**n) of qubits (cos t, sin t) with angles t (B or 1, n)."""
     factors = list(torch.stack([angles.cos(), angles.sin()], -1).expand(batch, -1, 2).unbind(1))
     while len(factors) > 1:  # neighbours in pairs
         pairs = zip(factors[::2], factors[1::2], strict=False)
@@ -209,9 +242,10 @@ def _product(angles: Tensor, batch: int) -> Tensor:
 
 
 def _apply_real(state: Tensor, angles: Tensor, stage: _Real, parts_last: bool) -> Tensor:
-    """Multiply each run's matrix into its axis of the state, and move that axis to the other end, without a copy.
+    """Multiply the matrix of each run into its axis of the state (B, C * 2**n), and move that axis to the other end.
 
-    From (..., high, low) with C before or after the qubits to the same with C on the other side; the state is (B, all).
+    Each product writes the axis to its new place, so there are no other copies. In the end C, which was before or after
+    the qubits, is on the other side of them.
     """
     batch = len(state)
     cos, sin = angles.cos(), angles.sin()
@@ -231,7 +265,7 @@ def _apply_real(state: Tensor, angles: Tensor, stage: _Real, parts_last: bool) -
 
 
 class _Permute(torch.autograd.Function):
-    """index_select by a permutation, whose gradient is index_select by its inverse (torch would scatter)."""
+    """index_select by a permutation. Its gradient is index_select by the inverse, where torch would use scatter."""
 
     generate_vmap_rule = True
 

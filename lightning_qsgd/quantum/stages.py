@@ -1,9 +1,9 @@
-"""A circuit as few stages, for the simulator: real gates, phases and permutations of the basis.
+"""A circuit as few stages for the simulator: real gates, phases, and permutations of the basis.
 
 Every gate of the normal form is, up to a global phase, a product of real orthogonal 2x2 matrices (RY, H, X, Y),
 diagonal ones (RZ, Z, S, T, CZ) and permutations of basis states (CX, SWAP); RX(a) = RZ(-pi/2) RY(a) RZ(pi/2). A real
-orthogonal 2x2 matrix is a rotation or a reflection, so that neighbours fuse by adding their angles. Permutations that
-cancel vanish, and phases of one source add up: a controlled phase, taken apart into RZ and CX, is one phase again.
+orthogonal 2x2 matrix is a rotation or a reflection, so neighbours fuse by adding their angles. Permutations that cancel
+vanish, and phases of one source add up: a controlled phase, decomposed into RZ and CX, becomes one phase again.
 
 Shapes: n qubits, P parameters. Basis state ``k`` has qubit ``q`` in bit ``q``. A *form* is linear in the parameters:
 (constant, coefficient of each); see angles.py.
@@ -23,9 +23,9 @@ from lightning_qsgd.quantum.normal_form import NormalForm
 
 Form = NDArray[np.float64]  # (1 + P,)
 
-_QUARTERS = {"z": 4, "s": 2, "sdg": -2, "t": 1, "tdg": -1}  # gates that are RZ by so many quarters of pi
+_QUARTERS = {"z": 4, "s": 2, "sdg": -2, "t": 1, "tdg": -1}  # gates that are RZ by this number of quarters of pi
 _HALF_TURN = {"h": (True, pi / 4), "x": (True, pi / 2), "y": (False, pi / 2)}  # reflection or rotation, and its angle
-_ROOTS = {"sx": pi / 2, "sxdg": -pi / 2}  # RX by so much
+_ROOTS = {"sx": pi / 2, "sxdg": -pi / 2}  # gates that are RX by this angle
 
 
 @dataclass
@@ -47,7 +47,7 @@ class RealStage:
 
 @dataclass
 class PhaseStage:
-    """exp(i * (constant + sum of signs[source] * source)): columns (2**n,), one for each source."""
+    """exp(i * (constant + sum of signs[source] * source)), with a column (2**n,) for each source."""
 
     constant: NDArray[np.float64]
     signs: dict[int, NDArray[np.float64]] = field(default_factory=dict)
@@ -59,26 +59,20 @@ class PhaseStage:
             self.signs[angle.source] = self.signs.get(angle.source, 0.0) + column * angle.slope
 
     def join(self, later: PhaseStage) -> None:
-        """Multiply by another."""
+        """Multiply by another stage."""
         self.constant = self.constant + later.constant
         for source, column in later.signs.items():
             self.signs[source] = self.signs.get(source, 0.0) + column
 
     def permute(self, index: NDArray[np.int64]) -> None:
-        """Let a permutation pass to the front."""
+        """Move behind a permutation."""
         self.constant = self.constant[index]
         self.signs = {source: column[index] for source, column in self.signs.items()}
 
-    def tidied(self) -> PhaseStage:
-        """Without the columns that cancelled."""
-        return PhaseStage(
-            self.constant, {s: column for s, column in self.signs.items() if np.abs(column).max() > 1e-12}
-        )
-
-    @property
-    def is_nothing(self) -> bool:
-        """Whether no phase is left."""
-        return not self.signs and not np.abs(self.constant).max() > 1e-12
+    def tidied(self) -> PhaseStage | None:
+        """The stage without columns that cancelled; None if no phase is left."""
+        signs = {source: column for source, column in self.signs.items() if np.abs(column).max() > 1e-12}
+        return PhaseStage(self.constant, signs) if signs or np.abs(self.constant).max() > 1e-12 else None
 
 
 @dataclass
@@ -93,13 +87,13 @@ S = TypeVar("S", RealStage, PhaseStage, PermutationStage)
 
 
 def compile_stages(normal_form: NormalForm, phases: bool = False) -> list[Stage]:
-    """The circuit as stages, equal to it up to a global phase and, in the end, up to phases of basis states.
+    """Compile a circuit to stages that give the same outcome probabilities.
 
     The first stage is a :class:`RealStage` on every qubit, so that the state after it is a real product. With
-    ``phases`` the stages equal the circuit, as Qiskit defines it, phases and all.
+    ``phases``, the stages also give the amplitudes that Qiskit defines, including their phases.
 
     Raises:
-        ValueError: for a reset, which no statevector has.
+        ValueError: if the circuit has a reset, which has no statevector.
     """
     n, forms = normal_form.num_qubits, normal_form.angles.forms
     basis = np.arange(2**n)
@@ -114,11 +108,11 @@ def compile_stages(normal_form: NormalForm, phases: bool = False) -> list[Stage]
     first = RealStage({q: (False, form(Angle(0.0))) for q in range(n)})
     stages: list[Stage] = [first]
     last = [0] * n  # the latest stage that touches a qubit
-    whole = PhaseStage(zeros)  # the global phase, which the stages leave out
+    whole = PhaseStage(zeros)  # the global phase, which the other stages omit
     for angle in normal_form.phases:
         whole.add(ones, angle)
 
-    def stage_for(new: S, qubits: tuple[int, ...]) -> S:  # the first of new's kind that may take a gate on these qubits
+    def stage_for(new: S, qubits: tuple[int, ...]) -> S:  # the first of new's type that a gate on these qubits may join
         earliest = max(last[q] for q in qubits)
         place = next((i for i in range(earliest, len(stages)) if isinstance(stages[i], type(new))), len(stages))
         if place == len(stages):
@@ -169,7 +163,7 @@ def compile_stages(normal_form: NormalForm, phases: bool = False) -> list[Stage]
             permute(qubits, basis ^ ((differ << a) | (differ << b)))
         else:
             raise ValueError(
-                f"The circuit has a {name}, which makes mixed states that the simulator does not have; run it on "
+                f"The circuit has a {name}, which makes mixed states that the simulator cannot represent; run it on "
                 "AerSampler, a fake backend or a device: QuantumNetwork(ansatz, AerSampler(shots=1024))"
             )
     stages = _tidy(stages)
@@ -182,21 +176,22 @@ def compile_stages(normal_form: NormalForm, phases: bool = False) -> list[Stage]
 
 
 def _tidy(stages: list[Stage]) -> list[Stage]:
-    """Move phases behind permutations, where they may meet other phases; join neighbours; drop what cancels.
+    """Move phases behind permutations, where they may meet other phases; join neighbours; remove what cancels.
 
     Between two real stages there is then at most one permutation, and at most one stage of phases after it.
     """
     out: list[Stage] = []
 
     def close() -> None:
-        """Drop what came to nothing since the latest real stage."""
-        behind: list[Stage] = []
+        """Remove what cancelled since the latest real stage."""
+        phases = None
         if isinstance(latest := out[-1], PhaseStage):
             out.pop()
-            behind = [] if (tidied := latest.tidied()).is_nothing else [tidied]
+            phases = latest.tidied()
         if isinstance(latest := out[-1], PermutationStage) and (latest.index == np.arange(len(latest.index))).all():
             out.pop()
-        out.extend(behind)
+        if phases is not None:
+            out.append(phases)
 
     for stage in stages:
         if isinstance(stage, RealStage):

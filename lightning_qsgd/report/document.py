@@ -79,7 +79,7 @@ def _environment() -> jinja2.Environment:
         lstrip_blocks=True,
         undefined=jinja2.StrictUndefined,
     )
-    names = ("number", "p_value", "count", "listed", "percent", "plain")
+    names = ("number", "p_value", "count", "duration", "listed", "percent", "plain")
     environment.filters |= {name: getattr(numbers, name) for name in names}
     environment.filters |= {"code": _code, "sentence": _sentence}
     environment.globals |= {"columns": _columns, "NONE": numbers.NONE}

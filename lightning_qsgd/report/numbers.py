@@ -119,6 +119,13 @@ def percent(share: float | None) -> str:
     return ">99.99 %" if 0.9999 < share < 1 else f"{number(100 * share, ',.0f' if abs(share) >= 10 else ',.2f')} %"
 
 
+def duration(seconds: float) -> str:
+    """Seconds in words: "40 s", "12 min", "3.4 h"."""
+    if seconds < 90:
+        return f"{seconds:.0f} s"
+    return f"{seconds / 60:.0f} min" if seconds < 5400 else f"{seconds / 3600:.1f} h"
+
+
 def plain(value: Any) -> str:
     """A setting in words: "yes" for True, "1 to 10" for a run of whole numbers, names and values for a mapping."""
     if isinstance(value, dict):

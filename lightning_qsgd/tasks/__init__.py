@@ -1,4 +1,4 @@
-"""Level 2: LightningModules."""
+"""The LightningModules."""
 
 from lightning_qsgd.tasks.classification import SequenceClassification as SequenceClassification
 from lightning_qsgd.tasks.language_modeling import CausalLanguageModeling as CausalLanguageModeling

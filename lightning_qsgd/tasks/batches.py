@@ -1,7 +1,7 @@
-"""What a batch must be like, checked before the model sees it.
+"""Checks of batches before the model sees them.
 
-torch's own errors name neither value nor place, a GPU is lost after an index out of range, and labels of -100 would be
-left out of the loss without a word.
+Without them, torch's errors name neither value nor place, a GPU is unusable after an index out of range, and the loss
+silently ignores labels of -100.
 
 Shapes: B batch, T tokens.
 """
@@ -25,19 +25,22 @@ def check_tokens(
     contract: str = _CLASSES,
     way_out: str = "raise vocab_size of the data module, or --model.vocab_size",
 ) -> None:
-    """See that token ids are below ``vocab_size``, at least one, and that masks are bool and of this shape.
+    """Check token ids and their masks.
+
+    Token ids must be int64 or int32, (B, T) with at least one row and one token, from 0 to ``vocab_size - 1``. Masks
+    must be bool and have the same shape.
 
     Args:
-        batch: of a data module.
-        vocab_size: the number of token ids.
+        batch: a batch of a data module.
+        vocab_size: number of token ids.
         place: names the batch in errors, such as "training batch 3".
         name: key of the token ids.
-        masks: keys of masks, and whether they must be there.
-        contract: what a batch is, for errors.
-        way_out: what to do about ids that are too large.
+        masks: keys of the masks, and whether each is required.
+        contract: describes a valid batch in errors.
+        way_out: says in errors what to do if ids are too large.
 
     Raises:
-        ValueError: for what a batch must not be; the message names value, place and way out.
+        ValueError: if the batch is invalid; the message names value, place and way out.
     """
     if not isinstance(batch, Mapping):
         raise ValueError(f"Invalid {place}: a {type(batch).__name__}; {contract}")
@@ -60,16 +63,15 @@ def check_tokens(
 
 
 def check_labels(batch: Mapping[str, Any], num_classes: int, place: str) -> None:
-    """See that ``labels`` are classes of the rows of ``tokens``.
+    """Check that ``labels`` (B,) int64 hold a class, 0 to ``num_classes - 1``, for each row of ``tokens``.
 
     Args:
-        batch: whose tokens were checked.
-        num_classes: the number of classes.
+        batch: a batch that passed :func:`check_tokens`.
+        num_classes: number of classes.
         place: names the batch in errors, such as "training batch 3".
 
     Raises:
-        ValueError: for labels that are missing, of another shape or type, or no class; the message names value, place
-            and way out.
+        ValueError: if labels are missing or invalid; the message names value, place and way out.
     """
     _tensor(batch, "labels", place, _CLASSES)
     labels, size = batch["labels"], len(batch["tokens"])

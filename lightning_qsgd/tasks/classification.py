@@ -1,4 +1,4 @@
-"""SequenceClassification: the transformer classifier as a LightningModule.
+"""SequenceClassification: trains the transformer classifier.
 
 Shapes: B batch, T tokens, C classes.
 """
@@ -24,44 +24,50 @@ Batch = dict[str, Any]
 _SIZES = (
     "vocab_size", "num_classes", "embed_dim", "num_heads", "feedforward_dim", "num_layers", "dropout", "max_length",
 )  # fmt: skip
-#: Arguments that a checkpoint does not bring.
+#: Arguments that checkpoints do not hold.
 _NO_SIZES = (
     "head", "attention", "quantum_layers", "checkpoint_activations", "compile", "leave_out", "optimizer", "scheduler",
 )  # fmt: skip
 
 
 class SequenceClassification(OptimizedTask):
-    """Cross-entropy on class labels; logs losses (in training of each step, and the epoch's mean), accuracy, macro F1.
+    """Train a :class:`lightning_qsgd.models.TransformerClassifier` with cross-entropy on class labels.
 
-    Takes any data module whose batches are dicts of ``tokens`` (B, T) int64, optionally ``padding_mask`` (B, T) bool
-    (True at padding), and ``labels`` (B,) int64 (not needed at predict).
+    It works with any data module whose batches are dicts of ``tokens`` (B, T) int64, optionally ``padding_mask`` (B, T)
+    bool (True at padding), and ``labels`` (B,) int64 (not needed at predict).
+
+    It logs ``train/loss`` of each step and ``train/loss_epoch``, its mean over the epoch; ``val/...`` and ``test/...``
+    are ``loss``, ``accuracy`` and macro ``f1``.
 
     Args:
-        vocab_size: number of token ids. None (default): the data module's ``vocab_size``, or the checkpoint's.
-        num_classes: C, at least 2. None (default): the data module's ``num_classes``, or the checkpoint's.
-        embed_dim, num_heads, feedforward_dim, num_layers, dropout, max_length: see :class:`TransformerClassifier`; the
-            defaults are those of arXiv 2511.01918, Table II.
-        class_weights: weight of each class in the training loss, C numbers of at least 0; "balanced": inversely to its
-            frequency (the data module's ``class_counts``), 1 on average over the examples. Default: None, all 1.
-        head: the last layer, called with (embed_dim, num_classes). Default: ``torch.nn.Linear``; with a circuit:
-            :class:`lightning_qsgd.models.QuantumHead`.
-        attention: "classical" (default), "quantum", or a class called with (embed_dim, num_heads, dropout), such as
-            :class:`lightning_qsgd.models.QuantumAttention` with options of its own.
-        quantum_layers: the blocks that have this attention, from 0; the others are classical. Default: all.
-        checkpoint_activations: compute each block again in the backward pass instead of keeping it. Default: False.
-        compile: True: torch.compile the model (each block, with checkpoint_activations); a dict: with these arguments
-            of it, such as {backend: aot_eager}. The checkpoint file is that of the model uncompiled. Default: False.
-        leave_out: what the perturbation leaves alone, some of "norms", "biases", "embeddings" (see
-            :func:`lightning_qsgd.optim.perturbed_groups`). Default: nothing.
-        optimizer: called with the parameters. Default: :class:`SuperpositionalGradientDescent`.
-        scheduler: called with the optimizer; stepped after each optimizer step, so that T_max and the like count steps;
-            ``lightning.pytorch.cli.ReduceLROnPlateau`` (which names its ``monitor``) after each epoch. Default: a
-            constant learning rate.
+        vocab_size: number of token ids. Default: the data module's ``vocab_size``, or the checkpoint's.
+        num_classes: number of classes C, at least 2. Default: the data module's ``num_classes``, or the checkpoint's.
+        embed_dim, num_heads, feedforward_dim, num_layers, dropout, max_length: see
+            :class:`lightning_qsgd.models.TransformerClassifier`. The defaults are those of arXiv 2511.01918, Table II.
+        class_weights: weights of the classes in the training loss, C numbers of at least 0. "balanced" weights each
+            class inversely to its frequency (the data module's ``class_counts``), 1 on average over the examples.
+            Default: None, all 1.
+        head: the last layer, called with (embed_dim, num_classes), such as :class:`lightning_qsgd.models.QuantumHead`.
+            Default: ``torch.nn.Linear``.
+        attention: "classical", "quantum", or a class that is called with (embed_dim, num_heads, dropout), such as
+            :class:`lightning_qsgd.models.QuantumAttention` with other options. Default: "classical".
+        quantum_layers: the blocks with this attention, from 0; the others are classical. Default: all.
+        checkpoint_activations: whether the backward pass recomputes each block, which saves memory. Default: False.
+        compile: whether torch.compile compiles the model (each block, with ``checkpoint_activations``). A dict is
+            passed on as its arguments, such as {backend: aot_eager}. Checkpoints are the same either way. Default:
+            False.
+        leave_out: kinds of parameters that are not perturbed, of "norms", "biases" and "embeddings"; see
+            :func:`lightning_qsgd.optim.perturbed_groups`. Default: none.
+        optimizer: called with the parameters. Default:
+            :class:`lightning_qsgd.optim.SuperpositionalGradientDescent`.
+        scheduler: called with the optimizer. It is stepped after each optimizer step, so ``T_max`` and similar options
+            count steps; ``lightning.pytorch.cli.ReduceLROnPlateau``, which has a ``monitor``, is stepped after each
+            epoch. Default: None, a constant learning rate.
 
     Raises:
-        ValueError: for a batch with token ids or labels out of range, or of other shapes or types; its message says
-            where. In ``configure_model``, if neither argument nor data module give vocab_size, num_classes or, where
-            needed, class_counts; or if class_weights are not C numbers of at least 0.
+        ValueError: if token ids or labels of a batch are out of range, or have another shape or type. In
+            ``configure_model``, if neither the arguments nor the data module have ``vocab_size``, ``num_classes`` or a
+            needed ``class_counts``, or if ``class_weights`` are not C numbers of at least 0.
     """
 
     def __init__(
@@ -95,7 +101,7 @@ class SequenceClassification(OptimizedTask):
         self.loss_weight: Tensor | None
 
     def configure_model(self) -> None:
-        """Build the model and its metrics, once vocabulary and classes are known."""
+        """Build the model and its metrics. The numbers of token ids and classes are known by now."""
         if self.model is not None:
             return
         datamodule = getattr(self._trainer, "datamodule", None)
@@ -105,7 +111,7 @@ class SequenceClassification(OptimizedTask):
             if self.hparams[name] is None:
                 raise ValueError(
                     f"Invalid {name}: None; set it in the config (model.init_args.{name}), or give the data module an "
-                    f"attribute of that name"
+                    "attribute of that name"
                 )
         weights = self._class_weights(datamodule)
         self.register_buffer("loss_weight", None if weights is None else torch.tensor(weights), persistent=False)
@@ -118,7 +124,7 @@ class SequenceClassification(OptimizedTask):
         )
         if self.compile_options is not False:
             options = {} if self.compile_options is True else self.compile_options
-            # Checkpointing within a graph draws other dropout masks the second time, where the backend is "eager".
+            # Blocks, because with the backend "eager" checkpointing within a graph recomputes with other dropout masks.
             for part in self.model.blocks if self.checkpoint_activations else [self.model]:
                 part.compile(**options)
         if self.device_mesh is not None:
@@ -131,8 +137,8 @@ class SequenceClassification(OptimizedTask):
             }
         )
         self.val_metrics, self.test_metrics = metrics.clone(prefix="val/"), metrics.clone(prefix="test/")
-        # Means over examples; self.log's own, over ranks, rounds their average number of examples down. NaN stays NaN
-        # (and "disable" ignores weights: torchmetrics 1.9).
+        # Means over examples. (Those of self.log round the average number of examples per rank down.) "disable" keeps
+        # NaN, and ignores weights in torchmetrics 1.9.
         self.val_loss, self.test_loss = MeanMetric("disable"), MeanMetric("disable")
 
     def _class_weights(self, datamodule: Any) -> list[float] | None:
@@ -150,12 +156,12 @@ class SequenceClassification(OptimizedTask):
         return weights
 
     def forward(self, batch: Batch) -> Tensor:
-        """(B, C) logits of a batch."""
+        """Logits (B, C) of a batch."""
         assert self.model is not None, "configure_model() builds the model; the Trainer calls it"
         return self.model(batch["tokens"], batch.get("padding_mask"))
 
     def training_step(self, batch: Batch, batch_idx: int) -> Tensor:
-        """Loss of one batch."""
+        """Compute and log the loss of one batch."""
         self._check(batch, "training", batch_idx)
         loss = F.cross_entropy(self(batch), batch["labels"], self.loss_weight)
         self.log("train/loss", loss, on_step=True, on_epoch=False, prog_bar=True)
@@ -164,17 +170,17 @@ class SequenceClassification(OptimizedTask):
         return loss
 
     def validation_step(self, batch: Batch, batch_idx: int) -> None:
-        """Loss and metrics of one validation batch."""
+        """Log loss and metrics of one validation batch."""
         self._check(batch, "validation", batch_idx)
         self._evaluate(batch, "val", self.val_metrics, self.val_loss)
 
     def test_step(self, batch: Batch, batch_idx: int) -> Tensor:
-        """Loss and metrics of one test batch; returns its logits (B, C)."""
+        """Log loss and metrics of one test batch; return its logits (B, C)."""
         self._check(batch, "test", batch_idx)
         return self._evaluate(batch, "test", self.test_metrics, self.test_loss)
 
     def predict_step(self, batch: Batch, batch_idx: int) -> Tensor:
-        """(B, C) class probabilities."""
+        """Class probabilities (B, C) of a batch."""
         check_tokens(batch, self.hparams["vocab_size"], f"prediction batch {batch_idx + 1}")
         return self(batch).softmax(-1)
 
@@ -186,7 +192,7 @@ class SequenceClassification(OptimizedTask):
     def _evaluate(self, batch: Batch, stage: str, metrics: MetricCollection, loss: Metric) -> Tensor:
         logits = self(batch)
         metrics.update(logits, batch["labels"])
-        if not loss.update_called:  # bf16-true casts it, and an earlier command left it a tensor of inference mode
+        if not loss.update_called:  # its state may be bfloat16 (bf16-true), or a tensor of an earlier inference mode
             loss.set_dtype(torch.promote_types(logits.dtype, torch.float32)).reset()
         loss.update(F.cross_entropy(logits.to(loss.dtype), batch["labels"], reduction="none"))
         self.log(f"{stage}/loss", loss)

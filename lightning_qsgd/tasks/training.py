@@ -1,4 +1,4 @@
-"""OptimizedTask: how every task here trains: optimizer and schedule as configured, dropout from the seed."""
+"""OptimizedTask, the base of all tasks: it builds optimizer and schedule, and seeds dropout."""
 
 import copy
 import os
@@ -17,15 +17,17 @@ from lightning_qsgd.optim.param_groups import Kind
 
 
 class OptimizedTask(L.LightningModule):
-    """A LightningModule that is trained by the optimizer it was given; subclasses set the attributes.
+    """A LightningModule that trains with a given optimizer and scheduler; subclasses set the attributes.
 
     Attributes:
         optimizer: called with the parameters.
-        scheduler: called with the optimizer; stepped after each optimizer step, so that T_max and the like count steps;
-            ``lightning.pytorch.cli.ReduceLROnPlateau`` (which names its ``monitor``) after each epoch. None: none.
-        leave_out, perturb: what the perturbation leaves alone, and a regular expression over the names of what it may
-            touch; see :func:`lightning_qsgd.optim.perturbed_groups`. Default: nothing, everything.
-        summary_metrics: logged metrics that belong in the run's ``summary.json``. Default: none.
+        scheduler: called with the optimizer, or None for a constant learning rate. It is stepped after each optimizer
+            step, so ``T_max`` and similar options count steps; ``lightning.pytorch.cli.ReduceLROnPlateau`` is stepped
+            after each epoch.
+        leave_out: kinds of parameters that are not perturbed; see :func:`lightning_qsgd.optim.perturbed_groups`.
+            Default: none.
+        perturb: regular expression; only parameters whose name it matches somewhere are perturbed. Default: all.
+        summary_metrics: logged metrics to write to the run's ``summary.json``. Default: none.
     """
 
     optimizer: OptimizerCallable
@@ -35,24 +37,24 @@ class OptimizedTask(L.LightningModule):
     summary_metrics: Sequence[str] = ()
 
     def on_train_start(self) -> None:
-        """Let the perturbation do its one-time work now, after a checkpoint has brought it or not."""
+        """Prepare the perturbation, unless a checkpoint has restored it."""
         for optimizer in self.trainer.optimizers:
             if isinstance(optimizer, SuperpositionalGradientDescent) and (line := optimizer.prepare()):
                 self.print(line)
 
     def on_train_batch_start(self, batch: Any, batch_idx: int) -> None:
-        """Seed dropout from (seed, epoch, batch, rank): arms that draw differently stay paired, resumed runs repeat."""
+        """Seed dropout from (seed, epoch, batch, rank), so that a resumed run repeats it and compared runs share it."""
         if (seed := os.environ.get("PL_GLOBAL_SEED")) is not None:
             position = (int(seed), self.current_epoch, batch_idx, self.global_rank)
             _seed(int(np.random.SeedSequence(position).generate_state(1)[0]), self.device)
 
     def configure_optimizers(self) -> Any:
-        """The optimizer, and the scheduler where there is one."""
+        """Build the optimizer, and the scheduler if there is one."""
         grouped = self.leave_out or self.perturb is not None
         params: Any = perturbed_groups(self, self.leave_out, self.perturb) if grouped else self.parameters()
         optimizer = self.optimizer(params)
         if isinstance(optimizer, SuperpositionalGradientDescent):
-            # A second call, by a tuner or a second fit, starts from a fresh table and fresh counts.
+            # After a second call, by a tuner or a second fit, tables and counts must start anew.
             optimizer.perturbation = copy.deepcopy(optimizer.perturbation)
             optimizer.displacement = copy.deepcopy(optimizer.displacement)
         if self.scheduler is None:
@@ -65,7 +67,7 @@ class OptimizedTask(L.LightningModule):
 
 
 def _seed(seed: int, device: torch.device) -> None:
-    """Seed the CPU's generator and those of the accelerators in use; torch.manual_seed also asks all others, slowly."""
+    """Seed the generators of the CPU and of the accelerators in use. (torch.manual_seed seeds all, which is slow.)"""
     torch.default_generator.manual_seed(seed)
     if device.type == "mps":
         torch.mps.manual_seed(seed)
@@ -74,10 +76,10 @@ def _seed(seed: int, device: torch.device) -> None:
 
 
 def spread(model: nn.Module, blocks: Iterable[nn.Module], mesh: DeviceMesh) -> None:
-    """Spread the weights over the processes of ModelParallelStrategy, block by block (FSDP2).
+    """Shard the weights over the processes of ModelParallelStrategy, block by block (FSDP2).
 
     Raises:
-        ValueError: for tensor_parallel_size above 1.
+        ValueError: if ``tensor_parallel_size`` is above 1.
     """
     from torch.distributed.fsdp import fully_shard
 

@@ -11,8 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from lightning_qsgd.audit.findings import PerturbationFindings
-from lightning_qsgd.audit.saved import load_findings
+from lightning_qsgd.audit.findings import load_findings
 from lightning_qsgd.cli import main
 from tests.common import SMALL, TINY_ARGUMENTS, fails
 
@@ -36,7 +35,7 @@ def test_a_run_is_trained_and_audited(root, tmp_path, capsys):
     assert "The perturbation is" in printed
     assert "of its power" in printed
     assert f"Audit: {folder / 'audit' / 'audit.html'}" in printed
-    found = load_findings(folder / "audit" / "findings.json", "perturbation", PerturbationFindings)
+    found = load_findings(folder / "audit" / "findings.json")["perturbation"]
     assert found.steps == [0, 1, 2]
     assert found.settings["scale"] == "adam"
     assert found.norm_ratio > 0.1
@@ -50,7 +49,7 @@ def test_checkpoints_are_audited_without_training(root, tmp_path, capsys):
     main(["fit", *GIVEN, EXACT, *WHOLE, *root])
     run = tmp_path / "seqcls" / "version_0"
     main(["audit", *GIVEN, EXACT, *WHOLE, *root, "--ckpt_path", str(run), "-o", str(tmp_path / "out")])
-    found = load_findings(tmp_path / "out" / "findings.json", "perturbation", PerturbationFindings)
+    found = load_findings(tmp_path / "out" / "findings.json")["perturbation"]
     assert found.steps[-1] == 3
     assert found.norm_ratio is None
     assert not (tmp_path / "seqcls" / "version_1").exists()
@@ -65,7 +64,7 @@ def test_the_circuit_of_the_docs(root, tmp_path, monkeypatch):
     lines = [line for line in blocks[0][1].splitlines() if line]
     assert len(lines) - sum(line.startswith(("from", "import")) for line in lines) <= 10
     main(["audit", *GIVEN, "--config", str(tmp_path / "my_circuit.yaml"), EXACT, *root, "-o", str(tmp_path / "out")])
-    found = load_findings(tmp_path / "out" / "findings.json", "perturbation", PerturbationFindings)
+    found = load_findings(tmp_path / "out" / "findings.json")["perturbation"]
     assert found.identity.startswith("Ring(")
     assert found.truncation.candidates == 4 * 3**4
     assert found.shares.multi > 0.01
@@ -136,4 +135,4 @@ def test_what_was_found_of_the_perturbation_stays_where_layers_fail(root, tmp_pa
     monkeypatch.setattr("lightning_qsgd.audit.command.audit_model", lambda *_: 1 / 0)
     with pytest.raises(SystemExit):
         main(["audit", *GIVEN, EXACT, *WHOLE, *root, "-o", str(tmp_path / "out")])
-    assert load_findings(tmp_path / "out" / "findings.json", "perturbation", PerturbationFindings).shares.power > 0
+    assert load_findings(tmp_path / "out" / "findings.json")["perturbation"].shares.power > 0

@@ -11,8 +11,8 @@ from qiskit_machine_learning.connectors import TorchConnector
 from torch import nn
 
 from lightning_qsgd.audit.layers import Recorder, circuit_layers, noise_power
-from lightning_qsgd.audit.least_squares import Series, shares
 from lightning_qsgd.audit.model_audit import audit_model
+from lightning_qsgd.audit.split import Series, shares
 from lightning_qsgd.quantum import AerSampler, Ansatz, QuantumLayer, QuantumNetwork, layered_circuit
 from tests.audit.models import circuit, small, trainer
 
@@ -137,7 +137,7 @@ def test_a_layer_that_is_never_asked():
     module = small("product")
     module.spare = QuantumLayer(circuit("product"))
     findings = {found.name: found for found in audit_model(trainer(), module, metric="val/accuracy")}
-    assert findings["spare"].notes == ["It was not asked once over the validation data."]
+    assert findings["spare"].notes == ["It was never called on the validation data."]
     assert findings["spare"].replacements == []
 
 

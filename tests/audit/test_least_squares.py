@@ -3,7 +3,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from lightning_qsgd.audit.least_squares import Series, count_terms, design, shares
+from lightning_qsgd.audit.split import Series, count_terms, design, shares
 
 
 @settings(max_examples=20)

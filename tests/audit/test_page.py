@@ -7,11 +7,9 @@ from dataclasses import replace
 
 import pytest
 
-from lightning_qsgd.audit import PerturbationFindings
 from lightning_qsgd.audit import page as audit_page
-from lightning_qsgd.audit.findings import AttentionFindings, LayerFindings, Metric, Shares
+from lightning_qsgd.audit.findings import Metric, Shares, load_findings
 from lightning_qsgd.audit.page import write_audit
-from lightning_qsgd.audit.saved import load_findings
 from tests.audit.common import TENSORS, fake_findings, fake_shares
 from tests.audit.model_findings import attention_findings, layer_findings, replacement
 from tests.report import golden
@@ -74,7 +72,7 @@ def folder(tmp_path_factory):
 
 
 def test_findings_lie_beside_it(folder):
-    assert load_findings(folder / "findings.json", "perturbation", PerturbationFindings) == fake_findings()
+    assert load_findings(folder / "findings.json")["perturbation"] == fake_findings()
 
 
 def test_the_summary_shows_the_figures_beside_it(folder):
@@ -124,9 +122,9 @@ def test_no_findings_are_refused(tmp_path):
 def test_findings_of_a_model_come_back_from_their_file(tmp_path):
     bare = replace(LAYER, shares=None, per_output=[], circuits=None, shots=None)
     written(tmp_path, {"head": LAYER, "bare": bare, "attention": ATTENTION})
-    assert load_findings(tmp_path / "findings.json", "head", LayerFindings) == LAYER
-    assert load_findings(tmp_path / "findings.json", "bare", LayerFindings) == bare
-    assert load_findings(tmp_path / "findings.json", "attention", AttentionFindings) == ATTENTION
+    assert load_findings(tmp_path / "findings.json")["head"] == LAYER
+    assert load_findings(tmp_path / "findings.json")["bare"] == bare
+    assert load_findings(tmp_path / "findings.json")["attention"] == ATTENTION
 
 
 @pytest.mark.parametrize(
@@ -159,3 +157,17 @@ def test_a_full_disk_leaves_no_half_written_file(folder, tmp_path, monkeypatch):
         there = [path.relative_to(output) for path in output.rglob("*") if path.is_file()]
         assert len(there) == room
         assert all((output / path).read_bytes() == (folder / path).read_bytes() for path in there)
+
+
+@pytest.mark.parametrize(
+    ("module", "name", "now"),
+    [
+        ("lightning_qsgd.audit.page", "write_page", "write_audit"),
+        ("lightning_qsgd.experiment", "parse", r"Experiment\(config, overrides\)\.settings"),
+    ],
+)
+def test_names_of_0_1_0_that_are_gone_say_what_replaced_them(module, name, now):
+    with pytest.raises(ImportError, match=f"{name} of version 0.1.0 is gone; use {now}"):
+        exec(f"from {module} import {name}")
+    with pytest.raises(ImportError, match="cannot import name 'nothing'"):
+        exec(f"from {module} import nothing")

@@ -3,8 +3,7 @@
 import pytest
 import torch
 
-from lightning_qsgd.audit.recording import Recorder
-from lightning_qsgd.audit.replay import checkpoints_in, replay
+from lightning_qsgd.audit.recording import Recorder, checkpoints_in, replay
 from lightning_qsgd.cli import main
 from lightning_qsgd.experiment import Experiment
 from tests.common import SMALL, TINY_ARGUMENTS

@@ -3,7 +3,7 @@
 import pytest
 import yaml
 
-from lightning_qsgd.audit.twins import comparison_of
+from lightning_qsgd.audit.command import comparison_of
 from lightning_qsgd.comparison.arms import Arms
 from lightning_qsgd.comparison.spec import to_comparison
 from lightning_qsgd.experiment import Experiment

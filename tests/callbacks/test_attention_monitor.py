@@ -12,7 +12,7 @@ from tensorboard.backend.event_processing.event_accumulator import EventAccumula
 from torch import nn
 
 from lightning_qsgd.callbacks import AttentionMonitor
-from lightning_qsgd.callbacks.attention_figures import curve_figure, pixels, score_window, spectrum_figure
+from lightning_qsgd.callbacks.figures import curve_figure, pixels, score_window, spectrum_figure
 from lightning_qsgd.cli import main
 from lightning_qsgd.models import QuantumAttention
 from lightning_qsgd.quantum import AerSampler, ExactSampler

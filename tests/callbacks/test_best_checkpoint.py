@@ -129,7 +129,7 @@ def test_the_three_best_of_a_moved_run(tmp_path):
 
 def test_a_new_run_sets_another_ones_file_aside(tmp_path):
     run(tmp_path, [0.1, 0.9])
-    with pytest.warns(UserWarning, match=r"best.ckpt is of another run, and gets a number"):
+    with pytest.warns(UserWarning, match=r"best.ckpt belongs to another run, and gets a number"):
         run(tmp_path, [0.2])
     assert (step(tmp_path, "best_1"), step(tmp_path)) == (4, 2)
 

@@ -31,7 +31,7 @@ def checkpoint(root, name="last"):
 def test_what_was_asked_for_ends_the_run_after_its_epoch_is_saved(tmp_path, capsys, recwarn, arguments, words):
     said = fails(capsys, "fit", *OWN, f"--trainer.default_root_dir={tmp_path}", *arguments)
     assert f"{words}; logged are: train/mse, val/mse. Set " in said
-    assert "saved: add --ckpt_path last to go on" in said
+    assert "saved: add --ckpt_path last to continue it" in said
     assert any(f"{words}; logged are: val/mse. Unless" in str(warning.message) for warning in recwarn)  # sanity check
     assert (checkpoint(tmp_path)["epoch"], checkpoint(tmp_path)["global_step"]) == (1, 3)
     right = ["--model.patience=null", "--checkpoint.monitor=val/mse", "--checkpoint.mode=min", "--ckpt_path=last"]

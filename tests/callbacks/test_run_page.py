@@ -1,7 +1,7 @@
 import yaml
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
-from lightning_qsgd.callbacks.run_page import run_page
+from lightning_qsgd.callbacks.run_monitor import run_page
 from tests.callbacks.test_perturbation_monitor import run
 
 

@@ -215,7 +215,7 @@ def test_what_may_be_no_classifier_is_left_alone(tmp_path, answer, data):
         (lambda b: {"predictions": SAID[b[0]], "labels": b[1]}, "give the data module num_classes, or labels"),
         (lambda b: {"logits": LOGITS[b[0]], "labels": LOGITS[b[0]]}, "logits (3, 3) and labels (3, 3); they must be"),
         (lambda b: {"logits": LOGITS[b[0]][..., None], "labels": b[1]}, "logits (3, 3, 1) and labels (3,); they must"),
-        (lambda b: {"probabilities": LOGITS[b[0]], "labels": b[1]}, "outside of [0, 1]; if they are logits, call them"),
+        (lambda b: {"probabilities": LOGITS[b[0]], "labels": b[1]}, "outside of [0, 1]; if they are logits, name them"),
     ],
 )
 def test_what_is_called_a_class_and_is_none_is_refused(tmp_path, answer, words):

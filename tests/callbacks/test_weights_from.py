@@ -64,5 +64,5 @@ def test_texts_with_other_words_are_warned_of(tmp_path):
     small += [f"--trainer.default_root_dir={tmp_path}", "--trainer.max_epochs=1", "--model.num_layers=1"]
     main(["fit", *small, f"--data.train_file={tmp_path / 'first.csv'}"])
     weights = tmp_path / "own/version_0/checkpoints/last.ckpt"
-    with pytest.warns(UserWarning, match="had another vocabulary: the same words or classes may have other numbers"):
+    with pytest.warns(UserWarning, match="had another vocabulary: words or classes may have other numbers"):
         main(["fit", *small, f"--data.train_file={tmp_path / 'second.csv'}", f"--weights_from={weights}"])

@@ -2,7 +2,7 @@
 
 import pytest
 
-from lightning_qsgd.comparison.judging import hints, judge_claim, judge_contrasts, sine_control
+from lightning_qsgd.comparison.analysis import hints, judge_claim, judge_contrasts, sine_control
 from tests.comparison.common import fake_results
 
 CONTROLS = ["a", "b/frozen", "b/shuffled", "sine"]

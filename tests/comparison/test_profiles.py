@@ -5,7 +5,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from lightning_qsgd.comparison.profiles import hit_curve, summarize_times, time_to_target
+from lightning_qsgd.comparison.statistics import hit_curve, summarize_times, time_to_target
 
 pytestmark = pytest.mark.filterwarnings("error")
 INF = math.inf

@@ -3,7 +3,7 @@
 import platform
 import socket
 
-from lightning_qsgd.comparison.provenance import provenance
+from lightning_qsgd.comparison.results import provenance
 
 
 def test_what_it_names():

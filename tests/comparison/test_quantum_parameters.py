@@ -4,7 +4,7 @@ import torch
 from qiskit import QuantumCircuit
 from qiskit.circuit import ParameterVector
 
-from lightning_qsgd.comparison.quantum_parameters import QuantumParameters, unobservable_weights
+from lightning_qsgd.comparison.recorder import QuantumParameters, unobservable_weights
 from lightning_qsgd.quantum import Ansatz, QuantumLayer
 
 

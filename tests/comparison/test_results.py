@@ -69,3 +69,28 @@ def test_what_is_no_such_file_is_refused(tmp_path):
     (tmp_path / FILE).write_text("{")
     with pytest.raises(ValueError, match="no comparison's results"):
         Results.load(tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("place", "value", "message"),
+    [
+        ("runs/1/seed", "1", r"runs\[1\]\.seed: '1' is not a whole number"),
+        ("runs/1/seed", True, r"runs\[1\]\.seed: True is not a whole number"),
+        ("runs/0/phase", "test", r"runs\[0\]\.phase: 'test' is none of 'tuning', 'evaluation'"),
+        ("runs/0/speed", 1, r"runs\[0\]: unknown: 'speed'"),
+        ("runs/0/curve", {"val/accuracy": [0.5, "x"]}, r"runs\[0\]\.curve\['val/accuracy'\]\[1\]: 'x' is not a number"),
+        ("comparison/arms/a/overlay", [], r"comparison\.arms\['a'\]: unknown: 'overlay'"),
+        ("comparison/metric/margin", None, r"comparison\.metric\.margin: missing|margin: None is not a number"),
+        ("comparison/baseline", "c", r"comparison: Invalid baseline: 'c'"),
+    ],
+)
+def test_what_the_file_must_not_hold_is_named_with_its_place(tmp_path, place, value, message):
+    results(run("a", 1, 0.5, None), run("b", 1, 0.25)).save(tmp_path)
+    whole = inner = json.loads((tmp_path / FILE).read_text())
+    *path, last = (int(part) if part.isdigit() else part for part in place.split("/"))
+    for part in path:
+        inner = inner[part]
+    inner[last] = value
+    (tmp_path / FILE).write_text(json.dumps(whole))
+    with pytest.raises(ValueError, match=rf"results\.json is no comparison's results: {message}"):
+        Results.load(tmp_path)

@@ -36,6 +36,11 @@ def test_plain_values_make_the_same_comparison(tmp_path):
     assert to_comparison(comparison.to_dict()) == comparison
 
 
+def test_an_unknown_key_is_refused():
+    with pytest.raises(ValueError, match="unknown: 'basis'"):
+        to_comparison(VALID | {"basis": []})
+
+
 def test_arguments_override_the_file(tmp_path):
     assert read(tmp_path, "--seeds.evaluation=[4,5]").seeds.evaluation == [4, 5]
 

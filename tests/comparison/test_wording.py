@@ -16,7 +16,7 @@ from tests.comparison.common import fake_results
             {"offset": -0.98, "spread": 0.02, "learning_rate_factor": 0.51},
             "mostly constant (offset \u22120.98, spread 0.02)",
         ),
-        ({"touched": 64.0, "effective": 0.0}, "no touched coordinate"),
+        ({"touched": 64.0, "effective": 0.0}, "moved none of the coordinates"),
         ({"unmoved": ["w[0]"]}, "quantum parameters unmoved: w[0]"),
         ({"norm_ratio": 0.3, "offset": 0.1, "spread": 0.3, "touched": 5.0, "effective": 5.0, "unmoved": []}, None),
     ],
@@ -33,7 +33,8 @@ def test_borrowed_settings_are_unequal_only_above_one_percent():
     arms, tuned_as = {"a": 0.0, "weak": 0.0, "strong": 0.0}, {"weak": "a", "strong": "a"}
     live = {"weak": {"norm_ratio": 0.009}, "strong": {"norm_ratio": 0.2}}
     (warning,) = unequal_tuning(analyse(fake_results(arms, tuned_as=tuned_as, live=live, trials=3)))
-    assert warning == "Unequal tuning: strong has the settings of a, and its perturbation is 20 % of Adam's step."
+    assert warning.startswith("Unequal tuning: strong uses settings that were tuned for a, although its perturbation")
+    assert warning.endswith("is 20 % of Adam's step.")
     assert unequal_tuning(analyse(fake_results(arms, tuned_as=tuned_as, live=live))) == []
 
 
@@ -65,4 +66,4 @@ def test_a_learning_rate_factor_needs_adams_whole_step(changed, expected):
 def test_strong_twins_of_tuned_arms_are_named():
     options = {"twins": {"b": ["frozen"]}, "live": {"b/frozen": {"norm_ratio": 0.2}}, "trials": 3}
     (line,) = unequal_tuning(analyse(fake_results({"a": 0.0, "b": 0.0, "b/frozen": 0.0}, **options)))
-    assert line == "Twins take their arm's settings, which favours the arm: b/frozen."
+    assert line == "Twins use the settings that were tuned for their arm, which favours the arm: b/frozen."

@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from lightning_qsgd.models import fused_attention, series_attention
+from lightning_qsgd.models import attention_kernels, series_attention
 from tests.gpu.common import DEVICE, GPU
 
 pytestmark = GPU
@@ -39,8 +39,8 @@ def test_each_kernel_gives_the_cpus_numbers(dtype, tolerance, kernel, masked):
 @pytest.mark.parametrize("chunk", [1, 50, 700])
 def test_chunks_change_nothing(monkeypatch, chunk):
     expected = attend("cpu", torch.float64, "plain", True)
-    monkeypatch.setattr(fused_attention, "CHUNK_GPU", chunk)
-    monkeypatch.setattr(fused_attention, "CHUNK", chunk)
+    monkeypatch.setattr(attention_kernels, "CHUNK_GPU", chunk)
+    monkeypatch.setattr(attention_kernels, "CHUNK", chunk)
     for ours, theirs in zip(attend(DEVICE, torch.float64, "fused", True), expected):
         torch.testing.assert_close(ours, theirs, atol=1e-10, rtol=0)
 

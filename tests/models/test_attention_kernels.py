@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from torch.nn import functional as F
 
-from lightning_qsgd.models import fused_attention, series_attention
+from lightning_qsgd.models import attention_kernels, series_attention
 
 DTYPE = torch.float64
 
@@ -56,7 +56,7 @@ def test_fused_and_plain_equal_the_formula(data, seed):
     inputs = operands(batch, heads, queries, keys, 2, frequencies, seed=seed)
     allowed = data.draw(st.none() | masks(batch, heads, queries, keys))
     expected = by_formula(*inputs, allowed)
-    before, fused_attention.CHUNK = fused_attention.CHUNK, data.draw(st.sampled_from([1, 5, 9, 2**15]))
+    before, attention_kernels.CHUNK = attention_kernels.CHUNK, data.draw(st.sampled_from([1, 5, 9, 2**15]))
     try:
         for kernel in ("fused", "plain"):
             out = series_attention(*inputs, allowed, kernel=kernel)
@@ -65,7 +65,7 @@ def test_fused_and_plain_equal_the_formula(data, seed):
                 gradients(out, inputs), gradients(by_formula(*inputs, allowed), inputs), atol=1e-10, rtol=0
             )
     finally:
-        fused_attention.CHUNK = before
+        attention_kernels.CHUNK = before
 
 
 @pytest.mark.parametrize("kernel", ["fused", "plain"])
@@ -152,7 +152,7 @@ def test_torch_func_is_sent_to_the_plain_kernel():
     [
         (
             {"k": torch.zeros(2, 2, 4, 3)},
-            r"Invalid k: shape \(2, 2, 4, 3\); beside q \(2, 2, 3, 2\) it must be \(2, 2, 4, 2\)",
+            r"Invalid k: shape \(2, 2, 4, 3\); for q of shape \(2, 2, 3, 2\) it must be \(2, 2, 4, 2\)",
         ),
         ({"k": torch.zeros(2, 2, 0, 2)}, "Invalid k: shape"),
         ({"v": torch.zeros(1, 2, 4, 2)}, r"Invalid v: shape \(1, 2, 4, 2\)"),

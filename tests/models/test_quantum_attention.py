@@ -6,7 +6,7 @@ import torch
 from torch.nn import functional as F
 
 from lightning_qsgd.models import Attention, QuantumAttention, TransformerClassifier
-from lightning_qsgd.models.attention_statistics import attention_statistics
+from lightning_qsgd.models.quantum_attention import attention_statistics
 from lightning_qsgd.models.transformer import TransformerBlock
 from lightning_qsgd.quantum import AerSampler, Ansatz, CircuitSimulator, ExactSampler, QuantumNetwork
 

@@ -6,13 +6,12 @@ from lightning_qsgd.optim.coordinates import (
     Blocks,
     TouchedCoordinates,
     add,
-    alike,
     chunks,
     cuts,
     gather,
     write,
-    write_pieces,
 )
+from lightning_qsgd.optim.displacement import alike, write_pieces
 from tests.optim.common import SHAPES, make_params, set_gradients
 
 

@@ -1,9 +1,13 @@
 import math
+from pathlib import Path
 
 import pytest
 import torch
 
 from lightning_qsgd.optim import CircuitPerturbation, SinePerturbation, SuperpositionalGradientDescent
+from lightning_qsgd.optim.statistics import STATISTICS
+
+PAGE = Path(__file__).parents[2] / "docs" / "tensorboard.md"
 
 
 def recorded(steps=3, perturbation=None, **options):
@@ -61,6 +65,12 @@ def test_equal_to_the_step_itself(options):
     assert values["touched"] == mask.sum()
     assert values["effective"] == (s[mask].abs() > 0.01).sum()
     torch.testing.assert_close(statistics["s"], s[mask].float())
+
+
+def test_the_page_defines_each_statistic():
+    table = PAGE.read_text().split("| scalar | definition |\n|---|---|\n")[1].split("\n\n")[0]
+    assert table.splitlines() == [f"| `quantum/{one.name}` | {one.meaning} |" for one in STATISTICS]
+    assert set(recorded()[0].statistics) == {one.name for one in STATISTICS} | {"s"}
 
 
 def test_in_the_gradient_the_ratio_is_to_the_gradient():

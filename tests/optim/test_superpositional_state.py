@@ -230,7 +230,7 @@ def test_a_state_that_could_not_be_read_again_is_refused_when_it_is_saved():
         def state_dict(self):
             return super().state_dict() | {"numbers": np.ones(2), "mean": np.float64(0.5)}
 
-    with pytest.raises(ValueError, match="it holds a ndarray; put tensors"):
+    with pytest.raises(ValueError, match="it holds a ndarray; use tensors"):
         SuperpositionalGradientDescent(make_params(), perturbation=Own()).state_dict()
 
 

@@ -36,12 +36,12 @@ EXPRESSIONS = [
 def test_expressions_are_what_qiskit_binds_and_differentiable(expression):
     parameters = [*x, *w]
     rng = np.random.default_rng(0)
-    function = compiled([expression], parameters)
+    function = compiled(expression, parameters)
     for _ in range(5):
         values = rng.uniform(-1, 1, 4)
         bound = expression.bind({p: v for p, v in zip(parameters, values, strict=True) if p in expression.parameters})
         tensors = [torch.tensor(v, dtype=torch.float64, requires_grad=True) for v in values]
-        (ours,) = function(*tensors)
+        ours = function(*tensors)
         assert ours.item() == pytest.approx(bound.numeric(), rel=1e-12)
         ours.backward()
         assert any(t.grad is not None for t in tensors)
@@ -63,7 +63,7 @@ def test_shared_and_row_angles_stay_apart():
 
 def test_outside_of_its_domain_an_angle_is_nan():
     for expression in (x[0].log().sign(), ((-1) ** x[0]).abs().sign(), x[0].arcsin()):
-        (value,) = compiled([expression], list(x))(torch.tensor(-1.7), torch.tensor(0.0))
+        value = compiled(expression, list(x))(torch.tensor(-1.7), torch.tensor(0.0))
         assert value.isnan()
 
 

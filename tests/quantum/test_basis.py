@@ -213,7 +213,7 @@ def test_other_operations():
 
 def test_fractions_of_powers_that_qiskit_does_not_have_are_refused():
     for base in (UGate(x, x, x), Clifford(QuantumCircuit(1))):
-        with pytest.raises(ValueError, match="cannot be taken apart; use the gate's own methods"):
+        with pytest.raises(ValueError, match="cannot be decomposed; use the gate's own methods"):
             Ansatz(circuit_of(1, (AnnotatedOperation(base, PowerModifier(0.5)), 0)), [x])
 
 

@@ -2,6 +2,9 @@ import inspect
 import pickle
 import sys
 import traceback
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from threading import Thread
+from typing import ClassVar
 
 import numpy as np
 import pytest
@@ -10,6 +13,8 @@ from qiskit import transpile
 from qiskit.primitives import BaseSamplerV2
 from qiskit.providers.exceptions import QiskitBackendNotFoundError
 from qiskit_ibm_runtime.accounts import management
+from qiskit_ibm_runtime.api.exceptions import RequestsApiError
+from qiskit_ibm_runtime.api.session import RetrySession
 from qiskit_ibm_runtime.exceptions import IBMRuntimeError, RuntimeJobNotFound
 from qiskit_ibm_runtime.fake_provider import FakeManilaV2, FakeQuitoV2
 from qiskit_ibm_runtime.fake_provider.local_service import QiskitRuntimeLocalService
@@ -17,6 +22,7 @@ from qiskit_ibm_runtime.fake_provider.local_service import QiskitRuntimeLocalSer
 from lightning_qsgd.quantum import IBMSampler, QuantumNetwork, superposition_circuit
 from lightning_qsgd.quantum.hardware import qpu_seconds
 from lightning_qsgd.quantum.jobs import JobsFile
+from lightning_qsgd.quantum.reliable import PASSING_STATUS, is_passing
 from lightning_qsgd.scrubbing import chain
 
 ANSATZ = superposition_circuit(3, 1)
@@ -260,3 +266,36 @@ def test_qpu_seconds(make):
     assert sampler.qpu_seconds(circuit, 625) == pytest.approx(3 * 2 + 625 * 1024 * (duration + 250e-6))
     sampler = make(twirling="all", options={"execution": {"rep_delay": 1e-4}})
     assert sampler.qpu_seconds(circuit, 10, 101) == pytest.approx(2 + 10 * 128 * (duration + 1e-4))
+
+
+class Failing(BaseHTTPRequestHandler):
+    """Answers with the status that the path names."""
+
+    calls: ClassVar[list[int]] = []
+
+    def do_GET(self):
+        self.calls.append(status := int(self.path[1:]))
+        self.send_response(status)
+        self.send_header("Content-Length", "0")
+        self.end_headers()
+
+    def log_message(self, *_):
+        pass
+
+
+def test_what_the_runtimes_session_has_retried_is_not_retried_again():
+    server = ThreadingHTTPServer(("127.0.0.1", 0), Failing)
+    Thread(target=server.serve_forever, daemon=True).start()
+    session = RetrySession(f"http://127.0.0.1:{server.server_port}", retries_total=2, backoff_factor=0)
+    session.trust_env = False  # no proxy
+    try:
+        for status in sorted(PASSING_STATUS):
+            Failing.calls.clear()
+            with pytest.raises(RequestsApiError) as caught:
+                session.get(f"/{status}")
+            by_session = len(Failing.calls) == 3
+            assert by_session == (status not in (408, 425, 429, 523)), status
+            assert is_passing(caught.value) == (not by_session), status
+    finally:
+        server.shutdown()
+        server.server_close()

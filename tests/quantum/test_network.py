@@ -48,7 +48,7 @@ def test_exact_sampler_gives_the_statevectors_probabilities():
 
 @pytest.mark.parametrize("sampler", ["lightning_qsgd.quantum.FakeBackendSampler", ExactSampler, AerSimulator()])
 def test_what_is_no_sampler_is_refused_at_once(sampler):
-    with pytest.raises(ValueError, match=r"Invalid sampler: .*give the argument the type BaseSamplerV2 \| None"):
+    with pytest.raises(ValueError, match=r"Invalid sampler: .*annotate the argument as BaseSamplerV2 \| None"):
         QuantumNetwork(ANSATZ, sampler)
 
 
@@ -149,7 +149,7 @@ def test_right_probabilities_and_gradients_on_manila(layout, optimization_level)
 def test_parameters_outside_virtual_rz_are_named():
     line = [[0, 1], [1, 0]]
     device = GenericBackendV2(2, basis_gates=["rz", "rx", "cx"], coupling_map=line, noise_info=False)
-    with pytest.warns(UserWarning, match="parameters sit in rx, not in the virtual rz alone"):
+    with pytest.warns(UserWarning, match="parameters occur in rx, not only in the virtual rz"):
         QuantumNetwork(superposition_circuit(2, 1), BackendSamplerV2(backend=device))
     with warnings.catch_warnings():
         warnings.simplefilter("error")

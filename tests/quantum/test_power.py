@@ -16,8 +16,8 @@ from lightning_qsgd.quantum import (
     modulation_matrix,
     superposition_circuit,
 )
+from lightning_qsgd.quantum.fourier import split_samples
 from lightning_qsgd.quantum.observables import expectation_matrix
-from lightning_qsgd.quantum.power import split_samples
 
 GENERATOR = torch.Generator().manual_seed(0)
 

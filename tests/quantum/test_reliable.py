@@ -164,12 +164,15 @@ PASSING = [
     TimeoutError("slow"),
     requests.ConnectionError("no route"),
     requests.ReadTimeout("slow"),
-    requests.exceptions.RetryError("too many 503"),
     *(HttpError(status) for status in (408, 425, 429, 500, 502, 503, 504)),
     raised(RuntimeError("wrapped"), cause=HttpError(429)),
     raised(RuntimeError("hidden"), context=raised(ValueError("twice"), context=HttpError(503))),
 ]
-LASTING = [ValueError("circuit"), RuntimeError("429"), HttpError(400), HttpError(401), HttpError(404), OSError("disk")]
+AGAIN = requests.exceptions.RetryError("too many 503")  # its session has retried already
+LASTING = [
+    AGAIN, raised(RuntimeError("wrapped"), cause=AGAIN, context=HttpError(503)), ValueError("circuit"),
+    RuntimeError("429"), HttpError(400), HttpError(401), HttpError(404), OSError("disk"),
+]  # fmt: skip
 
 
 @pytest.mark.parametrize("error", PASSING, ids=repr)

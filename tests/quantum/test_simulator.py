@@ -73,7 +73,7 @@ def test_invalid_use_is_refused():
     with pytest.raises(ValueError, match=r"13 qubits; the simulator takes at most 12. A sampler takes up to 24"):
         CircuitSimulator(superposition_circuit(13, 1))
     simulate = CircuitSimulator(superposition_circuit(2, 1))
-    with pytest.raises(ValueError, match=r"Invalid inputs: shape \(1, 3\)"):
+    with pytest.raises(ValueError, match=r"Invalid inputs: torch.float32 of shape \(1, 3\)"):
         simulate(torch.zeros(1, 3), torch.zeros(2))
     with pytest.raises(ValueError, match="Invalid weights"):
         simulate(torch.zeros(1, 2))

@@ -1,16 +1,14 @@
-"""Precisions, through the command line: each one trains, or is refused with the way out; and memory that runs out."""
+"""Precisions, through the command line: each one trains, or is refused with the way out."""
 
 import csv
-import errno
-import os
 
 import numpy as np
 import pytest
 import torch
 
-from lightning_qsgd.advice import is_out_of_memory, memory_advice, refuse_precision
 from lightning_qsgd.cli import main
 from lightning_qsgd.experiment import build
+from lightning_qsgd.experiment.lightning_cli import refuse_precision
 from lightning_qsgd.optim import CircuitPerturbation
 from lightning_qsgd.quantum import CircuitSimulator
 from tests.common import FEW_SHOTS, SMALL, TINY_ARGUMENTS
@@ -60,7 +58,7 @@ class Watched(CircuitPerturbation):
 def test_each_precision_trains_and_asks_its_circuit_in_float32_or_float64(tmp_path, precision, options):
     Watched.asked = set()
     arguments = [f"{OPTIMIZER}.{option}" for option in options]
-    watched = f"{OPTIMIZER}.perturbation.class_path=tests.test_advice.Watched"
+    watched = f"{OPTIMIZER}.perturbation.class_path=tests.test_precision.Watched"
     fit(tmp_path, f"--trainer.precision={precision}", watched, *arguments)
     assert len(losses(tmp_path)) == 3
     assert np.isfinite(losses(tmp_path)).all()
@@ -136,59 +134,3 @@ def test_float16_weights_are_only_evaluated():
     refuse_precision("16-mixed", "gpu", training=True)
     with pytest.raises(ValueError, match=r"Use --trainer\.precision 16-mixed, bf16-mixed or bf16-true"):
         refuse_precision("16-true", "gpu", training=True)
-
-
-# ---- memory
-
-
-def test_a_model_too_large_for_memory_ends_in_one_line_of_advice(capsys, tmp_path):
-    with pytest.raises(SystemExit, match="2"):
-        fit(tmp_path, "--model.feedforward_dim=1000000000000", "--data.batch_size=16")
-    last = capsys.readouterr().err.splitlines()[-1]
-    assert last.startswith("error: Out of memory (")
-    for words in (
-        "can't allocate memory: you tried to allocate 32000000000000 bytes",
-        "smaller batch_size (now 16) with more trainer.accumulate_grad_batches (now 1)",
-        "model.checkpoint_activations true (now false)",
-        "trainer.precision bf16-mixed or bf16-true (now 32-true)",
-    ):
-        assert words in last
-    assert len(last) < 500
-    assert not list((tmp_path / "seqcls").iterdir())
-
-
-def test_advice_names_the_settings_that_are_not_yet_saving():
-    config = {
-        "trainer": {"precision": "bf16-true"},
-        "model": {
-            "init_args": {
-                "checkpoint_activations": True,
-                "attention": {"class_path": "x", "init_args": {"kernel": "plain"}},
-                "optimizer": {"class_path": "x", "init_args": {"scope": "all"}},
-            }
-        },
-        "data": {},
-    }
-    error = torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB. GPU 0 has 1 GiB. If reserved but X")
-    line = memory_advice(error, config, training=True)
-    assert "out of memory. Tried to allocate 2.00 GiB. GPU 0 has 1 GiB)" in line
-    assert "If reserved" not in line
-    assert "kernel fused (now plain)" in line
-    assert "scope first_of_tensor (now all)" in line
-    assert not any(words in line for words in ("batch_size", "checkpoint_activations", "precision"))
-    assert "scope" not in memory_advice(error, config, training=False)
-    assert memory_advice(MemoryError(), {}, training=True).startswith("Out of memory (MemoryError).")
-
-
-def test_what_counts_as_out_of_memory():
-    with pytest.raises(RuntimeError) as torchs:
-        torch.empty(10**13)
-    with pytest.raises(MemoryError) as numpys:
-        np.empty(10**16)
-    assert is_out_of_memory(torchs.value)
-    assert is_out_of_memory(numpys.value)
-    assert is_out_of_memory(torch.OutOfMemoryError("CUDA out of memory"))
-    assert is_out_of_memory(RuntimeError("CUDA error: CUBLAS_STATUS_ALLOC_FAILED when calling `cublasCreate(handle)`"))
-    assert is_out_of_memory(OSError(errno.ENOMEM, os.strerror(errno.ENOMEM)))
-    assert not is_out_of_memory(RuntimeError("shapes differ"))
-    assert not is_out_of_memory(ValueError("out of memory"))

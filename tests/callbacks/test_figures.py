@@ -1,6 +1,6 @@
 import numpy as np
 
-from lightning_qsgd.callbacks.circuit_figures import OutcomePicture, drawing_image
+from lightning_qsgd.callbacks.figures import OutcomePicture, drawing_image
 from lightning_qsgd.quantum import superposition_circuit
 
 BLUE = np.array([31, 119, 180])  # matplotlib's tab:blue
