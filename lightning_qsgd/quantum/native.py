@@ -98,7 +98,11 @@ class Program:
         waiting: _Real | None = None  # for another one on other pairs
         for operation in [*self._operations, None]:
             if waiting is not None:
-                if isinstance(operation, _Real) and not _odd(operation.d & waiting.m) and not _odd(waiting.d & operation.m):
+                if (
+                    isinstance(operation, _Real)
+                    and not _odd(operation.d & waiting.m)
+                    and not _odd(waiting.d & operation.m)
+                ):
                     ops.append([kernels.PAIR, row(waiting.form), waiting.d, waiting.m, row(operation.form), operation.d,
                                 operation.m])  # fmt: skip
                     signs.append([1 - 2 * waiting.reflection, 1 - 2 * operation.reflection])
@@ -153,7 +157,9 @@ class Program:
         elif name == "rz" or name in _QUARTERS:
             self._add(_Phases({m[a]: form((angle or Angle(_QUARTERS[name] * pi / 4)).scaled(0.5))}))
         elif name == "cz":  # exp(i pi (1 - z_a)(1 - z_b) / 4), up to a global phase
-            self._add(_Phases({m[a]: form(Angle(pi / 4)), m[b]: form(Angle(pi / 4)), m[a] ^ m[b]: form(Angle(-pi / 4))}))
+            self._add(
+                _Phases({m[a]: form(Angle(pi / 4)), m[b]: form(Angle(pi / 4)), m[a] ^ m[b]: form(Angle(-pi / 4))})
+            )
         else:
             raise ValueError(f"The circuit has a {name}, which makes mixed states that the simulator does not have")
 
@@ -279,9 +285,7 @@ class Native:
             table = kernels.tables(cos, sin, program.terms, program.ops, size)
             states = np.empty((padded // LANES if keep else 0, program.parts * size * LANES), cos.dtype)
             out = np.empty((size, padded), cos.dtype)
-            kernels.forward_rows(
-                cos, sin, n, program.ops, program.terms, signs, table, states, keep, out
-            )
+            kernels.forward_rows(cos, sin, n, program.ops, program.terms, signs, table, states, keep, out)
             probabilities = torch.from_numpy(out).T[:batch]
         else:
             table = None

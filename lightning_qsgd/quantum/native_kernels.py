@@ -660,9 +660,7 @@ def backward_row(cos, sin, n, ops, terms, signs, states, grad, by_angle):
             for odd in range(2):
                 for lane in range(W):
                     alternating[odd * W + lane] = number(1) if (_bits(lane & (1 << q)) + odd) & 1 else number(-1)
-            by_angle[q, r] = total(
-                _slope_row(x, y, 0, size, 1 << q, 1 << q, alternating, broadcast(number(0)))
-            )
+            by_angle[q, r] = total(_slope_row(x, y, 0, size, 1 << q, 1 << q, alternating, broadcast(number(0))))
 
 
 @_jit
