@@ -198,7 +198,7 @@ def brick_circuit(
     encoding_gate: Rotation = "ry",
     reuploading: bool = False,
 ) -> Ansatz:
-    """Rotations on each qubit, then CZ between neighbours: of pairs (0, 1), (2, 3), ... and (1, 2), (3, 4), ... in turn.
+    """Rotations on each qubit, then CZ on neighbours: (0, 1), (2, 3), ... in even layers, (1, 2), (3, 4), ... in odd ones.
 
     Args and returns as in :func:`ring_circuit`, with ``gates`` RY and RZ by default.
     """
@@ -550,8 +550,8 @@ def from_qpy(path: str | Path, inputs: str | Sequence[str], weights: str | Seque
             version = qpy.get_qpy_version(file)
             if version < SAFE_QPY:
                 raise ValueError(
-                    f"Refused to read {str(path)!r}: it is QPY {version}, and reading versions below {SAFE_QPY} may run "
-                    "code in the file; write it anew with Qiskit 1.3 or later, if you trust it"
+                    f"Refused to read {str(path)!r}: it is QPY {version}; versions below {SAFE_QPY} may run "
+                    "code that stands in the file; write it anew with Qiskit 1.3 or later, if you trust it"
                 )
             file.seek(0)
             circuits = qpy.load(file)

@@ -1,10 +1,11 @@
-"""NativeSimulator: the simulator's engine on CPUs, compiled by numba; torch stays the reference.
+"""The simulator's engine on CPUs, compiled by numba; the torch engine is its reference.
 
 Shapes: B rows, n qubits, P parameters (inputs, weights and what is not linear in them), A angles of the program.
 """
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from math import pi
@@ -71,7 +72,7 @@ class Program:
         by_row: whether weights differ from row to row.
 
     Attributes:
-        forms: (A, 1 + P) float64, of the angles; the first n are those of the product state that the circuit begins with.
+        forms: (A, 1 + P) float64, of the angles; the first n are of the product state at the beginning.
         ops: (operations, 7) int64 for the kernels.
         terms: (terms, 2) int64: angle and m of each phase.
         signs: (operations, 2) 1 for rotations, -1 for reflections.
@@ -222,11 +223,11 @@ class Program:
         self._operations = kept
         return forms
 
-    def _places(self) -> NDArray[np.int64] | None:
-        places = np.zeros(1, np.int64)
+    def _places(self) -> Tensor | None:
+        places = torch.zeros(1, dtype=torch.int64)
         for d in self._d:
-            places = np.concatenate([places, places ^ d])
-        return None if (places == np.arange(len(places))).all() else places
+            places = torch.cat([places, places ^ d])
+        return None if bool((places == torch.arange(len(places))).all()) else places
 
     @cached_property
     def constants(self) -> dict[torch.dtype, Any]:
@@ -246,104 +247,86 @@ class Program:
         return self.constants[dtype]
 
 
-class Native:
-    """Probabilities of a circuit by native kernels, and their derivatives.
+class NativeEngine:
+    """Probabilities of a circuit by native kernels, and their first derivatives.
 
     Args:
         form: the circuit, without resets.
     """
 
     def __init__(self, form: NormalForm) -> None:
-        self._form, self._programs = form, {}
+        self._form = form
+        self._programs = {False: Program(form, by_row=False)}
 
-    def program(self, by_row: bool) -> Program:
-        """The program for weights that all rows share, or for weights of each row."""
+    def _program(self, weights: Tensor) -> Program:
+        by_row = weights.ndim == 2
         if by_row not in self._programs:
             self._programs[by_row] = Program(self._form, by_row)
         return self._programs[by_row]
 
-    def forward(self, inputs: Tensor, weights: Tensor, keep: bool) -> tuple[Tensor, Any]:
-        """(B, 2**n), and what :meth:`backward` needs.
+    def forward(self, inputs: Tensor, weights: Tensor, keep: bool) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+        """Compute probabilities (B, 2**n), and the three tensors that :meth:`backward` needs.
 
         Args:
-            inputs: (B, I), float32 or float64, on the CPU.
+            inputs: (B, I), float32 or float64, on the CPU; B is at least 1.
             weights: (W,) or (B, W), same dtype.
             keep: whether :meth:`backward` will be called.
         """
-        program = self.program(weights.ndim == 2)
+        program = self._program(weights)
         n, batch, size = program.num_qubits, len(inputs), 1 << program.num_qubits
         constant, by_input, by_weight, signs = program.of(inputs.dtype, inputs.shape[1])
-        rows = self._rows_are_lanes(n, batch)
+        rows = _rows_are_lanes(n, batch)
         padded = -(-batch // LANES) * LANES if rows else batch
         fixed = constant
         if by_weight.shape[1]:
             shared = weights[:, None] if weights.ndim == 1 else _padded(weights, padded).T
             fixed = torch.addmm(constant, by_weight, shared)
         angles = torch.addmm(fixed, by_input, _padded(inputs, padded).T)  # (A, padded)
-        cos, sin = angles.cos().numpy(), angles.sin().numpy()
+        cos, sin = angles.cos(), angles.sin()
+        c, s, parts = cos.numpy(), sin.numpy(), program.parts
         if rows:
-            table = kernels.tables(cos, sin, program.terms, program.ops, size)
-            states = np.empty((padded // LANES if keep else 0, program.parts * size * LANES), cos.dtype)
-            out = np.empty((size, padded), cos.dtype)
-            kernels.forward_rows(cos, sin, n, program.ops, program.terms, signs, table, states, keep, out)
-            probabilities = torch.from_numpy(out).T[:batch]
+            states = inputs.new_empty(padded // LANES if keep else 0, parts * size * LANES)
+            out = inputs.new_empty(size, padded)
+            table = kernels.tables(c, s, program.terms, program.ops, size)
+            kernels.forward_rows(c, s, n, program.ops, program.terms, signs, table, states.numpy(), keep, out.numpy())
+            out = out.T[:batch]
         else:
-            table = None
-            states = np.empty((batch if keep else 0, program.parts * size), cos.dtype)
-            out = np.empty((batch, size), cos.dtype)
-            kernels.forward_row(cos, sin, n, program.ops, program.terms, signs, states, keep, out)
-            probabilities = torch.from_numpy(out)
+            states = inputs.new_empty(batch if keep else 0, parts * size)
+            out = inputs.new_empty(batch, size)
+            kernels.forward_row(c, s, n, program.ops, program.terms, signs, states.numpy(), keep, out.numpy())
         if program.places is not None:
-            probabilities = probabilities[:, torch.from_numpy(program.places)]
-        return probabilities, (program, cos, sin, table, states)
+            out = out[:, program.places]
+        return out, cos, sin, states
 
-    def backward(self, saved: Any, grad: Tensor, inputs: Tensor, weights: Tensor) -> tuple[Tensor, Tensor]:
-        """Derivatives by inputs and weights of the sum of ``grad`` times the probabilities."""
-        program, cos, sin, table, states = saved
+    def backward(self, saved: Sequence[Tensor], grad: Tensor, inputs: Tensor, weights: Tensor) -> tuple[Tensor, Tensor]:
+        """Compute the derivatives by inputs and weights of the sum of ``grad`` (B, 2**n) times the probabilities."""
+        cos, sin, states = saved
+        program = self._program(weights)
         n, batch, size = program.num_qubits, len(inputs), 1 << program.num_qubits
         _, by_input, by_weight, signs = program.of(inputs.dtype, inputs.shape[1])
         if program.places is not None:
-            moved = torch.empty_like(grad)
-            moved[:, torch.from_numpy(program.places)] = grad
-            grad = moved
-        by_angle = np.zeros_like(cos)
-        if table is not None:
-            given = _padded(grad, cos.shape[1]).T.contiguous().numpy()
-            by_amplitude = np.zeros((len(table), size * LANES), cos.dtype)
+            grad = torch.empty_like(grad).index_copy_(1, program.places, grad)
+        c, s, by_angle = cos.numpy(), sin.numpy(), torch.zeros_like(cos)
+        if _rows_are_lanes(n, batch):
+            given = _padded(grad, cos.shape[1]).T.contiguous()
+            table = kernels.tables(c, s, program.terms, program.ops, size)
+            by_amplitude = np.zeros((len(table), size * LANES), c.dtype)
             kernels.backward_rows(
-                cos, sin, n, program.ops, program.terms, signs, table, states, given, by_angle, by_amplitude
-            )
-            kernels.slopes_of_tables(by_amplitude, program.ops, program.terms, by_angle)
+                c, s, n, program.ops, program.terms, signs, table, states.numpy(), given.numpy(), by_angle.numpy(),
+                by_amplitude,
+            )  # fmt: skip
+            kernels.slopes_of_tables(by_amplitude, program.ops, program.terms, by_angle.numpy())
         else:
-            given = grad.contiguous().numpy()
-            kernels.backward_row(cos, sin, n, program.ops, program.terms, signs, states, given, by_angle)
-        found = torch.from_numpy(by_angle)[:, :batch]
-        by_inputs = found.T @ by_input
-        if weights.ndim == 2:
-            return by_inputs, found.T @ by_weight
-        return by_inputs, found.sum(1) @ by_weight
-
-    @staticmethod
-    def _rows_are_lanes(n: int, batch: int) -> bool:
-        return n < 4 or batch >= LANES // 2
-
-    def __call__(self, inputs: Tensor, weights: Tensor) -> Tensor:
-        return _Probabilities.apply(inputs, weights, self)
+            kernels.backward_row(
+                c, s, n, program.ops, program.terms, signs, states.numpy(), grad.contiguous().numpy(), by_angle.numpy()
+            )
+        found = by_angle[:, :batch]
+        by_weights = found.T @ by_weight if weights.ndim == 2 else found.sum(1) @ by_weight
+        return found.T @ by_input, by_weights
 
 
-class _Probabilities(torch.autograd.Function):
-    @staticmethod
-    def forward(ctx: Any, inputs: Tensor, weights: Tensor, engine: Native) -> Tensor:
-        probabilities, saved = engine.forward(inputs, weights, any(ctx.needs_input_grad))
-        if any(ctx.needs_input_grad):
-            ctx.save_for_backward(inputs, weights)
-            ctx.engine, ctx.saved = engine, saved
-        return probabilities
-
-    @staticmethod
-    def backward(ctx: Any, grad: Tensor) -> Any:
-        inputs, weights = ctx.saved_tensors
-        return *ctx.engine.backward(ctx.saved, grad, inputs, weights), None
+def _rows_are_lanes(n: int, batch: int) -> bool:
+    return n < 4 or batch >= LANES // 2
 
 
 def _padded(rows: Tensor, count: int) -> Tensor:

@@ -16,7 +16,6 @@ from __future__ import annotations
 from typing import Any
 
 import numpy as np
-from llvmlite import ir
 from numba import njit, types
 from numba.extending import intrinsic
 
@@ -394,7 +393,7 @@ def backward_rows(cos, sin, n, ops, terms, signs, table, states, grad, by_angle,
 
 @_jit
 def _product_rows_back(x, y, n, angles_cos, angles_sin, batch, r, found):
-    """Of the product state: ``y`` is contracted with one factor after another; ``x`` takes the products of the lower ones."""
+    """Of the product state: contract ``y`` with one factor after another; ``x`` takes products of the lower ones."""
     zero = broadcast(x.dtype.type(0))
     store(x, 0, broadcast(x.dtype.type(1)))
     for q in range(n - 1):  # the product of the first q factors begins at 2**q, or at 0 for q = 0

@@ -29,7 +29,7 @@ from lightning_qsgd.quantum.fourier import (
     split_uniform,
     values_of,
 )
-from lightning_qsgd.quantum.simulator import Constants
+from lightning_qsgd.quantum.torch_engine import Constants
 
 if TYPE_CHECKING:
     from lightning_qsgd.quantum.circuits import Ansatz
