@@ -9,10 +9,19 @@ from __future__ import annotations
 from typing import Any
 
 from llvmlite import ir
-from numba import types
+from numba import njit, types
 from numba.extending import intrinsic, models, register_model
 
 LANES = 16
+
+
+def compiled(function: Any) -> Any:
+    """Compile a kernel: without the interpreter's lock, without checks of bounds, once for each machine if possible."""
+    options = {"nogil": True, "boundscheck": False, "error_model": "numpy"}
+    try:
+        return njit(cache=True, **options)(function)
+    except RuntimeError:  # no folder for the cache can be written to
+        return njit(**options)(function)
 
 
 class VectorType(types.Type):

@@ -16,13 +16,14 @@ from __future__ import annotations
 from typing import Any
 
 import numpy as np
-from numba import njit, types
+from numba import types
 from numba.extending import intrinsic
 
 from lightning_qsgd.quantum.lanes import (
     LANES,
     add,
     broadcast,
+    compiled,
     load,
     multiply,
     store,
@@ -38,8 +39,6 @@ from lightning_qsgd.quantum.lanes import (
 REAL, PAIR, RX, PHASES = 0, 1, 2, 3
 W = LANES
 
-_jit = njit(nogil=True, cache=True, boundscheck=False, error_model="numpy")
-
 
 @intrinsic
 def _bits(typingctx: Any, number: Any) -> Any:
@@ -51,7 +50,7 @@ def _bits(typingctx: Any, number: Any) -> Any:
     return types.intp(types.intp), generate
 
 
-@_jit
+@compiled
 def _pivots(d, e):
     """Bits p > q such that each coset of {0, d, e, d XOR e} has one member without both."""
     p = 1
@@ -65,7 +64,7 @@ def _pivots(d, e):
     return (p, q) if p > q else (q, p)
 
 
-@_jit
+@compiled
 def _highest(d):
     p = 1
     while 2 * p <= d:
@@ -76,7 +75,7 @@ def _highest(d):
 # ---- 16 rows at a time
 
 
-@_jit
+@compiled
 def _real_rows(x, start, size, d, m, c, s, ss, cc):
     p = _highest(d)
     for k in range(size // 2):
@@ -88,7 +87,7 @@ def _real_rows(x, start, size, d, m, c, s, ss, cc):
         store(x, j, add(multiply(s, a), multiply(cc, b)))
 
 
-@_jit
+@compiled
 def _pair_rows(x, start, size, d, m, e, o, c, s, ss, cc, f, t, tt, ff):
     p, q = _pivots(d, e)
     for k in range(size // 4):
@@ -105,7 +104,7 @@ def _pair_rows(x, start, size, d, m, e, o, c, s, ss, cc, f, t, tt, ff):
         store(x, i3, add(multiply(t, b1), multiply(ff, b3)))
 
 
-@_jit
+@compiled
 def _real_rows_back(x, y, start, size, d, m, c, s, ss, cc, slope):
     p = _highest(d)
     for k in range(size // 2):
@@ -121,7 +120,7 @@ def _real_rows_back(x, y, start, size, d, m, c, s, ss, cc, slope):
     return slope
 
 
-@_jit
+@compiled
 def _pair_rows_back(x, y, start, size, d, m, e, o, c, s, ss, cc, f, t, tt, ff, slope, other):
     p, q = _pivots(d, e)
     for k in range(size // 4):
@@ -150,7 +149,7 @@ def _pair_rows_back(x, y, start, size, d, m, e, o, c, s, ss, cc, f, t, tt, ff, s
     return slope, other
 
 
-@_jit
+@compiled
 def _rx_rows(x, size, d, c, s):
     """Undone by -s."""
     p, half = _highest(d), size * W
@@ -164,7 +163,7 @@ def _rx_rows(x, size, d, c, s):
         store(x, half + j, subtract(multiply(c, v), multiply(s, a)))
 
 
-@_jit
+@compiled
 def _rx_rows_slope(x, y, size, d, slope):
     half = size * W
     for k in range(size):
@@ -173,7 +172,7 @@ def _rx_rows_slope(x, y, size, d, slope):
     return slope
 
 
-@_jit
+@compiled
 def _phase_rows(x, size, m, c, s, real):
     """exp(-i t) where the parity is even, exp(i t) where it is odd; undone by -s."""
     half = size * W
@@ -191,7 +190,7 @@ def _phase_rows(x, size, m, c, s, real):
             store(x, half + i, add(multiply(c, b), multiply(t, a)))
 
 
-@_jit
+@compiled
 def _phase_rows_slope(x, y, size, m, slope):
     half = size * W
     for k in range(size):
@@ -201,7 +200,7 @@ def _phase_rows_slope(x, y, size, m, slope):
     return slope
 
 
-@_jit
+@compiled
 def _table_rows(x, size, cos, sin, sign, real):
     half = size * W
     for k in range(size):
@@ -217,7 +216,7 @@ def _table_rows(x, size, cos, sin, sign, real):
             store(x, half + i, add(multiply(c, b), multiply(s, a)))
 
 
-@_jit
+@compiled
 def _table_rows_slope(x, y, size, by_amplitude):
     half = size * W
     for k in range(size):
@@ -226,7 +225,7 @@ def _table_rows_slope(x, y, size, by_amplitude):
         store(by_amplitude, i, add(load(by_amplitude, i), one))
 
 
-@_jit
+@compiled
 def tables(cos, sin, terms, ops, size):
     """(T, 2, N): cos and sin of the phases of each layer that all rows share, from angles of the first row."""
     count = 0
@@ -252,7 +251,7 @@ def tables(cos, sin, terms, ops, size):
     return out
 
 
-@_jit
+@compiled
 def forward_rows(cos, sin, n, ops, terms, signs, table, states, keep, out):
     """Probabilities, and the last states where ``keep``.
 
@@ -319,7 +318,7 @@ def forward_rows(cos, sin, n, ops, terms, signs, table, states, keep, out):
             store(flat, k * batch + r, p)
 
 
-@_jit
+@compiled
 def backward_rows(cos, sin, n, ops, terms, signs, table, states, grad, by_angle, by_amplitude):
     """Derivatives by the angles.
 
@@ -391,7 +390,7 @@ def backward_rows(cos, sin, n, ops, terms, signs, table, states, grad, by_angle,
         _product_rows_back(x, y, n, angles_cos, angles_sin, batch, r, found)
 
 
-@_jit
+@compiled
 def _product_rows_back(x, y, n, angles_cos, angles_sin, batch, r, found):
     """Of the product state: contract ``y`` with one factor after another; ``x`` takes products of the lower ones."""
     zero = broadcast(x.dtype.type(0))
@@ -416,7 +415,7 @@ def _product_rows_back(x, y, n, angles_cos, angles_sin, batch, r, found):
 # ---- one row at a time, 16 amplitudes in a vector
 
 
-@_jit
+@compiled
 def _swapped(v, d):
     """Lane k gets the value of lane k XOR d."""
     if d & 1:
@@ -430,7 +429,7 @@ def _swapped(v, d):
     return v
 
 
-@_jit
+@compiled
 def _fill(own, other, m, c, s, sign, undo):
     """Factors of a lane's amplitude and of its partner's, where the rest of the index is even, then where it is odd."""
     for odd in range(2):
@@ -441,7 +440,7 @@ def _fill(own, other, m, c, s, sign, undo):
             other[odd * W + lane] = upper if up else lower
 
 
-@_jit
+@compiled
 def _real_row(x, start, size, d, m, own, other):
     dh, mh, dl = d // W, m // W, d % W
     a0, a1, b0, b1 = load(own, 0), load(own, W), load(other, 0), load(other, W)
@@ -462,7 +461,7 @@ def _real_row(x, start, size, d, m, own, other):
         store(x, j, add(multiply(a1 if behind else a0, w), multiply(b1 if behind else b0, _swapped(v, dl))))
 
 
-@_jit
+@compiled
 def _slope_row(x, y, start, size, d, m, lanes, result):
     """``result`` plus y[i] x[i XOR d], with the sign of i's parity; ``lanes`` has signs as in :func:`_fill`."""
     dh, mh, dl = d // W, m // W, d % W
@@ -473,7 +472,7 @@ def _slope_row(x, y, start, size, d, m, lanes, result):
     return result
 
 
-@_jit
+@compiled
 def _rx_row(x, size, d, c, s):
     """Undone by -s."""
     dh, dl = d // W, d % W
@@ -492,7 +491,7 @@ def _rx_row(x, size, d, c, s):
             store(x, size + j, subtract(multiply(vc, v), multiply(vs, _swapped(a, dl))))
 
 
-@_jit
+@compiled
 def _rx_row_slope(x, y, size, d):
     dh, dl = d // W, d % W
     result = broadcast(x.dtype.type(0))
@@ -503,7 +502,7 @@ def _rx_row_slope(x, y, size, d):
     return total(result)
 
 
-@_jit
+@compiled
 def _fill_phases(lanes, cos, sin, r, terms, first, count, undo):
     """(count, 2, LANES): cos and sin of the lanes of each term, where the rest of the index is even."""
     for t in range(count):
@@ -514,7 +513,7 @@ def _fill_phases(lanes, cos, sin, r, terms, first, count, undo):
             lanes[(2 * t + 1) * W + lane] = s if odd != undo else -s
 
 
-@_jit
+@compiled
 def _phases_row(x, size, terms, first, count, lanes, real):
     for k in range(size // W):
         i = k * W
@@ -530,7 +529,7 @@ def _phases_row(x, size, terms, first, count, lanes, real):
         store(x, size + i, b)
 
 
-@_jit
+@compiled
 def _phases_row_slope(x, y, size, terms, first, count, sums):
     """(count, LANES) sums, before the signs of the lanes."""
     zero = broadcast(x.dtype.type(0))
@@ -545,7 +544,7 @@ def _phases_row_slope(x, y, size, terms, first, count, sums):
             store(sums, t * W, subtract(before, one) if odd else add(before, one))
 
 
-@_jit
+@compiled
 def forward_row(cos, sin, n, ops, terms, signs, states, keep, out):
     """As :func:`forward_rows`, row after row; ``states`` is (B, C * N), ``out`` (B, N); n is at least 4."""
     size, number = 1 << n, cos.dtype.type
@@ -592,7 +591,7 @@ def forward_row(cos, sin, n, ops, terms, signs, states, keep, out):
             store(flat, k, p)
 
 
-@_jit
+@compiled
 def _undo_real(x, y, size, parts, d, m, c, s, sign, own, other, lanes):
     number = x.dtype.type
     for odd in range(2):
@@ -608,7 +607,7 @@ def _undo_real(x, y, size, parts, d, m, c, s, sign, own, other, lanes):
     return total(slope)
 
 
-@_jit
+@compiled
 def backward_row(cos, sin, n, ops, terms, signs, states, grad, by_angle):
     """As :func:`backward_rows`, row after row; ``grad`` is (B, N), ``by_angle`` (A, B)."""
     size, number = 1 << n, cos.dtype.type
@@ -662,7 +661,7 @@ def backward_row(cos, sin, n, ops, terms, signs, states, grad, by_angle):
             by_angle[q, r] = total(_slope_row(x, y, 0, size, 1 << q, 1 << q, alternating, broadcast(number(0))))
 
 
-@_jit
+@compiled
 def slopes_of_tables(by_amplitude, ops, terms, by_angle):
     """Write the derivatives by terms that all rows share into the first column of ``by_angle`` (A, B)."""
     layer, sums = 0, np.empty(by_amplitude.shape[1] // W, by_amplitude.dtype)

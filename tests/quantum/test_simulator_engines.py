@@ -1,0 +1,214 @@
+"""The native engine is the torch engine, faster: numbers, gradients, and what it hands over."""
+
+import copy
+import multiprocessing
+import pickle
+from concurrent.futures import ThreadPoolExecutor
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from qiskit import QuantumCircuit
+from qiskit.circuit import ParameterVector
+from qiskit.quantum_info import Statevector
+
+from lightning_qsgd.quantum import Ansatz, CircuitSimulator, layered_circuit, superposition_circuit
+from lightning_qsgd.quantum.native_kernels import PHASES
+from tests.quantum.any_circuit import cases, group
+
+pytest.importorskip("numba")
+TOLERANCE = {torch.float64: 1e-12, torch.float32: 2e-5}
+
+
+def phased_circuit(num_qubits):
+    """Gates whose phases depend on inputs and on weights, products of both, and permutations between them."""
+    x, w = ParameterVector("x", num_qubits), ParameterVector("w", 2 * num_qubits)
+    circuit = QuantumCircuit(num_qubits)
+    for q in range(num_qubits):
+        circuit.h(q)
+        circuit.rz(x[q] + w[q], q)
+    for q in range(num_qubits - 1):
+        circuit.cp(x[q] * w[q], q, q + 1)
+        circuit.cx(q + 1, q)
+        circuit.swap(q, num_qubits - 1)
+    for q in range(num_qubits):
+        circuit.rx(w[num_qubits + q], q)
+        circuit.rz(w[q], q)
+        circuit.sx(q)
+        circuit.y(q)
+    return Ansatz(circuit, list(x), list(w))
+
+
+CIRCUITS = {
+    "superposition": lambda n: superposition_circuit(n, 3),
+    "layered": lambda n: layered_circuit(n, 2),
+    "phases": phased_circuit,
+}
+
+
+def both(ansatz):
+    return CircuitSimulator(ansatz, engine="native"), CircuitSimulator(ansatz, engine="torch")
+
+
+def arguments(ansatz, batch, dtype, by_row, seed=0):
+    generator = torch.Generator().manual_seed(seed)
+
+    def draw(*shape):
+        return torch.randn(*shape, dtype=dtype, generator=generator).requires_grad_()
+
+    weights = draw(*([batch] if by_row else []), ansatz.num_weights)
+    return draw(batch, ansatz.num_inputs), weights, torch.randn(batch, 2**ansatz.num_qubits, dtype=dtype)
+
+
+def numbers(simulate, inputs, weights, grad):
+    out = simulate(inputs, weights)
+    return [out, *torch.autograd.grad(out, (inputs, weights), grad)]
+
+
+@pytest.mark.parametrize("by_row", [False, True])
+@pytest.mark.parametrize("dtype", TOLERANCE)
+@pytest.mark.parametrize("name", CIRCUITS)
+def test_probabilities_and_gradients_are_those_of_the_torch_engine(name, dtype, by_row):
+    for num_qubits, batch in [(1, 1), (2, 17), (3, 5), (4, 1), (4, 16), (5, 7), (6, 33), (8, 2), (9, 9)]:
+        ansatz = CIRCUITS[name](num_qubits)
+        given = arguments(ansatz, batch, dtype, by_row)
+        for found, expected in zip(*(numbers(simulate, *given) for simulate in both(ansatz)), strict=True):
+            scale = max(1.0, float(expected.abs().max()))
+            torch.testing.assert_close(found, expected, atol=TOLERANCE[dtype] * scale, rtol=0)
+
+
+@settings(max_examples=40)
+@given(st.data(), st.sampled_from([1, 3, 16, 20]))
+def test_any_circuit(data, batch):
+    case = data.draw(cases(group(data.draw(st.integers(0, 19)))))
+    ansatz = Ansatz(case.circuit, case.inputs, case.weights)
+    given = arguments(ansatz, batch, torch.float64, by_row=data.draw(st.booleans()))
+    for found, expected in zip(*(numbers(simulate, *given) for simulate in both(ansatz)), strict=True):
+        torch.testing.assert_close(found, expected, atol=1e-9, rtol=1e-9, equal_nan=True)
+
+
+def test_more_qubits_than_the_torch_engine_takes():
+    ansatz = layered_circuit(14, 2)
+    (inputs, weights, _), simulate = arguments(ansatz, 2, torch.float64, False), CircuitSimulator(ansatz)
+    named = [*ansatz.inputs, *ansatz.weights]
+    for row, found in zip(inputs.detach(), simulate(inputs, weights).detach(), strict=True):
+        bound = ansatz.circuit.assign_parameters(dict(zip(named, [*row.tolist(), *weights.tolist()], strict=True)))
+        np.testing.assert_allclose(found, Statevector(bound).probabilities(), atol=1e-12)
+    grad = torch.randn(2, 2**14, dtype=torch.float64)
+    by_inputs, by_weights = torch.autograd.grad(simulate(inputs, weights), (inputs, weights), grad)
+    step, moved = 1e-6, torch.randn_like(weights)
+    ends = [(simulate(inputs, weights + sign * step * moved) * grad).sum() for sign in (1, -1)]
+    assert float(by_weights @ moved) == pytest.approx(float((ends[0] - ends[1]) / (2 * step)), abs=1e-7)
+    with pytest.raises(ValueError, match="14 qubits; the torch engine takes at most 12"):
+        torch.autograd.grad(simulate(inputs, weights).sum(), weights, create_graph=True)
+
+
+def test_too_many_qubits_name_their_memory():
+    with pytest.raises(ValueError, match=r"21 qubits; a row would need 0\.1 GiB; the native engine takes at most 20"):
+        CircuitSimulator(layered_circuit(21, 1))
+    with pytest.raises(ValueError, match="13 qubits; the torch engine takes at most 12"):
+        CircuitSimulator(layered_circuit(13, 1), engine="torch")
+
+
+def test_memory_does_not_grow_with_the_depth():
+    kept = []
+    for depth in (2, 16):
+        ansatz = layered_circuit(8, depth)
+        inputs, weights, _ = arguments(ansatz, 32, torch.float32, False)
+        out = CircuitSimulator(ansatz)(inputs, weights)
+        kept.append(sum(tensor.nbytes for tensor in out.grad_fn.next_functions[0][0].saved_tensors))
+    assert kept[1] < 2 * kept[0]
+
+
+def test_second_derivatives_and_transforms():
+    ansatz = superposition_circuit(4, 2)
+    inputs, weights, grad = arguments(ansatz, 3, torch.float64, False)
+    seconds, jacobians, batched = [], [], []
+    for simulate in both(ansatz):
+        (first,) = torch.autograd.grad((simulate(inputs, weights) * grad).sum(), weights, create_graph=True)
+        seconds.append(torch.autograd.grad(first.square().sum(), (inputs, weights)))
+        jacobians.append(torch.func.jacrev(lambda w, s=simulate: s(inputs.detach(), w))(weights.detach()))
+        many = torch.stack([weights.detach(), 2 * weights.detach()])
+        batched.append(torch.func.vmap(lambda w, s=simulate: s(inputs.detach(), w))(many))
+    torch.testing.assert_close(*seconds, atol=1e-11, rtol=0)
+    torch.testing.assert_close(*jacobians, atol=1e-12, rtol=0)
+    torch.testing.assert_close(*batched, atol=1e-12, rtol=0)
+
+
+def test_torch_compile_takes_the_torch_engine_whole():
+    simulate = CircuitSimulator(superposition_circuit(3, 1))
+    inputs, weights, _ = arguments(simulate.ansatz, 4, torch.float32, False)
+    torch._dynamo.reset()
+    compiled = torch.compile(lambda x, w: simulate(x, w), backend="eager", fullgraph=True)
+    torch.testing.assert_close(compiled(inputs, weights), simulate(inputs, weights))
+
+
+@settings(max_examples=60)
+@given(
+    shape=st.lists(st.integers(0, 6), max_size=3),
+    weights=st.lists(st.integers(0, 13), max_size=2),
+    dtype=st.sampled_from([torch.float16, torch.float32, torch.float64, torch.int64, torch.complex64]),
+    fill=st.sampled_from([0.0, float("nan"), float("inf"), 1e30]),
+)
+def test_no_input_ends_the_process(shape, weights, dtype, fill):
+    simulate = CircuitSimulator(superposition_circuit(4, 2))
+    value = 0 if dtype == torch.int64 else fill
+    try:
+        out = simulate(torch.full(shape, value, dtype=dtype), torch.full(weights, value, dtype=dtype))
+    except ValueError as error:
+        assert "Invalid" in str(error)
+    else:
+        assert out.shape == (shape[0], 16)
+        assert bool(out.isnan().any()) == (fill != fill or abs(fill) == float("inf")) or not shape[0]
+
+
+def test_strided_inputs_weights_and_gradients():
+    ansatz = superposition_circuit(4, 2)
+    native, reference = both(ansatz)
+    wide = torch.randn(20, 8, dtype=torch.float64)
+    inputs, weights = wide[:, ::2], torch.randn(24, dtype=torch.float64)[::2]
+    for grad in (torch.randn(16, 20, dtype=torch.float64).T, torch.ones((), dtype=torch.float64).expand(20, 16)):
+        found = []
+        for simulate in (native, reference):
+            x, w = inputs.clone().requires_grad_(), weights.clone().requires_grad_()
+            torch.testing.assert_close(simulate(inputs, weights), simulate(x, w))
+            found.append(torch.autograd.grad(simulate(x, w), (x, w), grad))
+        torch.testing.assert_close(*found, atol=1e-12, rtol=0)
+
+
+def probabilities_of(simulate):
+    inputs, weights, _ = arguments(simulate.ansatz, 5, torch.float32, False)
+    return simulate(inputs, weights).detach()
+
+
+def test_copies_processes_and_threads():
+    simulate = CircuitSimulator(superposition_circuit(4, 2))
+    expected = probabilities_of(simulate)
+    for other in (copy.deepcopy(simulate), pickle.loads(pickle.dumps(simulate))):
+        assert torch.equal(probabilities_of(other), expected)
+    with multiprocessing.get_context("fork").Pool(2) as pool:
+        assert all(torch.equal(found, expected) for found in pool.map(probabilities_of, [simulate] * 4))
+    with ThreadPoolExecutor(4) as threads:
+        assert all(torch.equal(found, expected) for found in threads.map(probabilities_of, [simulate] * 20))
+
+
+def test_engines_are_named(monkeypatch):
+    ansatz = superposition_circuit(2, 1)
+    assert CircuitSimulator(ansatz).engine == "native"
+    assert CircuitSimulator(ansatz, amplitudes=True).engine == "torch"
+    with pytest.raises(ValueError, match="Invalid engine: 'gpu'; it must be 'native', 'torch' or None"):
+        CircuitSimulator(ansatz, engine="gpu")
+    monkeypatch.setattr("lightning_qsgd.quantum.simulator.has_numba", lambda: False)
+    assert CircuitSimulator(ansatz).engine == "torch"
+    with pytest.raises(ModuleNotFoundError, match=r"pip install 'lightning-qsgd\[fast\]'"):
+        CircuitSimulator(ansatz, engine="native")
+
+
+def test_phases_that_weights_alone_decide_are_one_table():
+    """Many phases of one layer are one product for all rows."""
+    simulate = CircuitSimulator(superposition_circuit(4, 2))
+    ops = simulate._native._programs[False].ops
+    (layer,) = ops[ops[:, 0] == PHASES]
+    assert layer[2] == layer[3] == 4  # shared, all
