@@ -198,7 +198,7 @@ def brick_circuit(
     encoding_gate: Rotation = "ry",
     reuploading: bool = False,
 ) -> Ansatz:
-    """Rotations on each qubit, then CZ on the pairs (0, 1), (2, 3), ... in even layers, (1, 2), (3, 4), ... in odd ones.
+    """Rotations on each qubit, then CZ on pairs (0, 1), (2, 3), ... in even layers, (1, 2), (3, 4), ... in odd ones.
 
     Args and returns as in :func:`ring_circuit`, with ``gates`` RY and RZ by default.
     """

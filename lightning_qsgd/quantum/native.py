@@ -5,7 +5,6 @@ Shapes: B rows, n qubits, P parameters (inputs, weights and what is not linear i
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from math import pi
@@ -165,7 +164,7 @@ class Program:
             raise ValueError(f"The circuit has a {name}, which makes mixed states that the simulator does not have")
 
     def _add(self, new: _Operation) -> None:
-        """Fuse with an earlier operation, past those that commute, or append."""
+        """Fuse with an earlier operation, past those that commute, or insert before them, so that phases meet."""
         for place in range(len(self._operations) - 1, -1, -1):
             before = self._operations[place]
             if isinstance(new, _Phases):
@@ -174,10 +173,12 @@ class Program:
                         before.forms[m] = before.forms[m] + form if m in before.forms else form
                     return
                 if any(_odd(before.d & m) for m in new.forms):
-                    break
+                    self._operations.insert(place + 1, new)
+                    return
             elif isinstance(before, _Phases):
                 if any(_odd(new.d & m) for m in before.forms):
-                    break
+                    self._operations.insert(place + 1, new)
+                    return
             elif type(before) is type(new) and (before.d, before.m) == (new.d, new.m):
                 if isinstance(new, _Real) and isinstance(before, _Real):
                     before.form = new.form - before.form if new.reflection else new.form + before.form
@@ -186,8 +187,9 @@ class Program:
                     before.form = new.form + before.form
                 return
             elif _odd(before.d & new.m) or _odd(new.d & before.m):
-                break
-        self._operations.append(new)
+                self._operations.insert(place + 1, new)
+                return
+        self._operations.insert(0, new)
 
     def _drop_last_phases(self) -> None:
         """Drop phases that no later operation turns into anything that is measured, and operations that do nothing."""
@@ -264,65 +266,63 @@ class NativeEngine:
             self._programs[by_row] = Program(self._form, by_row)
         return self._programs[by_row]
 
-    def forward(self, inputs: Tensor, weights: Tensor, keep: bool) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-        """Compute probabilities (B, 2**n), and the three tensors that :meth:`backward` needs.
+    def forward(self, inputs: Tensor, weights: Tensor, keep: bool) -> tuple[Tensor, Tensor]:
+        """Compute probabilities (B, 2**n), and the final states that :meth:`backward` needs.
 
         Args:
             inputs: (B, I), float32 or float64, on the CPU; B is at least 1.
             weights: (W,) or (B, W), same dtype.
             keep: whether :meth:`backward` will be called.
         """
-        program = self._program(weights)
+        program, rows, cos, sin, signs = self._prepared(inputs, weights)
         n, batch, size = program.num_qubits, len(inputs), 1 << program.num_qubits
-        constant, by_input, by_weight, signs = program.of(inputs.dtype, inputs.shape[1])
-        rows = _rows_are_lanes(n, batch)
-        padded = -(-batch // LANES) * LANES if rows else batch
-        fixed = constant
-        if by_weight.shape[1]:
-            shared = weights[:, None] if weights.ndim == 1 else _padded(weights, padded).T
-            fixed = torch.addmm(constant, by_weight, shared)
-        angles = torch.addmm(fixed, by_input, _padded(inputs, padded).T)  # (A, padded)
-        cos, sin = angles.cos(), angles.sin()
-        c, s, parts = cos.numpy(), sin.numpy(), program.parts
+        count, width = cos.shape[1], program.parts * size
         if rows:
-            states = inputs.new_empty(padded // LANES if keep else 0, parts * size * LANES)
-            out = inputs.new_empty(size, padded)
-            table = kernels.tables(c, s, program.terms, program.ops, size)
-            kernels.forward_rows(c, s, n, program.ops, program.terms, signs, table, states.numpy(), keep, out.numpy())
+            states = inputs.new_empty(count // LANES if keep else 0, width * LANES)
+            out = inputs.new_empty(size, count)
+            table = kernels.tables(cos, sin, program.terms, program.ops, size)
+            kernels.forward_rows(
+                cos, sin, n, program.ops, program.terms, signs, table, states.numpy(), keep, out.numpy()
+            )
             out = out.T[:batch]
         else:
-            states = inputs.new_empty(batch if keep else 0, parts * size)
-            out = inputs.new_empty(batch, size)
-            kernels.forward_row(c, s, n, program.ops, program.terms, signs, states.numpy(), keep, out.numpy())
-        if program.places is not None:
-            out = out[:, program.places]
-        return out, cos, sin, states
+            states, out = inputs.new_empty(batch if keep else 0, width), inputs.new_empty(batch, size)
+            kernels.forward_row(cos, sin, n, program.ops, program.terms, signs, states.numpy(), keep, out.numpy())
+        return (out if program.places is None else out[:, program.places]), states
 
-    def backward(self, saved: Sequence[Tensor], grad: Tensor, inputs: Tensor, weights: Tensor) -> tuple[Tensor, Tensor]:
+    def backward(self, states: Tensor, grad: Tensor, inputs: Tensor, weights: Tensor) -> tuple[Tensor, Tensor]:
         """Compute the derivatives by inputs and weights of the sum of ``grad`` (B, 2**n) times the probabilities."""
-        cos, sin, states = saved
-        program = self._program(weights)
-        n, batch, size = program.num_qubits, len(inputs), 1 << program.num_qubits
-        _, by_input, by_weight, signs = program.of(inputs.dtype, inputs.shape[1])
+        program, rows, cos, sin, signs = self._prepared(inputs, weights)
+        n, size = program.num_qubits, 1 << program.num_qubits
+        _, by_input, by_weight, _ = program.of(inputs.dtype, inputs.shape[1])
         if program.places is not None:
             grad = torch.empty_like(grad).index_copy_(1, program.places, grad)
-        c, s, by_angle = cos.numpy(), sin.numpy(), torch.zeros_like(cos)
-        if _rows_are_lanes(n, batch):
-            given = _padded(grad, cos.shape[1]).T.contiguous()
-            table = kernels.tables(c, s, program.terms, program.ops, size)
-            by_amplitude = np.zeros((len(table), size * LANES), c.dtype)
+        by_angle = np.zeros_like(cos)
+        if rows:
+            given = _padded(grad, cos.shape[1]).T.contiguous().numpy()
+            table = kernels.tables(cos, sin, program.terms, program.ops, size)
+            by_amplitude = np.zeros((len(table), size * LANES), cos.dtype)
             kernels.backward_rows(
-                c, s, n, program.ops, program.terms, signs, table, states.numpy(), given.numpy(), by_angle.numpy(),
-                by_amplitude,
-            )  # fmt: skip
-            kernels.slopes_of_tables(by_amplitude, program.ops, program.terms, by_angle.numpy())
-        else:
-            kernels.backward_row(
-                c, s, n, program.ops, program.terms, signs, states.numpy(), grad.contiguous().numpy(), by_angle.numpy()
+                cos, sin, n, program.ops, program.terms, signs, table, states.numpy(), given, by_angle, by_amplitude
             )
-        found = by_angle[:, :batch]
+            kernels.slopes_of_tables(by_amplitude, program.ops, program.terms, by_angle)
+        else:
+            given = grad.contiguous().numpy()
+            kernels.backward_row(cos, sin, n, program.ops, program.terms, signs, states.numpy(), given, by_angle)
+        found = torch.from_numpy(by_angle)[:, : len(inputs)]
         by_weights = found.T @ by_weight if weights.ndim == 2 else found.sum(1) @ by_weight
         return found.T @ by_input, by_weights
+
+    def _prepared(self, inputs: Tensor, weights: Tensor) -> tuple[Program, bool, Any, Any, Any]:
+        """The program, whether rows are lanes, cos and sin of the angles (A, B or padded B), and signs."""
+        program = self._program(weights)
+        constant, by_input, by_weight, signs = program.of(inputs.dtype, inputs.shape[1])
+        rows = _rows_are_lanes(program.num_qubits, len(inputs))
+        count = -(-len(inputs) // LANES) * LANES if rows else len(inputs)
+        angles = torch.addmm(constant, by_input, _padded(inputs, count).T)
+        if by_weight.shape[1]:
+            angles += by_weight @ (weights[:, None] if weights.ndim == 1 else _padded(weights, count).T)
+        return program, rows, angles.cos().numpy(), angles.sin().numpy(), signs
 
 
 def _rows_are_lanes(n: int, batch: int) -> bool:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import importlib.util
-from functools import cached_property
 from typing import Any, Literal
 
 import torch
@@ -58,18 +57,25 @@ class CircuitSimulator:
             sum(gate.qubits[0] == q and gate.name in ("h", "ry", "rx", "sx") for gate in form.gates) for q in range(n)
         ]
         self._is_long = max(turns) > LONG
-        _ = self.reference if engine == "torch" or amplitudes else self._native
+        self._torch = TorchEngine(form, amplitudes) if n <= MAX_QUBITS else None
+        if engine == "native":
+            from lightning_qsgd.quantum.native import NativeEngine
 
-    @cached_property
-    def reference(self) -> TorchEngine:
-        """The torch engine."""
-        return TorchEngine(self.ansatz.normal_form, self.amplitudes)
+            self._native = NativeEngine(form)
 
-    @cached_property
-    def _native(self) -> Any:
-        from lightning_qsgd.quantum.native import NativeEngine
+    def reference(self, inputs: Tensor, weights: Tensor) -> Tensor:
+        """The same on the torch engine; inputs and weights as from :meth:`Angles.extend`.
 
-        return NativeEngine(self.ansatz.normal_form)
+        Raises:
+            ValueError: if the ansatz has more than 12 qubits.
+        """
+        if self._torch is None:
+            n = self.ansatz.normal_form.num_qubits
+            raise ValueError(
+                f"Invalid ansatz: {n} qubits; the torch engine takes at most {MAX_QUBITS}, and computes second "
+                "derivatives, torch.func, torch.compile, and what is not on the CPU"
+            )
+        return self._torch(inputs, weights)
 
     def __call__(self, inputs: Tensor, weights: Tensor | None = None) -> Tensor:
         """Compute outcome probabilities or amplitudes.
@@ -85,8 +91,8 @@ class CircuitSimulator:
         Raises:
             ValueError: if a shape or dtype is wrong.
         """
-        batch, outcomes = len(inputs), 2**self.ansatz.num_qubits
         check_inputs(inputs, self.ansatz.num_inputs)
+        batch, outcomes = len(inputs), 2**self.ansatz.num_qubits
         weights = inputs.new_zeros(0) if weights is None else weights
         count = self.ansatz.num_weights
         if weights.dtype != inputs.dtype or weights.shape not in ((count,), (batch, count)):
@@ -142,22 +148,21 @@ class _Run(torch.autograd.Function):
     @staticmethod
     def setup_context(ctx: Any, inputs: Any, output: Any) -> None:
         ctx.simulator = inputs[2]
-        ctx.save_for_backward(*inputs[:2], *output[1:])
-        ctx.mark_non_differentiable(*output[1:])
+        ctx.save_for_backward(*inputs[:2], output[1])
+        ctx.mark_non_differentiable(output[1])
 
     @staticmethod
     def backward(ctx: Any, *grads: Any) -> Any:
-        inputs, weights, *saved = ctx.saved_tensors
-        if torch.is_grad_enabled() or not len(saved[-1]):
+        inputs, weights, states = ctx.saved_tensors
+        if torch.is_grad_enabled() or not len(states):
             _, pull = torch.func.vjp(ctx.simulator.reference, inputs, weights)
             return *pull(grads[0]), None, None
-        return *ctx.simulator._native.backward(saved, grads[0], inputs, weights), None, None
+        return *ctx.simulator._native.backward(states, grads[0], inputs, weights), None, None
 
     @staticmethod
     def vmap(info: Any, in_dims: Any, inputs: Tensor, weights: Tensor, simulator: CircuitSimulator, keep: bool) -> Any:
         out = torch.func.vmap(simulator.reference, in_dims[:2])(inputs, weights)
-        empty = inputs.new_zeros(0)
-        return (out, empty, empty.clone(), empty.clone()), (0, None, None, None)
+        return (out, inputs.new_zeros(0)), (0, None)
 
 
 def _run_native(simulator: CircuitSimulator, inputs: Tensor, weights: Tensor) -> Tensor:

