@@ -12,12 +12,16 @@ from lightning_qsgd.quantum.circuits import superposition_circuit as superpositi
 from lightning_qsgd.quantum.fourier import PowerSplit as PowerSplit
 from lightning_qsgd.quantum.hardware import IBMSampler as IBMSampler
 from lightning_qsgd.quantum.layer import QuantumLayer as QuantumLayer
+from lightning_qsgd.quantum.library import from_qasm as from_qasm
+from lightning_qsgd.quantum.library import from_qpy as from_qpy
+from lightning_qsgd.quantum.library import named_circuit as named_circuit
 from lightning_qsgd.quantum.light_cone import LightConeSurrogate as LightConeSurrogate
 from lightning_qsgd.quantum.network import QuantumNetwork as QuantumNetwork
 from lightning_qsgd.quantum.reliable import ReliableSampler as ReliableSampler
 from lightning_qsgd.quantum.samplers import AerSampler as AerSampler
 from lightning_qsgd.quantum.samplers import ExactSampler as ExactSampler
 from lightning_qsgd.quantum.samplers import FakeBackendSampler as FakeBackendSampler
+from lightning_qsgd.quantum.samplers import ShotSampler as ShotSampler
 from lightning_qsgd.quantum.score_series import ScoreSeries as ScoreSeries
 from lightning_qsgd.quantum.simulator import CircuitSimulator as CircuitSimulator
 from lightning_qsgd.quantum.surrogate import FourierSurrogate as FourierSurrogate

@@ -35,7 +35,7 @@ class Ansatz:
         circuit: any circuit of gates on n qubits. It is copied. Outcome bit k is qubit k (little-endian, as everywhere
             in Qiskit) for all qubits; measurements at the end and classical bits are ignored. If the circuit was
             transpiled, n is the number of its qubits before the last transpile, and they have the order of then.
-        inputs: the parameters that take data, at least one, in the order of the last axis of input arrays.
+        inputs: the parameters that take data, in the order of the last axis of input arrays. Default: none.
         weights: the other parameters, in the order of weight arrays. Default: none.
 
     Attributes:
@@ -54,18 +54,15 @@ class Ansatz:
     weights: tuple[Parameter, ...] = ()
     normal_form: NormalForm = field(repr=False, kw_only=True)
 
-    def __init__(self, circuit: QuantumCircuit, inputs: Sequence[Parameter], weights: Sequence[Parameter] = ()) -> None:
+    def __init__(
+        self, circuit: QuantumCircuit, inputs: Sequence[Parameter] = (), weights: Sequence[Parameter] = ()
+    ) -> None:
         if not isinstance(circuit, QuantumCircuit):
             raise ValueError(f"Invalid circuit: {circuit!r} ({type(circuit).__name__}); it must be a QuantumCircuit")
         if not circuit.num_qubits:
             raise ValueError("Invalid circuit: it has no qubits")
         inputs, weights = _named("inputs", inputs), _named("weights", weights)
         named = [*inputs, *weights]
-        if not inputs:
-            raise ValueError(
-                "An ansatz needs at least one input parameter; got none. If all parameters are weights, add an input "
-                "without an effect: circuit.global_phase += Parameter('none')"
-            )
         if len(set(named)) != len(named):
             raise ValueError(f"A parameter is named twice among inputs and weights: {[p.name for p in named]}")
         own = {parameter.name: parameter for parameter in circuit.parameters}
@@ -101,7 +98,7 @@ class Ansatz:
 
     @property
     def num_inputs(self) -> int:
-        """Number of inputs, at least 1."""
+        """Number of inputs; may be 0."""
         return len(self.inputs)
 
     @property

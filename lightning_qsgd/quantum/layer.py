@@ -6,21 +6,25 @@ Shapes: B rows, n qubits, I inputs, W weights, O outputs.
 from __future__ import annotations
 
 import hashlib
+import math
 from collections.abc import Sequence
 from typing import Any, Literal, get_args
 
 import torch
+from qiskit.primitives import BaseSamplerV2
 from torch import Tensor, nn
 
 from lightning_qsgd.quantum.angles import check_inputs
 from lightning_qsgd.quantum.circuits import Ansatz
 from lightning_qsgd.quantum.fingerprint import of_ansatz
+from lightning_qsgd.quantum.library import named_circuit
 from lightning_qsgd.quantum.network import QuantumNetwork
 from lightning_qsgd.quantum.observables import expectation_matrix
 from lightning_qsgd.quantum.samplers import with_noise_position
-from lightning_qsgd.quantum.simulator import CircuitSimulator
+from lightning_qsgd.quantum.simulator import CircuitSimulator, Engine
 
 Output = Literal["probabilities", "expectations"]
+Initial = Literal["uniform", "normal", "small"]
 
 
 class CircuitModule(nn.Module):
@@ -94,8 +98,9 @@ class CircuitModule(nn.Module):
 class QuantumLayer(CircuitModule):
     """A circuit as a layer: maps angles (..., num_inputs) to probabilities (..., 2**n) or expectations (..., O).
 
-    The simulation runs outside autocast, in float32, or in float64 if inputs or weights are; the output has the dtype
-    of the inputs.
+    ``QuantumLayer("ring", circuit={"num_qubits": 6})`` takes a circuit of the library by its name; an :class:`Ansatz`
+    is any circuit. The circuit runs outside autocast, in float32, or in float64 if inputs or weights are; the output
+    has the dtype of the inputs.
 
     The state_dict holds the weights and a fingerprint of the circuit. It loads into a layer with another engine, but
     not into one with another circuit of the same size. For samplers with a ``noise_position``, such as
@@ -103,13 +108,15 @@ class QuantumLayer(CircuitModule):
     shots as an uninterrupted one.
 
     Args:
-        ansatz: the circuit. Its weights become one trainable tensor, initially uniform in [-pi, pi), drawn from torch's
-            global generator.
+        ansatz: the circuit, or the name of one; see :func:`named_circuit`.
         output: "probabilities" or "expectations". Default: "probabilities".
         engine: where the circuit runs. "simulator" (or None) is a :class:`CircuitSimulator`, which is exact, with
-            gradients of any order by autograd. A :class:`QuantumNetwork` runs it on any sampler, with first derivatives
-            by parameter shifts, in one job for all rows. Default: "simulator".
+            gradients of any order; "native" and "torch" name its engine. A sampler, or a :class:`QuantumNetwork`, runs
+            it with first derivatives by parameter shifts, in one job for all rows. Default: "simulator".
         observables: names such as "Z0" or "Z0Z1", only for "expectations". Default: Z of each qubit.
+        circuit: options of a circuit that is named, such as ``{"num_qubits": 6, "depth": 2}``. Default: its defaults.
+        initial: initial weights. "uniform": in [-pi, pi); "normal": with mean 0 and standard deviation 1; "small": with
+            standard deviation 0.01, all drawn from torch's global generator; or (W,) numbers. Default: "uniform".
 
     Attributes:
         weights: (W,) radians; (0,) if the ansatz has none.
@@ -119,19 +126,30 @@ class QuantumLayer(CircuitModule):
 
     Raises:
         ValueError: if an option is invalid, or the network has another ansatz.
+
+    Example:
+        >>> layer = QuantumLayer("ring", "expectations", circuit={"num_qubits": 3, "depth": 1})
+        >>> layer(torch.zeros(5, 3)).shape
+        torch.Size([5, 3])
     """
 
     matrix: Tensor
 
     def __init__(
         self,
-        ansatz: Ansatz,
+        ansatz: Ansatz | str,
         output: Output = "probabilities",
-        engine: Literal["simulator"] | QuantumNetwork | None = "simulator",
+        engine: Literal["simulator", "native", "torch"] | QuantumNetwork | BaseSamplerV2 | None = "simulator",
         *,
         observables: Sequence[str] | None = None,
+        circuit: dict[str, Any] | None = None,
+        initial: Initial | Sequence[float] | Tensor = "uniform",
     ) -> None:
         super().__init__()
+        if isinstance(ansatz, str):
+            ansatz = named_circuit(ansatz, **(circuit or {}))
+        elif circuit is not None:
+            raise ValueError("Invalid circuit: its options need a circuit by name, such as QuantumLayer('ring', ...)")
         if not isinstance(ansatz, Ansatz):
             raise ValueError(
                 f"Invalid ansatz: a {type(ansatz).__name__}; wrap the circuit: QuantumLayer(Ansatz(circuit, inputs, "
@@ -141,55 +159,73 @@ class QuantumLayer(CircuitModule):
             raise ValueError(f"Invalid output: {output!r}; it must be 'probabilities' or 'expectations'")
         if observables is not None and output == "probabilities":
             raise ValueError("Invalid observables: they need output='expectations'")
-        if engine is None:
-            engine = "simulator"
-        if engine != "simulator" and not isinstance(engine, QuantumNetwork):
-            raise ValueError(
-                f"Invalid engine: {str(engine)!r} ({type(engine).__name__}); it must be 'simulator', None or a "
-                "QuantumNetwork, for a sampler QuantumNetwork(ansatz, sampler)"
-            )
-        if isinstance(engine, QuantumNetwork) and engine.ansatz != ansatz:
-            raise ValueError(
-                "Invalid engine: the network runs another ansatz; write QuantumLayer(network.ansatz, engine=network)"
-            )
         n = ansatz.num_qubits
         self.output = output
-        self.engine = CircuitSimulator(ansatz) if isinstance(engine, str) else engine
+        self.engine = _engine(ansatz, engine)
         self.observables = tuple(observables) if observables is not None else tuple(f"Z{q}" for q in range(n))
         matrix = expectation_matrix(self.observables, n).float() if output == "expectations" else torch.empty(0)
         self.register_buffer("matrix", matrix, persistent=False)
         self.remember(ansatz)
+        self.initial = (
+            initial if isinstance(initial, str) else torch.as_tensor(initial, dtype=torch.get_default_dtype())
+        )
+        if isinstance(self.initial, str):
+            if self.initial not in get_args(Initial):
+                names = ", ".join(map(repr, get_args(Initial)))
+                raise ValueError(f"Invalid initial: {initial!r}; it must be {names}, or {ansatz.num_weights} numbers")
+        elif self.initial.shape != (ansatz.num_weights,):
+            raise ValueError(f"Invalid initial: shape {tuple(self.initial.shape)}; it must be ({ansatz.num_weights},)")
         self.weights = nn.Parameter(torch.empty(ansatz.num_weights), requires_grad=ansatz.num_weights > 0)
         self.reset_parameters()
 
     def reset_parameters(self) -> None:
-        """Draw the weights uniformly from [-pi, pi)."""
-        nn.init.uniform_(self.weights, -torch.pi, torch.pi)
+        """Set the initial weights again, or draw new ones."""
+        if isinstance(self.initial, Tensor):
+            self.weights.data.copy_(self.initial)
+        elif self.initial == "uniform":
+            nn.init.uniform_(self.weights, -torch.pi, torch.pi)
+        else:
+            nn.init.normal_(self.weights, std=1.0 if self.initial == "normal" else 0.01)
 
-    def forward(self, inputs: Tensor) -> Tensor:
+    def forward(self, inputs: Tensor | None = None, weights: Tensor | None = None) -> Tensor:
         """Run the circuit once per row.
 
         Args:
-            inputs: (..., num_inputs), floating point, radians.
+            inputs: (..., num_inputs), floating point, radians. Default: None, only for an ansatz without inputs: one
+                row, or as many as ``weights`` has.
+            weights: (W,), or (..., W) with weights of each row, in place of the layer's own, such as another network's
+                output. Default: the layer's own.
 
         Returns:
-            (..., 2**n) probabilities, or (..., O) expectations, in the dtype and on the device of ``inputs``.
+            (..., 2**n) probabilities, or (..., O) expectations, in the dtype and on the device of ``inputs`` (without
+            inputs, of the weights).
 
         Raises:
-            ValueError: if the last axis is not ``num_inputs``, or the dtype is not floating point.
+            ValueError: if a shape is wrong, or a dtype is not floating point.
         """
+        given = self.weights if weights is None else weights
+        if inputs is None:
+            rows_of = given.shape[:-1] if given.ndim > 1 else (1,)
+            inputs = given.new_zeros(*rows_of, 0) if self.ansatz.num_inputs == 0 else given.new_zeros(0)
         check_inputs(inputs, self.ansatz.num_inputs, rows_only=False)
-        double = torch.float64 in (inputs.dtype, self.weights.dtype)
+        leading, count = inputs.shape[:-1], self.ansatz.num_weights
+        if not given.is_floating_point() or given.shape not in ((count,), (*leading, count)):
+            raise ValueError(
+                f"Invalid weights: {given.dtype} of shape {tuple(given.shape)}; they must be floating point, ({count},) "
+                f"or {(*leading, count)}"
+            )
+        double = torch.float64 in (inputs.dtype, given.dtype)
         dtype = torch.float64 if double else torch.float32
-        rows, weights = inputs.reshape(-1, self.ansatz.num_inputs).to(dtype), self.weights.to(dtype)
+        rows = inputs.reshape(math.prod(leading), -1).to(dtype)
+        given = given.to(dtype) if given.ndim == 1 else given.reshape(len(rows), -1).to(dtype)
         with torch.autocast(inputs.device.type, enabled=False):
             if isinstance(self.engine, CircuitSimulator):
-                outputs = self.engine(rows, weights)
+                outputs = self.engine(rows, given)
             else:
-                outputs = _through_network(rows, weights, self.engine)
+                outputs = _through_network(rows, given, self.engine)
             if self.output == "expectations":
                 outputs = outputs @ self.matrix.to(dtype)
-        return outputs.to(inputs.dtype).reshape(*inputs.shape[:-1], outputs.shape[-1])
+        return outputs.to(inputs.dtype).reshape(*leading, outputs.shape[-1])
 
     def extra_repr(self) -> str:
         """Sizes and options, for ``print(module)``."""
@@ -197,6 +233,25 @@ class QuantumLayer(CircuitModule):
             f"num_qubits={self.ansatz.num_qubits}, num_inputs={self.ansatz.num_inputs}, "
             f"num_weights={self.ansatz.num_weights}, output={self.output!r}, engine={self.engine_name}"
         )
+
+
+def _engine(ansatz: Ansatz, engine: Any) -> CircuitSimulator | QuantumNetwork:
+    if engine is None or (isinstance(engine, str) and engine == "simulator"):
+        return CircuitSimulator(ansatz)
+    if isinstance(engine, str) and engine in get_args(Engine):
+        return CircuitSimulator(ansatz, engine=engine)  # type: ignore[arg-type]
+    if isinstance(engine, BaseSamplerV2):
+        return QuantumNetwork(ansatz, engine)
+    if not isinstance(engine, QuantumNetwork):
+        raise ValueError(
+            f"Invalid engine: {str(engine)!r} ({type(engine).__name__}); it must be 'simulator', 'native', 'torch', "
+            "None, a sampler (BaseSamplerV2), or a QuantumNetwork"
+        )
+    if engine.ansatz != ansatz:
+        raise ValueError(
+            "Invalid engine: the network runs another ansatz; write QuantumLayer(network.ansatz, engine=network)"
+        )
+    return engine
 
 
 class _NetworkFunction(torch.autograd.Function):
@@ -217,7 +272,9 @@ class _NetworkFunction(torch.autograd.Function):
         input_jacobian, weight_jacobian = (torch.from_numpy(jacobian).to(grad) for jacobian in jacobians)
         return (
             torch.einsum("bo,bop->bp", grad, input_jacobian) if by_inputs else None,
-            torch.einsum("bo,bop->p", grad, weight_jacobian) if by_weights else None,
+            torch.einsum("bo,bop->bp" if weights.ndim == 2 else "bo,bop->p", grad, weight_jacobian)
+            if by_weights
+            else None,
             None,
         )
 

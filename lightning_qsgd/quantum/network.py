@@ -89,6 +89,7 @@ class QuantumNetwork:
         self._transpiling = {"optimization_level": optimization_level, "initial_layout": layout}
         circuit = self._transpiled(ansatz.normal_form.circuit())
         self._shifted: QuantumNetwork | None = None
+        self._by_row: QuantumNetwork | None = None
         self.qnn = _CountingSamplerQNN(
             circuit=circuit,
             sampler=self.sampler,
@@ -131,7 +132,8 @@ class QuantumNetwork:
 
         Args:
             inputs: (batch, num_inputs), radians, finite.
-            weights: (num_weights,), radians, finite. Default: None, only for an ansatz without weights.
+            weights: (num_weights,), or (batch, num_weights) with weights of each row, radians, finite. Default: None,
+                only for an ansatz without weights.
             step: training step, from which the noise is drawn: equal seeds and steps give equal noise. Samplers without
                 a method ``reseed`` ignore it. Default: the next noise in the sampler's sequence.
 
@@ -146,10 +148,14 @@ class QuantumNetwork:
         num_outcomes = 2**self.ansatz.num_qubits
         if not len(inputs):
             return np.zeros((0, num_outcomes))
+        if weights.ndim == 2:
+            network = self._network_by_row()
+            with network.counting_for(self):
+                return network.probabilities(np.hstack([inputs, weights]), step=step)
         if step is not None and (reseed := getattr(self.sampler, "reseed", None)):
             reseed(step)
         start = time.perf_counter()
-        probabilities = np.asarray(self.qnn.forward(inputs, weights))
+        probabilities = np.asarray(self.qnn.forward(inputs if inputs.shape[1] else None, weights))
         self.seconds += time.perf_counter() - start
         self.circuits += len(inputs)
         self.shots += len(inputs) * (self.qnn.shots or 0)
@@ -176,7 +182,8 @@ class QuantumNetwork:
 
         Args:
             inputs: (batch, num_inputs), radians, finite.
-            weights: (num_weights,), radians, finite. Default: None, only for an ansatz without weights.
+            weights: (num_weights,) or (batch, num_weights), radians, finite. Default: None, only for an ansatz without
+                weights.
             of: "inputs", "weights" or "both": the derivatives to compute. Default: "both".
 
         Returns:
@@ -189,6 +196,11 @@ class QuantumNetwork:
         """
         inputs, weights = self._check(inputs, weights)
         form, split = self.ansatz.normal_form, self.ansatz.num_inputs
+        if weights.ndim == 2:
+            network = self._network_by_row()
+            with network.counting_for(self):
+                both, _ = network.jacobian(np.hstack([inputs, weights]), of="inputs")
+            return both[..., :split] * float(of != "weights"), both[..., split:] * float(of != "inputs")
         if self._shifted is None:
             self._shifted = QuantumNetwork(self.ansatz.separated(), self.sampler, **self._transpiling)
         depends = form.angles.depends
@@ -221,11 +233,26 @@ class QuantumNetwork:
         owner.shots += self.shots - before[1]
         owner.seconds += self.seconds - before[2]
 
+    def _network_by_row(self) -> QuantumNetwork:
+        """The network whose weights are inputs, too: each row has its own."""
+        if self._by_row is None:
+            ansatz = Ansatz(self.ansatz.circuit, [*self.ansatz.inputs, *self.ansatz.weights])
+            self._by_row = QuantumNetwork(ansatz, self.sampler, **self._transpiling)
+        return self._by_row
+
     def _check(self, inputs: ArrayLike, weights: ArrayLike | None) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
-        inputs = _checked("inputs", inputs, (None, self.ansatz.num_inputs))
-        if weights is None and self.ansatz.num_weights:
-            raise ValueError(f"This ansatz has {self.ansatz.num_weights} weights; got weights=None")
-        return inputs, _checked("weights", [] if weights is None else weights, (self.ansatz.num_weights,))
+        inputs, count = _checked("inputs", inputs, (None, self.ansatz.num_inputs)), self.ansatz.num_weights
+        if weights is None and count:
+            raise ValueError(f"This ansatz has {count} weights; got weights=None")
+        weights = [] if weights is None else weights
+        by_row = np.ndim(weights) == 2 or (not inputs.shape[1] and len(inputs) > 1)
+        if not by_row:
+            return inputs, _checked("weights", weights, (count,))
+        if np.ndim(weights) == 1:  # an ansatz without inputs
+            weights = np.tile(np.asarray(weights, np.float64), (len(inputs), 1))
+        if not count and not inputs.shape[1]:
+            raise ValueError(f"Invalid inputs: {len(inputs)} rows; a circuit without parameters has one row")
+        return inputs, _checked("weights", weights, (len(inputs), count))
 
 
 class _CountingSamplerQNN(SamplerQNN):
