@@ -90,9 +90,27 @@ def origin_of(error: BaseException) -> Origin:
     that report a missing file, a missing module or a lack of memory. Other errors of wrong code are the user's if the
     innermost line outside of libraries is theirs, and bugs if it is the package's.
     """
-    while error.__cause__ is not None and _raised_by_parser(error):  # the error of a class that it instantiates
-        error = error.__cause__
-    return _read(error)
+    return _read(first_cause(error) or error)
+
+
+def first_cause(error: BaseException) -> BaseException | None:
+    """Find the error of a class or file behind an error of the parser; None if the parser alone refused a value.
+
+    Where a type has alternatives, the parser raises from the last one's error. It keeps the others in a list.
+    """
+    waiting, seen = [error], set()
+    while waiting:
+        each = waiting.pop()
+        if id(each) in seen:
+            continue
+        seen.add(id(each))
+        if not _raised_by_parser(each):
+            return each
+        frames = traceback.walk_tb(each.__traceback__)
+        lists = [value for frame, _ in frames for value in frame.f_locals.values() if isinstance(value, list)]
+        behind = [each.__cause__, *(kept for values in lists for kept in values)]
+        waiting += [kept for kept in behind if isinstance(kept, BaseException)]
+    return None
 
 
 def _raised_by_parser(error: BaseException) -> bool:
