@@ -124,7 +124,7 @@ def test_wrong_checkpoints(capsys, tmp_path, monkeypatch):
     assert "hostile.ckpt cannot be read: it holds more than tensors" in test("hostile.ckpt")
     assert not Path("executed").exists()
     torch.save({"state_dict": {}}, "foreign.ckpt")
-    assert "foreign.ckpt holds weights, and is no checkpoint of Lightning's" in test("foreign.ckpt")
+    assert "foreign.ckpt holds only weights, and is not a checkpoint of Lightning" in test("foreign.ckpt")
     torch.save({"weights": {}}, "foreign.ckpt")
     assert "foreign.ckpt is no checkpoint: it has no state_dict" in test("foreign.ckpt")
     checkpoint = torch.load(good, weights_only=True)
