@@ -159,7 +159,7 @@ def _result(calibration: Calibration) -> dict[str, Any]:
         "residual": f"{residual.found:.2g}" + ("" if residual.exact else f"; shots explain {residual.expected:.2g}"),
         "largest residual": f"{results['fit_largest_residual']:.2g}",
         "drift of the reference point": f"p = {results['drift_p']:.3g}" if "drift_p" in results else untested,
-        "maximum age": "none" if provenance["max_age_days"] is None else f"{provenance['max_age_days']:g} days",
+        "maximum age": "unlimited" if provenance["max_age_days"] is None else f"{provenance['max_age_days']:g} days",
     }
 
 

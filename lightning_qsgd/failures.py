@@ -144,7 +144,7 @@ def explain(error: BaseException) -> str:
         return (
             f"A process that loads data died: {message.split('. ')[0].rstrip('.')}. It may have run out of memory "
             "(each of num_workers needs its own) or of shared memory (/dev/shm; in a container raise --shm-size), or "
-            "the data set may have ended it. Lower --data.num_workers; with 0, errors in the data set are shown directly"
+            "the data set may have ended it. Lower --data.num_workers; with 0, errors of the data set are shown in full"
         )
     if isinstance(error, MisconfigurationException) and isinstance(error.__cause__, TypeError):
         return (

@@ -36,7 +36,7 @@ def test_a_run_trains_with_a_calibration_and_runs_no_circuit(tmp_path, capsys):
         "fit at held-out points",
         "p = ",
         "maximum age",
-        "none",
+        "unlimited",
         f"calibration {path}",
     ):
         assert words in out
