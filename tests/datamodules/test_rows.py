@@ -90,7 +90,7 @@ def test_what_csv_writers_write_is_read_back_or_refused_as_joined(tmp_path_facto
         ('text,label\na,x\nb,"x\n', r"line 3: a quote opens a field there .* never closed"),
         ('text,label\na,x\n"oh no,x\nb,y\n"c, d",y\n', r"line 3: a quote opens .* is closed in line 5 before 'c, d\""),
         ('text,label\n"two\nlines","and\nmore,x\n', r"line 3: a quote opens .*and\\nmore.* never closed"),
-        ('text,label\n"He said "hi" twice",x\n', r"line 2: .* closed in the same line before 'hi\" twice.*double those"),
+        ('text,label\n"He said "hi" twice",x\n', r"line 2: .* closed in the same line before 'hi\" twice.*and double"),
         ('text,label\n"a \\"b\\" c",x\n', r"line 2: .* is closed in the same line before 'b"),
         ('text,label\n"a" ,x\n', r"line 2: .* is closed in the same line before ' ,x"),
         ('text,label\na, "x"\n', "line 2: a space before a quote makes the quote part of the text"),
