@@ -71,7 +71,7 @@ class Paired:
 
     @cached_property
     def detectable(self) -> float:
-        """The smallest true difference that a two-sided t-test at alpha detects with power 0.8 if ``sd`` is the true one."""
+        """The smallest true difference that a two-sided t-test at alpha detects with power 0.8, if ``sd`` is true."""
         if self.n < 2:
             return math.nan
         noncentrality = special.nctdtrinc(self.n - 1, 1 - _POWER, special.stdtrit(self.n - 1, 1 - self.alpha / 2))
