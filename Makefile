@@ -2,14 +2,14 @@
 .DEFAULT_GOAL := help
 PYTHON ?= python3
 RUN := .venv/bin/python
-# One thread a process: the models here are small, and two busy processes with two threads each slow each other down.
+# One thread per process: the models here are small, and busy processes with more threads slow each other down.
 export OMP_NUM_THREADS ?= 1
 
 PAPER := logs/compare$(if $(QUICK),/quick)
 FEW := --root $(PAPER) --seeds.evaluation "[301, 302, 303]" --seeds.tuning "[101]"
 QUICKLY := $(if $(QUICK),$(FEW))
 
-# Installs the package with some extras into .venv. Of pip's output it shows large files and errors; all of it is in .venv/install.log.
+# Installs the package with some extras into .venv. It shows large downloads and errors; all of pip's output is in .venv/install.log.
 comma := ,
 define install
 	@echo "Installing lightning_qsgd[$(1)] into .venv; the first time this takes minutes"
@@ -39,26 +39,26 @@ help: ## list the targets
 .venv/.docs: .venv/.installed
 	$(call install,dev$(comma)docs)
 
-.venv: .venv/.installed ## the environment, from pyproject.toml and constraints.txt
+.venv: .venv/.installed ## install the environment from pyproject.toml and constraints.txt
 
-fit: .venv/.installed ## the main job on the embedded default data
+fit: .venv/.installed ## train the main job on generated data
 	$(RUN) -m lightning_qsgd fit --config configs/seqcls.yaml
 
-paper: .venv/.installed ## the paper's experiment with controls, and its report: 2 hours on 2 cores; QUICK=1: 3 seeds and little tuning, exploratory
+paper: .venv/.installed ## run the paper's experiment with controls, and write its report: 2 hours on 2 cores; QUICK=1: exploratory, with 3 seeds and little tuning
 	$(RUN) -m lightning_qsgd compare --config configs/compare/seqcls.yaml $(QUICKLY)
 	$(RUN) -m lightning_qsgd compare --config configs/compare/seqcls.yaml --config configs/compare/seqcls_cosine.yaml $(QUICKLY) $(if $(QUICK),--tuning.trials 3)
 	$(RUN) -m lightning_qsgd report $(PAPER)/seqcls $(PAPER)/seqcls_cosine --output $(PAPER)/paper
 
-test: .venv/.installed ## the tests, on all cores: 25 minutes on 2
+test: .venv/.installed ## run the tests on all cores: 25 minutes on 2
 	$(RUN) -m pytest -n logical --dist worksteal -m "not slow and not gpu and not hardware"
 
-test-slow: .venv/.installed ## whole training runs, many processes, a browser
+test-slow: .venv/.installed ## run tests with whole training runs, many processes and a browser
 	$(RUN) -m pytest -n logical --dist worksteal -m "slow and not gpu and not hardware"
 
-test-gpu: .venv/.installed ## on a machine with a CUDA device
+test-gpu: .venv/.installed ## run the tests that need a CUDA device
 	$(RUN) -m pytest tests/gpu -m gpu
 
-bench: .venv/.bench ## speed, as ratios measured side by side in one run
+bench: .venv/.bench ## measure speed, as ratios side by side in one run
 	$(RUN) scripts/benchmark.py
 	$(RUN) scripts/benchmark_start.py
 	$(RUN) scripts/benchmark_optimizer.py
@@ -67,14 +67,14 @@ bench: .venv/.bench ## speed, as ratios measured side by side in one run
 	$(RUN) scripts/benchmark_llm.py
 
 docs: export NO_MKDOCS_2_WARNING = 1
-docs: .venv/.docs ## the documentation as a site in site/: open site/index.html, no network needed
+docs: .venv/.docs ## build the documentation in site/: open site/index.html, no network needed
 	$(RUN) -m mkdocs build --strict
 
 docs-serve: export NO_MKDOCS_2_WARNING = 1
-docs-serve: .venv/.docs ## the same at http://localhost:8000, built anew at each change
+docs-serve: .venv/.docs ## serve the documentation at http://localhost:8000, rebuilt at each change
 	$(RUN) -m mkdocs serve
 
-lint: .venv/.installed ## ruff and pyright
+lint: .venv/.installed ## run ruff and pyright
 	.venv/bin/ruff check .
 	.venv/bin/ruff format --check .
 	.venv/bin/pyright

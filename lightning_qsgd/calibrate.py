@@ -1,4 +1,4 @@
-"""The command ``calibrate``: measure the circuit of a configuration once, for many training runs. Level 4."""
+"""The command ``calibrate``: measure the circuit of a configuration once, to use it in many runs. Level 4."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ def calibrate(arguments: Sequence[str]) -> None:
 
     Raises:
         ValueError: if the configuration has no CircuitPerturbation, a number is invalid, or the series does not
-            describe the sampler. In the last case the measurements are written to a file NAME.rejected.npz.
+            describe the sampler. In that last case the measurements are written to NAME.rejected.npz.
     """
     options, overrides = _parser().parse_known_args(list(arguments))
     configs = [part for path in options.config for part in ("--config", path)]
@@ -55,14 +55,14 @@ def calibrate(arguments: Sequence[str]) -> None:
         console.print("Dry run: nothing was submitted")
         return
     if options.output is None:
-        raise ValueError("Invalid output: none given; add --output data/calibrations/NAME.npz, or --dry-run")
+        raise ValueError("Invalid output: None; add --output data/calibrations/NAME.npz, or --dry_run")
     check_writable(options.output)
     on_hardware = isinstance(sampler, IBMSampler)
     age = options.max_age_days if options.max_age_days is not None or not on_hardware else 1.0
     hold = getattr(sampler, "hold", nullcontext)
     columns = TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn()
     try:
-        with hold(), Progress(*columns, console=console) as progress:  # keep the record of paid jobs until the end
+        with hold(), Progress(*columns, console=console) as progress:  # keeps the record of paid jobs
             task = progress.add_task("circuits", total=circuits)
             calibration = measure(
                 network,
@@ -82,7 +82,7 @@ def calibrate(arguments: Sequence[str]) -> None:
     _show(console, "Result", _result(calibration))
     if misfit:
         raise ValueError(
-            f"{options.output} is not written: {misfit}. The measurement is in {path}; fit accepts this file, with a "
+            f"{options.output} was not written: {misfit}. The measurement is in {path}; fit accepts this file, with a "
             "warning"
         )
     for warning in calibration.warnings():
@@ -108,7 +108,7 @@ def _circuit(config: dict[str, Any]) -> tuple[CircuitPerturbation, str]:
         parser = jsonargparse.ArgumentParser(exit_on_error=False)
         parser.add_subclass_arguments(CircuitPerturbation, "perturbation")
         return parser.instantiate(parser.parse_object({"perturbation": found}))["perturbation"], key
-    raise ValueError("The configuration has no CircuitPerturbation; calibrate measures the circuit of one")
+    raise ValueError("The configuration has no CircuitPerturbation, whose circuit calibrate could measure")
 
 
 def _specifications(config: Any, key: str) -> Iterator[tuple[str, dict[str, Any]]]:
@@ -141,7 +141,7 @@ def _plan(perturbation: CircuitPerturbation, circuits: int) -> dict[str, Any]:
 
 
 def _rejected(path: Path) -> Path:
-    """A free file name next to ``path``, since the measurements may have cost money."""
+    """An unused file name next to ``path``: measurements may have cost money, and are never overwritten."""
     names = (f"{path.stem}.rejected{number}{path.suffix}" for number in chain([""], count(2)))
     return next(free for name in names if not (free := path.with_name(name)).exists())
 
@@ -159,9 +159,7 @@ def _result(calibration: Calibration) -> dict[str, Any]:
         "residual": f"{residual.found:.2g}" + ("" if residual.exact else f"; shots explain {residual.expected:.2g}"),
         "largest residual": f"{results['fit_largest_residual']:.2g}",
         "drift of the reference point": f"p = {results['drift_p']:.3g}" if "drift_p" in results else untested,
-        "valid for": "no limit of age"
-        if provenance["max_age_days"] is None
-        else f"{provenance['max_age_days']:g} days",
+        "maximum age": "unlimited" if provenance["max_age_days"] is None else f"{provenance['max_age_days']:g} days",
     }
 
 

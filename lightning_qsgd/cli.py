@@ -34,11 +34,11 @@ from lightning_qsgd.scrubbing import scrub, without_secrets
 
 
 def _run_experiment(command: str, arguments: Sequence[str]) -> None:
-    """fit, validate, test or predict, and what is said after it."""
+    """Run fit, validate, test or predict, and print where its results are."""
     experiment = Experiment.typed(arguments).build(command)
     trainer = experiment.trainer
     if isinstance(launcher := trainer.strategy.launcher, _MultiProcessingLauncher):
-        for number in SIGNALS:  # this process only waits for those that train
+        for number in SIGNALS:  # this process only waits for the processes that train
             signal.signal(number, lambda number, frame: launcher.kill(number))
     try:
         result = getattr(experiment, command)()
@@ -46,7 +46,7 @@ def _run_experiment(command: str, arguments: Sequence[str]) -> None:
         if command == "fit" and trainer.interrupted and trainer.is_global_zero and (_folder(trainer)).is_dir():
             last = _folder(trainer) / "checkpoints" / "last.ckpt"
             way = f"resume with --ckpt_path {last}" if last.is_file() else "no step is saved"
-            # With ddp_fork and ddp_spawn other processes train, and this one does not know where they were.
+            # With ddp_fork and ddp_spawn other processes train, and this one does not know their epoch.
             where = f" in epoch {trainer.current_epoch + 1}" if trainer.global_step else ""
             print(f"Stopped{where}; {way}", file=sys.stderr)
         raise
@@ -70,17 +70,17 @@ def _folder(trainer: L.Trainer) -> Path:
 
 
 def _say_summary(trainer: L.Trainer, result: RunResult) -> None:
-    """Print the summary, which a process that trained has written."""
+    """Print the summary that the training process wrote."""
     if result.folder is None:
         return
     console = Console(soft_wrap=True) if sys.stdout.isatty() else Console(width=160)
     console.print(summary_table(result.folder))
     if any(isinstance(logger, TensorBoardLogger) for logger in trainer.loggers):
-        console.print(f"Look at it: {tensorboard()} --logdir {result.folder.parent}", highlight=False)
+        console.print(f"View it: {tensorboard()} --logdir {result.folder.parent}", highlight=False)
 
 
 def _say_classes(trainer: L.Trainer) -> None:
-    """Show the hardest classes, or where the answers are."""
+    """Print the hardest classes, or the path of the generated answers."""
     (report,) = (c for c in trainer.callbacks if isinstance(c, TestReport))  # type: ignore[attr-defined]
     if report.answers:
         print(f"Answers: {report.answers}")
@@ -94,44 +94,42 @@ def _say_classes(trainer: L.Trainer) -> None:
         table.add_row(*cells)
     Console().print(table)
     if any(row["f1"] is None for row in rows):
-        print("-: no examples; test/f1 leaves the class out, unless it was predicted")
+        print("-: no examples; test/f1 skips the class unless it was predicted")
     print(f"Classes: {report.classes}")
 
 
 def tensorboard() -> str:
-    """The command, with its path where the shell does not know it."""
+    """The command that starts TensorBoard, with its path if the shell does not find it."""
     beside = Path(sys.executable).parent / "tensorboard"
     return "tensorboard" if shutil.which("tensorboard") or not beside.is_file() else os.path.relpath(beside)
 
 
 def main(args: Sequence[str] | None = None) -> None:
-    """Run a command; ``args`` default to those of the process.
+    """Run a command.
 
-    A failure exits with 2, and its last line is ``error: ...``, with file and line if it is in a file of the user's. An
-    error in the package itself exits with 1, and says what to report. ``--debug`` raises them with their traceback.
+    A failure exits with code 2. Its last line is ``error: ...``, with file and line if a file of the user failed. An
+    error in the package itself exits with code 1 and prints what to report. ``--debug`` raises the error instead.
+
+    Args:
+        args: arguments of the command line, the command first. Default: those of the process.
     """
     arguments = list(sys.argv[1:] if args is None else args)
     debug = "--debug" in arguments
     arguments = [argument for argument in arguments if argument != "--debug"]
-    if (here := os.getcwd()) not in sys.path:  # class_path finds files of the current folder, as with python -m
-        sys.path.insert(0, here)  # "" would not do: jsonargparse goes to a configuration's folder to read it
+    if (here := os.getcwd()) not in sys.path:  # class_path finds files in the current folder, as with python -m
+        sys.path.insert(0, here)  # not "": jsonargparse changes to the folder of a configuration to read it
     try:
         text, word = manual.asked(arguments)
         if word is not None:
             text = _whole_help(arguments)
-            if word != "all" and arguments[0] not in (
-                "compare",
-                "report",
-                "doctor",
-                "init",
-            ):  # no classes there
+            if word != "all" and arguments[0] not in ("compare", "report", "doctor", "init"):  # these have no classes
                 text += _help_of_classes(arguments)
             text = manual.select(text, word)
         if text is not None:
             print(text, end="")
             return
         _run(_with_found_configs(arguments))
-    except SIGTERMException:  # before the first step; Lightning would end with 0, as if all were done
+    except SIGTERMException:  # before the first step; Lightning would exit with 0, as if training were complete
         sys.exit(Stopped.CODE)
     except Exception as error:
         if isinstance(error, ProcessExitedException) and error.exit_code == Stopped.CODE:
@@ -160,7 +158,7 @@ def _run(arguments: list[str]) -> None:
         print(manual.overview(), file=sys.stderr)
         raise ValueError("No command; for example: lightning-qsgd fit --config seqcls")
     if command.startswith("-"):
-        raise ValueError(f"Invalid command: {command!r}; the command comes first: lightning-qsgd fit {command} ...")
+        raise ValueError(f"Invalid command: {command!r}; put the command first: lightning-qsgd fit {command} ...")
     if command not in manual.COMMANDS:
         near = close(command, manual.COMMANDS, 0.6, otherwise=manual.COMMANDS)
         raise ValueError(f"Invalid command: {command!r}{near}; all: lightning-qsgd --help")
@@ -173,7 +171,7 @@ def _run(arguments: list[str]) -> None:
     elif command == "calibrate":
         calibrate(options)
     elif command in ("compare", "report"):
-        from lightning_qsgd.comparison import command as comparison  # others never pay for joblib and matplotlib
+        from lightning_qsgd.comparison import command as comparison  # loads joblib and matplotlib
 
         getattr(comparison, command)(options)
     elif command == "audit":
@@ -186,14 +184,14 @@ def _run(arguments: list[str]) -> None:
 
 
 def _whole_help(arguments: list[str]) -> str:
-    """What the parser of a command says of all its settings."""
+    """The help of a command's parser, with all settings."""
     with contextlib.redirect_stdout(io.StringIO()) as text, contextlib.suppress(SystemExit):
         _run([arguments[0], "--help"])
     return text.getvalue()
 
 
 def _help_of_classes(arguments: list[str]) -> str:
-    """What the classes of the given configurations say of their options, or else those of the shipped ones."""
+    """The help of the classes in the given configurations, or in all shipped ones if none is given."""
     arguments = [part for argument in _with_found_configs(arguments) for part in argument.split("=", 1)]
     given = [arguments[i + 1] for i, part in enumerate(arguments) if part in ("-c", "--config")]
     folder = shipped("configs")

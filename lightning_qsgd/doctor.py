@@ -1,4 +1,4 @@
-"""The command ``doctor``: shows what this installation can do, and tests its circuits. Level 4."""
+"""The command ``doctor``: show what the installation can do, and test its circuits. Level 4."""
 
 import json
 import os
@@ -15,7 +15,7 @@ PACKAGES = (
     "lightning-qsgd", "torch", "lightning", "jsonargparse", "qiskit", "qiskit-machine-learning", "qiskit-aer",
     "qiskit-ibm-runtime", "transformers",
 )  # fmt: skip
-#: Where qiskit-ibm-runtime keeps accounts (its documentation, "Save your login credentials").
+#: The file of qiskit-ibm-runtime's saved accounts (see "Save your login credentials" in its documentation).
 ACCOUNTS = Path.home() / ".qiskit" / "qiskit-ibm.json"
 
 
@@ -58,7 +58,7 @@ def diagnosis() -> dict[str, str]:
 
 
 def has_account() -> bool:
-    """Whether an account is saved. (qiskit-ibm-runtime leaves an empty file when it only looks for one.)"""
+    """Whether an account is saved. An empty file, which qiskit-ibm-runtime leaves behind, does not count."""
     try:
         return bool(json.loads(ACCOUNTS.read_text()))
     except (OSError, ValueError):
@@ -66,7 +66,7 @@ def has_account() -> bool:
 
 
 def self_test() -> float:
-    """The largest total variation distance between Aer (4096 shots) and exact for the paper's circuit at 4 inputs."""
+    """The largest total variation distance, in [0, 1], of Aer (4096 shots) from the paper's circuit at 4 inputs."""
     from lightning_qsgd.quantum import AerSampler, QuantumNetwork, superposition_circuit
 
     ansatz, rng = superposition_circuit(), np.random.default_rng(0)

@@ -1,4 +1,4 @@
-"""What ended a run: where an error comes from, what it means, and what to do about it. Level 0."""
+"""Find where an error comes from, what it means, and what to do about it. Level 0."""
 
 import builtins
 import linecache
@@ -21,14 +21,14 @@ _PATHS = {sysconfig.get_path(name) for name in ("stdlib", "platstdlib", "purelib
 _LIBRARIES = tuple(os.path.join(path, "") for path in (*_PATHS, site.getusersitepackages()) if path)
 _IN_TEXT = re.compile(r'^ *File "(.+)", line (\d+), in (.+)$', re.MULTILINE)
 _BEGINS = "Traceback (most recent call last):"
-#: Errors that Python, torch and others raise where code is wrong.
+#: Errors that Python, torch and others raise for faulty code.
 _WRONG_CODE = (TypeError, AttributeError, LookupError, AssertionError, NameError, ArithmeticError, RuntimeError)
-#: Files that call Lightning. An error that passed no other line of the package is not the package's.
+#: Files that call Lightning. An error that passed through no other file of the package is not the package's.
 _ENTRIES = ("cli.py", "lightning_cli.py", "value.py", "worker.py", "command.py", "replay.py")
 #: Files of torch that watch the processes of a data loader.
 _LOADER = ("torch/utils/data/dataloader.py", "torch/utils/data/_utils/signal_handling.py")
-# Texts by which torch, its CPU allocator, the operating system and CUDA report that memory ran out. Not all of these
-# errors have a type of their own; tests/test_failures.py fails where a text changes.
+# Texts by which torch, its CPU allocator, the operating system and CUDA report that memory ran out. Some of these
+# errors have no special type. tests/test_failures.py fails if a text changes.
 _OUT_OF_MEMORY = (
     "out of memory", "can't allocate memory", "not enough memory", "Cannot allocate memory", "bad_alloc",
     "CUBLAS_STATUS_ALLOC_FAILED",
@@ -36,7 +36,7 @@ _OUT_OF_MEMORY = (
 
 
 class Frame(NamedTuple):
-    """A line that was running."""
+    """A line of a traceback."""
 
     file: str
     line: int
@@ -44,7 +44,7 @@ class Frame(NamedTuple):
 
     @property
     def origin(self) -> Literal["user", "package", "library"]:
-        """Whose it is."""
+        """Who wrote the file."""
         if self.file.startswith(_PACKAGE):
             return "package"
         parts = Path(self.file).parts
@@ -53,7 +53,7 @@ class Frame(NamedTuple):
 
     @property
     def place(self) -> str:
-        """As "file:line in function", from the current folder where the file is below it."""
+        """The text "file:line in function", with a relative path if the file is below the current folder."""
         path = os.path.relpath(self.file) if self.file.startswith(os.path.join(os.getcwd(), "")) else self.file
         return f"{path}:{self.line} in {self.function}"
 
@@ -67,8 +67,8 @@ class Origin(NamedTuple):
     """Where an error comes from.
 
     Attributes:
-        kind: name of its class; if another process sent it as text, of the original error's class.
-        message: its text, likewise.
+        kind: name of the error's class. If another process sent the error as text, the original's.
+        message: text of the error, or of that original.
         raised: the line that raised it, or None.
         user: the innermost line of a user's file, or None.
         last: the innermost line of a user's file or of this package, or None.
@@ -84,15 +84,36 @@ class Origin(NamedTuple):
 
 
 def origin_of(error: BaseException) -> Origin:
-    """Find where an error comes from; if it carries a traceback of another process as text, from that.
+    """Find where an error comes from. If it holds a traceback of another process as text, that traceback counts.
 
-    Errors that the package, or a library that it called, raises by a ``raise`` statement are refusals, and so are those
-    that report a missing file, a missing module or a lack of memory. Other errors of wrong code are the user's if the
-    innermost line outside of libraries is theirs, and bugs if it is the package's.
+    Errors that the package, or a library it calls, raises by a ``raise`` statement are refusals. So are errors about a
+    missing file, a missing module or a lack of memory. Other errors of faulty code belong to the file of the innermost
+    line outside libraries: to the user, or, as a bug, to the package.
     """
-    while error.__cause__ is not None and _raised_by_parser(error):  # the error of a class that it instantiates
+    found = first_cause(error)
+    while found is None and error.__cause__ is not None:
         error = error.__cause__
-    return _read(error)
+    return _read(found or error)
+
+
+def first_cause(error: BaseException) -> BaseException | None:
+    """Find the error of a class or file behind an error of the parser; None if the parser alone refused a value.
+
+    Where a type has alternatives, the parser raises from the last one's error. It keeps the others in a list.
+    """
+    waiting, seen = [error], set()
+    while waiting:
+        each = waiting.pop()
+        if id(each) in seen:
+            continue
+        seen.add(id(each))
+        if not _raised_by_parser(each):
+            return each
+        frames = traceback.walk_tb(each.__traceback__)
+        lists = [value for frame, _ in frames for value in frame.f_locals.values() if isinstance(value, list)]
+        behind = [each.__cause__, *(kept for values in lists for kept in values)]
+        waiting += [kept for kept in behind if isinstance(kept, BaseException)]
+    return None
 
 
 def _raised_by_parser(error: BaseException) -> bool:
@@ -121,34 +142,34 @@ def _read(error: BaseException) -> Origin:
     wrong = isinstance(type_, type) and issubclass(type_, _WRONG_CODE)
     named = bool(frames) and frames[-1].raises and kind != "AssertionError"
     bug = last is not None and last.origin == "package" and wrong and not named
-    if kind == "RuntimeError" and last is not None and frames[-1] != last:  # also of devices, networks and processes
+    if kind == "RuntimeError" and last is not None and frames[-1] != last:  # devices and networks raise it, too
         bug = bug and Path(last.file).name not in _ENTRIES and "distributed" not in Path(frames[-1].file).parts
     return Origin(kind, message, frames[-1] if frames else None, users[-1] if users else None, last, bug)
 
 
 def _last_error(text: str) -> str:
-    """Type and text of the error at the end of a traceback: what follows the last indented line."""
+    """Type and text of the error at the end of a traceback: all that follows the last indented line."""
     lines = text.rstrip().splitlines()
     start = max((i for i, line in enumerate(lines) if line.startswith("  ")), default=-1)
     return " ".join(" ".join(lines[start + 1 :]).split())
 
 
 def explain(error: BaseException) -> str:
-    """Describe an error that ended a run in one line of at most 1000 characters, with ways out where they are known.
+    """Describe an error that ended a run in one line of at most 1000 characters, with a way out if one is known.
 
-    If a user's file is involved, the line begins with file, line and function.
+    If a file of the user is involved, the line begins with file, line and function.
     """
     origin, text = origin_of(error), str(error)
     message = " ".join(origin.message.split())
     if _of_dead_worker(origin):
         return (
-            f"A process that loads data died: {message.split('. ')[0].rstrip('.')}. Its memory may have run out (each "
-            "of num_workers has its own), or its shared memory (/dev/shm; in a container raise --shm-size), or the "
-            "data set ended it. Use fewer --data.num_workers; with 0 an error in the data set is shown as it is"
+            f"A process that loads data died: {message.split('. ')[0].rstrip('.')}. It may have run out of memory "
+            "(each of num_workers needs its own) or of shared memory (/dev/shm; in a container raise --shm-size), or "
+            "the data set may have ended it. Lower --data.num_workers; with 0, errors of the data set are shown in full"
         )
     if isinstance(error, MisconfigurationException) and isinstance(error.__cause__, TypeError):
         return (
-            f"Lightning cannot build the loaders of predict again: {error.__cause__}. Name the arguments: write "
+            f"Lightning cannot rebuild the loaders of predict: {error.__cause__}. Pass arguments by name: write "
             "DataLoader(dataset, batch_size=...) in your predict_dataloader"
         )
     if _of_other_weights(origin):
@@ -178,11 +199,11 @@ def _of_dead_worker(origin: Origin) -> bool:
 
 
 def to_report(error: BaseException, command: str) -> str | None:
-    """What to report about an error in the package itself; None for refusals and for errors in a user's file.
+    """What to report about a bug in the package; None for refusals and for errors in a file of the user.
 
     Args:
         error: the error that ended the command.
-        command: the command as it was typed, without secrets.
+        command: the command as typed, without secrets.
     """
     origin = origin_of(error)
     if not origin.is_bug or origin.last is None or _of_dead_worker(origin):
@@ -191,7 +212,7 @@ def to_report(error: BaseException, command: str) -> str | None:
         f"lightning_qsgd {version('lightning-qsgd')}, torch {version('torch')}, Python {platform.python_version()}"
     )
     return (
-        f"unexpected, in {origin.last.place}. This is likely a mistake in lightning_qsgd: please report this line, "
+        f"unexpected, in {origin.last.place}. This is likely a bug in lightning_qsgd: please report this line, "
         f"the traceback that --debug shows, and: {versions}; {command}"
     )
 
@@ -204,15 +225,15 @@ def is_out_of_memory(error: BaseException) -> bool:
 
 
 def memory_advice(error: BaseException, config: Mapping[str, Any], training: bool) -> str:
-    """List in one line the settings that save memory, with their present values.
+    """List the settings that save memory, with their current values, in one line.
 
     Args:
-        error: the error, for what ran out.
+        error: the error, which names the memory that ran out.
         config: the whole configuration of the command, as plain values.
-        training: whether weights were trained, or only evaluated.
+        training: whether the command trains, rather than only evaluates.
     """
     said = " ".join(str(error).split())
-    for words in _OUT_OF_MEMORY:  # torch writes a place in its sources before it, and advice after it
+    for words in _OUT_OF_MEMORY:  # torch puts a place in its sources before this text, and advice after it
         if (start := said.find(words)) >= 0:
             said = said[start:].split(". If reserved")[0]
             break
@@ -236,4 +257,4 @@ def memory_advice(error: BaseException, config: Mapping[str, Any], training: boo
     if training and optimizer.get("scope") == "all":
         ways.append("model.optimizer.init_args.scope first_of_tensor (now all)")
     ways.append("a smaller model")
-    return f"Out of memory ({said or type(error).__name__}). What saves memory: {'; '.join(ways)}"
+    return f"Out of memory ({said or type(error).__name__}). To save memory: {'; '.join(ways)}"

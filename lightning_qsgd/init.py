@@ -1,4 +1,4 @@
-"""The command ``init``: a new folder for a project of the user's own. Level 4."""
+"""The command ``init``: make a folder for a new project. Level 4."""
 
 import os
 import shutil
@@ -11,8 +11,9 @@ from lightning_qsgd.parser import OneLineErrorParser
 _README = """\
 # {name}
 
-- `my_data.py`: the data module to change; its `rows` makes up examples until it reads yours.
-- `configs/my_data.yaml`: the experiment. `configs/`: those shipped with lightning_qsgd; `overlay/` goes on top of them.
+- `my_data.py`: the data module to change. Its `rows` generates examples; let it read your data instead.
+- `configs/my_data.yaml`: the experiment.
+- `configs/`: all configurations of lightning_qsgd; add those in `overlay/` to another one.
 
     python -m lightning_qsgd fit --config configs/my_data.yaml
     python -m lightning_qsgd fit --config configs/my_data.yaml --config configs/overlay/adamw.yaml --experiment adamw
@@ -25,23 +26,23 @@ def init(arguments: Sequence[str]) -> None:
     """Make a folder with a data module, its configuration and all shipped ones.
 
     Args:
-        arguments: of the command line, without its name.
+        arguments: arguments of the command line, without the command's name.
 
     Raises:
-        FileExistsError: if there is something of that name.
-        OSError: if it cannot be written; nothing is then left of it.
+        FileExistsError: if the folder, or a file of that name, exists.
+        OSError: if the folder cannot be written; no part of it remains.
     """
-    parser = OneLineErrorParser(prog="lightning-qsgd init", description="Make a folder for a project of your own.")
-    parser.add_argument("folder", type=Path, help="to make; it must not exist")
+    parser = OneLineErrorParser(prog="lightning-qsgd init", description="Make a folder for a new project.")
+    parser.add_argument("folder", type=Path, help="folder to make; it must not exist")
     folder = parser.parse_args(list(arguments)).folder
     make_project(folder)
     print(f"Made {folder}. Train: cd {folder} && python -m lightning_qsgd fit --config configs/my_data.yaml")
 
 
 def make_project(folder: Path) -> None:
-    """Make the folder, completely or not at all; see :func:`init`."""
+    """Make the folder completely, or not at all; see :func:`init`."""
     if os.path.lexists(folder):
-        raise FileExistsError(f"Invalid folder: {folder}; it exists, and nothing is written over: name a new one")
+        raise FileExistsError(f"Invalid folder: {folder}; it exists, and is not overwritten: name a new one")
     configs, examples = shipped("configs"), shipped("examples")
     assert configs is not None
     assert examples is not None

@@ -1,4 +1,4 @@
-"""What the commands are, and their settings that matter first. Below all levels: printed without importing torch."""
+"""Help pages of the commands. Below all levels: they are printed without importing torch."""
 
 import argparse
 import re
@@ -6,18 +6,18 @@ from collections.abc import Sequence
 from functools import partial
 from pathlib import Path
 
-#: Every command, with what it is for.
+#: Commands and their purposes.
 COMMANDS = {
-    "fit": "train: one run folder with metrics, TensorBoard, checkpoints and a summary",
-    "validate": "a checkpoint's metrics on the validation data",
-    "test": "a checkpoint's metrics on the test data, with a table of classes and a confusion matrix",
-    "predict": "labels and probabilities of new data, into predictions.csv",
-    "calibrate": "measure a circuit on its backend once, for many runs",
+    "fit": "train a model; the run folder gets metrics, TensorBoard logs, checkpoints and a summary",
+    "validate": "compute a checkpoint's metrics on the validation data",
+    "test": "compute a checkpoint's metrics on the test data, with a table of classes and a confusion matrix",
+    "predict": "write labels and probabilities of new data to predictions.csv",
+    "calibrate": "measure a circuit on its backend once, to use it in many runs",
     "compare": "train many runs as one experiment: arms, classical twins, seeds, tuning",
-    "report": "statistics, verdicts and figures of comparisons, on one page",
-    "audit": "say what the quantum part of a run did, classically",
-    "doctor": "versions, devices and backends of this installation, and a self-test",
-    "init": "a folder for a project of your own: configurations and a data module to start from",
+    "report": "write statistics, verdicts and figures of comparisons to one page",
+    "audit": "explain in classical terms what the quantum part of a run did",
+    "doctor": "show versions, devices and backends of this installation, and run a self-test",
+    "init": "create a project folder with configurations and a data module to start from",
 }
 
 _OVERVIEW = """\
@@ -37,25 +37,25 @@ examples:
   lightning-qsgd init my_project
 
 Options of a command: lightning-qsgd COMMAND --help. Shipped configurations are found from any folder.
-A mistake exits with 2, and its last line says what is wrong; --debug adds the traceback.
+An error exits with code 2, and the last line says what is wrong; --debug adds the traceback.
 """
 
 _SETTINGS = """\
   --trainer...            epochs, devices, precision, strategy, callbacks: Lightning's Trainer
-  --model... --data...    the options of the classes that the configuration names
-  --checkpoint...         which epoch is the best
-  --exact_resume...       how often a run saves itself
-  --finite...             what happens at NaN and infinity
+  --model... --data...    options of the classes that the configuration names
+  --checkpoint...         the metric that decides which checkpoint is the best
+  --exact_resume...       how often a run saves last.ckpt
+  --finite...             what to do about NaN and infinity
   --time_to_target...     the target of the summary's "epochs to"
-  --monitor... --attention_monitor...   what is logged of perturbation and quantum attention
-  --run_monitor...        what is logged of learning rate and cost
+  --monitor... --attention_monitor...   what to log about perturbation and quantum attention
+  --run_monitor...        what to log about learning rate and cost
   --predictions...        the file that predict writes
 
 more, after lightning-qsgd {command}:
-  --help WORD                     every setting with WORD in its name, such as precision; all: every setting
-  --config FILE --print_config    a configuration with all its values, as YAML that runs
+  --help WORD                     settings with WORD in their names, such as precision; all: every setting
+  --config FILE --print_config    print a configuration with all its values, as YAML to run
   --model.help CLASS              the options of a class, such as lightning_qsgd.tasks.SequenceClassification;
-                                  --data.help, --trainer.callbacks.help and others likewise
+                                  also --data.help, --trainer.callbacks.help and others
 """
 
 _FIT = f"""\
@@ -71,17 +71,17 @@ examples:
   lightning-qsgd fit --config configs/seqcls.yaml --trainer.max_epochs 20 --ckpt_path last
 
 set most often:
-  --config NAME               a file, or a shipped one: seqcls, textcls, overlay/adamw; a further one lies over it
-  --trainer.max_epochs N      how long
-  --trainer.accelerator cpu   where: cpu, gpu, auto (default); --trainer.devices N: on how many
+  --config NAME               a file, or a shipped configuration: seqcls, textcls, overlay/adamw; later ones override
+  --trainer.max_epochs N      number of epochs
+  --trainer.accelerator cpu   device: cpu, gpu or auto (default); --trainer.devices N: how many
   --trainer.precision P       32-true, bf16-mixed and others
-  --experiment NAME           the run folder is logs/NAME/version_N; --trainer.default_root_dir: another than logs
+  --experiment NAME           the run folder is logs/NAME/version_N; --trainer.default_root_dir replaces logs
   --seed_everything N         initial weights, dropout, order of batches. Default: 0
-  --ckpt_path last            go on with a run: last, best, previous, a file; auto: if there is one
+  --ckpt_path last            resume a run from last, best, previous or a file; auto: from last if it exists
   --weights_from FILE         start a new run from the weights of a checkpoint
-  --threads N                 of torch. Default: 1
-  --model CLASS --data CLASS  another model or data module, also of a file in this folder: my_data.MyData
-  --model.optimizer CLASS     another optimizer; --model.optimizer.init_args.lr: its learning rate
+  --threads N                 number of torch's threads. Default: 1
+  --model CLASS --data CLASS  use another model or data module, also from a file in this folder: my_data.MyData
+  --model.optimizer CLASS     use another optimizer; --model.optimizer.init_args.lr: its learning rate
 
 all groups:
 {_SETTINGS}"""
@@ -94,8 +94,8 @@ usage: lightning-qsgd {{command}} --config FILE --ckpt_path CHECKPOINT [--SETTIN
 examples:
 {{examples}}
 
-needed:
-  --config FILE         the run's configuration; its folder holds the complete one as config.yaml
+required:
+  --config FILE         the run's configuration; config.yaml in the run folder is the complete one
   --ckpt_path best      best, last or previous of the experiment's newest run, or a file
 
 all groups:
@@ -115,7 +115,7 @@ _COMPARE = """\
 usage: lightning-qsgd compare --config FILE [--config FILE] [--SETTING VALUE]
 
 {purpose}
-Stopped at any time, the same command goes on; finished runs are not repeated.
+You can stop it at any time; run the same command again to keep finished runs and resume interrupted ones.
 
 examples:
   lightning-qsgd compare --config configs/compare/seqcls.yaml --dry_run
@@ -123,21 +123,21 @@ examples:
   lightning-qsgd compare --config configs/compare/seqcls.yaml --root logs/short --seeds.evaluation "[301, 302]"
 
 {options}
-what it is, usually in the file (configs/compare/seqcls.yaml has all of it, with comments):
-  --name --base --arms --baseline     the runs; --root: the folder of all comparisons. Default: logs/compare
-  --metric... --contrasts --claims --gatekeeper --targets --dose     what is judged
-  --seeds... --tuning... --set --evaluation --test --short     how it is judged
+settings of the comparison, usually in the file (configs/compare/seqcls.yaml explains them all):
+  --name --base --arms --baseline     what to train; --root: the folder of all comparisons. Default: logs/compare
+  --metric... --contrasts --claims --gatekeeper --targets --dose     what to judge
+  --seeds... --tuning... --set --evaluation --test --short     how to judge it
 
 more, after lightning-qsgd compare:
-  --help WORD                     every setting with WORD in its name, such as seeds; all: every setting
-  --config FILE --print_config    a specification with all its values
+  --help WORD                     settings with WORD in their names, such as seeds; all: every setting
+  --config FILE --print_config    print a specification with all its values
 """
 
 _CALIBRATE = """\
 usage: lightning-qsgd calibrate --config FILE --output FILE [--SETTING VALUE]
 
 {purpose}
-The circuit is that of the configuration's perturbation, and the fit is tested. --SETTING: as with fit.
+It measures the circuit of the configuration's perturbation, and tests the fit. --SETTING VALUE works as with fit.
 
 examples:
   lightning-qsgd calibrate --config configs/seqcls.yaml --dry_run
@@ -150,7 +150,7 @@ _REPORT = """\
 usage: lightning-qsgd report FOLDER [FOLDER] [--output FOLDER]
 
 {purpose}
-It writes report.html, report.md with its figures, and runs.csv. Runs may still be missing.
+It writes report.html, report.md with its figures, and runs.csv. The comparison need not be finished.
 
 examples:
   lightning-qsgd report logs/compare/seqcls
@@ -162,8 +162,9 @@ _AUDIT = """\
 usage: lightning-qsgd audit --config FILE [--config FILE] [--SETTING VALUE]
 
 {purpose}
-It trains as fit does, or replays checkpoints, and says which share of the circuit's effect is constant, depends on one
-angle, on several, or is noise, and which classical map does the same. --SETTING: as with fit.
+It trains as fit does, or replays checkpoints. It reports which share of the circuit's effect is constant, depends on
+one angle, depends on several, or is noise, and which classical map has the same effect. --SETTING VALUE works as with
+fit.
 
 examples:
   lightning-qsgd audit --config configs/seqcls.yaml
@@ -176,14 +177,14 @@ _DOCTOR = """\
 usage: lightning-qsgd doctor
 
 {purpose}
-It takes no options, and prints no token.
+It takes no options, and never prints tokens.
 """
 
 _INIT = """\
 usage: lightning-qsgd init FOLDER
 
 {purpose}
-The folder must not exist. In it: my_data.py (a data module to change), configs/my_data.yaml (a complete configuration
+The folder must not exist. It gets my_data.py (a data module to change), configs/my_data.yaml (a complete configuration
 that uses it), all other shipped configurations, and a README.
 
 example:
@@ -205,12 +206,12 @@ _PAGES = dict.fromkeys(_EXAMPLES, _EVALUATE) | {
 
 
 def overview() -> str:
-    """All commands, one line each, with the main examples."""
+    """The first help page: all commands, one line each, with examples."""
     return _OVERVIEW.format(commands="\n".join(f"  {name:<11}{line}" for name, line in COMMANDS.items()))
 
 
 def page(command: str) -> str | None:
-    """The first page of a command's help; None if there is no such command."""
+    """The help page of a command; None for an unknown command."""
     if command not in COMMANDS:
         return None
     line = COMMANDS[command]
@@ -221,36 +222,36 @@ def page(command: str) -> str | None:
 
 
 def add_options(command: str, parser: argparse.ArgumentParser) -> None:
-    """Add the options of calibrate, compare, report or audit to a parser; ``compare`` has its specification besides."""
+    """Add the options of calibrate, compare, report or audit to a parser. compare also has its specification's."""
     add = parser.add_argument
     if command == "calibrate":
         add("-o", "--output", type=Path, metavar="FILE", help="file to write, such as data/manila.npz")
-        add("--dry_run", "--dry-run", action="store_true", help="print what would run and its QPU time, and stop")
-        add("--held_out", type=int, default=64, metavar="N", help="number of points that test the fit. Default: 64")
-        add("--references", type=int, default=16, metavar="N", help="repeats of a point, to see drift. Default: 16")
-        add("--seed", type=int, default=0, metavar="N", help="seed of the order and of these points. Default: 0")
-        limit = "age at which fit refuses the file. Default: 1 on hardware, else no limit"
+        add("--dry_run", "--dry-run", action="store_true", help="print the plan and its QPU time, and stop")
+        add("--held_out", type=int, default=64, metavar="N", help="number of points to test the fit on. Default: 64")
+        add("--references", type=int, default=16, metavar="N", help="repeats of a point, to detect drift. Default: 16")
+        add("--seed", type=int, default=0, metavar="N", help="seed of these points and of the order. Default: 0")
+        limit = "age above which fit refuses the file. Default: 1 on hardware, otherwise no limit"
         add("--max_age_days", type=float, metavar="N", help=limit)
     elif command == "compare":
-        add("--dry_run", "--dry-run", action="store_true", help="list the runs, with time and circuits, and stop")
-        add("--workers", type=int, default=2, metavar="N", help="processes, one thread each. Default: 2")
-        address = "a Dask scheduler, such as tcp://127.0.0.1:8786, whose workers train instead"
+        add("--dry_run", "--dry-run", action="store_true", help="list the runs with their time and circuits, and stop")
+        add("--workers", type=int, default=2, metavar="N", help="number of processes, with one thread each. Default: 2")
+        address = "train on the workers of a Dask scheduler, such as tcp://127.0.0.1:8786"
         add("--scheduler", type=str, default=None, metavar="ADDRESS", help=address)
         add("--tuning_only", "--tuning-only", action="store_true", help="stop before the evaluation runs")
-        again = "train failed runs again (diverged ones stay)"
+        again = "train failed runs again, but not diverged ones"
         add("--retry_failed", "--retry-failed", action="store_true", help=again)
     elif command == "report":
-        add("folders", nargs="+", type=Path, metavar="FOLDER", help="of a comparison; several share a page")
+        add("folders", nargs="+", type=Path, metavar="FOLDER", help="folder of a comparison; several share one page")
         add("-o", "--output", type=Path, metavar="FOLDER", help="folder to write to. Default: the first comparison's")
     else:
         assert command == "audit"
-        checkpoint = "replay instead of training: a checkpoint (last, best, a file), or a folder of several"
+        checkpoint = "replay instead of training: a checkpoint (last, best or a file), or a folder of checkpoints"
         add("--ckpt_path", metavar="FILE", help=checkpoint)
-        add("--compare", action="store_true", help="train the classical twins too, and judge whether the circuit helps")
-        add("--seeds", type=int, default=10, metavar="N", help="of --compare. Default: 10")
-        margin = "of --compare: the smallest difference that matters. Default: 0.01"
+        add("--compare", action="store_true", help="also train classical twins, and judge whether the circuit helps")
+        add("--seeds", type=int, default=10, metavar="N", help="for --compare: number of seeds. Default: 10")
+        margin = "for --compare: the smallest difference that matters. Default: 0.01"
         add("--margin", type=float, default=0.01, metavar="X", help=margin)
-        add("--workers", type=int, default=2, metavar="N", help="of --compare: processes. Default: 2")
+        add("--workers", type=int, default=2, metavar="N", help="for --compare: number of processes. Default: 2")
         add("-o", "--output", type=Path, metavar="FOLDER", help="folder to write to. Default: audit in the run folder")
 
 
@@ -263,7 +264,7 @@ def _options(command: str) -> str:
 
 
 def asked(arguments: Sequence[str]) -> tuple[str | None, str | None]:
-    """The page that a command line asks for, and the word after ``--help``; each None where there is none."""
+    """The help page that a command line asks for, or else the word after ``--help``; None for what is not given."""
     at = next((i for i, argument in enumerate(arguments) if argument in ("-h", "--help")), None)
     if at is None:
         return None, None
@@ -275,14 +276,14 @@ def asked(arguments: Sequence[str]) -> tuple[str | None, str | None]:
 
 
 def select(text: str, word: str) -> str:
-    """What a parser's help says of the settings with ``word`` in their names.
+    """The entries of a parser's help for the settings with ``word`` in their names.
 
     Args:
         text: the parser's whole help.
-        word: part of a name, in any case; "all": the whole text.
+        word: part of a name, case-insensitive; "all" for the whole text.
 
     Raises:
-        ValueError: if there is none.
+        ValueError: if no name contains the word.
     """
     if word == "all":
         return text
@@ -290,7 +291,7 @@ def select(text: str, word: str) -> str:
     found = [entry for entry in entries if word.lower().lstrip("-") in re.split(r"\s{2,}", entry.strip())[0].lower()]
     if not found:
         raise ValueError(
-            f"Invalid word after --help: {word!r}; no setting of the command has it in its name. All: --help all; "
-            "those of model, data and optimizer of a configuration: add --config FILE"
+            f"Invalid word after --help: {word!r}; no name of a setting contains it. Use --help all for all settings, "
+            "and add --config FILE for those of a configuration's model, data and optimizer"
         )
     return "".join(found)

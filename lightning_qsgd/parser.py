@@ -17,7 +17,7 @@ from jsonargparse._util import config_load_stack  # the files that are being rea
 from lightning.pytorch.cli import LightningArgumentParser
 
 from lightning_qsgd import manual
-from lightning_qsgd.failures import origin_of
+from lightning_qsgd.failures import first_cause, origin_of
 from lightning_qsgd.files import close
 from lightning_qsgd.scrubbing import chain, scrubbed
 from lightning_qsgd.yaml_files import check_yaml, dump_yaml, without_empty, without_null
@@ -176,7 +176,7 @@ class OneLineErrorParser(LightningArgumentParser):
         cause: BaseException = ex
         while not isinstance(cause, _Refused) and cause.__cause__ is not None:
             cause = cause.__cause__
-        return Refusal(keys, *_reason(cause, option))
+        return Refusal(keys, *_reason(first_cause(ex) or cause, option))
 
     def format_help(self, *args: Any, **kwargs: Any) -> str:
         """The help, without the lists of all classes that happen to be imported."""

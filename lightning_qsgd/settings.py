@@ -148,7 +148,7 @@ def compare(recorded: Mapping[str, Any], now: Mapping[str, Any], named: Named, k
         if was == asks or (key.startswith(other) and not is_class):
             continue
         named_now = named.source(key) is not None
-        if key not in recorded and not named_now and not is_class:  # an option that is newer than the run
+        if key not in recorded and not named_now and not is_class:  # an option that did not exist yet
             continue
         default = not named_now and not is_class and key in now and key.split(".")[0] in keep
         (kept if default else asked)[key] = (was, asks)
@@ -177,7 +177,7 @@ def shapes_of(model: Namespace) -> Shapes | None:
             module = parser.instantiate_classes(Namespace(model=model.clone()))["model"]
             module.configure_model()
             return weight_shapes(module.state_dict())
-    except Exception:  # of a user's class, which may need its trainer; building it for the command will tell
+    except Exception:  # a user's class may need its trainer; a real fault shows when the command builds it
         return None
 
 
@@ -191,12 +191,13 @@ def that_shape_weights(model: Namespace, changes: Mapping[str, tuple[Any, Any]],
 
     Args:
         model: the configuration of the model, as asked for.
-        changes: by their keys within it, such as "init_args.embed_dim": value of the run, value asked for.
+        changes: (value of the run, value of the command) by the setting's key in the model, such as
+            "init_args.embed_dim".
         saved: shapes of the checkpoint's state_dict.
 
     Returns:
-        Keys of ``changes``, and whether a model can be built with what is asked for. Empty, too, where the model with
-        the run's values does not have the saved shapes either.
+        By key of ``changes``, whether a model can be built with the new value. Empty also if the model has other shapes
+        than the saved ones even with the run's values.
     """
     if not changes or shapes_of(model) == saved:
         return {}
@@ -222,18 +223,18 @@ class SavedRun:
 
     Attributes:
         folder: the run folder, or the folder of the file.
-        step: number of optimizer steps that loggers counted up to the checkpoint.
+        step: number of optimizer steps up to the checkpoint, as loggers count them.
         position: epoch and optimizer step of the checkpoint, for reports.
 
     Raises:
-        ValueError: if it cannot be read, or is no checkpoint of Lightning's.
+        ValueError: if the file cannot be read, or is not a checkpoint of Lightning.
     """
 
     def __init__(self, file: Path) -> None:
         self.file, self.folder, self.checkpoint = file, folder_of(file), read_checkpoint(file)
         if "pytorch-lightning_version" not in self.checkpoint:
             raise ValueError(
-                f"{file} holds weights, and is no checkpoint of Lightning's: start from it by --weights_from"
+                f"{file} holds only weights, and is not a checkpoint of Lightning: start from it with --weights_from"
             )
         self._begun, self._complete = epochs_of(self.checkpoint)
         self.position: dict[str, int] = {"epoch": self._begun, "step": self.checkpoint["global_step"]}
@@ -243,18 +244,18 @@ class SavedRun:
 
     @property
     def in_run_folder(self) -> bool:
-        """Whether the file is in a run folder, in which its run is resumed."""
+        """Whether the file is in a run folder, so that a resumed run stays there."""
         return self.file.parent.name == "checkpoints"
 
     def settle(self, config: Namespace, plain: dict[str, Any], named: Named, resumes: bool) -> str:
         """Decide which settings hold, and print the differences from the run.
 
-        Settings on the command line or in a configuration file hold, except for settings in a file that give the
-        weights other shapes. Settings of the model and data that the user did not name are those of the run.
+        Settings on the command line or in a configuration file hold, except those in a file that would give the weights
+        other shapes. Settings of the model and data that the user did not name are those of the run.
 
         Args:
-            config: of the command, changed in place.
-            plain: the same as plain values.
+            config: the configuration of the command, changed in place.
+            plain: the same, as plain values.
             named: the settings that the user named.
             resumes: whether the run is resumed, or only evaluated.
 
@@ -269,7 +270,7 @@ class SavedRun:
             config[key] = was
         if resumes and (of := "model.init_args.optimizer.class_path") in asked:
             raise ValueError(
-                f"The run used {asked[of][0]}, this configuration has {asked[of][1]}; resume with --config "
+                f"The run used {asked[of][0]}, but this configuration has {asked[of][1]}; resume with --config "
                 f"{self.record}, or start a new run"
             )
         self._keep_shapes(config, kept, asked, named)
@@ -281,15 +282,15 @@ class SavedRun:
         return told(asked)
 
     def _differences(self, config: Namespace, now: dict[str, Any], named: Named, resumes: bool) -> Differences:
-        """Settings that are the run's because nobody names them, and those that hold as asked for."""
+        """Settings that are taken from the run because the user names none, and differences that the command keeps."""
         recorded = flat(read_yaml(self.record)) if self.record else {}
-        known = recorded or now  # without a record only hyper-parameters can be compared
+        known = recorded or now  # without a record, only hyper-parameters can be compared
         learned = {f"model.init_args.{name}": value for name, value in self.checkpoint["hyper_parameters"].items()}
         for key, value in learned.items():
             if now.get(key) != value and any(name == key or name.startswith(f"{key}.") for name in now):
                 refuse_class_names(value, f"{key.removeprefix('model.init_args.')} of checkpoint {self.file}")
             if key in now and now[key] != value:
-                if key in recorded and recorded[key] == now[key]:  # the same setting, and what came of it
+                if key in recorded and recorded[key] == now[key]:  # the same setting, and the value that it led to
                     config[key] = now[key] = value
                 known = known | {key: value}
         parts = ("model", "data", *(("seed_everything", "trainer") if resumes else ("trainer.precision",)))
@@ -313,20 +314,20 @@ class SavedRun:
         for name, builds in that_shape_weights(config.model, model, shapes).items():
             was, asks = model[name]
             if named.source(f"model.{name}") == "command line":
-                if not builds:  # its own error says why
+                if not builds:  # the error of the model says why
                     continue
                 raise ValueError(
-                    f"Invalid --{short(f'model.{name}')}: {asks}; the weights in {self.file} were trained with {was}, "
-                    "and have other shapes: leave it out, or train a new model"
+                    f"Invalid --{short(f'model.{name}')}: {asks}; the weights in {self.file} were trained with {was} "
+                    "and have other shapes: leave the option out, or train a new model"
                 )
             config.model[name] = was
             kept[f"model.{name}"] = asked.pop(f"model.{name}")
 
     def finished(self, config: Namespace, auto: bool) -> str | None:
-        """The reason why nothing is left to train; None if something is.
+        """Why nothing is left to train; None if something is.
 
         Args:
-            config: of the command.
+            config: the configuration of the command.
             auto: whether a run that a callback stopped early counts as finished.
         """
         epochs, steps = config.trainer.max_epochs, config.trainer.max_steps
@@ -335,7 +336,7 @@ class SavedRun:
         if steps != -1 and self.checkpoint["global_step"] >= steps:
             return f"The run of {self.file} has finished its {steps} steps; raise --trainer.max_steps"
         if auto and self.checkpoint.get("stopped_early"):
-            return f"The run of {self.file} was stopped early by a callback; --ckpt_path last trains on"
+            return f"The run of {self.file} was stopped early by a callback; to train on, use --ckpt_path last"
         return None
 
     def check_resumable(self, config: Namespace, named: Named) -> None:
@@ -347,37 +348,37 @@ class SavedRun:
         """
         if "optimizer_states" not in self.checkpoint or "loops" not in self.checkpoint:
             raise ValueError(
-                f"Checkpoint {self.file} holds weights only (checkpoint.save_weights_only), and training cannot go on "
-                "from it; use last.ckpt beside it (--ckpt_path last), or start a new run from its weights "
+                f"Checkpoint {self.file} holds only weights (checkpoint.save_weights_only), so that training cannot be "
+                "resumed from it; use last.ckpt of the run (--ckpt_path last), or start a new run from its weights "
                 "(--weights_from)"
             )
         saved = [group for state in self.checkpoint["optimizer_states"] for group in state["param_groups"]]
         sharded = "ModelParallelStrategy" in str(config.trainer.strategy)
         if sharded and any(isinstance(group.get("perturbation_state"), dict) for group in saved):
-            raise ValueError(  # torch fits a saved state to the optimizer's, which holds it in another form
+            raise ValueError(  # torch expects the form of the optimizer's own state, which has changed since
                 f"Invalid trainer.strategy: ModelParallelStrategy cannot load the perturbation's state of {self.file}, "
-                "which version 0.1.0 wrote; resume it for one step without that strategy, and then with it"
+                "which version 0.1.0 wrote; resume for one step without that strategy, and then with it"
             )
         asked = config.experiment
         if "experiment" in named.arguments and self.in_run_folder and self.folder.resolve().parent.name != asked:
             raise ValueError(
                 f"Invalid experiment: {asked}; a resumed run stays in its folder {self.folder}: leave --experiment "
-                "out, or copy the checkpoint file into another folder and resume that, which makes a new one"
+                "out, or copy the checkpoint into another folder and resume that copy, which makes a new run folder"
             )
 
 
 def nested(settings: Mapping[str, Any], full: Callable[[str], str] = str) -> dict[str, Any]:
-    """Settings with dotted keys, as a configuration has them; nested ones stay.
+    """Turn settings with dotted keys into nested ones; settings that are nested already stay.
 
     Args:
-        settings: by key.
-        full: the whole of a key. Default: the key itself.
+        settings: values by key.
+        full: expands a short key. Default: keys stay.
 
     Raises:
-        ValueError: if a setting is given twice, other than as a later change of a part of a nested one.
+        ValueError: if a setting is given twice. A later key may change a part of an earlier nested setting.
     """
     result: dict[str, Any] = {}
-    wholes: list[str] = []  # keys of nested settings, of which later keys may change a part
+    wholes: list[str] = []  # keys of nested settings, parts of which later keys may change
     for name, value in settings.items():
         key = full(str(name))
         changes_a_part = any(key.startswith(f"{whole}.") for whole in wholes)

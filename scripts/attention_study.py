@@ -1,8 +1,8 @@
-"""Quantum attention against classical attention and its controls, over paired seeds.
+"""Compare quantum attention with classical attention and controls, over paired seeds.
 
-Each arm trains configs/seqcls_quantum_attention.yaml with the same seeds: initial weights of all that the arms share,
-dropout, batches and data. The results go to docs/results/quantum_attention.json; finished runs are kept: start it again
-at any time. `report` prints the table of the docs.
+All arms train configs/seqcls_quantum_attention.yaml with the same seeds. They have the same dropout, batches and data,
+and the same initial values of shared parameters. Results are written to docs/results/quantum_attention.json. You can
+stop the script at any time; finished runs are kept. `report` prints the table of the docs.
 
     python scripts/attention_study.py run
     python scripts/attention_study.py report
@@ -45,7 +45,7 @@ PACKAGES = ("torch", "lightning", "qiskit")
 
 
 def train(arm: str, seed: int, epochs: int | None) -> dict[str, Any]:
-    """One run: validation accuracy after each epoch, seconds of training, and what became of Phi."""
+    """Train one run: validation accuracy after each epoch, seconds of training, and statistics of Phi."""
     with tempfile.TemporaryDirectory() as folder:
         options = [f"--seed_everything={seed}", f"--data.seed={seed}", f"--trainer.default_root_dir={folder}"]
         quiet = [
@@ -63,7 +63,7 @@ def train(arm: str, seed: int, epochs: int | None) -> dict[str, Any]:
 
 
 def after_training(experiment: Experiment) -> dict[str, Any]:
-    """Accuracy with Phi left out of the trained model, and statistics of its quantum layers."""
+    """The accuracy of the trained model without Phi, and statistics of its quantum layers."""
     layers = [m for m in experiment.module.modules() if isinstance(m, QuantumAttention)]
     if not layers:
         return {}
@@ -89,7 +89,7 @@ def after_training(experiment: Experiment) -> dict[str, Any]:
 
 
 def run(arms: list[str], seeds: list[int], epochs: int | None, path: Path) -> None:
-    """Train what is missing; the file is complete after each run."""
+    """Train missing runs, and write the file after each run."""
     results = json.loads(path.read_text()) if path.is_file() else {"runs": {}}
     results["versions"] = {package: version(package) for package in PACKAGES} | {"python": platform.python_version()}
     for arm in arms:
@@ -109,18 +109,18 @@ Runs = dict[str, dict[str, Any]]  # by seed
 
 
 def primary(run: dict[str, Any]) -> float:
-    """Mean validation accuracy of the last 3 epochs, in per cent."""
+    """The mean validation accuracy of the last 3 epochs, in percent."""
     return 100 * float(np.mean(run["accuracy"][-3:]))
 
 
 def difference(one: Runs, other: Runs) -> tuple[float, float, float]:
-    """Mean paired difference of the primary metric over the common seeds, and its 95 % t interval."""
+    """The mean paired difference of the primary metric over common seeds, with its 95 % t-interval."""
     seeds = sorted(one.keys() & other.keys(), key=int)
     return paired(*([primary(runs[seed]) for seed in seeds] for runs in (one, other)))
 
 
 def without_phi(runs: Runs) -> str:
-    """Accuracy after the last epoch with Phi left out, minus that with it."""
+    """The accuracy after the last epoch without Phi, minus that with Phi."""
     values = [100 * (run["accuracy without phi"] - run["accuracy"][-1]) for run in runs.values()]
     return "{:+.2f} [{:+.2f}, {:+.2f}]".format(*paired(values, [0.0] * len(values)))
 
@@ -154,7 +154,7 @@ def markdown(titles: list[str], rows: list[list[str]]) -> str:
 
 
 def report(path: Path) -> str:
-    """Accuracies with paired differences, and what Phi is after training."""
+    """Print accuracies with paired differences, and statistics of Phi after training."""
     runs: dict[str, Runs] = json.loads(path.read_text())["runs"]
     arms = [arm for arm in ARMS if len(runs.get(arm, {})) > 1]
     first = ["arm", "seeds", "mean of last 3 epochs", "minus classical", "minus quantum", "epochs to 90 %"]
@@ -173,7 +173,7 @@ def main() -> None:
     parser.add_argument("command", choices=("run", "report"))
     parser.add_argument("--arms", nargs="+", choices=list(ARMS), default=list(ARMS), metavar="ARM")
     parser.add_argument("--seeds", nargs="+", type=int, default=list(SEEDS))
-    parser.add_argument("--epochs", type=int, help="fewer epochs, for a trial. Default: the configuration's")
+    parser.add_argument("--epochs", type=int, help="number of epochs. Default: the configuration's")
     parser.add_argument("--file", type=Path, default=RESULTS)
     arguments = parser.parse_args()
     torch.set_num_threads(1)

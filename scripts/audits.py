@@ -1,7 +1,7 @@
-"""The audits in docs/results/audit, and a table of what they found: `python scripts/audits.py`.
+"""Make the audits in docs/results/audit, and a table of their findings: `python scripts/audits.py`.
 
-Each trains configs/seqcls.yaml (seed 0, data seed 0, 12 epochs) with one thing changed. What is there is not
-trained again; its pages are written anew.
+Each audit trains configs/seqcls.yaml (seed 0, data seed 0, 12 epochs) with one change. Existing audits are not trained
+again; only their pages are rewritten.
 """
 
 import argparse
@@ -22,7 +22,7 @@ BASE = ["--config", "configs/seqcls.yaml"]
 
 
 def circuit(*options: str) -> list[str]:
-    """The circuit with some options, on every coordinate, as large as Adam's step, simulated exactly."""
+    """The circuit with some options, on all coordinates, scaled to Adam's step, simulated exactly."""
     return [*BASE, EXACT, *WHOLE, *(f"{PERTURBATION}.{option}" for option in options)]
 
 
@@ -45,7 +45,7 @@ AUDITS = {
 
 
 def row(name: str, key: str, found: Any) -> str:
-    """The line of the table about one finding."""
+    """The line of the table about a finding."""
     shares, frozen = ["-"] * 4, "-"
     if isinstance(found, PerturbationFindings):
         frozen = percent(found.maps["frozen at step 0"])
@@ -56,7 +56,12 @@ def row(name: str, key: str, found: Any) -> str:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--folder", type=Path, default=Path("docs/results/audit"), help="Default: docs/results/audit")
+    parser.add_argument(
+        "--folder",
+        type=Path,
+        default=Path("docs/results/audit"),
+        help="folder to write to. Default: docs/results/audit",
+    )
     parser.add_argument("--only", nargs="+", choices=list(AUDITS), default=list(AUDITS), metavar="NAME")
     options = parser.parse_args()
     for name in options.only:

@@ -1,7 +1,7 @@
-"""Speed as ratios, measured side by side in one run: `make bench`.
+"""Measure speed as ratios, side by side in one run: `make bench`.
 
-Each round runs one training step of every arm, in rotating order, on the same batch; a ratio is the median over rounds
-of (arm / baseline within the round), its interval a 95 % bootstrap interval of that median (scipy.stats.bootstrap).
+Each round runs one training step of every arm, in rotating order, on the same batch. A ratio is the median over rounds
+of arm / baseline within the round, with a 95 % bootstrap interval of that median (scipy.stats.bootstrap).
 """
 
 import argparse
@@ -62,7 +62,7 @@ def ratio(arm: NDArray[np.float64], baseline: NDArray[np.float64]) -> Ratio:
 
 
 def interleave(steps: dict[str, Step], rounds: int, warmup: int = 20) -> dict[str, NDArray[np.float64]]:
-    """Seconds of each step in each round."""
+    """Measure the seconds of each step in each round."""
     batches = itertools.cycle(SyntheticSequences().train_dataloader())
     names = list(steps)
     seconds = {name: np.zeros(rounds) for name in names}
@@ -77,7 +77,7 @@ def interleave(steps: dict[str, Step], rounds: int, warmup: int = 20) -> dict[st
 
 
 def training_step(make_optimizer: Callable[[list[torch.Tensor]], torch.optim.Optimizer]) -> Step:
-    """A whole training step of configs/seqcls.yaml's model: forward, backward, optimizer."""
+    """A whole training step of the model of configs/seqcls.yaml: forward, backward and optimizer."""
     L.seed_everything(0, verbose=False)
     model = TransformerClassifier(vocab_size=64, num_classes=4, max_length=32)
     optimizer = make_optimizer(list(model.parameters()))
@@ -93,16 +93,16 @@ def training_step(make_optimizer: Callable[[list[torch.Tensor]], torch.optim.Opt
 
 
 def monitor_share(live: bool, epochs: int) -> Ratio:
-    """What recording, drawing and logging add to each 50th step, as a share of 50 plain steps in Lightning's loop."""
+    """The time that monitors add to every 50th step, as a share of 50 plain steps in Lightning's loop."""
     files = ["configs/seqcls.yaml"] + ["configs/overlay/live.yaml"] * live
     _, steps = spent_in(PerturbationMonitor | RunMonitor, files, epochs)
     plain = np.median(steps)
-    recorded = steps[50::50]  # without the first one, which does one-time work
+    recorded = steps[50::50]  # without the first one, which includes one-time work
     return ratio(recorded - plain, np.full(len(recorded), 50 * plain))
 
 
 def audit_ratio(runs: int, steps: int = 600) -> Ratio:
-    """Whole runs whose every coordinate is perturbed: training while an audit records, against training alone."""
+    """The time of a whole run that an audit records, over that of the run alone, with all coordinates perturbed."""
     circuit = CircuitPerturbation()
     circuit.prepare()
     seconds = np.zeros((2, runs))
@@ -133,7 +133,7 @@ def audit_ratio(runs: int, steps: int = 600) -> Ratio:
 
 
 def callback_shares(epochs: int) -> dict[str, Ratio]:
-    """What the callbacks that guard each step take of it, without loggers and without writing checkpoints."""
+    """The share of a step that the callbacks which guard it take, without loggers and checkpoints."""
     spent, steps = spent_in(ExactResume | FiniteSteps, ["configs/seqcls.yaml"], epochs, "logger=false")
     whole = np.full(len(steps), np.median(steps))
     return {name: ratio(seconds, whole) for name, seconds in spent.items()}
@@ -142,7 +142,7 @@ def callback_shares(epochs: int) -> dict[str, Ratio]:
 def spent_in(
     callbacks: UnionType, files: list[str], epochs: int, *options: str
 ) -> tuple[dict[str, NDArray[np.float64]], NDArray[np.float64]]:
-    """Seconds that callbacks take of each step in Lightning's loop, by class, and of the whole steps."""
+    """The seconds of each step in Lightning's loop that callbacks take, by class, and those of whole steps."""
     hooks = (
         "on_train_batch_start",
         "on_before_backward",
@@ -184,7 +184,9 @@ def spent_in(
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--rounds", type=int, default=1000, help="rounds (live mode: a fifth). Default: 1000")
+    parser.add_argument(
+        "--rounds", type=int, default=1000, help="number of rounds (for live circuits a fifth of it). Default: 1000"
+    )
     rounds = parser.parse_args().rounds
     torch.set_num_threads(1)
 

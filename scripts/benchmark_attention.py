@@ -1,7 +1,7 @@
-"""Quantum attention beside classical attention, measured side by side in one run on one thread: `make bench`.
+"""Measure quantum attention and classical attention side by side, on one thread: `make bench`.
 
-Sides take turns in rotating order, two calls each, of which the second is timed; times are medians over rounds, ratios
-medians of the ratio within a round with a 95 % bootstrap interval, as in benchmark.py.
+Sides take turns in rotating order, with two calls each, of which the second is timed. Times are medians over rounds.
+Ratios are medians of the ratio within a round, with a 95 % bootstrap interval, as in benchmark.py.
 """
 
 import argparse
@@ -39,7 +39,7 @@ def forward_and_backward(function: Callable[..., Tensor], inputs: list[Tensor], 
 
 
 def functions(shape: tuple[int, int, int, int], kernels: tuple[Kernel, ...]) -> dict[str, Step]:
-    """softmax(S + Phi(S)) V of given q, k, v: without projections and without dropout."""
+    """Measure softmax(S + Phi(S)) V of given q, k, v, without projections and dropout."""
     batch, heads, tokens, size = shape
     q, k, v = (torch.randn(batch, heads, tokens, size, requires_grad=True) for _ in range(3))
     grad = torch.randn(batch, heads, tokens, size)
@@ -71,7 +71,7 @@ class ExplicitAttention(Attention):
 
 
 def blocks(shape: tuple[int, int, int, int], kernels: tuple[Kernel, ...], dropout: float) -> dict[str, Step]:
-    """Whole attention modules: projections, dropout, and Phi's circuits in each pass."""
+    """Measure whole attention modules, with projections, dropout, and the circuits of Phi in each pass."""
     batch, heads, tokens, size = shape
     x = torch.randn(batch, tokens, heads * size)
     grad = torch.randn_like(x)
@@ -87,7 +87,7 @@ def blocks(shape: tuple[int, int, int, int], kernels: tuple[Kernel, ...], dropou
 
 
 def training_steps(kernels: tuple[Kernel, ...]) -> dict[str, Step]:
-    """Whole steps of configs/seqcls_quantum_attention.yaml, of its classical twin and of a series without circuits."""
+    """Measure steps of configs/seqcls_quantum_attention.yaml, its classical twin, and a series without circuits."""
     batch = next(iter(SyntheticSequences("order").train_dataloader()))
     arms: dict[str, Any] = {"classical": "classical"}
     for kernel in kernels:
@@ -152,7 +152,9 @@ def brute_force() -> Table:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--rounds", type=int, default=200, help="for the larger shape: a quarter. Default: 200")
+    parser.add_argument(
+        "--rounds", type=int, default=200, help="number of rounds (for the larger shape a quarter of it). Default: 200"
+    )
     parser.add_argument("--eager", action="store_true", help="leave out the kernel that needs a C++ compiler")
     arguments = parser.parse_args()
     torch.set_num_threads(1)

@@ -1,9 +1,9 @@
-"""Circuits in this package and in others, measured side by side in one run on one thread: `make bench`.
+"""Measure circuits in this package and in others side by side, on one thread: `make bench`.
 
-Probabilities of the paper's circuit (depth 2), and their gradients to inputs and weights, against other torch
-simulators (scripts/peers.py); and QuantumNetwork against the Aer run inside it. Sides take turns in rotating order, two
-calls each, of which the second is timed; times are medians over rounds, ratios medians of the ratio within a round with
-a 95 % bootstrap interval, as in benchmark.py.
+The script measures probabilities of the paper's circuit (depth 2), and their gradients with respect to inputs and
+weights, against other torch simulators (scripts/peers.py), and QuantumNetwork against the Aer run inside it. Sides take
+turns in rotating order, with two calls each, of which the second is timed. Times are medians over rounds. Ratios are
+medians of the ratio within a round, with a 95 % bootstrap interval, as in benchmark.py.
 """
 
 import argparse
@@ -27,7 +27,7 @@ from lightning_qsgd.quantum import AerSampler, QuantumNetwork, superposition_cir
 
 SIZES = {4: (1, 32, 256, 2048), 8: (1, 32, 256, 2048), 12: (1, 64, 256)}
 OURS = {torch.complex64: SIDES[0].name, torch.complex128: SIDES[1].name}
-LONGEST = 20.0  # seconds a call may take
+LONGEST = 20.0  # maximum seconds of a call
 PACKAGES = (
     "torch",
     "qiskit",
@@ -54,12 +54,12 @@ Results = dict[tuple[int, int, bool, str], Cell]  # (n, B, backward, side)
 
 
 def interleave(steps: dict[str, Step], rounds: int, warmup: int) -> dict[str, NDArray[np.float64]]:
-    """Seconds of each step in each round."""
+    """Measure the seconds of each step in each round."""
     names = list(steps)
     seconds = {name: np.zeros(rounds) for name in names}
     for i in range(-warmup, rounds):
         for name in names[i % len(names) :] + names[: i % len(names)]:
-            steps[name]()  # before the clock runs: a training loop repeats itself, but here others came between
+            steps[name]()  # untimed, since other sides ran in between, unlike in a training loop
             start = time.perf_counter()
             steps[name]()
             if i >= 0:
@@ -101,7 +101,7 @@ class Task:
         (self.forward(self.inputs) * self.functional).sum().backward()
 
     def check(self, name: str, reference: "Task") -> None:
-        """A side that computes something else is a bug of this script: probabilities to 1e-5, gradients to 1e-4."""
+        """Check that sides agree, in probabilities to 1e-5 and in gradients to 1e-4."""
         error = float((self.probabilities - reference.probabilities).abs().max())
         assert error <= 1e-5, f"{name}: wrong probabilities, error {error:.1e}"
         error = float((self.gradient - reference.gradient).abs().max() / reference.gradient.abs().max())
@@ -109,14 +109,14 @@ class Task:
 
 
 def measure_circuits(num_qubits: int, batch: int, budget: float) -> Results:
-    """Every installed side at one size; about ``budget`` seconds of rounds, at least 5 rounds, each way."""
+    """Measure all installed sides at one size, for about ``budget`` seconds, and at least 5 rounds, per direction."""
     sides = [side for side in SIDES if side.installed and side.feasible(num_qubits, batch)]
     tasks = {side.name: Task(side, num_qubits, batch) for side in sides}
     for name, task in tasks.items():
         task.check(name, tasks[OURS[torch.complex128]])
     states = {side.name: side.state for side in sides}
     groups = [[s.name for s in sides if not s.slow and tasks[s.name].first_call < LONGEST]]
-    groups += [[*OURS.values(), side.name] for side in sides if side.slow]  # its own rounds: it takes seconds
+    groups += [[*OURS.values(), side.name] for side in sides if side.slow]  # in separate rounds, since it takes seconds
     results: Results = {}
     for backward in (False, True):
         for names in groups:
@@ -160,7 +160,7 @@ def pretty(value: Ratio) -> str:
 
 
 def goal_table(results: Results) -> Table:
-    """Goals of the simulator, forward and backward: a peer's time over this package's."""
+    """The goals of the simulator, forward and backward: the time of a peer over that of this package."""
     table = Table(title="Goals, forward and backward: times as long as lightning_qsgd [95 %]", title_justify="left")
     for column in ("against", "in the same precision", "in float32", "goal"):
         table.add_column(column)
@@ -183,7 +183,7 @@ def goal_table(results: Results) -> Table:
 
 
 def measure_network(batch: int, rounds: int) -> tuple[dict[str, NDArray[np.float64]], bool]:
-    """Seconds of QuantumNetwork, of the Aer run inside it and of the stock SamplerQNN; and whether all counts agree."""
+    """Seconds of QuantumNetwork, of the Aer run inside it and of the stock SamplerQNN, and whether all counts agree."""
     ansatz, sampler = superposition_circuit(4, 2), AerSampler(shots=1024)
     network = QuantumNetwork(ansatz, sampler)
     circuit = network.qnn.circuit  # measured and transpiled
@@ -247,7 +247,7 @@ def versions() -> str:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--quick", action="store_true", help="fewer rounds")
-    parser.add_argument("--only", choices=("n4", "n8", "n12", "network"), help="one part. Default: all")
+    parser.add_argument("--only", choices=("n4", "n8", "n12", "network"), help="run only one part. Default: all")
     arguments = parser.parse_args()
     torch.set_num_threads(1)
     console, results = Console(width=130), {}

@@ -1,10 +1,10 @@
-"""A training step of a pretrained language model with our optimizer against AdamW: part of `make bench`, where the
-environment variable LIGHTNING_QSGD_LLM names the model's folder.
+"""Measure a training step of a pretrained language model with our optimizer against AdamW: part of `make bench` if the
+environment variable LIGHTNING_QSGD_LLM names the folder of a model.
 
-Each round takes two whole steps (forward, backward, clip, optimizer) of every arm, in random order, on one batch of one
-text, and times the second, and the optimizer's share of it. All arms train the same weights. A ratio is the median over
-rounds of (arm / AdamW within the round), with a 95 % bootstrap interval. With --peak ARM one arm takes three steps, and
-the process's peak memory is printed instead.
+Each round takes two whole steps (forward, backward, clip, optimizer) of every arm, in random order, on a batch of one
+text. It times the second step, and the optimizer's share of it. All arms train the same weights. A ratio is the median
+over rounds of arm / AdamW within the round, with a 95 % bootstrap interval. With --peak ARM, one arm takes three steps,
+and the script prints the peak memory of the process instead.
 """
 
 import argparse
@@ -37,7 +37,7 @@ def make(arm: str, params: list[torch.nn.Parameter]) -> torch.optim.Optimizer:
 def step(
     module: CausalLanguageModeling, optimizer: torch.optim.Optimizer, batch: dict[str, torch.Tensor], mixed: bool
 ) -> tuple[float, float]:
-    """Seconds of a step, and of the optimizer in it."""
+    """Measure the seconds of a step, and of the optimizer in it."""
     start = time.perf_counter()
     with torch.autocast("cpu", torch.bfloat16) if mixed else nullcontext():
         loss = module.token_losses(batch).mean()
@@ -54,10 +54,12 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--model", default=os.environ.get("LIGHTNING_QSGD_LLM"), help="folder of the model")
     parser.add_argument("--rounds", type=int, default=15)
-    parser.add_argument("--tokens", type=int, default=185, help="of the text; 185 is GSM8K's mean")
+    parser.add_argument(
+        "--tokens", type=int, default=185, help="number of tokens in the text. Default: 185, the mean of GSM8K"
+    )
     parser.add_argument("--precision", default="32-true", choices=["32-true", "bf16-mixed", "bf16-true"])
     parser.add_argument("--gradient-checkpointing", action="store_true")
-    parser.add_argument("--peak", help="an arm: print its peak memory")
+    parser.add_argument("--peak", help="name of an arm: print its peak memory")
     options = parser.parse_args()
     if not options.model:
         print("benchmark_llm.py: skipped; set LIGHTNING_QSGD_LLM to the folder of a pretrained causal language model")

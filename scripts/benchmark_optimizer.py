@@ -1,8 +1,8 @@
-"""The optimizer's step against torch.optim.AdamW's, same kernel, side by side: part of `make bench`.
+"""Measure the optimizer's step against torch.optim.AdamW's with the same kernel: part of `make bench`.
 
-Each round takes two steps of every arm, in random order, on fixed gradients, and times the second: with one, whoever
-follows an arm that leaves other things in the cache pays for it. A ratio is the median over rounds of (arm
-/ AdamW within the round), with a 95 % bootstrap interval.
+Each round takes two steps of every arm, in random order, on fixed gradients, and times the second one. The first one
+restores the cache after the arm before. A ratio is the median over rounds of arm / AdamW within the round, with a 95 %
+bootstrap interval.
 """
 
 import argparse
@@ -24,7 +24,7 @@ Make = Callable[[list[torch.Tensor]], torch.optim.Optimizer]
 
 
 def transformer_shapes(dim: int, layers: int, vocabulary: int) -> list[tuple[int, ...]]:
-    """Shapes of a GPT-2's parameters: 12 tensors a layer, and 4 more."""
+    """The shapes of a GPT-2's parameters: 12 tensors per layer, and 4 more."""
     block = [(dim,), (dim,), (3 * dim, dim), (3 * dim,), (dim, dim), (dim,)]
     block += [(dim,), (dim,), (4 * dim, dim), (4 * dim,), (dim, 4 * dim), (dim,)]
     return [(vocabulary, dim), (1024, dim), *block * layers, (dim,), (dim,)]
@@ -58,7 +58,7 @@ def arms(kernel: str) -> dict[str, Make]:
 def measure(
     shapes: list[tuple[int, ...]], makers: dict[str, Make], rounds: int, warmup: int = 3
 ) -> dict[str, NDArray[np.float64]]:
-    """Seconds of each arm's step in each round; all arms step the same tensors, so that memory is the same."""
+    """Measure the seconds of each arm's step in each round. All arms use the same tensors, and so the same memory."""
     generator = torch.Generator().manual_seed(0)
     params = [(0.05 * torch.randn(shape, generator=generator)).requires_grad_() for shape in shapes]
     for p in params:
@@ -89,7 +89,9 @@ GOALS = {
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--rounds", type=int, default=400, help="rounds at 79k; a tenth at 10M, a 25th at 124M")
+    parser.add_argument(
+        "--rounds", type=int, default=400, help="number of rounds at 79k; a tenth of it at 10M, and a 25th at 124M"
+    )
     rounds = parser.parse_args().rounds
     torch.set_num_threads(1)
     table = Table(title="Optimizer step against torch.optim.AdamW's, same kernel, one thread", title_justify="left")

@@ -1,8 +1,8 @@
-"""How long commands take to start, beside a bare LightningCLI: part of `make bench`.
+"""Measure how long commands take to start, compared with a bare LightningCLI: part of `make bench`.
 
-Each round starts every command once, in rotating order, in a process of its own. A difference is the median over rounds
-of (command - bare LightningCLI in the same round), in seconds; on a machine that does other work too, look at those of
-the processor. The import line is what every training run pays.
+Each round starts every command once, in rotating order, in a new process. A difference is the median over rounds of
+command - bare LightningCLI in the same round, in seconds. On a machine that also does other work, use the processor's
+seconds. The line about the import is the cost of every training run.
 """
 
 import argparse
@@ -27,11 +27,11 @@ from lightning.pytorch.cli import LightningCLI
 
 LightningCLI(L.LightningModule, L.LightningDataModule, subclass_mode_model=True, subclass_mode_data=True)
 """
-GOAL = 1.0  # seconds over the bare one
+GOAL = 1.0  # seconds more than the bare LightningCLI
 
 
 def starts(bare: Path) -> dict[str, tuple[list[str], str]]:
-    """Arguments of Python for each line of the table, and the line it is compared with."""
+    """Arguments of Python for each line of the table, and the line to compare it with."""
     package = ["-m", "lightning_qsgd"]
     lines = {"bare --help": ([str(bare), "--help"], ""), "bare fit --help": ([str(bare), "fit", "--help"], "")}
     lines["--help"] = ([*package, "--help"], "bare --help")
@@ -45,7 +45,7 @@ def starts(bare: Path) -> dict[str, tuple[list[str], str]]:
 
 
 def measure(lines: dict[str, tuple[list[str], str]], rounds: int) -> dict[str, NDArray[np.float64]]:
-    """(rounds, 2) for each line: seconds by the clock, and of the processor; a round before them fills the caches."""
+    """Seconds of the clock and of the processor (rounds, 2) for each line, after a round that fills caches."""
     names = list(lines)
     seconds = {name: np.zeros((rounds, 2)) for name in names}
     for i in range(-1, rounds):

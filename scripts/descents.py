@@ -1,8 +1,8 @@
-"""The methods of landscapes.py: plain ones beside gradients at displaced weights.
+"""The methods of landscapes.py: plain ones, and gradients at displaced weights.
 
-Each has a learning rate, its schedule and one setting of its own; x is (S seeds, N starts, D dimensions), its rows
-independent of each other. Displaced gradients are the package's own classes. "Adam" tunes beta1; other names without
-beta1 have the default, 0.9.
+Each method has a learning rate, its schedule and one more setting. x has the shape (S seeds, N starts, D dimensions),
+with independent rows. Displaced gradients use the classes of the package. "Adam" tunes beta1; other methods whose name
+does not contain beta1 use the default, 0.9.
 """
 
 import functools
@@ -22,7 +22,7 @@ from lightning_qsgd.optim import (
     SuperpositionalGradientDescent,
 )
 
-TINY = 1e-30  # instead of a division by 0
+TINY = 1e-30  # avoids a division by 0
 Schedule = Literal["constant", "cosine"]
 Function = Callable[[Tensor], Tensor]
 Step = Callable[[int], None]
@@ -30,7 +30,7 @@ Step = Callable[[int], None]
 
 @dataclass(frozen=True)
 class Setting:
-    """What is tuned.
+    """Tuned settings.
 
     Attributes:
         lr: Adam's learning rate, above 0.
@@ -60,7 +60,7 @@ def adam(x: Tensor, gradient: Function, setting: Setting, steps: int, seed: int)
 def langevin(
     x: Tensor, gradient: Function, setting: Setting, steps: int, seed: int, *, beta1: float = 0.9
 ) -> tuple[Optimizer, Step]:
-    """Adam, and Gaussian noise in the weights after each step; its deviation falls linearly from own to 0."""
+    """Adam with Gaussian noise in the weights after each step, whose deviation falls linearly from own to 0."""
     optimizer, descend = adam(x, gradient, replace(setting, own=1 - beta1), steps, seed)
     generator = torch.Generator().manual_seed(seed)
 
@@ -138,7 +138,7 @@ def displaced(
 
 @dataclass(frozen=True)
 class Method:
-    """A way to descend.
+    """A method of descent.
 
     Attributes:
         name: of it.

@@ -1,4 +1,4 @@
-"""Grid search whose best value lies on no edge: a coarse grid grows until that holds, then half-steps refine it."""
+"""Grid search that extends a coarse grid until the best value is on no edge, and then refines it by half-steps."""
 
 import itertools
 from collections.abc import Callable, Sequence
@@ -14,12 +14,12 @@ class Axis:
     """A geometric row of values around ``middle``.
 
     Args:
-        name: for reports.
-        middle: positive; the row starts with ``count`` values around it.
-        factor: between neighbours, above 1; its square root after refinement. Default: 3.
-        count: odd number of first values; 1 fixes the middle one. Default: 5.
-        reach: values on either side of the middle that it may grow to. Default: 5.
-        limit: the largest value that means something. Default: none.
+        name: name in reports.
+        middle: positive middle of the first ``count`` values.
+        factor: factor between neighbours, above 1; after refinement, its square root. Default: 3.
+        count: odd number of first values; 1 fixes the value. Default: 5.
+        reach: maximum number of values on either side of the middle. Default: 5.
+        limit: the largest meaningful value. Default: infinity.
     """
 
     name: str
@@ -42,14 +42,14 @@ class Axis:
 
 @dataclass(frozen=True)
 class Tuning(Generic[Choice]):
-    """What a search found.
+    """The result of a search.
 
     Attributes:
         values: the best value of each axis.
-        choice: the best of the choices.
-        score: theirs.
-        trials: score of everything tried, by (values, choice).
-        edges: names of the axes whose best value lies on an edge all the same, at ``reach`` or ``limit``.
+        choice: the best choice.
+        score: their score.
+        trials: all scores, by (values, choice).
+        edges: names of axes whose best value is on an edge that cannot be extended, at ``reach`` or ``limit``.
     """
 
     values: tuple[float, ...]
@@ -62,12 +62,12 @@ class Tuning(Generic[Choice]):
 def tune(
     evaluate: Callable[[tuple[float, ...], Choice], Score], axes: Sequence[Axis], choices: Sequence[Choice]
 ) -> Tuning[Choice]:
-    """Try all combinations; extend the axes whose best value lies on an edge; repeat; then half-steps around the best.
+    """Try all combinations, extend axes whose best value is on an edge until there are none, and then try half-steps.
 
     Args:
-        evaluate: (values, choice) to score. Ties go to what was tried first.
-        axes: at least one.
-        choices: values of a further setting, without order; each is tried with everything but half-steps.
+        evaluate: returns the score of (values, choice). Of equal scores, the first one wins.
+        axes: the axes, at least one.
+        choices: values of a further setting without an order. Each is tried with all values except half-steps.
     """
     rows = [range(-(axis.count // 2), axis.count // 2 + 1) for axis in axes]
     found: dict[tuple[tuple[float, ...], Choice], Score] = {}

@@ -1,13 +1,13 @@
-"""Displaced gradients on rotated Rastrigin and Ackley functions, beside Adam, Langevin noise and SAM.
+"""Compare displaced gradients with Adam, Langevin noise and SAM on rotated Rastrigin and Ackley functions.
 
-All starts of all seeds are rows of one tensor: every method acts on each coordinate or each row by itself, so that the
-rows do not know of each other. Shapes: S seeds, N starts of each, D dimensions. Every method gets the same number of
-gradients and a first grid of the same size (learning rate, its schedule, one setting of its own), extended where the
-best lies on an edge, and is evaluated on seeds that tuning did not see, at its undisplaced final weights.
+All starts of all seeds are rows of one tensor. Every method acts on single coordinates or rows, so that rows are
+independent. Shapes: S seeds, N starts of each, D dimensions. Every method gets the same number of gradients and a first
+grid of the same size (learning rate, its schedule, and one setting of the method), which is extended if the best value
+is on an edge. It is evaluated at its undisplaced final weights, with seeds that tuning did not use.
 
     python scripts/landscapes.py --output logs/landscapes
 
-The same command goes on with a run that was stopped.
+You can stop it at any time; run the same command again to continue.
 """
 
 import argparse
@@ -36,7 +36,7 @@ from lightning_qsgd.optim import CosineSchedule
 
 DIMENSIONS = 10
 TOLERANCE = 0.1  # of "solved": the local minima next to the global one lie at 1.0 (Rastrigin) and 1.16 (Ackley)
-DIVERGED = 1e30  # stands for a value that is not finite
+DIVERGED = 1e30  # replaces values that are not finite
 FIRST_TUNING_SEED = 1000  # evaluation seeds count from 0
 
 
@@ -66,14 +66,14 @@ def ackley_gradient(y: Tensor) -> Tensor:
 
 @dataclass(frozen=True)
 class Landscape:
-    """A function with its only global minimum, 0, at 0.
+    """A function whose only global minimum is 0, at 0.
 
     Args:
-        name: of it.
+        name: name of the function.
         bound: starts are uniform in [-bound, bound] in each dimension.
-        value, gradient: (..., D) to (...) and to (..., D).
-        primary: what tuning goes by: the share of starts that end below TOLERANCE, or the median final value. The
-            other one breaks ties.
+        value, gradient: functions of (..., D) that return (...) and (..., D).
+        primary: the metric of tuning: the share of starts that end below TOLERANCE ("solved"), or the median final
+            value. The other one breaks ties.
     """
 
     name: str
@@ -94,14 +94,14 @@ class Problem:
     """f(R x) with a rotation R and starts of each seed.
 
     Args:
-        landscape: f.
-        seeds: of rotations, uniform on SO(D), and starts.
-        num_starts: N.
-        dimensions: D.
+        landscape: the function f.
+        seeds: seeds of rotations, which are uniform on SO(D), and of starts.
+        num_starts: number of starts of each seed, N.
+        dimensions: number of dimensions, D.
 
     Attributes:
-        rotations: (S, D, D), float64.
-        starts: (S, N, D), float32, in which the methods run, as in training.
+        rotations: rotations (S, D, D), float64.
+        starts: starts (S, N, D), float32, the precision of the methods, as in training.
     """
 
     def __init__(self, landscape: Landscape, seeds: range, num_starts: int, dimensions: int = DIMENSIONS) -> None:
@@ -126,7 +126,7 @@ class Problem:
 
 @dataclass(frozen=True)
 class Size:
-    """How much is run.
+    """The size of a study.
 
     Attributes:
         starts, tuning_starts: N of each evaluation seed, and of each tuning seed.
@@ -242,8 +242,10 @@ def unfinished(path: Path, size: Size) -> list[dict[str, Any]]:
 def main(arguments: list[str] | None = None) -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--seeds", type=int, default=10, help="evaluation seeds, 2 to 1000. Default: 10")
-    parser.add_argument("--quick", action="store_true", help="a tiny setting, to see that it runs: no result")
-    parser.add_argument("--output", type=Path, default=Path("logs/landscapes"), help="folder. Default: logs/landscapes")
+    parser.add_argument("--quick", action="store_true", help="run a tiny setting as a test, without meaningful results")
+    parser.add_argument(
+        "--output", type=Path, default=Path("logs/landscapes"), help="folder to write to. Default: logs/landscapes"
+    )
     given = parser.parse_args(arguments)
     if not 2 <= given.seeds <= FIRST_TUNING_SEED:
         parser.error(f"Invalid --seeds: {given.seeds}; it must be 2 to {FIRST_TUNING_SEED}")

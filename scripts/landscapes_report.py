@@ -1,4 +1,4 @@
-"""Tables and the picture of landscapes.py."""
+"""Make the tables and the figure of landscapes.py."""
 
 from collections.abc import Iterable
 from typing import IO, Any

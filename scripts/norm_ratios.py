@@ -1,4 +1,4 @@
-"""How large the perturbation is beside Adam's step, in the main job: measured for scripts/plot_method.py."""
+"""Measure the size of the perturbation relative to Adam's step in the main job, for scripts/plot_method.py."""
 
 import itertools
 import json
@@ -65,7 +65,7 @@ KINDS: dict[str, Callable[[], Perturbation]] = {
 
 
 class Recorder(L.Callback):
-    """The optimizer's statistics in each step, and how far Adam's direction is from that of the plain gradients."""
+    """Records the optimizer's statistics, and the distance of Adam's direction from that of plain gradients."""
 
     def __init__(self, target: str, scope: str) -> None:
         self.target, self.scope = target, scope
@@ -104,7 +104,7 @@ def direction(state: dict[str, Tensor]) -> Tensor:
 
 
 def first_coordinates(tensors: Sequence[Tensor], scope: str, num_qubits: int = 4) -> list[Tensor]:
-    """What a scope touches."""
+    """The coordinates that a scope touches."""
     if scope == "all":
         return list(tensors)
     return [t.flatten()[:num_qubits] for t in tensors[: 1 if scope == "first_of_model" else None]]
@@ -129,7 +129,7 @@ def main_job(seed: int, epochs: int, folder: str, overrides: Sequence[str] = ())
 
 
 class Measured(NamedTuple):
-    """One row: what was set, and for each statistic its mean over the steps, by seed."""
+    """One row: settings, and for each statistic its mean over steps, by seed."""
 
     setting: dict[str, str]
     statistics: dict[str, list[float]]
@@ -165,7 +165,7 @@ def measure(
 
 
 def combinations(seeds: Sequence[int], epochs: int, overrides: Sequence[str] = ()) -> list[Measured]:
-    """The paper's letter, and every legal (target, scale, coupling) with the main job's circuit; with every scope."""
+    """The literal paper, and all valid (target, scale, coupling) with the main job's circuit, for each scope."""
     rows = []
     blocks = [("zero", LEGAL_COMBINATIONS[0]), *(("aligned", combination) for combination in LEGAL_COMBINATIONS)]
     for (rotations, (target, scale, coupling)), scope in itertools.product(blocks, SCOPES):
@@ -179,7 +179,7 @@ def combinations(seeds: Sequence[int], epochs: int, overrides: Sequence[str] = (
 
 
 def kinds(seeds: Sequence[int], epochs: int, overrides: Sequence[str] = ()) -> list[Measured]:
-    """Every kind of perturbation, with scale="adam" on all coordinates."""
+    """All kinds of perturbations, with scale="adam" on all coordinates."""
     setting = {"target": "update", "scale": "adam", "coupling": "lr", "scope": "all"}
     rows = []
     for name, make in KINDS.items():

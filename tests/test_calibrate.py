@@ -35,7 +35,8 @@ def test_a_run_trains_with_a_calibration_and_runs_no_circuit(tmp_path, capsys):
         "107,520",
         "fit at held-out points",
         "p = ",
-        "no limit of age",
+        "maximum age",
+        "unlimited",
         f"calibration {path}",
     ):
         assert words in out
@@ -143,7 +144,7 @@ def test_a_series_that_does_not_describe_its_sampler_is_an_error_and_loses_nothi
     shots = f"{PERTURBATION}.sampler.shots=20000"
     line = error(capsys, "--output", str(path), wrong, shots)
     for words in (
-        f"error: {path} is not written",
+        f"error: {path} was not written",
         "residual of 0.0",
         "p < ",
         "LiveCircuitPerturbation",

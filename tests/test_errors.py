@@ -94,7 +94,7 @@ def test_unknown_label(capsys, tmp_path):
     (tmp_path / "val.csv").write_text("text,label\na,hot\n")
     files = [f"--data.{split}_file={tmp_path / split}.csv" for split in ("train", "val")]
     last = fails(capsys, "fit", "--config=configs/textcls.yaml", f"--trainer.default_root_dir={tmp_path}", *files)
-    assert "val.csv, line 2: label 'hot' is not among those of the training data: x, y" in last
+    assert "val.csv, line 2: label 'hot' is not a label of the training data: x, y" in last
 
 
 def test_text_without_a_file_says_what_to_type(capsys, tmp_path):
@@ -124,7 +124,7 @@ def test_wrong_checkpoints(capsys, tmp_path, monkeypatch):
     assert "hostile.ckpt cannot be read: it holds more than tensors" in test("hostile.ckpt")
     assert not Path("executed").exists()
     torch.save({"state_dict": {}}, "foreign.ckpt")
-    assert "foreign.ckpt holds weights, and is no checkpoint of Lightning's" in test("foreign.ckpt")
+    assert "foreign.ckpt holds only weights, and is not a checkpoint of Lightning" in test("foreign.ckpt")
     torch.save({"weights": {}}, "foreign.ckpt")
     assert "foreign.ckpt is no checkpoint: it has no state_dict" in test("foreign.ckpt")
     checkpoint = torch.load(good, weights_only=True)

@@ -68,7 +68,7 @@ def test_a_run_is_not_resumed_sharded(tmp_path, capsys):
     with pytest.raises(SystemExit, match="2"):
         command("seqcls", "fit", tmp_path, "--config=configs/overlay/fsdp.yaml", "--trainer.max_steps=4")
     last = capsys.readouterr().err.splitlines()[-1]
-    assert "version 0.1.0 wrote; resume it for one step without that strategy" in last
+    assert "version 0.1.0 wrote; resume for one step without that strategy" in last
 
 
 # ---- calibrations

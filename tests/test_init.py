@@ -36,7 +36,7 @@ def test_a_new_project_trains(tmp_path, capsys):
 def test_nothing_is_written_over(tmp_path, capsys, kind):
     target = tmp_path / "mine"
     {"folder": target.mkdir, "file": target.touch, "dangling link": lambda: target.symlink_to("nowhere")}[kind]()
-    assert "it exists, and nothing is written over: name a new one" in fails(capsys, "init", str(target))
+    assert "it exists, and is not overwritten: name a new one" in fails(capsys, "init", str(target))
     assert [path.name for path in tmp_path.iterdir()] == ["mine"]
     assert not target.is_dir() or not list(target.iterdir())
 

@@ -95,8 +95,8 @@ def test_a_word_finds_settings(capsys):
     assert "--seeds.tuning" in printed(capsys, "compare", "--help", "SEEDS")
     assert "--model.optimizer.quantum_weight QUANTUM_WEIGHT" in printed(capsys, "fit", "--help", "quantum_weight")
     assert "--data.train_file TRAIN_FILE" in printed(capsys, "fit", "--config=textcls", "--help", "train_file")
-    assert "no setting of the command has it" in fails(capsys, "fit", "--config=seqcls", "--help", "train_file")
-    assert "no setting of the command has it" in fails(capsys, "fit", "--help", "nonsense")
+    assert "no name of a setting contains it" in fails(capsys, "fit", "--config=seqcls", "--help", "train_file")
+    assert "no name of a setting contains it" in fails(capsys, "fit", "--help", "nonsense")
 
 
 def test_a_command_that_does_not_exist(capsys):

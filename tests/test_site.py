@@ -11,6 +11,8 @@ from pathlib import Path
 from urllib.parse import unquote, urlsplit
 
 import pytest
+from api_pages import PAGES, found, prose, rewritten, section
+from markdown_it import MarkdownIt
 
 from tests.browser import CHROMIUM, page
 
@@ -19,20 +21,58 @@ INTERNAL = ("report",)  # comparison and audit write their pages by it
 PACKAGES = sorted(
     path.parent for path in (ROOT / "lightning_qsgd").glob("*/__init__.py") if path.parent.name not in INTERNAL
 )
-DIRECTIVE = re.compile(r"^::: (\S+)$", re.MULTILINE)
+MARKED = re.compile(r"^<!-- docstring: (\S+) -->$", re.MULTILINE)
 
 
 def exports(package):
     """Full names of what a package exports."""
     tree = ast.parse((package / "__init__.py").read_text())
-    names = [a.asname or a.name for node in tree.body if isinstance(node, ast.ImportFrom) for a in node.names]
+    imports = [node for node in tree.body if isinstance(node, ast.ImportFrom) and node.module != "typing"]
+    names = [alias.asname or alias.name for node in imports for alias in node.names]
     return [f"lightning_qsgd.{package.name}.{name}" for name in names]
 
 
 @pytest.mark.parametrize("package", PACKAGES, ids=lambda package: package.name)
 def test_the_reference_has_every_public_name_once(package):
     assert exports(package)
-    assert sorted(DIRECTIVE.findall((ROOT / f"docs/api/{package.name}.md").read_text())) == sorted(exports(package))
+    assert sorted(MARKED.findall((ROOT / f"docs/api/{package.name}.md").read_text())) == sorted(exports(package))
+
+
+@pytest.mark.parametrize("path", PAGES, ids=lambda path: path.stem)
+def test_the_reference_says_what_the_docstrings_say(path):
+    assert path.read_text() == rewritten(path), f"docs/api/{path.name} is out of date; run: python scripts/api_pages.py"
+
+
+@pytest.mark.parametrize(
+    ("docstring", "markdown"),
+    [
+        ("See :class:`SinePerturbation`.", "See [`SinePerturbation`](#lightning_qsgd.optim.SinePerturbation)."),
+        ("See :class:`QuantumLayer`.", "See [`QuantumLayer`](quantum.md#lightning_qsgd.quantum.QuantumLayer)."),
+        ("See :meth:`fresh`.", "See [`fresh`](#lightning_qsgd.optim.Perturbation.fresh)."),
+        ("See :func:`_private` and docs/runs.md.", "See `_private` and [runs.md](../runs.md)."),
+        ("``2**n`` of 2**n, code\n143. Then", "`2**n` of 2\\*\\*n, code\n143\\. Then"),
+    ],
+)
+def test_words_of_a_docstring_become_markdown(docstring, markdown):
+    assert prose(docstring, "lightning_qsgd.optim.Perturbation", "optim.md") == markdown
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("<!-- docstring: lightning_qsgd.optim.SignTwin -->\n\n## By hand\n", "put <!-- end --> before .*By hand"),
+        ("<!-- docstring: lightning_qsgd.optim.NoSuchTwin -->\n", "NoSuchTwin"),
+    ],
+)
+def test_what_a_page_would_lose_is_refused(text, message, tmp_path):
+    (tmp_path / "page.md").write_text(text)
+    with pytest.raises((ValueError, KeyError), match=message):
+        rewritten(tmp_path / "page.md")
+
+
+def test_an_unknown_section_is_refused():
+    with pytest.raises(ValueError, match="Examples"):
+        section("Examples", ">>> 1", found("lightning_qsgd.optim.SignTwin"))
 
 
 class Reader(HTMLParser):
@@ -54,7 +94,7 @@ class Reader(HTMLParser):
 
 @pytest.fixture(scope="module")
 def site(tmp_path_factory):
-    if importlib.util.find_spec("mkdocs") is None or importlib.util.find_spec("mkdocstrings") is None:
+    if importlib.util.find_spec("mkdocs") is None:
         pytest.skip("MkDocs is not installed: make docs installs it")
     folder = tmp_path_factory.mktemp("built") / "site"
     built = subprocess.run(
@@ -100,6 +140,17 @@ def test_docstrings_and_fences_are_rendered(site):
         assert not re.search(r":(class|func|meth):|\.\. math::", text), package.name
     for path in site.glob("*.html"):
         assert not re.search(r"no-run \(|```", path.read_text()), path.name
+
+
+@pytest.mark.slow
+def test_the_reference_has_the_same_layout_in_the_repository(site):
+    def layout(html):
+        return re.findall(r"<(/?(?:h\d|li|ul|ol|em|strong|pre))\b", html)
+
+    for package in PACKAGES:
+        repository = MarkdownIt().render((ROOT / f"docs/api/{package.name}.md").read_text())
+        page = (site / f"api/{package.name}.html").read_text()
+        assert layout(repository) == layout(page[page.index("<article") : page.index("</article")]), package.name
 
 
 @pytest.mark.slow

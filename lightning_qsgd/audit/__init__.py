@@ -1,4 +1,4 @@
-"""What the quantum part of a training run does, said classically. Level 5."""
+"""Audits: explain in classical terms what the quantum part of a training run does. Level 5."""
 
 from lightning_qsgd.audit.findings import (
     AttentionFindings,

@@ -1,4 +1,4 @@
-"""Quantum attention in a trained model: what its circuits add to the scores that occur, and whether a line will do.
+"""Quantum attention in a trained model: split what its circuits add to scores, and try classical replacements.
 
 Shapes: B batch, H heads, Q quantum heads, T queries, K keys, d numbers per head, N scores.
 """
@@ -19,17 +19,17 @@ CURVE, BINS = 201, 60
 
 
 def attention_layers(module: nn.Module) -> dict[str, QuantumAttention]:
-    """Each :class:`QuantumAttention` that has a Phi, by its place in the module."""
+    """Find each :class:`QuantumAttention` with a Phi, by its name in the module."""
     found = {name: part for name, part in module.named_modules() if isinstance(part, QuantumAttention)}
     return {name: part for name, part in found.items() if not part.classical}
 
 
 class ScoreRecorder:
-    """Keeps a sample of each quantum head's scores, of the first 16 sequences of each batch; masked ones left out.
+    """Records a sample of each quantum head's scores, without masked ones, from the first 16 sequences of each batch.
 
     Args:
         layer: the layer.
-        seed: of the sample.
+        seed: seed of the sample. Default: 0.
     """
 
     def __init__(self, layer: QuantumAttention, seed: int = 0) -> None:
@@ -39,7 +39,7 @@ class ScoreRecorder:
 
     @property
     def change(self) -> Change:
-        """For :func:`substituted`."""
+        """The recording method, for :func:`substituted`."""
         return (self.layer, "attend", self._record)
 
     def _record(self, q: Tensor, k: Tensor, v: Tensor, allowed: Tensor | None) -> Tensor:
@@ -55,13 +55,13 @@ class ScoreRecorder:
         return self._attend(q, k, v, allowed)
 
     def scores(self) -> list[Tensor]:
-        """(N,) float64 of each quantum head; N is at most 20,000. Empty where nothing was asked."""
+        """The scores of each quantum head (N,), float64, with N at most 20,000; empty if the layer was never called."""
         return [sample.columns()[0] for sample in self._samples if sample.seen]
 
 
 @torch.no_grad()
 def shift(layer: QuantumAttention, head: int, scores: Tensor) -> Tensor:
-    """gain * Phi of the layer's quantum head number ``head`` (0 to Q - 1) with its constant: (N,) to (N,) float64."""
+    """gain * Phi of quantum head ``head`` (0 to Q - 1), including its constant, at scores (N,): (N,), float64."""
     constant = (layer.gain[head] * layer.series()[head, 0]).item()
     return layer.phi(scores.to(layer.gain))[head].cpu().double() + constant
 
@@ -94,7 +94,7 @@ def audit_head(layer: QuantumAttention, head: int, scores: Tensor) -> HeadFindin
 
 
 def multiplied(layer: QuantumAttention, factors: list[float]) -> Change:
-    """Classical attention in the layer's place, with scores times a factor for each quantum head."""
+    """A method for :func:`substituted` with classical attention, and scores times a factor for each quantum head."""
     every = torch.ones(layer.num_heads)
     every[layer.heads] = torch.tensor(factors)
 
@@ -105,12 +105,12 @@ def multiplied(layer: QuantumAttention, factors: list[float]) -> Change:
 
 
 def audit_attention(passes: Passes, trained: Passed, recorders: dict[str, ScoreRecorder]) -> list[AttentionFindings]:
-    """What each quantum attention layer does over validation data, and what the model becomes without it.
+    """Split what each quantum attention layer adds to scores over validation data, and try replacements in the model.
 
     Args:
-        passes: of the trained model.
-        trained: what it reaches as it is.
-        recorders: of validation data, by the layer's name.
+        passes: passes of the trained model.
+        trained: the pass of the unchanged model.
+        recorders: records over validation data, by the name of the layer.
     """
     heads: dict[str, list[HeadFindings]] = {}
     for name, recorder in recorders.items():
@@ -129,7 +129,7 @@ def audit_attention(passes: Passes, trained: Passed, recorders: dict[str, ScoreR
 
     def _reproduced(names: list[str], line: bool) -> float | None:
         rows = [h for n in names for h in heads[n]]
-        moving = sum(h.power * (1 - h.constant) for h in rows)  # the constant cancels
+        moving = sum(h.power * (1 - h.constant) for h in rows)  # constants cancel
         return (sum(h.power * h.linear for h in rows) / moving if line else 0.0) if moving > 0 else None
 
     together = replace(asked, f" in all {len(asked)} layers") if len(asked) > 1 else []

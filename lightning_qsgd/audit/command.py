@@ -28,13 +28,13 @@ from lightning_qsgd.yaml_files import dump_yaml
 
 
 def audit(arguments: Sequence[str]) -> None:
-    """Train, or replay checkpoints, and say what the quantum part did.
+    """Train, or replay checkpoints, and write a page about what the quantum part did.
 
     Args:
-        arguments: of the command line, without its name.
+        arguments: arguments of the command line, without the command's name.
 
     Raises:
-        ValueError: if nothing in the configuration is quantum, or too little of it was recorded.
+        ValueError: if the configuration has no quantum part, or too few of its values were recorded.
     """
     options, overrides = _parser().parse_known_args(list(arguments))
     given = [part for path in options.config for part in ("--config", path)] + overrides
@@ -54,9 +54,9 @@ def audit(arguments: Sequence[str]) -> None:
     if trajectory is not None and perturbation is not None:
         found = audit_perturbation(trajectory, perturbation)
         findings["perturbation"] = found
-        write_audit(title, findings, output)  # kept, should the layers' audit fail
+        write_audit(title, findings, output)  # remains if the audit of layers fails
     elif options.compare:
-        raise ValueError("Invalid compare: it trains twins of a perturbation, and no step of this run was perturbed")
+        raise ValueError("Invalid compare: it trains twins of a perturbation, but no step of this run was perturbed")
     for layer in audit_model(*experiment):
         findings[layer.name] = layer
     if not findings:
@@ -71,7 +71,7 @@ def audit(arguments: Sequence[str]) -> None:
     console.print(f"Audit: {written[0]}", highlight=False, soft_wrap=True)
     if options.compare and perturbation is not None:
         checkpoints = options.ckpt_path or Path(experiment.trainer.default_root_dir) / "checkpoints"
-        again = f"go on with --ckpt_path {checkpoints} --compare -o {output}"
+        again = f"continue with --ckpt_path {checkpoints} --compare -o {output}"
         judged = _compared(given, perturbation, output, options, again)
         write_audit(title, findings, output, judged)
         console.print(" ".join(judged), highlight=False)
@@ -84,11 +84,11 @@ def _train(experiment: Experiment, recorder: Recorder) -> None:
         raise ValueError(
             f"Invalid trainer.devices: {trainer.world_size} processes; an audit records in one: --trainer.devices 1"
         )
-    trainer.callbacks.insert(0, recorder)  # type: ignore[attr-defined]  # before others that clear what it reads
+    trainer.callbacks.insert(0, recorder)  # type: ignore[attr-defined]  # before callbacks that clear what it reads
     try:
         result = experiment.fit()
     except (KeyboardInterrupt, SystemExit):
-        print("Stopped; the way on: fit --ckpt_path last, then audit --ckpt_path last", file=sys.stderr)
+        print("Stopped; continue with fit --ckpt_path last, and then audit --ckpt_path last", file=sys.stderr)
         raise
     if trainer.is_global_zero and result.folder is not None:
         Console(width=160).print(summary_table(result.folder))
@@ -97,7 +97,7 @@ def _train(experiment: Experiment, recorder: Recorder) -> None:
 def _compared(
     arguments: list[str], perturbation: Perturbation, output: Path, options: argparse.Namespace, again: str
 ) -> list[str]:
-    """Train the twins; the verdict."""
+    """Train the twins, and return the sentences of the verdict."""
     config = Experiment.typed(arguments).settings
     base = output / "config.yaml"
     base.parent.mkdir(parents=True, exist_ok=True)
@@ -113,39 +113,42 @@ def _compared(
 def _parser() -> KnownArgumentsParser:
     parser = KnownArgumentsParser(
         "lightning-qsgd audit",
-        description="Train as fit does and say what the quantum part did, classically: what of its power is constant, "
-        "depends on one angle, on several, or is noise, and which classical map does the same. Further arguments "
-        "override the configuration, as with fit.",
+        description="Train as fit does, and explain in classical terms what the quantum part did: which share of its "
+        "power is constant, depends on one angle, depends on several, or is noise, and which classical map has the "
+        "same effect. Further arguments override the configuration, as with fit.",
     )
     add_options("audit", parser)
     return parser
 
 
-CLAIMED = ("adamw", "circuit/frozen", "circuit/shuffled", "sine")  # what a circuit-specific effect must beat
-FIRST_SEED = 501  # others tune and evaluate on lower ones
+CLAIMED = ("adamw", "circuit/frozen", "circuit/shuffled", "sine")  # arms that a circuit-specific effect must beat
+FIRST_SEED = 501  # shipped comparisons use lower seeds
 
 
 def comparison_of(
     base: Path, config: dict[str, Any], perturbation: Perturbation, seeds: int, margin: float, root: Path
 ) -> Comparison:
-    """Arms: "circuit", the run as it is; its twins; "product", without entanglement; "sine"; and "adamw", weight 0.
+    """The comparison of a run with its classical twins.
+
+    Its arms are "circuit", the run itself; its twins; "product", without entanglement; "sine"; and "adamw", with
+    weight 0.
 
     Args:
         base: file of the complete configuration.
         config: its contents.
-        perturbation: that of the run, fitted: what it is decides which twins there are.
-        seeds: evaluation seeds, at least 2.
-        margin: smallest difference of the metric that matters.
-        root: folder to run in.
+        perturbation: the run's fitted perturbation, which decides on the twins.
+        seeds: number of evaluation seeds, at least 2.
+        margin: the smallest difference of the metric that matters.
+        root: folder of the comparison's folder.
 
     Raises:
-        ValueError: as :func:`check_comparable`.
+        ValueError: see :func:`check_comparable`.
     """
     check_comparable(config, seeds)
     optimizer = config["model"]["init_args"]["optimizer"]["init_args"]
     given: dict[str, Any] = optimizer.get("perturbation") or {}
     settings: dict[str, Any] = {}
-    if twin := optimizer.get("twin"):  # written out, so that it has twins, and the sine is no twin of the sine
+    if twin := optimizer.get("twin"):  # written out, so that it has twins, and the sine is not its twin
         inner = {"kind": twin, "reference": optimizer.get("perturbation")}
         given = {"class_path": "lightning_qsgd.optim.ControlPerturbation", "init_args": inner}
         settings = {"optimizer.perturbation": given, "optimizer.twin": None}
@@ -189,18 +192,18 @@ def comparison_of(
 
 
 def check_comparable(config: dict[str, Any], seeds: int) -> None:
-    """Refuse what ``--compare`` cannot do, before hours of training.
+    """Check before hours of training that ``--compare`` can be done.
 
     Raises:
-        ValueError: for too few seeds, another optimizer, or no metric.
+        ValueError: for fewer than 2 seeds, another optimizer, or a missing metric.
     """
     if seeds < 2:
         raise ValueError(f"Invalid seeds: {seeds}; paired statistics need at least 2")
     optimizer = config["model"].get("init_args", {}).get("optimizer") or {}
     if not {"quantum_weight", "scale", "scope"} <= optimizer.get("init_args", {}).keys() or not config["data"]:
         raise ValueError(
-            "Invalid compare: it changes model.init_args.optimizer, which must be a SuperpositionalGradientDescent in "
-            "the configuration, beside data; write a comparison of your own (docs/compare.md)"
+            "Invalid compare: the configuration must have data, and a SuperpositionalGradientDescent as "
+            "model.init_args.optimizer, which --compare changes; or write your own comparison (docs/compare.md)"
         )
     if not config["checkpoint"]["monitor"]:
-        raise ValueError("Invalid checkpoint.monitor: null; --compare judges that metric: name one, as val/accuracy")
+        raise ValueError("Invalid checkpoint.monitor: null; --compare judges that metric: set val/accuracy or another")

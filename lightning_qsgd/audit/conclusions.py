@@ -1,4 +1,4 @@
-"""What an audit's numbers say, in sentences, by rules."""
+"""Sentences of an audit, made from its numbers by rules."""
 
 import math
 from typing import Literal
@@ -15,7 +15,7 @@ from lightning_qsgd.audit.findings import (
 )
 from lightning_qsgd.report.numbers import Numbers, count, listed, number, percent, unit_of
 
-MARGIN = 0.01  # what may be lost: a point of accuracy, or 1 % of another metric's value
+MARGIN = 0.01  # loss that does not matter: a point of accuracy, or 1 % of another metric's value
 MEANING = {
     "constant": "the layer's inputs do not matter, a constant is enough",
     "single-angle part": "what several angles do together is not used",
@@ -25,7 +25,7 @@ NAMES = {"constant": "constant", "single": "single-angle", "multi": "multi-angle
 NEGLIGIBLE = 0.01  # of Adam's step
 NEARLY_ALL = 0.95  # of the power
 SOME = 0.05
-#: Maps from simple to complex, and what each is in words.
+#: Maps in words, from simple to complex.
 MAPS = {
     "one number": "one constant for all touched coordinates",
     "one per qubit": "one constant for each place in a block",
@@ -39,11 +39,10 @@ MAPS = {
 
 
 def conclude(findings: PerturbationFindings) -> list[str]:
-    """What an audit of a perturbation concludes, in sentences, the most important one first.
+    """The conclusions of an audit of a perturbation, in sentences, the most important one first.
 
-    The first rule that holds decides the first sentence: the power is 0; most of it is no function of the weights; a
-    classical map reproduces 95 % of it (the simplest one that does, in the order of :data:`MAPS`); otherwise the shares
-    are named.
+    The first rule that applies decides the main sentence: the power is 0; a classical map reproduces 95 % of it (the
+    first such map in :data:`MAPS`); most of it is not a function of the weights; otherwise the best map is named.
     """
     sentences = [_main(findings)]
     if findings.shares.power and findings.truncation is None:
@@ -102,16 +101,16 @@ def simplest(maps: dict[str, float], enough: float = NEARLY_ALL) -> str | None:
 
 
 def loss(metric: Metric, replacement: Replacement) -> float:
-    """How much worse the model is with the replacement, in the metric's unit; below 0 it is better."""
+    """How much worse the model is with the replacement, in the metric's unit; negative if it is better."""
     difference = metric.value - replacement.value
     return difference if metric.mode == "max" else -difference
 
 
 def interval(metric: Metric, replacement: Replacement) -> tuple[float, float] | None:
-    """95 % interval of the loss over validation examples; None where they were not compared one by one.
+    """The 95 % interval of the loss over validation examples; None if they were not compared one by one.
 
-    Agresti and Min (2005, doi:10.1002/sim.1781): Wald's interval for paired proportions, half an example added to each
-    of the four cells. It says nothing about other seeds.
+    It is Wald's interval for paired proportions with half an example added to each of the four cells (Agresti and Min
+    2005, doi:10.1002/sim.1781). It does not cover other seeds.
     """
     if not metric.examples:
         return None
@@ -123,8 +122,8 @@ def interval(metric: Metric, replacement: Replacement) -> tuple[float, float] | 
 def judge(metric: Metric, replacement: Replacement) -> Literal["enough", "not enough", "unclear"]:
     """Whether the model with the replacement is as good, up to the margin of 1 point (or 1 %).
 
-    "enough": the interval ends within the margin; "not enough": it lies above 0; "unclear": neither. Without an
-    interval the loss itself decides. A metric that is not finite is never enough.
+    It is "enough" if the interval ends within the margin, "not enough" if the interval lies above 0, and otherwise
+    "unclear". Without an interval, the loss decides. A metric that is not finite is never enough.
     """
     lost, ends = loss(metric, replacement), interval(metric, replacement)
     if not math.isfinite(lost):
@@ -137,7 +136,7 @@ def judge(metric: Metric, replacement: Replacement) -> Literal["enough", "not en
 
 
 def untrained(metric: Metric) -> str | None:
-    """A sentence if the model is not clearly better than the commonest label (binomial test, 95 %, one-sided)."""
+    """A sentence if the model is not clearly better than the most common label (one-sided binomial test, 95 %)."""
     if metric.chance is None or not metric.examples or not math.isfinite(metric.value):
         return None
     right = round(metric.value * metric.examples)
@@ -151,12 +150,12 @@ def untrained(metric: Metric) -> str | None:
 
 
 def numbers_of(metric: Metric) -> Numbers:
-    """How the metric is printed."""
+    """The number format of the metric."""
     return Numbers("%" if metric.examples else unit_of(metric.name))
 
 
 def outcome(metric: Metric, replacement: Replacement) -> str:
-    """Such as "the model loses 0.10 points of 95.30 % val/accuracy (95 % interval -0.30 to 0.50)"."""
+    """A clause such as "the model loses 0.10 points of 95.30 % val/accuracy (95 % interval of the loss: ...)"."""
     numbers, lost, ends = numbers_of(metric), loss(metric, replacement), interval(metric, replacement)
     if not math.isfinite(lost):
         return f"{metric.name} is not finite any more"
@@ -171,14 +170,14 @@ def outcome(metric: Metric, replacement: Replacement) -> str:
 
 
 def untried(found: LayerFindings) -> str:
-    """A sentence on the classical replacements that could not be tried, and why; "" where all were."""
+    """A sentence about the classical replacements that could not be tried, and why; "" if all were tried."""
     tried = [replacement.name for replacement in found.replacements]
     missing = [f"the {name} ({found.untried.get(name, 'see below')})" for name in MEANING if name not in tried]
     return f"Could not be tried: {listed(missing)}." if missing else ""
 
 
 def layer_conclusion(found: LayerFindings) -> str:
-    """What a circuit layer is needed for; before that, what could not be tried."""
+    """What a circuit layer is needed for, preceded by what could not be tried."""
     if not found.replacements:
         return f"Nothing can be said of {found.name}: {' '.join(found.notes)}"
     if why := untrained(found.metric):
@@ -204,7 +203,7 @@ def _of_layer(found: LayerFindings) -> str:
 
 
 def attention_conclusion(found: AttentionFindings) -> list[str]:
-    """A sentence on what a layer's Phi is needed for, and one on all layers at once where there are several."""
+    """A sentence about what a layer's Phi is needed for, and, if there are several layers, one about all of them."""
     if not found.replacements:
         return [f"Nothing can be said of {found.name}: {' '.join(found.notes)}"]
     if why := untrained(found.metric):
@@ -259,7 +258,7 @@ def conclusion(found: PerturbationFindings | LayerFindings | AttentionFindings) 
 
 
 def summary(found: PerturbationFindings | LayerFindings | AttentionFindings) -> list[str]:
-    """Three sentences for readers who were not there: what was audited, what was found, and how sure that is."""
+    """Three sentences for any reader: what was audited, what was found, and how certain it is."""
     if isinstance(found, PerturbationFindings):
         touched, recorded = found.coordinates
         when = f"at {count(len(found.steps), 'optimizer step')}, for {recorded:,} of {touched:,} weights"
@@ -291,7 +290,7 @@ def summary(found: PerturbationFindings | LayerFindings | AttentionFindings) -> 
 
 
 def steps(findings: PerturbationFindings) -> str:
-    """Which optimizer steps were recorded."""
+    """The recorded optimizer steps in words."""
     recorded = findings.steps
     if len(recorded) <= 1:
         return f"one recorded step ({recorded[0]})" if recorded else "no recorded step"

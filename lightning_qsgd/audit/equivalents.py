@@ -1,4 +1,4 @@
-"""Classical stand-ins for a modulation, and how much of its power they reproduce.
+"""Classical maps in place of a modulation, and the share of its power that they reproduce.
 
 Shapes: T recorded steps, P blocks, n angles and outputs of a block; M rows.
 """
@@ -17,32 +17,32 @@ from lightning_qsgd.audit.findings import Truncation
 from lightning_qsgd.audit.split import design
 from lightning_qsgd.quantum.fourier import basis, outer
 
-SAMPLE = 3000  # rows that terms are chosen on, and as many that they are tested on
+SAMPLE = 3000  # rows to choose terms on, and as many to test them on
 MOST_CANDIDATES = 4096
-MOST_TERMS = 40  # of one qubit's series
+MOST_TERMS = 40  # in the series of one qubit
 
 
 def map_shares(
     angles: Tensor, s: Tensor, tensors: np.ndarray, weights: Tensor, fitted: Tensor
 ) -> tuple[dict[str, float], dict[str, Tensor]]:
-    """Shares of the power of s that classical maps reproduce: 1 - mean square distance / mean square.
+    """Compute the share of the power of s that each classical map reproduces, 1 - mean square distance / mean square.
 
     Args:
-        angles, s: (T, P, n); NaN where there is nothing.
-        tensors: (P,), number of the tensor of each block.
-        weights: (P,), how many blocks a row stands for.
-        fitted: (T, P, n): the best sum of one-angle series.
+        angles, s: recorded angles and modulations (T, P, n), NaN where nothing was recorded.
+        tensors: number of the tensor of each block (P,).
+        weights: number of blocks that each recorded block represents (P,).
+        fitted: the best sum of one-angle series (T, P, n).
 
     Returns:
-        The shares by name, see :class:`lightning_qsgd.audit.findings.PerturbationFindings`, and each map's values, (T,
-        P, n).
+        The shares by name (see :class:`lightning_qsgd.audit.findings.PerturbationFindings`), and the values of each map
+        (T, P, n).
     """
     real, amplitude = ~s.isnan(), sine_amplitude(angles, s, weights)
     s, angles = s.double().nan_to_num(), angles.double().nan_to_num()
     w = weights.double()[None, :, None] * real
     _, owner = np.unique(tensors, return_inverse=True)
     owners = torch.from_numpy(owner)
-    by_block = (w * s).sum((0, 2)), w.sum((0, 2))  # of each block
+    by_block = (w * s).sum((0, 2)), w.sum((0, 2))
     sums, counts = (torch.zeros(int(owners.max()) + 1, dtype=torch.float64).index_add(0, owners, v) for v in by_block)
     sine = angles.sin()
     mean_s, mean_sine = (w * s).sum() / w.sum(), (w * sine).sum() / w.sum()
@@ -63,7 +63,7 @@ def map_shares(
 
 
 def sine_amplitude(angles: Tensor, s: Tensor, weights: Tensor) -> float:
-    """A of the best A * sin(angle), over all qubits; shapes as in :func:`map_shares`."""
+    """The amplitude A of the best A * sin(angle) over all qubits; see :func:`map_shares` for shapes."""
     real = ~s.isnan()
     w, sine = weights.double()[None, :, None] * real, angles.double().nan_to_num().sin()
     return float((w * s.double().nan_to_num() * sine).sum() / (w * sine**2).sum().clamp(min=1e-300))
@@ -78,21 +78,24 @@ def truncate(
     seed: int = 0,
     blocks: np.ndarray | None = None,
 ) -> Truncation:
-    """The shortest series that forward selection finds with at most ``error`` of the power left, on unseen rows.
+    """Find a short series by forward selection that leaves at most ``error`` of the power on unseen rows.
 
-    In each round the product of waves that lowers the squared error most joins the series, and all coefficients are
-    refitted (orthogonal least squares). A shorter series may exist: what is returned is an upper bound. Where the whole
-    series has more than 4,096 terms, products of at most two angles are the candidates.
+    Each round adds the product of waves that reduces the squared error most, and refits all coefficients (orthogonal
+    least squares). A shorter series may exist, so that the number of terms is an upper bound. If the whole series has
+    more than 4,096 terms, only products of at most two angles are candidates.
 
     Args:
-        angles: (N, n) radians, without NaN.
-        values: (N, n), the modulation without noise.
-        weights: (N,); rows are drawn by them.
-        sizes: terms of the series in each angle, 1 + 2 * degree.
+        angles: angles (N, n) in radians, without NaN.
+        values: modulation without noise (N, n).
+        weights: probabilities (N,), up to a factor, with which rows are drawn.
+        sizes: number of terms of the series in each angle, 1 + 2 * degree.
         error: share of each qubit's power that may be left, in (0, 1). Default: 0.01.
-        seed: of the rows. Default: 0.
-        blocks: (N,), the coordinates of each row: those that are tested on are never those that are chosen on. Default:
-            each row has its own.
+        seed: seed of the rows. Default: 0.
+        blocks: number of the block of each row (N,). Terms are chosen and tested on different blocks. Default: None,
+            each row is a block.
+
+    Returns:
+        The length of the series, and its error.
     """
     rng = np.random.default_rng(seed)
     share = (weights / weights.sum()).double().numpy()
@@ -118,21 +121,21 @@ def truncate(
 
 
 def _terms(sizes: Sequence[int]) -> list[tuple[int, ...]] | None:
-    """Sets of angles whose products are candidates; None: all."""
+    """Sets of angles whose products are candidates; None for all sets."""
     if prod(sizes) <= MOST_CANDIDATES:
         return None
     return [(), *((q,) for q in range(len(sizes))), *combinations(range(len(sizes)), 2)]
 
 
 def _candidates(angles: Tensor, sizes: Sequence[int]) -> Tensor:
-    """(M, candidates): products of waves."""
+    """Products of waves (M, candidates)."""
     if _terms(sizes) is None:
         return outer([basis(angles[:, q], size) for q, size in enumerate(sizes)])
     return design(angles, sizes, 2)
 
 
 def _orders(sizes: Sequence[int]) -> list[int]:
-    """How many angles each candidate depends on."""
+    """The number of angles that each candidate depends on."""
     sets = _terms(sizes)
     if sets is None:
         grids = torch.meshgrid(*(torch.arange(size) for size in sizes), indexing="ij")
@@ -141,10 +144,10 @@ def _orders(sizes: Sequence[int]) -> list[int]:
 
 
 def _select(columns: Tensor, y: Tensor, error: float, orders: Tensor) -> tuple[list[int], bool]:
-    """Orthogonal least squares: columns in the order in which they join, and whether ``error`` was reached.
+    """Select columns by orthogonal least squares; returns them in order, and whether ``error`` was reached.
 
-    Among columns that gain nearly the same (2 %), as many do where angles hardly move, one of the fewest angles is
-    taken.
+    Among columns with nearly the same gain (within 2 %), of which there are many if angles hardly move, the one with
+    the fewest angles is chosen.
     """
     limit = error * float(y @ y)
     columns, left, picked = columns.clone(), y.clone(), []
@@ -152,7 +155,7 @@ def _select(columns: Tensor, y: Tensor, error: float, orders: Tensor) -> tuple[l
     alive = size > 0
     while float(left @ left) > limit and len(picked) < MOST_TERMS:
         norms = columns.square().sum(0)
-        alive &= norms > 1e-10 * size  # what is left of the others depends on those that were picked
+        alive &= norms > 1e-10 * size  # other columns now depend on the picked ones
         gain = torch.where(alive, (columns.T @ left).square() / norms.clamp(min=1e-300), 0)
         if not gain.max() > 0:
             break

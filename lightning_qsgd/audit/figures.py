@@ -38,7 +38,7 @@ LEAST = 0.007  # percent
 OUTPUTS = 16  # rows of a layer's picture
 MOST_ROWS = 40
 FEW_ROWS = 10  # a map of fewer modules says too little
-LONGEST = 52  # characters of a name
+LONGEST = 52  # characters in a name
 HATCH = "#4A4A46"
 PARTS = {"constant": "#A9A9A3", "single": OWN, "multi": "#E69F00", "rest": "#FFFFFF"}
 
@@ -62,7 +62,7 @@ def power_over_time(findings: PerturbationFindings) -> Drawing | None:
 
 
 def layers(findings: PerturbationFindings) -> Drawing | None:
-    """The four shares of each tensor, or of each module where there are many; None where there is nothing to show."""
+    """The four shares of each tensor, or of each module if there are many tensors; None if there are none."""
     tensors = {name: shares for name, shares in findings.per_tensor.items() if shares.power}
     if not tensors:
         return None
@@ -92,7 +92,7 @@ def layers(findings: PerturbationFindings) -> Drawing | None:
 
 
 def modulation(findings: PerturbationFindings) -> Drawing | None:
-    """s against the best classical map's, and what each map reproduces; None without points, or where s is 0."""
+    """s against the best classical map, and the share that each map reproduces; None without points, or if s is 0."""
     best, points = findings.points
     if not points or not findings.shares.power:
         return None
@@ -116,7 +116,7 @@ def modulation(findings: PerturbationFindings) -> Drawing | None:
 
 
 def left_out(findings: PerturbationFindings) -> str:
-    """A sentence, after a space, about tensors that have no split of their own; "" where all have one."""
+    """A sentence, after a space, about tensors that have no split; "" if all have one."""
     missing = findings.shares.rows - sum(shares.rows for shares in findings.per_tensor.values())
     if missing <= 0 or not findings.shares.rows:
         return ""
@@ -195,7 +195,7 @@ def _modulation(findings: PerturbationFindings) -> str:
 
 
 def _look(part: str) -> dict:
-    """Of a part's area: the rest, which is no function of the angles, is hatched."""
+    """The style of a part's area. The rest, which is not a function of the angles, is hatched."""
     hatched = {"hatch": "////", "edgecolor": HATCH} if part == "rest" else {}
     return {"facecolor": PARTS[part], "linewidth": 0, **hatched}
 
@@ -207,7 +207,7 @@ def _legend(figure: Figure, shares: Shares | None = None) -> None:
 
 
 def _scatter(axes: Axes, points: Sequence[Sequence[float]]) -> None:
-    """Pairs (true, classical), and the diagonal on which both agree."""
+    """Draw pairs (true, classical), and the diagonal on which both agree."""
     true, classical = np.array(points).T
     low, high = min(true.min(), classical.min()), max(true.max(), classical.max())
     pad = 0.05 * (high - low) or 0.05
@@ -219,7 +219,7 @@ def _scatter(axes: Axes, points: Sequence[Sequence[float]]) -> None:
 
 
 def layer_picture(found: LayerFindings) -> Drawing | None:
-    """Shares of each output's power, and outputs against the best classical replacement's; None without points."""
+    """Shares of each output's power, and outputs against those of the best replacement; None without points."""
     if not found.points:
         return None
     best = next((r for r in found.replacements if r.name == found.compared), None)
@@ -240,7 +240,7 @@ def layer_picture(found: LayerFindings) -> Drawing | None:
 
 
 def attention_picture(found: AttentionFindings) -> Drawing | None:
-    """What each head adds to a score, and the line of least squares, over the scores that occur; None without heads."""
+    """What each head adds to a score, and its least-squares line, over recorded scores; None without heads."""
     if not found.heads:
         return None
     said = [
@@ -259,7 +259,7 @@ def attention_picture(found: AttentionFindings) -> Drawing | None:
 
 
 def _shown(found: LayerFindings) -> list[int]:
-    """Outputs with the most power, in order."""
+    """The outputs with the most power, in order."""
     largest = sorted(range(len(found.per_output)), key=lambda k: -found.per_output[k].power)[:OUTPUTS]
     return sorted(largest)
 
@@ -318,7 +318,7 @@ def _head(axes: Axes, head: HeadFindings) -> None:
 
 
 def together(members: Sequence[Shares]) -> Shares:
-    """Shares of the power of several tensors, each by what its recorded blocks stand for."""
+    """Shares of several tensors together, weighted by the number of values that their blocks represent."""
     weight = sum(shares.weight for shares in members)
     power = sum(shares.weight * shares.power for shares in members) / (weight or 1.0)
     parts = {
@@ -356,7 +356,7 @@ def grouped(tensors: Mapping[str, Shares]) -> dict[str, list[Shares]]:
 
 
 def common_prefix(names: Sequence[str]) -> str:
-    """What all names begin with, up to a dot that no number follows; "" for a single name."""
+    """The common beginning of all names, up to a dot that no number follows; "" for a single name."""
     parts = [name.split(".")[:-1] for name in names]
     same = 0
     while len(names) > 1 and all(len(p) > same and p[same] == parts[0][same] for p in parts):
@@ -367,7 +367,7 @@ def common_prefix(names: Sequence[str]) -> str:
 
 
 def short_names(names: Sequence[str]) -> list[str]:
-    """Names without what all begin with, and without the middle of those that are too long."""
+    """Names without their common beginning, and without the middle of those that are too long."""
     kept = [name.removeprefix(common_prefix(names)) for name in names]
     half = LONGEST // 2
     return [name if len(name) <= LONGEST else f"{name[: half - 1]}\u2026{name[-half:]}" for name in kept]

@@ -1,4 +1,4 @@
-"""What an audit found, as plain values: what pages are made from. They are saved as JSON."""
+"""The findings of an audit as plain values, from which pages are made. They are saved as JSON."""
 
 import json
 import math
@@ -12,16 +12,16 @@ from lightning_qsgd.files import atomic_write, structured
 
 @dataclass(frozen=True)
 class Shares:
-    """Shares of a modulation's (or an output's) mean square over the angles that occurred; they add up to 1.
+    """Shares of the mean square of a modulation, or of an output, over recorded angles. They add up to 1.
 
     Attributes:
-        constant: its squared mean, of each qubit: a number that needs no circuit.
-        single: what the best sum of functions of one angle each adds (least squares).
-        multi: what depends on several angles together.
-        rest: what no function of the angles explains: shots, hardware noise, random numbers, or a table.
-        power: the mean square itself, the mean over qubits.
-        rows: blocks of angles behind it.
-        weight: how many values of the model those stand for; 0 where they are all there is.
+        constant: share of the squared mean of each qubit, a number that needs no circuit.
+        single: share that the best sum of functions of one angle each adds (by least squares).
+        multi: share that depends on several angles together.
+        rest: share that is not a function of the angles, such as shot noise, hardware noise, random numbers or a table.
+        power: the mean square, averaged over qubits.
+        rows: number of recorded blocks of angles.
+        weight: number of values of the model that these represent; 0 if they are all values.
     """
 
     constant: float
@@ -39,14 +39,15 @@ class Shares:
 
 @dataclass(frozen=True)
 class Truncation:
-    """A short trigonometric series that stands in for the modulation, found by forward selection.
+    """A short trigonometric series in place of the modulation, found by forward selection.
 
     Attributes:
         error: mean square that may be left, as a share of the modulation's.
-        terms: products of sines and cosines, the constant included, summed over qubits; None if it was not reached.
-        candidates: terms of the whole series, summed over qubits.
-        left: the share left on angles that the selection did not see.
-        largest: the largest number of angles in one of the terms.
+        terms: number of products of sines and cosines, including the constant, summed over qubits; None if ``error``
+            was not reached.
+        candidates: number of terms of the whole series, summed over qubits.
+        left: share that is left on angles that the selection did not see.
+        largest: largest number of angles in a term.
     """
 
     error: float
@@ -58,38 +59,38 @@ class Truncation:
 
 @dataclass(frozen=True)
 class PerturbationFindings:
-    """An optimizer's perturbation along one training run.
+    """Findings about an optimizer's perturbation along one training run.
 
     Attributes:
-        identity: of the perturbation, as checkpoints have it.
-        ran_on: the sampler, its device and shots, or the calibration; empty where there is no circuit.
-        settings: of the optimizer, by name: quantum_weight, scale, scope, target, coupling, lr.
-        steps: optimizer steps that were recorded, in order.
-        coordinates: touched coordinates, and how many of them were recorded.
-        shares: of all that was recorded.
-        intervals: 95 % intervals of the four shares, from resampling the recorded blocks; empty where all blocks of
-            the model are recorded.
-        per_qubit: by qubit, in order.
-        per_tensor: by the parameter's name; projections are of that tensor's angles alone. Tensors with too few
+        identity: identity of the perturbation, as in checkpoints.
+        ran_on: the sampler with its device and shots, or the calibration; "" without a circuit.
+        settings: settings of the optimizer by name: quantum_weight, scale, scope, target, coupling, lr.
+        steps: recorded optimizer steps, in order.
+        coordinates: number of touched coordinates, and how many of them were recorded.
+        shares: shares of all recorded values.
+        intervals: 95 % intervals of the four shares, from resampling recorded blocks; empty if all blocks of the model
+            were recorded.
+        per_qubit: shares by qubit, in order.
+        per_tensor: shares by the parameter's name, with projections of that tensor's angles only. Tensors with too few
             recorded blocks are left out.
-        over_time: by optimizer step, the first of each span; projections are of that span's angles alone.
-        uniform: the same for independent, uniform angles; None where there is no series.
+        over_time: shares by the first optimizer step of each span, with projections of that span's angles only.
+        uniform: shares for independent, uniform angles; None without a series.
         maps: share of the power that classical maps reproduce, by name: "one number", "one per qubit", "one per
             tensor", "one per coordinate" (means over the run), "frozen at step 0", "sine" (amplitude * sin a), "sine
-            and constant", "one-angle series". May be negative where a map is worse than none.
-        sine_amplitude: of the best sine.
+            and constant", "one-angle series". It is negative if a map is worse than 0.
+        sine_amplitude: amplitude of the best sine.
         offset, spread: mean and standard deviation of s.
-        learning_rate_factor: 1 + lambda * offset, with scale="adam".
-        truncation: None where there is no series.
-        device_error: mean square distance of the circuit as it ran (calibrated, sampled or noisy) from the same circuit
-            simulated exactly, as a share of the power; None where it cannot be known.
-        norm_ratio: medians over recorded steps of ||lambda Q|| over Adam's step; None where nothing was stepped.
-        effective: share of touched coordinates with |s| > 0.01 and Q != 0; None likewise.
-        points: pairs (s, s of the best classical map) of a sample of coordinates, and the map's name.
-        circuits, shots: run by the audit itself.
-        few: whether there are fewer blocks of weights than 10 for each term of the one-angle series, which then fits
-            some of the multi-angle part too: single is an upper bound, multi a lower one.
-        sampled: whether s is known by runs of the circuit alone, not by its series.
+        learning_rate_factor: 1 + lambda * offset, for scale="adam".
+        truncation: a short series for s; None without a series.
+        device_error: mean square distance of the circuit as it ran (calibrated, sampled or noisy) from the exactly
+            simulated circuit, as a share of the power; None if unknown.
+        norm_ratio: median over recorded steps of the norm of lambda * Q over that of Adam's step; None without steps.
+        effective: median share of touched coordinates with |s| > 0.01 and Q != 0; None without steps.
+        points: name of the best classical map, and pairs (s, value of that map) for a sample of coordinates.
+        circuits, shots: number of circuits and shots that the audit ran.
+        few: whether there are fewer than 10 blocks for each term of the one-angle series. The series then also fits
+            some of the multi-angle part, so that single is an upper bound and multi a lower bound.
+        sampled: whether s is known only from runs of the circuit, and not from a series.
     """
 
     identity: str
@@ -121,14 +122,15 @@ class PerturbationFindings:
 
 @dataclass(frozen=True)
 class Metric:
-    """How good the trained model is on validation data.
+    """The metric of the trained model on validation data.
 
     Attributes:
-        name: as it is logged.
-        mode: "max": more is better; "min".
-        value: of the model as it is.
-        examples: how many were compared one by one, right or wrong; 0 where that cannot be seen, or is not the metric.
-        chance: share of the commonest label among them: what a model has that always names it; None without them.
+        name: name under which the metric is logged.
+        mode: "max" if higher is better, or "min".
+        value: value of the unchanged model.
+        examples: number of examples that are compared one by one, as right or wrong; 0 if the metric is not their
+            accuracy.
+        chance: share of the most common label among them, the accuracy of always naming it; None without examples.
     """
 
     name: str
@@ -140,15 +142,16 @@ class Metric:
 
 @dataclass(frozen=True)
 class Replacement:
-    """The same trained model with something else in a part's place; nothing is trained on.
+    """The trained model with a classical replacement of a part, without further training.
 
     Attributes:
-        name: "constant", "single-angle part", "classical series", "no Phi", "linear part"; with an addition where it
-            is of all such layers at once.
-        terms: numbers behind each output (attention: each head), the constant included.
-        reproduced: share of the part's mean square over validation data that it reproduces; None where not known.
-        value: the metric with it.
-        lost, gained: examples that are right only without it, or only with it; both 0 where ``Metric.examples`` is 0.
+        name: "constant", "single-angle part", "classical series", "no Phi" or "linear part", with an addition if all
+            such layers are replaced at once.
+        terms: number of terms for each output (for attention, each head), including the constant.
+        reproduced: share of the part's mean square over validation data that it reproduces; None if unknown.
+        value: the metric with the replacement.
+        lost, gained: number of examples that are right only without it, and only with it; both 0 if
+            ``Metric.examples`` is 0.
     """
 
     name: str
@@ -161,23 +164,24 @@ class Replacement:
 
 @dataclass(frozen=True)
 class LayerFindings:
-    """A circuit layer in a trained model: what its outputs are made of over the inputs that occur.
+    """Findings about a circuit layer in a trained model, over the inputs from validation data.
 
     Attributes:
-        name: its place in the module.
-        circuit: in words.
-        engine: where it runs.
-        rows: inputs that occurred over validation data, and how many of them were looked at.
-        outputs: their names, in order.
-        shares: of all outputs, weighted by their power; None where they are not known, ``notes`` says why.
-        per_output: in order; empty likewise.
-        terms: of the circuit's own series in its angles, which is exact; 0 where it has none.
-        metric: of the whole model.
-        replacements: in the order of their terms.
-        notes: sentences on what could not be done.
-        compared: the classical replacement that reproduces most; "" where there is none.
-        points: pairs (output, that replacement's) of a sample of rows and outputs.
-        circuits, shots: run by the audit; None where nothing counts them.
+        name: name of the layer in the module.
+        circuit: the circuit in words.
+        engine: where the circuit runs.
+        rows: number of inputs from validation data, and how many of them were sampled.
+        outputs: names of the outputs, in order.
+        shares: shares of all outputs, weighted by their power; None if unknown, for a reason in ``notes``.
+        per_output: shares of each output, in order; empty if unknown.
+        terms: number of terms of the circuit's exact series in its angles; 0 without a series.
+        metric: metric of the whole model.
+        replacements: replacements that were tried, in the order of their terms.
+        notes: sentences about what could not be done.
+        compared: name of the classical replacement that reproduces most; "" without one.
+        points: pairs (output, output of that replacement) for a sample of rows and outputs.
+        circuits, shots: number of circuits and shots that the audit ran; None if the layer does not count them.
+        untried: reasons by the names of replacements that could not be tried.
     """
 
     name: str
@@ -200,17 +204,17 @@ class LayerFindings:
 
 @dataclass(frozen=True)
 class HeadFindings:
-    """What one quantum head adds to a score s, gain * Phi(scale * s), over the scores that occur.
+    """What a quantum head adds to a score s, gain * Phi(scale * s), over the scores from validation data.
 
     Attributes:
-        head: its number.
-        constant, linear, curved: shares of the mean square: squared mean, which cancels in the softmax; what a line
-            adds (least squares); and the rest. They add up to 1, or are 0 where the head adds nothing.
-        power: the mean square itself, in squared units of score.
-        factor: what the line multiplies scores by: 1 + its slope.
+        head: number of the head.
+        constant, linear, curved: shares of the mean square: of the squared mean, which cancels in the softmax; of what
+            a line adds (by least squares); and of the rest. They add up to 1, or are 0 if the head adds nothing.
+        power: the mean square, in squared units of score.
+        factor: factor by which the line multiplies scores, 1 + its slope.
         score_spread: standard deviation of the scores.
-        rows: scores behind it.
-        curve: rows (score, what is added without its mean, the line) at evenly spaced scores.
+        rows: number of sampled scores.
+        curve: rows (score, added value without its mean, line) at evenly spaced scores.
         density: counts of the scores in bins of equal width over the same range.
     """
 
@@ -228,18 +232,18 @@ class HeadFindings:
 
 @dataclass(frozen=True)
 class AttentionFindings:
-    """A quantum attention layer in a trained model.
+    """Findings about a quantum attention layer in a trained model.
 
     Attributes:
-        name: its place in the module.
-        source, readout: of its :class:`lightning_qsgd.quantum.ScoreSeries`.
+        name: name of the layer in the module.
+        source, readout: those of its :class:`lightning_qsgd.quantum.ScoreSeries`.
         engine: where its circuits run.
-        terms: of a head's series in its one angle, without the constant.
-        heads: those with a Phi, in order.
-        metric: of the whole model.
-        replacements: in this layer, then in all of them at once where there are several.
-        layers: how many there are.
-        notes: sentences on what could not be done.
+        terms: number of terms of a head's series in its angle, without the constant.
+        heads: heads with a Phi, in order.
+        metric: metric of the whole model.
+        replacements: replacements in this layer, and, if there are several layers, in all of them at once.
+        layers: number of quantum attention layers.
+        notes: sentences about what could not be done.
     """
 
     name: str
@@ -261,14 +265,14 @@ Findings = PerturbationFindings | LayerFindings | AttentionFindings
 
 
 def save_findings(findings: Mapping[str, Findings], path: Path) -> None:
-    """Write findings, completely or not at all; numbers that are not finite become null.
+    """Write findings as JSON, completely or not at all. Numbers that are not finite become null.
 
     Args:
-        findings: dataclasses of plain values, by key.
-        path: of the file.
+        findings: findings by the name of their subject.
+        path: path of the file.
 
     Raises:
-        OSError: if it cannot be written.
+        OSError: if the file cannot be written.
     """
     plain = {key: _finite(asdict(found)) for key, found in findings.items()}
     with atomic_write(path) as file:
@@ -280,14 +284,14 @@ def load_findings(path: str | Path) -> dict[str, Findings]:
     """Read the ``findings.json`` of an audit.
 
     Args:
-        path: of the file.
+        path: path of the file.
 
     Returns:
-        The findings by name: "perturbation", or a layer's place in the model. A number that was not finite is NaN.
+        The findings by name: "perturbation", or the name of a layer in the model. Numbers that were not finite are NaN.
 
     Raises:
-        FileNotFoundError: if there is no such file.
-        ValueError: if it holds something else.
+        FileNotFoundError: if the file does not exist.
+        ValueError: if it does not hold findings.
     """
     path = Path(path)
     if not path.is_file():
@@ -298,7 +302,7 @@ def load_findings(path: str | Path) -> dict[str, Findings]:
             raise ValueError("another version wrote it")
         return {name: structured(found, _kind(found), math.nan) for name, found in values["findings"].items()}
     except (ValueError, KeyError, TypeError, AttributeError) as error:
-        raise ValueError(f"{path} holds no findings of an audit ({error!r}); run the audit again") from error
+        raise ValueError(f"{path} does not hold findings of an audit ({error!r}); run the audit again") from error
 
 
 def _kind(values: dict[str, Any]) -> type[Findings]:

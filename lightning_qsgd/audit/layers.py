@@ -1,4 +1,4 @@
-"""Circuit layers inside of a trained model: what their outputs are made of, and whether something classical will do.
+"""Circuit layers in a trained model: split their outputs, and try classical replacements.
 
 Shapes: N rows, I inputs (angles), O outputs, K_q = 1 + 2 * degree of angle q.
 """
@@ -19,22 +19,23 @@ from lightning_qsgd.audit.split import Series, shares
 from lightning_qsgd.quantum import Ansatz, QuantumLayer
 from lightning_qsgd.quantum.surrogate import grid_sizes
 
-ROWS = 20_000  # of inputs that are looked at
-PAIRS = 512  # rows that are asked twice, for shots
-POINTS = 2_000  # of the picture
+ROWS = 20_000  # inputs in a sample
+PAIRS = 512  # inputs to evaluate twice, to measure noise
+POINTS = 2_000  # in the figure
 
 
 @dataclass(frozen=True)
 class CircuitLayer:
-    """A circuit layer that was found in a module.
+    """A circuit layer of a module.
 
     Attributes:
-        name: its place.
+        name: name of the layer in the module.
         module: the layer, which maps (..., I) to (..., O).
-        ansatz: its circuit, as far as angles go; None where it cannot be told, ``why`` says so.
-        outputs: their names.
-        engine: where it runs.
-        exact: whether the same inputs always get the same answer.
+        ansatz: its circuit; None if it is unknown, for the reason ``why``.
+        outputs: names of the outputs.
+        engine: where the circuit runs.
+        exact: whether equal inputs always give equal outputs.
+        why: the reason for a missing ansatz, or "".
     """
 
     name: str
@@ -47,12 +48,12 @@ class CircuitLayer:
 
     @property
     def counts(self) -> tuple[int, int] | None:
-        """Circuits and shots so far; None where nothing counts them."""
+        """Number of circuits and shots so far; None if the layer does not count them."""
         return (self.module.circuits, self.module.shots) if isinstance(self.module, QuantumLayer) else None
 
 
 def circuit_layers(module: nn.Module) -> dict[str, CircuitLayer]:
-    """Each :class:`QuantumLayer`, and each ``TorchConnector`` over a ``SamplerQNN``, by its place in the module."""
+    """Find each :class:`QuantumLayer`, and each ``TorchConnector`` with a ``SamplerQNN``, by its name in the module."""
     from qiskit_machine_learning.connectors import TorchConnector
     from qiskit_machine_learning.neural_networks import SamplerQNN
 
@@ -81,14 +82,14 @@ def _connector(name: str, module: nn.Module, network: Any) -> CircuitLayer:
 
 
 class Recorder:
-    """Keeps a sample of what a layer is asked and what it answers.
+    """Records a random sample of a layer's inputs and outputs.
 
     Args:
         layer: the layer.
-        seed: of the sample.
+        seed: seed of the sample. Default: 0.
 
     Attributes:
-        shape, dtype: of one answer, (O,) or what the layer makes of it.
+        shape, dtype: shape of one output, (O,) or another shape of O numbers, and its dtype.
     """
 
     def __init__(self, layer: CircuitLayer, seed: int = 0) -> None:
@@ -99,7 +100,7 @@ class Recorder:
 
     @property
     def change(self) -> Change:
-        """For :func:`substituted`."""
+        """The recording method, for :func:`substituted`."""
         return (self.layer.module, "forward", self._record)
 
     def _record(self, inputs: Tensor) -> Tensor:
@@ -111,16 +112,16 @@ class Recorder:
 
     @property
     def seen(self) -> int:
-        """Rows so far."""
+        """Number of rows so far."""
         return self._sample.seen
 
     def sample(self) -> tuple[Tensor, Tensor]:
-        """Inputs (N, I) and outputs (N, O), float64; N is at most 20,000. To be asked after some were seen."""
+        """The recorded inputs (N, I) and outputs (N, O), float64, with N at most 20,000; needs at least one row."""
         inputs, outputs = self._sample.columns()
         return inputs, outputs
 
     def stand_in(self, series: Series) -> Change:
-        """The series in the layer's place."""
+        """A method that evaluates a series instead of the layer, for :func:`substituted`."""
 
         def answer(inputs: Tensor) -> Tensor:
             outputs = series(inputs.reshape(-1, inputs.shape[-1]).cpu().double())
@@ -131,7 +132,7 @@ class Recorder:
 
 @torch.no_grad()
 def noise_power(layer: CircuitLayer, inputs: Tensor) -> Tensor:
-    """Half the mean square difference of two fresh answers to at most 512 rows of inputs (N, I); (O,) float64."""
+    """The noise power of each output (O,), float64, from two evaluations of at most 512 rows of inputs (N, I)."""
     if layer.exact:
         return torch.zeros(len(layer.outputs), dtype=torch.float64)
     weight = next(layer.module.parameters())
@@ -141,12 +142,12 @@ def noise_power(layer: CircuitLayer, inputs: Tensor) -> Tensor:
 
 
 def audit_layer(passes: Passes, trained: Passed, validation: Recorder, training: Recorder | None) -> LayerFindings:
-    """What a layer does over validation data, and what the model becomes with classical parts in its place.
+    """Split the outputs of a layer over validation data, and try classical replacements in the model.
 
     Args:
-        passes: of the trained model.
-        trained: what it reaches as it is.
-        validation, training: what the layer was asked there; None where there are no training data.
+        passes: passes of the trained model.
+        trained: the pass of the unchanged model.
+        validation, training: records of the layer over these data; training is None if there are no training data.
     """
     layer, notes = validation.layer, []
     untried, why = {}, layer.why
@@ -193,7 +194,7 @@ def audit_layer(passes: Passes, trained: Passed, validation: Recorder, training:
 def _fits(
     inputs: Tensor, outputs: Tensor, sizes: Sequence[int] | None, training: Recorder | None, why: str
 ) -> tuple[dict[str, Series], dict[str, str]]:
-    """The constant and the single-angle part over validation data, a series refitted to training data; what failed."""
+    """The constant and single-angle part over validation data, a series fitted to training data, and failures."""
     fits = {"constant": Series([], 0, outputs.mean(0, keepdim=True))}
     if sizes is None:
         return fits, dict.fromkeys(("single-angle part", "classical series"), why)
@@ -222,7 +223,7 @@ def _replace(passes: Passes, trained: Passed, recorder: Recorder, name: str, ser
 
 
 def lost_and_gained(trained: Passed, replaced: Passed) -> tuple[int, int]:
-    """Examples that are right only in the first, and only in the second; 0 where it is not known."""
+    """The number of examples that only the first pass gets right, and only the second; 0, 0 if unknown."""
     if trained.right is None or replaced.right is None:
         return 0, 0
     return int((trained.right & ~replaced.right).sum()), int((~trained.right & replaced.right).sum())
@@ -231,7 +232,7 @@ def lost_and_gained(trained: Passed, replaced: Passed) -> tuple[int, int]:
 def _points(
     inputs: Tensor, outputs: Tensor, fits: dict[str, Series], tried: list[Replacement]
 ) -> tuple[str, list[list[float]]]:
-    """The replacement that reproduces most, and pairs of a sample of outputs; rows come in random order."""
+    """The replacement that reproduces most, and pairs of outputs for a sample of rows, which are in random order."""
     best = max(tried, key=lambda replacement: replacement.reproduced or 0.0).name
     rows = slice(0, max(1, POINTS // outputs.shape[1]))
     pairs = torch.stack([outputs[rows], fits[best](inputs[rows])], -1).flatten(0, 1)
@@ -239,5 +240,5 @@ def _points(
 
 
 def _reason(error: ValueError) -> str:
-    """The first half of a message; the second tells what to do where this is no audit."""
+    """The first half of a message; the second half gives advice that does not apply to an audit."""
     return str(error).split(";")[0].removeprefix("Invalid samples: ")

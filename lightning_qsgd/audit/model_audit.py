@@ -1,4 +1,4 @@
-"""The audit of a trained module's quantum parts: circuit layers and quantum attention."""
+"""Audit the quantum parts of a trained module: circuit layers and quantum attention."""
 
 from __future__ import annotations
 
@@ -26,24 +26,24 @@ def audit_model(
 ) -> list[LayerFindings | AttentionFindings]:
     """Audit each circuit layer and each quantum attention layer of a trained module.
 
-    Validates once while recording, once more for each classical replacement, and runs ``validation_step`` once over the
-    training data, for what is refitted to them. The module, the generators of random numbers and the samplers' places
-    in their noise are afterwards as they were; ``trainer.callback_metrics`` are those of the last pass.
+    The audit validates once while recording, and once for each classical replacement. It also runs ``validation_step``
+    over the training data once, to fit series to them. Afterwards the module, the random number generators and the
+    samplers' noise are in their original states; ``trainer.callback_metrics`` holds the last pass's.
 
     Args:
-        trainer: on one process.
-        module: trained, or loaded from a checkpoint.
-        data: its data module; None (default): the module has dataloaders of its own.
-        metric: that replacements are judged by, as validation logs it. Default: what the trainer's ModelCheckpoint
-            monitors.
-        mode: of a metric that no ModelCheckpoint monitors: "max" (default), more is better, or "min".
-        seed: of the samples of inputs and scores, and of validation. Default: 0.
+        trainer: a trainer with one process.
+        module: the trained module, or one with the weights of a checkpoint.
+        data: its data module. Default: None, the module has its own data loaders.
+        metric: the logged validation metric by which replacements are judged. Default: None, the metric that the
+            trainer's ModelCheckpoint monitors.
+        mode: "max" if higher is better, or "min", for a metric that no ModelCheckpoint monitors. Default: "max".
+        seed: seed of the samples of inputs and scores, and of validation. Default: 0.
 
     Returns:
-        Findings in the order of the module's parts, circuit layers first; an empty list without any.
+        Findings for each layer in the order of the module, circuit layers first; empty without such layers.
 
     Raises:
-        ValueError: for a trainer on several processes, a metric that is not logged, or no validation data.
+        ValueError: for a trainer with several processes, a metric that is not logged, or no validation data.
     """
     if not circuit_layers(module) and not attention_layers(module):
         return []

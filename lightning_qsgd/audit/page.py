@@ -1,4 +1,4 @@
-"""The page of an audit: a part for each thing that was audited."""
+"""The page of an audit, with a part for each audited perturbation or layer."""
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -11,13 +11,13 @@ from lightning_qsgd.report.document import Part, render
 
 
 def part_of(found: Findings, key: str = "", heading: str = "", verdict: Sequence[str] = ()) -> Part:
-    """What a page says about some findings.
+    """Render the part of a page about some findings.
 
     Args:
-        found: what it is about.
-        key: beginning of its figures' names, where the page has several parts. Default: "".
-        heading: its name there. Default: "", none.
-        verdict: sentences of a comparison with the perturbation's twins. Default: none was run.
+        found: the findings.
+        key: prefix of the figures' names if the page has several parts. Default: "".
+        heading: heading of the part if the page has several. Default: "".
+        verdict: sentences about a comparison with the perturbation's twins. Default: none.
     """
     facts = {"f": found, "said": conclusions, "verdict": verdict}
     summary = conclusions.summary(found)
@@ -37,16 +37,16 @@ def write_audit(title: str, findings: Mapping[str, Findings], output: Path, verd
     """Write ``audit.html``, ``audit.md`` with ``figures/``, and ``findings.json``, each completely or not at all.
 
     Args:
-        title: of the page.
-        findings: dataclasses of plain values, by the name of what they are about; at least one.
-        output: the folder; made if missing.
-        verdict: sentences of a comparison with the perturbation's twins. Default: none was run.
+        title: title of the page.
+        findings: findings by the name of their subject, at least one.
+        output: the folder, which is made if it does not exist.
+        verdict: sentences about a comparison with the perturbation's twins. Default: none.
 
     Returns:
-        Paths of the files.
+        The paths of the files.
 
     Raises:
-        ValueError: without findings.
+        ValueError: if there are no findings.
         OSError: if a file cannot be written.
     """
     if not findings:
@@ -62,6 +62,6 @@ def write_audit(title: str, findings: Mapping[str, Findings], output: Path, verd
 
 
 def __getattr__(name: str) -> NoReturn:
-    if name in ("write_page", "perturbation_task"):  # an AttributeError would lose its text in "from ... import"
+    if name in ("write_page", "perturbation_task"):  # "from ... import" would hide the text of an AttributeError
         raise ImportError(f"{name} of version 0.1.0 is gone; use write_audit(title, findings, folder)")
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

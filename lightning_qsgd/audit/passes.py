@@ -1,4 +1,4 @@
-"""Repeatable passes of a trained module over validation data, with parts of it recorded or replaced."""
+"""Repeatable passes of a trained module over validation data, with parts recorded or replaced."""
 
 from __future__ import annotations
 
@@ -23,9 +23,9 @@ Change = tuple[nn.Module, str, Callable[..., Any]]
 
 
 class Passed(NamedTuple):
-    """What one pass gave: the metric, (examples,) bool, which ones were right, and the share of the commonest label.
+    """The result of a pass: the metric, a mask (examples,) of right examples, and the share of the most common label.
 
-    The last two are None where they are not known.
+    The mask and the share are None if they are unknown.
     """
 
     value: float
@@ -34,23 +34,23 @@ class Passed(NamedTuple):
 
 
 class Passes:
-    """Validation of a trained module, again and again with the same random numbers and shots.
+    """Validates a trained module repeatedly, with the same random numbers and shots each time.
 
-    Loggers and progress bars rest meanwhile; compiled models run uncompiled.
+    Loggers and progress bars are disabled; compiled models run uncompiled.
 
     Args:
-        trainer: on one process.
-        module: trained; it stays as it is.
-        data: its data; None: the module has dataloaders of its own.
-        metric: a logged one. None (default): what the trainer's checkpoint callback monitors.
-        mode: of a metric that no checkpoint callback monitors: "max" (default), more is better, or "min".
-        seed: of the passes. Default: 0.
+        trainer: a trainer with one process.
+        module: the trained module, which does not change.
+        data: its data module, or None if the module has its own data loaders.
+        metric: a logged metric. Default: None, the metric that the trainer's checkpoint callback monitors.
+        mode: "max" if higher is better, or "min", for a metric that no checkpoint callback monitors. Default: "max".
+        seed: seed of the passes. Default: 0.
 
     Attributes:
-        metric, mode: as found.
+        metric, mode: the metric and its direction.
 
     Raises:
-        ValueError: for a trainer on several processes, or without a metric.
+        ValueError: for a trainer with several processes, or without a metric.
     """
 
     def __init__(
@@ -73,8 +73,8 @@ class Passes:
         metric = metric or next(filter(None, monitors), None)
         if metric is None:
             raise ValueError(
-                "Invalid metric: None; name one that validation logs, such as metric='val/accuracy' "
-                "(or monitor it by a ModelCheckpoint)"
+                "Invalid metric: None; name one that validation logs, such as metric='val/accuracy', "
+                "or let a ModelCheckpoint monitor one"
             )
         self.metric: str = metric
         self.mode: Literal["max", "min"] = monitors.get(metric, mode)
@@ -84,12 +84,12 @@ class Passes:
     def run(
         self, change: Callable[[L.LightningModule], AbstractContextManager[Any]] | None = None, loader: Any = None
     ) -> Passed:
-        """One pass.
+        """Run a pass.
 
         Args:
-            change: given the module, configured and in its place, what to enter during the pass, such as
-                :func:`substituted`. Default: nothing.
-            loader: other data than those for validation. Default: None.
+            change: called with the configured module; returns a context for the pass, such as :func:`substituted`.
+                Default: None, no change.
+            loader: a data loader to use instead of the validation data. Default: None.
 
         Raises:
             ValueError: if the metric is not logged, or there are no validation data.
@@ -112,7 +112,7 @@ class Passes:
             watcher.close()
             trainer.callbacks, trainer.loggers = callbacks, loggers
         if not watcher.batches:
-            raise ValueError("No validation data: an audit of layers needs a validation_step and some batches for it")
+            raise ValueError("No validation data: an audit of layers needs a validation_step and validation batches")
         logged = trainer.callback_metrics
         if self.metric not in logged:
             raise ValueError(
@@ -123,17 +123,17 @@ class Passes:
         return Passed(value, right, watcher.chance()) if counted else Passed(value, None, None)
 
     def rewind(self) -> None:
-        """Samplers whose noise has a place go back to where they were when they were first seen."""
+        """Reset samplers with repeatable noise to their positions when they were first seen."""
         for sampler in _samplers(self._module):
             sampler.noise_position = self._positions.setdefault(sampler, sampler.noise_position)
 
     def judged(self, passed: Passed) -> Metric:
-        """The metric of the model as it is, which gave ``passed``."""
+        """The metric of the unchanged model, from its pass."""
         examples = 0 if passed.right is None else len(passed.right)
         return Metric(self.metric, self.mode, passed.value, examples, passed.chance)
 
     def training_data(self) -> Any:
-        """What the trainer trained on, or else would; None where there is nothing."""
+        """The training data of the trainer, the data module or the module; None if there are none."""
         if self._trainer.train_dataloader is not None:
             return self._trainer.train_dataloader
         if self._data is not None:
@@ -141,18 +141,18 @@ class Passes:
             self._data.setup("fit")
         try:
             return (self._data or self._module).train_dataloader()
-        except MisconfigurationException:  # there is no such method
+        except MisconfigurationException:  # the method does not exist
             return None
 
 
 @contextmanager
 def substituted(changes: Iterable[Change]) -> Iterator[None]:
-    """Other methods for single modules in the block; afterwards, also after an error, all is as it was.
+    """Replace methods of modules within a block, and restore them afterwards, also after an error.
 
-    Unlike hooks, what is replaced does not run: circuits on a device cost money.
+    Unlike with hooks, a replaced method does not run, since circuits on a device cost money.
 
     Args:
-        changes: module, name of its method, and what stands in for it (called without the module).
+        changes: for each method, its module, its name, and the replacement, which is called without the module.
     """
     with ExitStack() as stack:
         for module, name, method in changes:
@@ -169,14 +169,14 @@ def _put_back(module: nn.Module, name: str, before: Any) -> None:
 
 
 class Reservoir:
-    """A random sample of the rows of a stream, each as likely as any other.
+    """A uniform random sample of the rows of a stream.
 
     Args:
-        size: rows that are kept, at least 1.
-        seed: of the choice.
+        size: maximum number of rows in the sample, at least 1.
+        seed: seed of the sample.
 
     Attributes:
-        seen: rows so far.
+        seen: number of rows so far.
     """
 
     def __init__(self, size: int, seed: int) -> None:
@@ -186,7 +186,7 @@ class Reservoir:
         self._columns: list[Tensor] = []
 
     def add(self, *columns: Tensor) -> None:
-        """Offer rows: tensors (M, ...) of as many rows each, on any device; they are kept in float64 on the CPU."""
+        """Offer M rows, as tensors (M, ...) on any device. The sample is kept in float64 on the CPU."""
         keys = torch.rand(len(columns[0]), dtype=torch.float64, generator=self._generator)
         self.seen += len(keys)
         worst = self._keys.max() if len(self._keys) >= self.size else math.inf
@@ -199,12 +199,12 @@ class Reservoir:
         self._columns = [torch.cat(pair)[best] for pair in zip(before, rows, strict=True)]
 
     def columns(self) -> list[Tensor]:
-        """The rows that were kept, in random order; an empty list before the first call of :meth:`add`."""
+        """The sampled rows in random order; an empty list before the first call of :meth:`add`."""
         return [column.clone() for column in self._columns]
 
 
 class _Watcher(L.Callback):
-    """Changes the module once it is in place, and notes which examples it gets right."""
+    """Changes the module when validation starts, and records which examples it gets right."""
 
     def __init__(
         self, change: Callable[[L.LightningModule], AbstractContextManager[Any]], before: Callable[[], None]
@@ -244,11 +244,11 @@ class _Watcher(L.Callback):
         self._stack.close()
 
     def chance(self) -> float:
-        """Share of the commonest label."""
+        """The share of the most common label."""
         return max(self._labels.values()) / self._labels.total()
 
     def right(self) -> Tensor | None:
-        """(examples,) bool; None where not all batches had labels and class scores."""
+        """A mask (examples,) of right examples; None unless all batches have labels and class scores."""
         rows = [row for row in self._right if row is not None]
         return torch.cat(rows).clone() if rows and len(rows) == len(self._right) else None
 
@@ -260,7 +260,7 @@ def _labels(batch: Any) -> Any:
 
 
 def _right(answers: list[Any], labels: Any) -> Tensor | None:
-    """Which of a batch's examples have the largest of their class scores at their label; None for other modules."""
+    """The examples of a batch whose largest class score is at their label; None if the module has no class scores."""
     if len(answers) != 1 or not isinstance(answers[0], Tensor) or not isinstance(labels, Tensor):
         return None
     scores = answers[0]
@@ -270,7 +270,7 @@ def _right(answers: list[Any], labels: Any) -> Tensor | None:
 
 
 def _samplers(module: nn.Module) -> list[Any]:
-    """Samplers in a model whose noise has a place."""
+    """The samplers in a model whose noise has a position."""
     from qiskit_machine_learning.connectors import TorchConnector
     from qiskit_machine_learning.neural_networks import SamplerQNN
 

@@ -1,4 +1,4 @@
-"""The audit of an optimizer's perturbation from its recorded trajectory.
+"""Audit an optimizer's perturbation from its recorded trajectory.
 
 Shapes: T recorded steps, P blocks, n angles and outputs of a block; N = T * P rows.
 """
@@ -25,23 +25,23 @@ from lightning_qsgd.optim import (
 )
 from lightning_qsgd.quantum.fourier import split_uniform
 
-REPEATS = 512  # blocks that are asked twice, to see what is random
-SPANS = 24  # of time
-POINTS = 600
-DEGREE = 4  # of the one-angle series, where nothing is known of a perturbation
+REPEATS = 512  # blocks to evaluate twice, to measure noise
+SPANS = 24  # of time, at most
+POINTS = 600  # in the figure
+DEGREE = 4  # of the one-angle series of an unknown perturbation
 TABLES = ("frozen", "constant", "scalar")  # twins that do not depend on angles
-ROWS = 1024  # that a series is asked about in one call
+ROWS = 1024  # in one call of a series
 
 
 class Noise(NamedTuple):
-    """What of a perturbation's answers is random.
+    """The random part of a perturbation's values.
 
     Attributes:
-        squares: (R, n), estimates of its variance, one of each block that was asked twice, NaN in padding; None:
+        squares: estimates of its variance (R, n), one for each block that was evaluated twice, NaN in padding; None if
             nothing is random.
-        clean: (N, n), the answers without it; None: as they are, or not known.
-        function: whether what is not random depends on a block's angles alone; not so for a table, or where the step
-            matters.
+        clean: the values without it (N, n); None if nothing is random, or they are unknown.
+        function: whether the other part depends only on the angles of a block. It does not for a table, or if it
+            depends on the step.
     """
 
     squares: Tensor | None
@@ -50,14 +50,14 @@ class Noise(NamedTuple):
 
 
 def audit_perturbation(trajectory: Trajectory, perturbation: Perturbation) -> PerturbationFindings:
-    """Split what the perturbation did along a run, and look for classical maps that do the same.
+    """Split the perturbation along a run into parts, and find classical maps that reproduce it.
 
     Args:
-        trajectory: what was recorded.
-        perturbation: that of the run, after it; at most 1,024 blocks are asked of it again, to see what is random.
+        trajectory: the recorded trajectory.
+        perturbation: the perturbation after the run. At most 512 blocks are evaluated twice, to measure noise.
 
     Raises:
-        ValueError: if fewer blocks are recorded than a projection needs, 10 for each term of the one-angle series.
+        ValueError: if fewer blocks were recorded than a projection needs, 10 for each term of the one-angle series.
     """
     before = perturbation.circuits, perturbation.shots
     times, blocks, n = trajectory.s.shape
@@ -119,7 +119,7 @@ def audit_perturbation(trajectory: Trajectory, perturbation: Perturbation) -> Pe
 
 
 def terms_of(perturbation: Perturbation) -> list[int]:
-    """Terms of a one-angle series of each angle, 1 + 2 * degree: the circuit's own; degree 4 where it has none."""
+    """Number of terms of the one-angle series in each angle, 1 + 2 * degree; degree 4 if the circuit has no series."""
     if isinstance(perturbation, TwinPerturbation):
         return terms_of(perturbation.reference)
     if isinstance(perturbation, SinePerturbation):
@@ -135,12 +135,12 @@ def terms_of(perturbation: Perturbation) -> list[int]:
 
 
 def noise_of(perturbation: Perturbation, angles: Tensor, s: Tensor, weights: Tensor) -> Noise:
-    """Ask some blocks twice, in steps that no run reaches.
+    """Measure noise by evaluating some blocks twice, at steps that no run reaches.
 
     Args:
-        perturbation: whom to ask.
-        angles, s: (N, n), NaN in padding, and where a step left a block alone.
-        weights: (N,): blocks are drawn by it.
+        perturbation: the perturbation.
+        angles, s: recorded angles and modulations (N, n), NaN in padding, and where a step did not touch a block.
+        weights: probabilities (N,), up to a factor, with which blocks are drawn.
     """
     there = (~s.isnan()).any(1).nonzero()[:, 0]
     rows = there[torch.from_numpy(drawn(weights[there], REPEATS))]
@@ -157,7 +157,7 @@ def noise_of(perturbation: Perturbation, angles: Tensor, s: Tensor, weights: Ten
 
 
 def answer(perturbation: Perturbation, angles: Tensor, step: int) -> Tensor:
-    """s of rows of angles, (N, n), none of which is padding."""
+    """Evaluate s (N, n) for rows of angles (N, n) without padding."""
     perturbation.layout = [(0, angles.numel(), 0)]
     circuit = perturbation.reference if isinstance(perturbation, TwinPerturbation) else perturbation
     limit = len(angles)
@@ -168,7 +168,7 @@ def answer(perturbation: Perturbation, angles: Tensor, step: int) -> Tensor:
 
 
 def drawn(weights: Tensor, count: int, seed: int = 0) -> np.ndarray:
-    """Row numbers, without repetition, by weight; all if there are no more."""
+    """Draw row numbers by weight, without repetition; all rows if there are at most ``count``."""
     if len(weights) <= count:
         return np.arange(len(weights))
     share = (weights / weights.sum()).numpy()
@@ -185,7 +185,7 @@ def _by_tensor(split: Split, trajectory: Trajectory, tensors: np.ndarray) -> dic
 
 
 def _by_time(split: Split, steps: np.ndarray, blocks: int) -> dict[int, Shares]:
-    least = -(-split.enough // blocks)  # steps in a span
+    least = -(-split.enough // blocks)  # minimum number of steps in a span
     spans = np.array_split(np.arange(len(steps)), max(min(SPANS, len(steps) // least), 1))
     return {int(steps[span[0]]): split.shares(slice(span[0] * blocks, (span[-1] + 1) * blocks)) for span in spans}
 

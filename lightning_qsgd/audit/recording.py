@@ -1,4 +1,4 @@
-"""The angles that a perturbation is asked about along a training run, or at its checkpoints, and what it answers.
+"""Record the angles and values of a perturbation along a training run, or at its checkpoints.
 
 Shapes: T recorded steps, P recorded blocks, n qubits.
 """
@@ -22,28 +22,29 @@ from lightning_qsgd.optim import Perturbation, SuperpositionalGradientDescent
 from lightning_qsgd.optim.param_groups import participates
 from lightning_qsgd.run_folder import read_checkpoint
 
-BLOCKS = 2048  # recorded blocks, about
-LEAST = 256  # of each tensor that has as many: a split of its own needs 10 for each term
-RECORDS = 2**17  # recorded blocks times steps, about: bounds memory
-STEPS = 64, 4096  # recorded steps: as many as RECORDS allows, between these
-TIMES = 20  # that statistics are taken in a run; they cost a fifth of a step
+BLOCKS = 2048  # approximate number of recorded blocks
+LEAST = 256  # blocks to record of each tensor, if it has as many: its split needs 10 for each term
+RECORDS = 2**17  # approximate number of recorded blocks times steps, which bounds memory
+STEPS = 64, 4096  # minimum and maximum number of recorded steps; RECORDS decides
+TIMES = 20  # number of steps with statistics, which cost a fifth of a step
 STATISTICS = ("norm_ratio", "norm_ratio_touched", "effective", "touched", "quantum_weight")
 
 
 @dataclass(frozen=True)
 class Trajectory:
-    """What was recorded.
+    """The recorded angles and modulations of a perturbation.
 
     Attributes:
-        names: of the optimizer's parameters, by number.
-        steps: (T,) numbers of optimizer steps, from 0.
-        angles, s: (T, P, n) float32, radians and modulations; NaN in padding, and where a step left a block alone.
-        numbers: (P,), of the parameter that the block begins in.
-        stands_for: (P,) float64, how many blocks of that parameter a recorded one stands for, at least 1.
-        statistics: of some steps, by name: see :data:`STATISTICS`.
-        touched: coordinates that a step touches.
-        settings: of the optimizer's first perturbed group, by name: at the start, or the median over replayed
-            checkpoints.
+        names: names of the optimizer's parameters.
+        steps: numbers of the recorded optimizer steps (T,), from 0.
+        angles, s: angles in radians and modulations (T, P, n), float32, NaN in padding, and where a step did not touch
+            a block.
+        numbers: for each block (P,), number of the parameter in which it begins.
+        stands_for: number of blocks of that parameter that each recorded block represents (P,), float64, at least 1.
+        statistics: statistics of some steps by name; see :data:`STATISTICS`.
+        touched: number of coordinates that a step touches.
+        settings: settings of the optimizer's first perturbed group by name, at the start of the run. For replayed
+            checkpoints, quantum_weight is the median over them.
     """
 
     names: list[str]
@@ -62,17 +63,17 @@ class Trajectory:
         return bool((self.stands_for == 1).all())
 
     def tensor_names(self) -> list[str]:
-        """(P,): the parameter's name of each block."""
+        """The parameter's name of each block (P,)."""
         return [self.names[number] for number in self.numbers]
 
 
 class Panel:
-    """Which blocks are recorded: the same ones in all steps, a random sample of each tensor's.
+    """A random sample of the blocks of each tensor. The same blocks are recorded at all steps.
 
     Args:
-        sizes: coordinates of each parameter that may be touched, by number.
-        n: coordinates of a block.
-        seed: of the sample. Default: 0.
+        sizes: number of coordinates of each parameter that may be touched.
+        n: number of coordinates in a block.
+        seed: seed of the sample. Default: 0.
     """
 
     def __init__(self, sizes: Sequence[int], n: int, seed: int = 0) -> None:
@@ -89,20 +90,20 @@ class Panel:
         )
 
     def __len__(self) -> int:
-        """P."""
+        """The number of recorded blocks, P."""
         return len(self.numbers)
 
     def find(
         self, layout: Sequence[tuple[int, int, int]], seen: dict[int, int]
     ) -> tuple[NDArray[np.int64], NDArray[np.int64], NDArray[np.bool_]]:
-        """Where recorded blocks lie in one question.
+        """Find the recorded blocks in the rows of one call of the perturbation.
 
         Args:
-            layout: of the question, see :class:`lightning_qsgd.optim.Perturbation`.
-            seen: blocks of each parameter in earlier questions of the step; updated.
+            layout: layout of the rows; see :class:`lightning_qsgd.optim.Perturbation`.
+            seen: number of blocks of each parameter in earlier calls of the step, updated in place.
 
         Returns:
-            Rows of the question, their rows in the panel, and (rows, n) whether a slot is a coordinate.
+            The rows of recorded blocks, their rows in the panel, and a mask (rows, n) of coordinates, False in padding.
         """
         owners = np.repeat([run[0] for run in layout for _ in (0, 1)], [k for run in layout for k in run[1:]])
         real = np.repeat([True, False] * len(layout), [k for run in layout for k in run[1:]]).reshape(-1, self.n)
@@ -122,12 +123,11 @@ class Panel:
 
 
 class Recorder(L.Callback):
-    """Records a sample of blocks at evenly spaced steps; put it first among the callbacks.
+    """Records a sample of blocks at evenly spaced steps. It must be the first callback.
 
-    It records every step until there are too many, then drops every second one, and so on: at the end they are evenly
-    spaced whatever the length of the run. On several ranks each records what it is asked itself.
-
-    Without a SuperpositionalGradientDescent it records nothing.
+    It records every step until there are too many, then drops every second record and records every second step, and so
+    on, so that records are evenly spaced whatever the length of the run. Each rank records its own blocks. Without a
+    SuperpositionalGradientDescent nothing is recorded.
     """
 
     def __init__(self) -> None:
@@ -141,18 +141,18 @@ class Recorder(L.Callback):
         self._optimizer: SuperpositionalGradientDescent | None = None
 
     def on_train_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
-        """Choose the blocks, and listen."""
+        """Choose the blocks, and begin to record."""
         expected = trainer.estimated_stepping_batches
         self._every = max(int(min(expected, 2**40)) // TIMES, 1) if expected != float("inf") else 50
         if (optimizer := find_optimizer(trainer.optimizers)) is not None:
             self.listen(optimizer, pl_module)
 
     def listen(self, optimizer: SuperpositionalGradientDescent, module: torch.nn.Module) -> None:
-        """Record what the optimizer asks its perturbation from now on.
+        """Record all further calls of an optimizer's perturbation.
 
         Args:
-            optimizer: whose steps.
-            module: that names its parameters.
+            optimizer: the optimizer.
+            module: the module that names its parameters.
         """
         self._optimizer = optimizer
         params = [p for group in optimizer.param_groups for p in group["params"]]
@@ -169,18 +169,18 @@ class Recorder(L.Callback):
     def ask(
         self, optimizer: SuperpositionalGradientDescent, module: torch.nn.Module, perturbed: Sequence[bool]
     ) -> None:
-        """Record what a step from the optimizer's present state would ask; the weights change.
+        """Record a step from the optimizer's current state. The step changes the weights.
 
-        The step has gradients of 0 where Adam has a state, and a learning rate above 0.
+        Parameters with a state of Adam get gradients of 0, and the learning rate is above 0.
 
         Args:
-            optimizer: with the state of a checkpoint.
-            module: with its weights.
-            perturbed: of each parameter group, whether its quantum weight is ever above 0.
+            optimizer: the optimizer, with the state of a checkpoint.
+            module: the module, with the weights of the checkpoint.
+            perturbed: for each parameter group, whether its quantum weight is ever above 0.
         """
         if self._optimizer is None:
             self.listen(optimizer, module)
-        optimizer.displacement = None  # gradients of 0 are of no displaced weights
+        optimizer.displacement = None  # gradients of 0 do not come from displaced weights
         acting = [group for group, acts in zip(optimizer.param_groups, perturbed, strict=True) if acts]
         self._weights += [group["quantum_weight"] for group in acting[:1]]
         for group, acts in zip(optimizer.param_groups, perturbed, strict=True):
@@ -190,7 +190,7 @@ class Recorder(L.Callback):
         optimizer.step()
 
     def hear(self, angles: Tensor, s: Tensor, step: int) -> None:
-        """Take a question and its answer, (B, n) each."""
+        """Record the angles (B, n) and modulations (B, n) of a call."""
         assert self._optimizer is not None
         if step != self._current:
             self._begin(step)
@@ -221,39 +221,39 @@ class Recorder(L.Callback):
             record.append(torch.full((len(self.panel), self.panel.n), torch.nan))
 
     def on_before_optimizer_step(self, trainer: L.Trainer, pl_module: L.LightningModule, optimizer: Any) -> None:
-        """Ask for statistics in some steps."""
+        """Request statistics in some steps."""
         if self._optimizer is not None and optimizer is self._optimizer:
             self._asked = self._optimizer.record_statistics = trainer.global_step % self._every == 0
 
     def on_train_batch_end(
         self, trainer: L.Trainer, pl_module: L.LightningModule, outputs: Any, batch: Any, batch_idx: int
     ) -> None:
-        """Take the statistics."""
+        """Record the statistics."""
         if self._optimizer is not None and self._asked and (found := self._optimizer.statistics):
             self._statistics.append({name: float(found[name]) for name in STATISTICS})
         self._asked = False
 
     def on_train_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
-        """Listen no more."""
+        """Stop recording."""
         self.close()
 
     def on_exception(self, trainer: L.Trainer, pl_module: L.LightningModule, exception: BaseException) -> None:
-        """Listen no more."""
+        """Stop recording."""
         self.close()
 
     def close(self) -> None:
-        """Listen no more."""
+        """Stop recording."""
         if self._optimizer is not None:
             self._optimizer.perturbation.on_answer = None
             self._optimizer.record_statistics = False
 
     @property
     def perturbation(self) -> Perturbation | None:
-        """What was listened to; None without a SuperpositionalGradientDescent."""
+        """The recorded perturbation; None without a SuperpositionalGradientDescent."""
         return None if self._optimizer is None else self._optimizer.perturbation
 
     def trajectory(self) -> Trajectory | None:
-        """What was recorded, without blocks that were never touched; None if no step was perturbed."""
+        """The recorded trajectory, without blocks that were never touched; None if no step was perturbed."""
         if self._optimizer is None or not self._steps:
             return None
         angles, s = torch.stack(self._angles), torch.stack(self._s)
@@ -272,7 +272,7 @@ class Recorder(L.Callback):
 
 
 def find_optimizer(optimizers: Sequence[Any]) -> SuperpositionalGradientDescent | None:
-    """The first one that has a perturbation, with a warning if there are more; None if there is none."""
+    """The first optimizer with a perturbation, with a warning if there are more; None without one."""
     found = [one for one in optimizers if isinstance(one, SuperpositionalGradientDescent)]
     if len(found) > 1:
         rank_zero_warn(f"{len(found)} optimizers have a perturbation; only the first one is audited")
@@ -280,10 +280,10 @@ def find_optimizer(optimizers: Sequence[Any]) -> SuperpositionalGradientDescent 
 
 
 def checkpoints_in(path: Path) -> list[Path]:
-    """Checkpoints of a folder (a run folder, or its ``checkpoints``) by training step, one for each step.
+    """Find the checkpoints in a run folder or its ``checkpoints``, one for each training step, in ascending order.
 
     Raises:
-        FileNotFoundError: if there is none.
+        FileNotFoundError: if there are none.
     """
     folder = path / "checkpoints" if (path / "checkpoints").is_dir() else path
     by_step = {read_checkpoint(file)["global_step"]: file for file in sorted(folder.glob("*.ckpt"))}
@@ -293,15 +293,15 @@ def checkpoints_in(path: Path) -> list[Path]:
 
 
 def replay(experiment: Experiment, path: str, recorder: Recorder) -> None:
-    """Evaluate the model of the last checkpoint, and record the angles of each one's weights.
+    """Evaluate the model of the last checkpoint, and record the angles of the weights in all checkpoints.
 
     Args:
-        experiment: whose run it is; afterwards it has the weights of the last checkpoint.
+        experiment: the experiment of the run. Afterwards it has the weights of the last checkpoint.
         path: a checkpoint, as for ``validate``, or a folder of several.
-        recorder: what records; it hears nothing where the optimizer has no perturbation.
+        recorder: the recorder. It records nothing if the optimizer has no perturbation.
 
     Raises:
-        FileNotFoundError: if there is no such checkpoint.
+        FileNotFoundError: if the checkpoint does not exist.
         ValueError: if a checkpoint cannot be read, or belongs to another model or optimizer.
     """
     files = checkpoints_in(Path(path)) if Path(path).is_dir() else []
@@ -317,25 +317,25 @@ def replay(experiment: Experiment, path: str, recorder: Recorder) -> None:
         checkpoint = read_checkpoint(file)
         states = checkpoint.get("optimizer_states")
         if states is None and len(files) > 1:
-            continue  # a best.ckpt of weights only
+            continue  # a best.ckpt with only weights
         if states is None:
             raise ValueError(
-                f"Checkpoint {file} holds weights only (checkpoint.save_weights_only), and nothing of the optimizer; "
-                "use last.ckpt beside it (--ckpt_path last)"
+                f"Checkpoint {file} holds only weights (checkpoint.save_weights_only), and no state of the optimizer; "
+                "use last.ckpt of the run (--ckpt_path last)"
             )
         if len(states) != len(optimizers):
-            raise ValueError(f"Checkpoint {file} has the state of {len(states)} optimizers, not of {len(optimizers)}")
+            raise ValueError(f"Checkpoint {file} has the states of {len(states)} optimizers, not of {len(optimizers)}")
         weights = checkpoint["state_dict"]
         module.load_state_dict(weights)
         for optimizer, state in zip(optimizers, states, strict=True):
             optimizer.load_state_dict(state)
         recorder.ask(found, module, perturbed)
     recorder.close()
-    module.load_state_dict(weights)  # steps have changed it
+    module.load_state_dict(weights)  # the steps changed them
 
 
 def _optimizers(configured: Any) -> Iterator[torch.optim.Optimizer]:
-    """Those in what ``configure_optimizers`` returned."""
+    """The optimizers in a return value of ``configure_optimizers``."""
     if isinstance(configured, torch.optim.Optimizer):
         yield configured
     elif isinstance(configured, dict):

@@ -1,4 +1,4 @@
-"""Trigonometric series by least squares over the angles that occurred, and the shares of power that follow.
+"""Fit trigonometric series by least squares over recorded angles, and compute shares of power.
 
 Shapes: N rows (inputs of a layer, or blocks of weights), I or n angles, O outputs, K_q = 1 + 2 * degree of angle q,
 C columns of the design.
@@ -20,7 +20,7 @@ from lightning_qsgd.audit.findings import Shares
 from lightning_qsgd.quantum.fourier import basis, outer, split_samples
 
 MAX_TERMS = 1_000
-PER_TERM = 10  # rows that each term of a fit needs at least
+PER_TERM = 10  # minimum number of rows for each term of a fit
 
 
 @dataclass(frozen=True)
@@ -28,9 +28,9 @@ class Series:
     """A sum of products of waves (1, cos x, sin x, cos 2x, ...) of at most ``together`` angles each.
 
     Attributes:
-        sizes: K_q, terms of the series in each angle.
-        together: 0 (a constant), 1 or 2.
-        coefficients: (terms, O).
+        sizes: number of terms of the series in each angle, K_q.
+        together: maximum number of angles in a product: 0 (a constant), 1 or 2.
+        coefficients: coefficients (terms, O), float64.
     """
 
     sizes: Sequence[int]
@@ -39,14 +39,16 @@ class Series:
 
     @classmethod
     def fit(cls, inputs: Tensor, outputs: Tensor, sizes: Sequence[int], together: int) -> Series:
-        """Least squares.
+        """Fit a series by least squares.
 
         Args:
-            inputs: (N, I) radians, float64.
-            outputs: (N, O), float64.
+            inputs: angles (N, I) in radians, float64.
+            outputs: outputs (N, O), float64.
+            sizes: number of terms of the series in each angle.
+            together: maximum number of angles in a product: 0, 1 or 2.
 
         Raises:
-            ValueError: if N is below 10 times the number of terms, or these are more than 1,000.
+            ValueError: if there are more than 1,000 terms, or N is below 10 times their number.
         """
         terms = count_terms(sizes, together)
         if terms > MAX_TERMS or len(inputs) < PER_TERM * terms:
@@ -56,22 +58,22 @@ class Series:
                 else f"{terms:,} terms are more than {MAX_TERMS:,}"
             )
         columns = design(inputs, sizes, together)
-        # Inputs that hardly move make columns that are nearly dependent: gelsd drops what float32 cannot tell.
+        # Inputs that hardly move give nearly dependent columns; gelsd drops differences below the precision of float32.
         return cls(sizes, together, torch.linalg.lstsq(columns, outputs, rcond=1e-7, driver="gelsd").solution)
 
     def __call__(self, inputs: Tensor) -> Tensor:
-        """(N, I) float64 to (N, O)."""
+        """Evaluate the series at inputs (N, I), float64; returns (N, O)."""
         chunks = [design(rows, self.sizes, self.together) @ self.coefficients for rows in inputs.split(4096)]
         return torch.cat(chunks)
 
 
 def count_terms(sizes: Sequence[int], together: int) -> int:
-    """Products of waves of at most ``together`` angles."""
+    """The number of products of waves of at most ``together`` angles."""
     return sum(math.prod(size - 1 for size in chosen) for m in range(together + 1) for chosen in combinations(sizes, m))
 
 
 def design(inputs: Tensor, sizes: Sequence[int], together: int) -> Tensor:
-    """Those products at inputs (N, I): (N, terms)."""
+    """The products of waves of at most ``together`` angles at inputs (N, I): (N, terms)."""
     waves = [basis(inputs[:, q], size)[:, 1:] for q, size in enumerate(sizes)]
     columns = [inputs.new_ones(len(inputs), 1)]
     for m in range(1, together + 1):
@@ -80,20 +82,23 @@ def design(inputs: Tensor, sizes: Sequence[int], together: int) -> Tensor:
 
 
 def shares(inputs: Tensor, outputs: Tensor, sizes: Sequence[int], noise: Tensor) -> tuple[Shares, list[Shares]]:
-    """Shares of all outputs, weighted by their power, and of each.
+    """Split the power of outputs into shares.
 
     Args:
-        inputs: (N, I) radians, those that occurred.
-        outputs: (N, O), the layer's answers.
-        sizes: K_q.
-        noise: (O,), mean square of what the same inputs do not repeat.
+        inputs: recorded inputs (N, I) in radians.
+        outputs: outputs of the layer (N, O).
+        sizes: number of terms of the series in each angle, K_q.
+        noise: noise power of each output (O,).
+
+    Returns:
+        The shares of all outputs, weighted by their power, and the shares of each output.
 
     Raises:
         ValueError: if N is too small for the projection.
     """
     split = split_samples(outputs, inputs, sizes)
     total = split.total
-    rest = torch.minimum(noise / torch.where(total > 0, total, 1), split.multi)  # noise is in what is left
+    rest = torch.minimum(noise / torch.where(total > 0, total, 1), split.multi)  # multi still contains noise
     parts = torch.stack([split.constant, split.single, split.multi - rest, rest])  # (4, O)
     power = total.sum()
     whole = (parts * total).sum(1) / torch.where(power > 0, power, 1)
@@ -107,22 +112,22 @@ RESAMPLES = 400
 
 
 class Split:
-    """Least squares on sums of one-angle series, for all rows or for groups of them.
+    """Splits a modulation by least squares on sums of one-angle series, for all rows or for groups of rows.
 
-    Angles of a block are not independent, and the basis is not orthogonal under their distribution. So the parts are
-    projections: constant, the mean; single-angle, what the best sum of one-angle series adds; multi-angle, what is
-    left of the function of the angles.
+    The angles of a block are not independent, and the basis is not orthogonal under their distribution. The parts are
+    therefore projections: "constant" is the mean, "single-angle" is what the best sum of one-angle series adds, and
+    "multi-angle" is the remainder of the function of the angles.
 
     Args:
-        angles: (N, n) radians; NaN in padding, whose angle is 0.
-        s: (N, n), the modulation as it occurred; NaN in padding.
-        weights: (N,), how many blocks a row stands for.
-        sizes: terms of the series in each angle, 1 + 2 * degree.
-        clean: (N, n), s without noise; None: s itself has none, or ``noise`` says how much.
-        noise: (R, n) estimates of the variance of what is random in s, one of each block that was asked twice; NaN in
-            padding; None: 0. Only without ``clean``.
-        function: whether s (without noise) is a function of a row's angles; if not (a frozen table), what a sum of
-            one-angle series leaves counts as rest. Default: True.
+        angles: angles (N, n) in radians, NaN in padding, whose angle is 0.
+        s: recorded modulation (N, n), NaN in padding.
+        weights: number of blocks that each row represents (N,).
+        sizes: number of terms of the series in each angle, 1 + 2 * degree.
+        clean: s without noise (N, n). Default: None, s has no noise, or ``noise`` measures it.
+        noise: estimates of the noise variance of s (R, n), one for each block that was evaluated twice, NaN in padding.
+            Only without ``clean``. Default: None, no noise.
+        function: whether s without noise is a function of a row's angles. If not, as for a frozen table, the remainder
+            of the one-angle series counts as rest. Default: True.
     """
 
     def __init__(
@@ -146,20 +151,20 @@ class Split:
 
     @property
     def enough(self) -> int:
-        """Rows that a projection needs: 10 for each column."""
+        """Number of rows that a projection needs, 10 for each column."""
         return 10 * self.columns
 
     def fitted(self) -> Tensor:
-        """(N, n): the best sum of one-angle series, constant included, at each row."""
+        """The best sum of one-angle series, including the constant, at each row (N, n)."""
         gram, moments, *_ = self._sums(slice(None))
         return (self._design @ solve(gram, moments).T).masked_fill(~self._real, torch.nan)
 
     def shares(self, rows: Tensor | slice = slice(None), qubit: int | None = None) -> Shares:
-        """Of some rows, with projections of these rows alone.
+        """Compute the shares of some rows, with projections of these rows only.
 
         Args:
-            rows: indices or a mask. Default: all.
-            qubit: one output. Default: the sum over all.
+            rows: indices, a mask or a slice. Default: all rows.
+            qubit: number of an output. Default: None, the sum over all outputs.
         """
         chosen = slice(None) if qubit is None else slice(qubit, qubit + 1)
         sums, count = self._sums(rows), len(self._weights[rows])
@@ -170,12 +175,16 @@ class Split:
     ) -> dict[str, tuple[float, float]]:
         """95 % intervals of the four shares: quantiles over resamples of whole clusters within their groups.
 
-        What was asked twice to see what is random is resampled too.
+        The estimates of noise are resampled, too.
 
         Args:
-            groups: (clusters,), what a cluster is exchangeable with (those of one tensor).
-            clusters: (N,), of each row: the coordinates of the model that it belongs to.
-            seed: of the resamples.
+            groups: number of the group of each cluster (clusters,). Clusters of a group, such as the blocks of one
+                tensor, are exchangeable.
+            clusters: number of the cluster of each row (N,), such as its block of weights.
+            seed: seed of the resamples. Default: 0.
+
+        Returns:
+            Lower and upper ends by the name of the share.
         """
         rng = np.random.default_rng(seed)
         ends = np.bincount(clusters, minlength=len(groups)).cumsum()
@@ -198,13 +207,13 @@ class Split:
         return {name: (float(low[i]), float(high[i])) for i, name in enumerate(names)}
 
     def _noise(self, counts: Tensor | None = None) -> Tensor:
-        """(..., n): variance of what is random, each repetition counted (..., R) times (default: once)."""
+        """The noise variance (..., n), with each repetition counted (..., R) times. Default: once."""
         counts = torch.ones(len(self._repeats)) if counts is None else counts
         there = (~self._repeats.isnan()).double()
         return counts.double() @ (there * self._repeats.nan_to_num()) / (counts.double() @ there).clamp(min=1)
 
     def _sums(self, rows: Tensor | slice) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
-        """Of each output: Gram matrix, moments, sum of weights, of clean squares, of squared noise."""
+        """For each output, Gram matrix, moments, and sums of weights, of clean squares and of squared noise."""
         weights = self._weights[rows, None] * self._real[rows]
         design, clean = self._design[rows], self._clean[rows]
         gram = torch.stack([(design * w[:, None]).T @ design for w in weights.T])
@@ -223,11 +232,11 @@ class Split:
         variance: Tensor,
         count: int,
     ) -> Tensor:
-        """(..., n, 5): sums over rows, not means, of constant, single, multi, rest, and all."""
+        """Sums (not means) over rows of constant, single, multi, rest and their total (..., n, 5)."""
         constant = moments[..., 0] ** 2 / gram[..., 0, 0].clamp(min=torch.finfo(torch.float64).tiny)
         explained = (solve(gram, moments) * moments).sum(-1)
         noise = variance * weight
-        single = explained - constant - noise * (self.columns - 1) / max(count, 1)  # chance agreement with noise
+        single = explained - constant - noise * (self.columns - 1) / max(count, 1)  # fits some noise by chance
         single = single.clamp(min=0)
         left = (squares - constant - single - noise).clamp(min=0)
         left = torch.where(left > 1e-12 * squares, left, 0)
@@ -242,9 +251,10 @@ def _shares(parts: Tensor, weights: Tensor, rows: int) -> Shares:
 
 
 def whitened(angles: Tensor, weights: Tensor, sizes: Sequence[int]) -> Tensor:
-    """(N, 1 + columns): a constant, and an orthonormal basis (weighted) of the centred one-angle waves.
+    """A constant, and a weighted orthonormal basis of the centred one-angle waves (N, 1 + columns).
 
-    Angles that hardly move make columns that nearly depend on each other; directions below 1e-10 are left out.
+    Angles that hardly move give nearly dependent columns. Directions with singular values below 1e-10 of the largest
+    are left out.
     """
     waves = design(angles, sizes, 1)[:, 1:]
     share = weights / weights.sum()
@@ -256,6 +266,6 @@ def whitened(angles: Tensor, weights: Tensor, sizes: Sequence[int]) -> Tensor:
 
 
 def solve(gram: Tensor, moments: Tensor) -> Tensor:
-    """Least squares from normal equations, (..., n, C, C) and (..., n, C); directions that are not there get 0."""
+    """Solve normal equations (..., n, C, C) and (..., n, C) by least squares; missing directions get 0."""
     inverse = torch.linalg.pinv(gram, rtol=1e-10, hermitian=True)
     return (inverse @ moments.unsqueeze(-1)).squeeze(-1)

@@ -1,4 +1,4 @@
-"""Everything that a report shows of one comparison, computed once."""
+"""Compute all that a report shows about a comparison."""
 
 import contextlib
 import io
@@ -25,8 +25,8 @@ class ContrastAnalysis:
     Attributes:
         contrast: as declared.
         judgement: its statistics and verdict.
-        seeds: of its pairs, in the order of ``judgement.paired.differences``.
-        level: at which its runs are paired; None for none, and where there are no pairs.
+        seeds: seeds of its pairs, in the order of ``judgement.paired.differences``.
+        level: the level at which its runs are paired; None for no level, and without pairs.
         why: what the next stronger level lacks.
     """
 
@@ -38,7 +38,7 @@ class ContrastAnalysis:
 
 
 def hints(results: Results, so_far: bool) -> list[str]:
-    """Why all judgements are exploratory; empty where they are not."""
+    """The reasons why all judgements are exploratory; empty if they are not."""
     declared = results.provenance.get("declared")
     changes = declared.get("changes", []) if isinstance(declared, dict) else []
     found = [f"declared otherwise before the runs: {', '.join(changes)}"] if changes else []
@@ -46,7 +46,7 @@ def hints(results: Results, so_far: bool) -> list[str]:
 
 
 def judge_contrasts(results: Results, hints: list[str]) -> list[ContrastAnalysis]:
-    """All declared contrasts, judged together; ``hints`` makes them exploratory."""
+    """Judge all declared contrasts together; any reason in ``hints`` makes them exploratory."""
     spec = results.comparison
     if not spec.contrasts:
         return []
@@ -78,9 +78,12 @@ def _diverged(results: Results, arm: str, against: str) -> Diverged | None:
 
 
 def judge_claim(results: Results, arm: str, others: list[str], hints: list[str]) -> Claim:
-    """The claim, refused where nothing pairs the runs, and named only where the right controls were beaten fairly.
+    """Judge a claim.
 
-    What an arm's twins do as well is not the circuit's: each twin that was trained is among the others, named or not.
+    The arm must also beat each of its twins that was trained, even if the claim does not name it, since an effect that
+    a twin has is not specific to the circuit. The claim is refused if runs are not paired. It is called a
+    circuit-specific effect only if the arms were tuned, and the baseline, the frozen and shuffled twins, and a sine
+    control are among the others.
     """
     spec, refused = results.comparison, {}
     twins = [twin for name in spec.arms[arm].twins if results.of(twin := f"{arm}/{name}")] if arm in spec.arms else []
@@ -103,10 +106,10 @@ def judge_claim(results: Results, arm: str, others: list[str], hints: list[str])
 
 
 def sine_control(results: Results, name: str) -> bool:
-    """Whether an arm trains with the closed-form sine, by its whole configuration and never by its name.
+    """Whether an arm trains with the closed-form sine, according to its configuration, not its name.
 
-    The runner notes it. Results of version 0.1.0 have no such note: their files and settings are parsed again. If
-    these files are gone, the arm is no sine control.
+    The runner records it. Results of version 0.1.0 have no such record, so that their files and settings are parsed
+    again. If these files no longer exist, the arm is not a sine control.
     """
     spec, own = results.comparison, results.arms.get(name, {})
     if "sine" in own or name not in spec.arms:
@@ -131,21 +134,22 @@ NEGLIGIBLE = 0.01  # of Adam's step
 
 @dataclass(frozen=True)
 class ArmAnalysis:
-    """One arm's evaluation runs.
+    """The evaluation runs of one arm.
 
     Attributes:
-        name: of the arm.
-        runs: by seed.
-        counts: runs by status.
-        values: by summary, and "test": one number for each finished run that has it, in the metric's unit.
-        times: of each target and axis, the time until each finished or diverged run reached it; infinite for a miss.
-        hits: of each target, epochs summarized; None where no run was evaluated.
-        seconds_ratios: training seconds over the baseline's, of each seed of which both finished.
+        name: name of the arm.
+        runs: runs by seed.
+        counts: number of runs by status.
+        values: for each summary and for "test", one number per finished run that has it, in the metric's unit.
+        times: for each target and axis, the time at which each finished or diverged run reached it; infinite for a
+            miss.
+        hits: for each target, the summarized epochs; None if no run was evaluated.
+        seconds_ratios: ratios of training seconds to the baseline's, for seeds with which both finished.
         cost: medians over finished runs, by name as in ``Run.cost``.
-        live: means over runs of the live statistics that are numbers.
-        checks: names of quantum parameters, by what is wrong with them in any run.
-        difference: from the baseline, positive is better; diverged runs count as the worst value seen.
-        level: at which its runs and the baseline's are paired; None for none.
+        live: means over runs of the numeric live statistics.
+        checks: for each failed check, the names of quantum parameters that failed it in any run.
+        difference: difference from the baseline, positive is better. Diverged runs count as the worst value seen.
+        level: the level at which its runs and the baseline's are paired; None for no level.
     """
 
     name: str
@@ -163,29 +167,29 @@ class ArmAnalysis:
 
     @property
     def seconds_ratio(self) -> float | None:
-        """Median of the paired ratios; None without any."""
+        """Median of ``seconds_ratios``; None if there are none."""
         return float(np.median(self.seconds_ratios)) if self.seconds_ratios else None
 
     @property
     def diverged(self) -> str:
-        """As "8 of 10 diverged"; "" where no run did."""
+        """A text such as "8 of 10 diverged"; "" if no run diverged."""
         gone = self.counts["diverged"]
         return f"{gone} of {len(self.runs)} diverged" if gone else ""
 
 
 @dataclass(frozen=True)
 class Analysis:
-    """One comparison, ready to be shown.
+    """The analysis of one comparison.
 
     Attributes:
-        results: what it is about.
-        arms: by name, in the specification's order.
-        contrasts: in the specification's order.
-        claims: by arm.
-        horizon: longest run on each axis.
-        expected: evaluation runs that the specification asks for.
-        so_far: whether some of all runs are still missing.
-        identical: arms whose runs all give the baseline's curves, bit for bit.
+        results: the analysed results.
+        arms: arms by name, in the order of the specification.
+        contrasts: contrasts in the order of the specification.
+        claims: claims by arm.
+        horizon: length of the longest run on each axis.
+        expected: number of evaluation runs in the specification.
+        so_far: whether runs are missing.
+        identical: arms whose curves all equal the baseline's, bit for bit.
     """
 
     results: Results
@@ -199,17 +203,17 @@ class Analysis:
 
     @property
     def name(self) -> str:
-        """Of the comparison."""
+        """Name of the comparison."""
         return self.results.comparison.name
 
     @property
     def baseline(self) -> str:
-        """Name of the baseline's arm."""
+        """Name of the baseline."""
         return self.results.comparison.baseline
 
     @property
     def numbers(self) -> Numbers:
-        """How the primary metric is printed."""
+        """The number format of the primary metric."""
         return Numbers(self.results.comparison.metric.unit)
 
     def runs(self) -> list[Run]:
@@ -217,15 +221,15 @@ class Analysis:
         return [run for arm in self.arms.values() for run in arm.runs.values()]
 
     def count(self, status: str) -> int:
-        """Evaluation runs of a status."""
+        """The number of evaluation runs with a status."""
         return sum(arm.counts[status] for arm in self.arms.values())
 
     def drawn(self) -> list[str]:
-        """Arms with a curve."""
+        """The arms with a curve."""
         return [name for name, arm in self.arms.items() if any(run.curve for run in arm.runs.values())]
 
     def families(self) -> dict[str, list[str]]:
-        """For each arm with twins or a claim: its twins, and what else the claim compares it with; without baseline."""
+        """For each arm with twins or a claim, its twins and the arms of the claim, except for the baseline."""
         spec, drawn = self.results.comparison, self.drawn()
         families = {}
         for name in spec.arms:
@@ -238,7 +242,7 @@ class Analysis:
         return families
 
     def groups(self, most: int = 5) -> dict[str, list[str]]:
-        """Arms outside of families: by series of doses, then by the specification's order, ``most`` at a time."""
+        """Arms outside families: by series of doses, then in the specification's order, at most ``most`` per group."""
         spec = self.results.comparison
         left = [name for name in self.drawn() if "/" not in name and name not in (spec.baseline, *self.families())]
         groups = {}
@@ -257,7 +261,7 @@ class Analysis:
 
 
 def analyse(results: Results) -> Analysis:
-    """Compute what a report shows."""
+    """Compute all that a report shows."""
     spec = results.comparison
     names = spec.all_arms()
     evaluated = [run for name in names for run in results.of(name).values()]
@@ -279,12 +283,12 @@ def analyse(results: Results) -> Analysis:
 
 
 def finite(values: Sequence[float | None]) -> list[float]:
-    """The numbers among values."""
+    """The finite numbers among values."""
     return [value for value in values if value is not None and math.isfinite(value)]
 
 
 def time_of(results: Results, run: Run, axis: Axis, target: float) -> float:
-    """Time of a run's first evaluation at a target or beyond it; infinite where it never came there."""
+    """The time of a run's first evaluation at or beyond a target; infinite if it never reaches it."""
     metric = results.comparison.metric
     values = run.curve.get(metric.name, [])
     times = run.curve.get(axis, list(range(1, len(values) + 1)) if axis == "epoch" else [])
@@ -293,7 +297,7 @@ def time_of(results: Results, run: Run, axis: Axis, target: float) -> float:
 
 
 def _same_curves(runs: dict[int, Run], others: dict[int, Run]) -> bool:
-    """Whether the runs of all seeds have the same metrics after each evaluation, and there is one."""
+    """Whether the runs of all seeds have equal metrics at every evaluation. False without evaluations."""
 
     def metrics(run: Run) -> dict[str, list[float | None]]:
         return {name: column for name, column in run.curve.items() if name != "seconds" and "/" in name}
@@ -347,7 +351,7 @@ def _is_number(value: Any) -> bool:
 
 
 def _axis(run: Run, axis: Axis) -> list[float]:
-    """Times of a run's evaluations; their numbers where epochs were not kept."""
+    """Times of a run's evaluations. If epochs were not recorded, they are counted from 1."""
     rows = max((len(column) for column in run.curve.values()), default=0)
     column = run.curve.get(axis, list(range(1, rows + 1)) if axis == "epoch" else [])
     return finite(column)

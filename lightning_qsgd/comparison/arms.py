@@ -1,4 +1,4 @@
-"""From arms and seeds to complete configurations, one for each run."""
+"""Make the complete configuration of each run from arms and seeds."""
 
 import copy
 import hashlib
@@ -22,14 +22,14 @@ PERTURBATION, TWIN = f"{OPTIMIZER}.perturbation", f"{OPTIMIZER}.twin"
 
 @dataclass(frozen=True)
 class Plan:
-    """One run that is to be there.
+    """A run of a comparison, to be trained or found.
 
     Attributes:
-        arm, seed, phase: which one.
+        arm, seed, phase: identify the run.
         values: tuned settings by dotted key.
-        config: its whole configuration.
-        digest: hash of the configuration without its seeds.
-        folder: where it is, ``<comparison>/runs/<arm>/<digest>/seed_<seed>``.
+        config: the complete configuration.
+        digest: hash of the configuration without seeds.
+        folder: folder of the run, ``<comparison>/runs/<arm>/<digest>/seed_<seed>``.
     """
 
     arm: str
@@ -42,7 +42,7 @@ class Plan:
 
     @property
     def key(self) -> tuple[str, int, str, str]:
-        """What makes it the same run."""
+        """The values that identify the run."""
         return self.arm, self.seed, self.phase, self.digest
 
 
@@ -53,16 +53,16 @@ class Arms:
         comparison: the specification.
 
     Raises:
-        FileNotFoundError: for a file that is not there.
-        ValueError: if an arm's configuration is invalid, with the setting and why; if a twin's arm has no perturbation,
-            or trains with a twin itself; if an arm wants several processes for a run; or if no arm has a setting that
-            takes the seed.
+        FileNotFoundError: for a missing file.
+        ValueError: if the configuration of an arm is invalid, with the setting and the reason; if the arm of a twin has
+            no perturbation, or trains with a twin itself; if an arm asks for several processes per run; or if no arm
+            has one of ``seeds.keys``.
     """
 
     def __init__(self, comparison: Comparison) -> None:
         self.comparison = comparison
         self._configs: dict[tuple[str, Phase], Config] = {}
-        parsed: dict[str, Config] = {}  # arms without differences, and both phases, are often the same
+        parsed: dict[str, Config] = {}  # equal arms and both phases of an arm share one
         for name, arm in comparison.arms.items():
             for phase in PHASES:
                 layers = layers_of(comparison, name, phase)
@@ -76,7 +76,7 @@ class Arms:
                 raise ValueError(f"Invalid seeds.keys: {key!r}; no arm has such a setting")
 
     def default(self, name: str, keys: list[str]) -> dict[str, Any]:
-        """The values of some settings in an arm's own configuration."""
+        """The values of settings in the configuration of an arm, without tuning."""
         return {key: get(self._configs[name, "tuning"], self.comparison.full(key), name) for key in keys}
 
     def differ_beyond_optimizer(self, one: str, other: str) -> bool:
@@ -89,7 +89,7 @@ class Arms:
         """The configuration of an arm with tuned settings, before it gets a seed.
 
         Raises:
-            ValueError: if the arm has no such setting.
+            ValueError: if the arm does not have one of the settings.
         """
         config = copy.deepcopy(self._configs[name, phase])
         for key, value in values.items():
@@ -101,7 +101,7 @@ class Arms:
         """The run of an arm with one seed and tuned settings.
 
         Raises:
-            ValueError: if the arm has no such setting.
+            ValueError: if the arm does not have one of the settings.
         """
         config = self.config(name, phase, values)
         text = json.dumps(_without(config, self.comparison.seeds.keys), sort_keys=True)
@@ -109,15 +109,15 @@ class Arms:
             if key == "seed_everything" or has(config, key):
                 put(config, key, seed, name)
         digest = hashlib.sha256(text.encode()).hexdigest()[:8]
-        # Runs find their folder by themselves; these two would only say where the first one of several was.
+        # Runs get their folders by argument, so that these two settings are the same in all of them.
         config["experiment"], config["trainer"]["default_root_dir"] = name.replace("/", "_"), "logs"
-        config["trainer"]["devices"] = config["threads"] = 1  # several runs share a machine
+        config["trainer"]["devices"] = config["threads"] = 1  # because several runs share a machine
         folder = self.comparison.folder / "runs" / name / digest / f"seed_{seed}"
         return Plan(name, seed, phase, values, config, digest, folder)
 
 
 def layers_of(comparison: Comparison, name: str, phase: Phase) -> list[str | Config]:
-    """The files and settings of an arm, later ones over earlier ones."""
+    """The files and settings of an arm; later ones override earlier ones."""
     arm, last = comparison.arms[name], comparison.evaluation if phase == "evaluation" else {}
     common, own, last = (nested(layer, comparison.full) for layer in (comparison.set, arm.set, last))
     return [layer for layer in (*comparison.base, common, *arm.overlays, own, last) if layer]
@@ -128,7 +128,7 @@ def parse(layers: list[str | Config], name: str) -> Config:
 
     Raises:
         FileNotFoundError: if a file is missing.
-        ValueError: if a setting is invalid, or if the arm asks for several processes.
+        ValueError: if a setting is invalid, or the arm asks for several processes.
     """
     try:
         config = Experiment(layers).settings
@@ -170,7 +170,7 @@ def _twin_of(config: Config, name: str, kind: str) -> Config:
 
 
 def _inside(key: str) -> str:
-    """Where a twin has what its arm has in its perturbation."""
+    """The key in a twin's configuration of a setting of its arm."""
     return key.replace(f"{PERTURBATION}.", f"{PERTURBATION}.init_args.reference.", 1)
 
 
@@ -185,10 +185,10 @@ def has(config: Config, key: str) -> bool:
 
 
 def get(config: Config, key: str, arm: str) -> Any:
-    """A setting by dotted key.
+    """Get a setting by dotted key.
 
     Raises:
-        ValueError: if there is none.
+        ValueError: if the configuration does not have it.
     """
     if not has(config, key):
         raise ValueError(f"Invalid space: {key!r}; arm {arm} has no such setting (--print_config of fit lists them)")
@@ -202,7 +202,7 @@ def put(config: Config, key: str, value: Any, arm: str) -> None:
     """Change a setting by dotted key.
 
     Raises:
-        ValueError: if there is none.
+        ValueError: if the configuration does not have it.
     """
     get(config, key, arm)
     *path, last = key.split(".")

@@ -25,10 +25,10 @@ from lightning_qsgd.report.numbers import Numbers, duration
 
 
 def compare(arguments: Sequence[str]) -> None:
-    """Run a comparison, or say what it would run.
+    """Run a comparison, or print the plan of one.
 
     Args:
-        arguments: of the command line; ``--help`` lists them.
+        arguments: arguments of the command line; ``--help`` lists them.
 
     Raises:
         ValueError: for an invalid specification, or runs that are not paired as declared.
@@ -51,17 +51,20 @@ def train(
     scheduler: str | None = None,
     retry_failed: bool = False,
     tuning_only: bool = False,
-    again: str = "the same command goes on",
+    again: str = "run the same command again to continue",
 ) -> Results:
-    """Run what is missing, and show where it is; where it is stopped, the process ends.
+    """Train the missing runs of a comparison, and show its progress. If it is stopped, the process ends.
 
     Args:
         comparison: the specification.
-        workers: processes on this machine. Default: 2.
-        scheduler: address of a Dask scheduler, whose workers train instead. Default: None.
-        retry_failed: train failed runs again. Default: False.
-        tuning_only: stop before the evaluation runs. Default: False.
-        again: how it goes on after a stop, in words.
+        workers: number of processes on this machine. Default: 2.
+        scheduler: address of a Dask scheduler whose workers train instead. Default: None.
+        retry_failed: whether to train failed runs again. Default: False.
+        tuning_only: whether to stop before the evaluation runs. Default: False.
+        again: how to continue after a stop, in words.
+
+    Returns:
+        The results.
     """
     display = Display(Console(), comparison.folder)
     runner = Runner(comparison, workers, scheduler, retry_failed, display)
@@ -80,16 +83,16 @@ def report(arguments: Sequence[str]) -> None:
     """Write the report of one or several comparisons.
 
     Args:
-        arguments: of the command line; ``--help`` lists them.
+        arguments: arguments of the command line; ``--help`` lists them.
 
     Raises:
         FileNotFoundError: if a folder has no results.
-        ValueError: if they are no results.
+        ValueError: if results cannot be read.
         OSError: if the report cannot be written.
     """
     parser = OneLineErrorParser(
         prog="lightning-qsgd report",
-        description="Write report.html, report.md with its figures, and runs.csv. Runs may still be missing.",
+        description="Write report.html, report.md with its figures, and runs.csv. The comparison need not be finished.",
     )
     add_options("report", parser)
     options = parser.parse_args(list(arguments))
@@ -100,7 +103,7 @@ def report(arguments: Sequence[str]) -> None:
 
 @contextlib.contextmanager
 def _signals() -> Iterator[None]:
-    """End with the workers where a signal would end this process alone."""
+    """End the workers, too, if a signal ends this process."""
 
     def stop(number: int, frame: Any) -> NoReturn:
         raise Stopped
@@ -116,8 +119,8 @@ def _signals() -> Iterator[None]:
 def _parser() -> OneLineErrorParser:
     parser = OneLineErrorParser(
         prog="lightning-qsgd compare",
-        description="Train all arms of a comparison with all seeds. Stopped at any time, the same command goes on; "
-        "finished runs are not repeated.",
+        description="Train all arms of a comparison with all seeds. You can stop it at any time; run the same command "
+        "again to keep finished runs and resume interrupted ones.",
     )
     add_options("compare", parser)
     add_arguments(parser)
@@ -125,11 +128,11 @@ def _parser() -> OneLineErrorParser:
 
 
 class Display:
-    """What a comparison says while it runs: a table on a terminal, a line for each run elsewhere.
+    """Shows the progress of a comparison: as a table on a terminal, otherwise as a line for each run.
 
     Args:
-        console: where.
-        folder: the comparison's.
+        console: where to print.
+        folder: the folder of the comparison.
     """
 
     def __init__(self, console: Console, folder: Path) -> None:
@@ -149,7 +152,7 @@ class Display:
             self._live.stop()
 
     def __call__(self, results: Results, done: int, needed: int) -> None:
-        """Show where it is."""
+        """Show the progress."""
         self._first = done if self._first is None else self._first
         trained = done - self._first
         fresh, self._shown = done > self._shown, done
@@ -166,7 +169,7 @@ class Display:
             )
 
     def table(self, results: Results, progress: str) -> Table:
-        """One line for each arm."""
+        """The table of progress, with a line for each arm."""
         metric, seeds = results.comparison.metric, results.comparison.seeds
         numbers, mean = Numbers(metric.unit), f"{metric.name}, mean of last {metric.last}"
         table = Table(title=f"{results.comparison.name}: {progress}; {mean}", title_justify="left")
@@ -192,20 +195,20 @@ class Display:
         return table
 
     def finish(self, results: Results) -> None:
-        """The last table, and what to do next."""
+        """Print the final table, and what to do next."""
         if not self._live:
             self.console.print(self.table(results, f"{len(results.runs)} runs"))
         failed = [run for run in results.runs if run.status == "failed"]
         for run in failed[:3]:
             self.console.print(f"failed: {run.arm}, seed {run.seed}: {run.error}", highlight=False, soft_wrap=True)
         if failed:
-            self.console.print(f"{len(failed)} runs failed (output.log in their folders); again: --retry_failed")
+            self.console.print(f"{len(failed)} runs failed (see output.log in their folders); repeat: --retry_failed")
         self.console.print(f"Report: lightning-qsgd report {self.folder}", highlight=False, soft_wrap=True)
 
     def show_plan(self, runner: Runner, estimates: dict[str, Estimate]) -> None:
-        """The runs of each arm, with their time and circuits."""
+        """Print the runs of each arm, with their time and circuits."""
         comparison = runner.comparison
-        table = Table(title=f"{comparison.name}: what would run", title_justify="left")
+        table = Table(title=f"Plan of {comparison.name}", title_justify="left")
         for column in ("arm", "tuning runs", "evaluation runs", "s a run", "circuits a run", "shots a run"):
             table.add_column(column, justify="left" if column == "arm" else "right")
         tuned, total, circuits = set(runner.tuned_arms()), 0.0, 0

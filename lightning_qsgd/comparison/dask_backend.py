@@ -1,4 +1,4 @@
-"""Workers on several machines: joblib's Dask backend, with errors that are told."""
+"""Train on several machines with joblib's Dask backend, and report its errors."""
 
 import contextlib
 from collections.abc import Callable, Iterator
@@ -12,14 +12,14 @@ from joblib._dask import DaskDistributedBackend
 
 
 class DaskBackend(DaskDistributedBackend):
-    """joblib's own waits forever where Dask gives up a task: its workers died several times, or the scheduler."""
+    """joblib's backend, except that it does not wait forever if Dask gives up a task or the scheduler ends."""
 
     def effective_n_jobs(self, n_jobs: int) -> int:
-        """At least 2: with one joblib trains in this process, not with the workers (and more may join them)."""
+        """At least 2: with 1, joblib would train in this process. More workers may join later."""
         return max(2, super().effective_n_jobs(n_jobs))
 
     def submit(self, func: Any, callback: Callable[[Any], None] | None = None) -> Any:
-        """Call back also where a task was given up."""
+        """Submit a task, and call back even if Dask gives it up."""
 
         def give_up(future: Future[Any]) -> None:
             if callback is not None and future.exception() is not None:
@@ -30,7 +30,7 @@ class DaskBackend(DaskDistributedBackend):
         return submitted
 
     def retrieve_result_callback(self, out: Any) -> Any:
-        """The result of a task, or its error."""
+        """Return the result of a task, or raise its error."""
         if isinstance(out, CancelledError):
             raise out
         return out.result() if isinstance(out, Future) else super().retrieve_result_callback(out)
@@ -38,13 +38,13 @@ class DaskBackend(DaskDistributedBackend):
 
 @contextlib.contextmanager
 def dask_workers(address: str) -> Iterator[joblib.Parallel]:
-    """Tasks for the workers of a Dask scheduler, each result as soon as it is there.
+    """Run tasks on the workers of a Dask scheduler, and return each result as soon as it is ready.
 
     Args:
-        address: of the scheduler, as "tcp://127.0.0.1:8786".
+        address: address of the scheduler, such as "tcp://127.0.0.1:8786".
 
     Raises:
-        ConnectionError: if there is none, it has no worker after 10 s, it ends, or it gives up a task.
+        ConnectionError: if there is no scheduler, it has no worker after 10 s, it ends, or it gives up a task.
     """
     try:
         client = Client(address, timeout="10s", set_as_default=False)
@@ -61,7 +61,8 @@ def dask_workers(address: str) -> Iterator[joblib.Parallel]:
                 f"The Dask scheduler at {address} has no workers; start some with: dask worker {address} --nthreads 1"
             ) from error
         except (CancelledError, CommClosedError) as error:
-            raise ConnectionError(f"The Dask scheduler at {address} is gone; the same command goes on") from error
+            reason = "has ended; run the same command again to continue"
+            raise ConnectionError(f"The Dask scheduler at {address} {reason}") from error
         except KilledWorker as error:
             reason = " ".join(str(error).split())
-            raise ConnectionError(f"Dask gave up a run, whose workers died again and again: {reason}") from error
+            raise ConnectionError(f"Dask gave up a run, because its workers died repeatedly: {reason}") from error

@@ -37,7 +37,7 @@ Draw = Callable[[Axes, str, str, tuple[float, ...]], None]
 
 
 def forest(analysis: Analysis) -> Drawing | None:
-    """Mean difference and simultaneous interval of each declared contrast; None without contrasts that have pairs."""
+    """Mean difference and simultaneous interval of each declared contrast; None if no contrast has pairs."""
     rows, sized = _rows(analysis)
     if not rows:
         return None
@@ -68,7 +68,7 @@ def forest(analysis: Analysis) -> Drawing | None:
 
 
 def _rows(analysis: Analysis) -> tuple[list[ContrastAnalysis], list[ContrastAnalysis]]:
-    """Contrasts that have pairs, and those of them whose differences have a size."""
+    """The contrasts that have pairs, and those of them whose differences have a size."""
     rows = [item for item in analysis.contrasts if item.judgement.paired.n]
     return rows, [row for row in rows if not row.judgement.diverged]
 
@@ -83,7 +83,7 @@ def _forest(analysis: Analysis, rows: list[ContrastAnalysis], limit: float) -> s
             filled = color if not row.judgement.exploratory else "white"
             mean = p.mean
             if row.judgement.diverged:
-                mean = math.copysign(2 * limit, p.mean)  # beyond the axis: a triangle
+                mean = math.copysign(2 * limit, p.mean)  # beyond the axis, where a triangle marks it
             else:
                 low, high = (max(-limit, min(limit, x)) if math.isfinite(x) else mean for x in (p.low, p.high))
                 axes.plot([low * factor, high * factor], [y, y], color=color, lw=1.6, solid_capstyle="butt")
@@ -144,7 +144,7 @@ def _margin(axes: Axes, margin: float, numbers: Numbers, limit: float) -> None:
 
 
 def _dots(axes: Axes, values, y: float, limit: float, factor: float, **style) -> None:
-    """Dots in one row; a triangle at the edge for each value beyond it."""
+    """Draw dots in one row, with a triangle at the edge for each value beyond it."""
     for inside, marker in ((lambda v: abs(v) <= limit, "o"), (lambda v: v > limit, ">"), (lambda v: v < -limit, "<")):
         chosen = [max(-limit, min(limit, v)) * factor for v in values if inside(v)]
         if chosen:
@@ -169,7 +169,7 @@ def _is_gate(analysis: Analysis, row: ContrastAnalysis) -> bool:
 
 
 def _size(analysis: Analysis, row: ContrastAnalysis) -> str:
-    """The mean difference, or how many runs diverged."""
+    """The mean difference as text, or the number of diverged runs."""
     if not row.judgement.diverged:
         return analysis.numbers.difference(row.judgement.paired.mean)
     own = analysis.arms[row.contrast.arm].diverged
@@ -215,7 +215,7 @@ def learning_curves(analysis: Analysis) -> Drawing | None:
 
 
 def reached(analysis: Analysis, target: str) -> Drawing | None:
-    """Share of runs that have reached a target, over epochs; None where no run has."""
+    """Share of runs that have reached a target, over epochs; None if no run has."""
     times = {name: arm.times[target]["epoch"] for name, arm in analysis.arms.items() if arm.times[target]["epoch"]}
     if not np.isfinite([t for row in times.values() for t in row]).any():
         return None
@@ -244,7 +244,7 @@ def reached(analysis: Analysis, target: str) -> Drawing | None:
 
 
 def _panels(analysis: Analysis, draw: Draw, label: str, corner: Corner) -> str | None:
-    """A panel for each family, with one legend for all, and for each group, with its own; None without any."""
+    """A panel for each family, with a common legend, and for each group, with its own legend; None without panels."""
     families, groups = analysis.families(), analysis.groups()
     panels = families | groups
     if not panels:
@@ -289,12 +289,12 @@ def _line(color: str, dashes: tuple[float, ...], label: str) -> Line2D:
 
 
 def _key(family: str, member: str) -> str:
-    """What a member is called in the legend: a twin by its kind."""
+    """The name of a member in the legend; a twin is named by its kind."""
     return f"its twin: {member.partition('/')[2]}" if member.startswith(f"{family}/") else member
 
 
 def _column(analysis: Analysis, name: str) -> tuple[NDArray[np.float64], ...] | None:
-    """Epochs, mean, and ends of its interval, after each evaluation that all runs have that did not fail."""
+    """Epochs, mean, and ends of its interval, at each evaluation that all runs have, except failed ones."""
     metric = analysis.results.comparison.metric.name
     runs = [run for run in analysis.arms[name].runs.values() if run.status != "failed"]
     curves = [run.curve.get(metric, []) for run in runs]
@@ -310,7 +310,7 @@ def _column(analysis: Analysis, name: str) -> tuple[NDArray[np.float64], ...] | 
 
 
 def _limits(analysis: Analysis, means: dict[str, Any], factor: float) -> tuple[float, float] | None:
-    """Where the axis begins and ends, if the first quarter of training is to be left out; None if it is short."""
+    """The limits of the axis if the first quarter of training is left out; None for short training."""
     late = [middle[len(middle) // 4 :] for _, middle, _, _ in means.values() if len(middle) >= 8]
     if not late:
         return None
@@ -321,7 +321,7 @@ def _limits(analysis: Analysis, means: dict[str, Any], factor: float) -> tuple[f
 
 
 def dose(analysis: Analysis) -> Drawing | None:
-    """The metric over each declared series of doses; None without one that was run."""
+    """The metric over each declared series of doses; None if none was run."""
     results = analysis.results
     series = {
         name: arms
@@ -384,7 +384,7 @@ def dose(analysis: Analysis) -> Drawing | None:
 
 
 def cost(analysis: Analysis) -> Drawing | None:
-    """Training seconds relative to the baseline, and circuits of a run; None where nothing finished with it."""
+    """Training seconds relative to the baseline, and circuits per run; None if no seed finished in both."""
     arms = [arm for arm in analysis.arms.values() if arm.seconds_ratio is not None]
     if not arms:
         return None
@@ -424,7 +424,7 @@ def cost(analysis: Analysis) -> Drawing | None:
 
 
 def interval(values: np.ndarray) -> tuple[float, float]:
-    """95 % t-interval of a mean; the mean twice where one value gives none."""
+    """The 95 % t-interval of a mean; the mean twice for a single value."""
     n = len(values)
     half = float(stats.t.ppf(0.975, n - 1) * values.std(ddof=1) / math.sqrt(n)) if n > 1 else 0.0
     return float(values.mean()) - half, float(values.mean()) + half

@@ -1,4 +1,4 @@
-"""What two runs of one seed share, by hashes: the level at which they are paired."""
+"""Find by hashes what two runs with the same seed share: the level at which they are paired."""
 
 from collections.abc import Mapping
 from typing import Any, get_args
@@ -7,23 +7,23 @@ from lightning_qsgd.comparison.results import Results, Run
 from lightning_qsgd.comparison.spec import Comparison, Level
 
 _WAY_OUT = (
-    "Give both arms the same data and batch size, and a loader that shuffles with a generator of its own, seeded from "
-    "(seed, epoch): the global one also moves with what an arm draws"
+    "Give both arms the same data and batch size, and a loader that shuffles with its own generator, seeded from "
+    "(seed, epoch): the state of the global one also depends on other draws of an arm"
 )
 LEVELS: tuple[Level, ...] = get_args(Level)  # the strongest first
 
 
 def level_of(one: Run, other: Run, parameter_sets: dict[str, dict[str, str]]) -> tuple[Level | None, str]:
-    """The strongest level at which two runs are paired.
+    """Find the strongest level at which two runs are paired.
 
-    Runs of different length, such as one that diverged, are compared as far as both went.
+    Runs of different length, for example because one diverged, are compared over the epochs of the shorter one.
 
     Args:
         one, other: two runs.
-        parameter_sets: initial values, as in :class:`Results`.
+        parameter_sets: digests of initial values, as in :class:`Results`.
 
     Returns:
-        The level, or None; and what is missing for the next stronger one ("" for "full").
+        The level, or None; and what the next stronger level lacks ("" for "full").
     """
     data = _differ(one, other, "batches")
     if data is not None:
@@ -40,7 +40,7 @@ def level_of(one: Run, other: Run, parameter_sets: dict[str, dict[str, str]]) ->
 
 
 def level_of_contrast(results: Results, arm: str, against: str) -> tuple[Level | None, str]:
-    """The weakest level over all seeds that both arms have; "full" where there is none to compare."""
+    """Find the weakest level over all seeds that both arms have; "full" if there are no such seeds."""
     one, other = results.of(arm), results.of(against)
     found: list[tuple[Level | None, str]] = [
         level_of(one[seed], other[seed], results.parameter_sets)
@@ -51,15 +51,15 @@ def level_of_contrast(results: Results, arm: str, against: str) -> tuple[Level |
 
 
 def rank(level: Level | None) -> int:
-    """0 for the strongest level, and 3 for none."""
+    """The rank of a level: 0 for the strongest, 3 for None."""
     return len(LEVELS) if level is None else LEVELS.index(level)
 
 
 def check_levels(results: Results) -> None:
-    """Check that each contrast is paired as it declares.
+    """Check that the runs of each contrast are paired at its declared level.
 
     Raises:
-        ValueError: if one is not; it names the contrast, what was declared, what holds, and why.
+        ValueError: if they are not, with the contrast, the declared level, the actual level, and the reason.
     """
     for contrast in results.comparison.contrasts:
         level, why = level_of_contrast(results, contrast.arm, contrast.against)
@@ -71,14 +71,14 @@ def check_levels(results: Results) -> None:
 
 
 def check_probes(comparison: Comparison, probes: Mapping[str, tuple[dict[str, Any], dict[str, str]]]) -> None:
-    """Check that the contrasts of some arms are paired as declared, by the first batches of one run of each.
+    """Check the declared levels of contrasts by the first batches of one run of each arm.
 
     Args:
         comparison: the specification.
-        probes: by arm, hashes as in :class:`Run` and digests of the initial values.
+        probes: for each arm, hashes as in :class:`Run`, and digests of the initial values.
 
     Raises:
-        ValueError: as :func:`check_levels`.
+        ValueError: see :func:`check_levels`.
     """
     runs = [
         Run(arm, 0, "evaluation", "finished", hashes=hashes | {"parameters": arm})

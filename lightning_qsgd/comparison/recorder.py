@@ -1,4 +1,4 @@
-"""What a comparison keeps of a run: its curve, costs, hashes, and checks of its quantum parameters."""
+"""Record a run of a comparison: curve, costs, hashes, and checks of its quantum parameters."""
 
 import contextlib
 import gc
@@ -17,20 +17,20 @@ import torch
 from lightning.pytorch.loggers import Logger
 from torch import Tensor, nn
 
-DECAY = 0.99  # of the averaged weights, a step
+DECAY = 0.99  # of the averaged weights, per step
 
 
 class RunRecorder(L.Callback):
-    """Learning curve, costs, hashes, averaged weights and live checks of one run; a resumed run continues them.
+    """Records learning curve, costs, hashes, averaged weights and live checks of a run, also over resumptions.
 
     Attributes:
         curve, hashes: as in :class:`lightning_qsgd.comparison.results.Run`.
-        parameter_digests: digest of each parameter's initial value, by name.
-        seconds, evaluation_seconds: of training and of evaluation so far.
-        steps, examples: optimizer steps and training examples so far.
-        live: by name, the values of what PerturbationMonitor logged.
-        quantum: checks of the quantum parameters.
-        averaged: exponentially averaged weights, float32 at least, in the order of the module's parameters.
+        parameter_digests: digests of the parameters' initial values, by name.
+        seconds, evaluation_seconds: time of training and of evaluation so far.
+        steps, examples: number of optimizer steps and of training examples so far.
+        live: values that PerturbationMonitor logged, by name.
+        quantum: checks of quantum parameters.
+        averaged: exponentially averaged weights, float32 or float64, in the order of the module's parameters.
     """
 
     def __init__(self) -> None:
@@ -45,16 +45,16 @@ class RunRecorder(L.Callback):
         self._batches, self._seeds, self._validation = b"", b"", hashlib.sha256()
         self._began: float | None = None
         self._state_before: bytes | None = None
-        self._before_step: dict[str, Any] | None = None  # counts and digests, while a step is not complete
+        self._before_step: dict[str, Any] | None = None  # counts and digests before an incomplete step
 
     @property
     def curve(self) -> dict[str, list[float | None]]:
-        """Columns; None where a row lacks a value, or it was not finite."""
+        """The curve by columns; None for a value that is missing or was not finite."""
         names = dict.fromkeys(name for row in self.rows for name in row)
         return {name: [row.get(name) for row in self.rows] for name in names}
 
     def on_train_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
-        """Take the initial values."""
+        """Record the initial values."""
         if not self.parameter_digests:
             self.parameter_digests = {name: digest(raw(p)) for name, p in pl_module.named_parameters()}
             self.averaged = [_float(p).clone() for p in pl_module.parameters()]
@@ -67,7 +67,7 @@ class RunRecorder(L.Callback):
     def on_train_batch_start(
         self, trainer: L.Trainer, pl_module: L.LightningModule, batch: Any, batch_idx: int
     ) -> None:
-        """Hash the batch; look at the generator before the module seeds it, if it does."""
+        """Hash the batch, and record the generator's state before the module may seed it."""
         self._before_step = self._before_step or self._counts()
         self._batches = hashlib.sha256(self._batches + _bytes(batch)).digest()
         self._seed_before = torch.initial_seed()
@@ -75,14 +75,14 @@ class RunRecorder(L.Callback):
         self.examples += _length(batch)
 
     def on_before_backward(self, trainer: L.Trainer, pl_module: L.LightningModule, loss: Tensor) -> None:
-        """Hash the batch's seed; where it is not seeded by itself, the generator's state. Once: SAM comes twice."""
+        """Hash the seed of the batch, or the generator's state if it was not seeded. Only once: SAM calls it twice."""
         if self._state_before is not None:
             seed = torch.initial_seed()
             own = str(seed).encode() if seed != self._seed_before else self._state_before
             self._seeds, self._state_before = hashlib.sha256(self._seeds + own).digest(), None
 
     def on_before_optimizer_step(self, trainer: L.Trainer, pl_module: L.LightningModule, optimizer: Any) -> None:
-        """Look at the gradients of quantum parameters."""
+        """Check the gradients of quantum parameters."""
         self.quantum.look()
 
     def on_train_batch_end(
@@ -96,14 +96,14 @@ class RunRecorder(L.Callback):
                 torch._foreach_lerp_(self.averaged, weights, 1 - DECAY)  # type: ignore[attr-defined]
 
     def on_validation_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
-        """Stop the clock of training."""
+        """Stop the training clock."""
         self._stop()
         self._validation_began = time.perf_counter()
 
     def on_validation_batch_start(
         self, trainer: L.Trainer, pl_module: L.LightningModule, batch: Any, batch_idx: int, dataloader_idx: int = 0
     ) -> None:
-        """Hash the validation data, the first time."""
+        """Hash the validation data of the first validation."""
         if not trainer.sanity_checking and not self.rows and trainer.state.fn == "fit":
             self._validation.update(_bytes(batch))
 
@@ -121,7 +121,7 @@ class RunRecorder(L.Callback):
         self._began = time.perf_counter()
 
     def on_train_epoch_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
-        """Close the epoch: its mean training losses, and the hashes of all steps so far."""
+        """Record the epoch's mean training losses, and the hashes of all steps so far."""
         self._stop()
         self._before_step = None
         own: Sequence[str] = getattr(pl_module, "summary_metrics", ())
@@ -133,7 +133,7 @@ class RunRecorder(L.Callback):
         self.hashes["seeds"].append(self._seeds.hex()[:16])
 
     def on_train_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
-        """See what quantum parameters did."""
+        """Complete the checks of quantum parameters."""
         self.quantum.finish()
 
     def _stop(self) -> None:
@@ -147,14 +147,14 @@ class RunRecorder(L.Callback):
         return {"examples": self.examples, "live": live, "digests": digests}
 
     def state_dict(self) -> dict[str, Any]:
-        """What a resumed run continues from: as after the last complete step, which is what ExactResume saves."""
+        """The state after the last complete step, at which ExactResume saves."""
         running = 0.0 if self._began is None else time.perf_counter() - self._began
         names = ("rows", "hashes", "parameter_digests", "evaluation_seconds", "steps", "averaged")
         state = {name: getattr(self, name) for name in names} | (self._before_step or self._counts())
         return state | {"seconds": self.seconds + running, "quantum": self.quantum.state_dict()}
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        """Take over what :meth:`state_dict` returned."""
+        """Load a state that :meth:`state_dict` returned."""
         state = dict(state_dict)
         digests = state.pop("digests")
         self._batches, self._seeds = (bytes.fromhex(digests[name]) for name in ("batches", "seeds"))
@@ -164,7 +164,7 @@ class RunRecorder(L.Callback):
 
 
 class LiveLogger(Logger):
-    """Keeps what is logged as ``quantum/...`` in a recorder."""
+    """Passes values that are logged as ``quantum/...`` to a recorder."""
 
     def __init__(self, recorder: RunRecorder) -> None:
         super().__init__()
@@ -172,19 +172,19 @@ class LiveLogger(Logger):
 
     @property
     def name(self) -> str:
-        """No folder."""
+        """Empty, since the logger has no folder."""
         return ""
 
     @property
     def version(self) -> str:
-        """No folder."""
+        """Empty, since the logger has no folder."""
         return ""
 
     def log_hyperparams(self, params: Any, *args: Any, **kwargs: Any) -> None:
-        """Nothing to do."""
+        """Do nothing."""
 
     def log_metrics(self, metrics: Mapping[str, float], step: int | None = None) -> None:
-        """Keep the statistics of the perturbation."""
+        """Record the statistics of the perturbation."""
         for name, value in metrics.items():
             kind, _, name = name.partition("/")
             if kind == "quantum" and "/" not in name:
@@ -192,7 +192,7 @@ class LiveLogger(Logger):
 
 
 def digest(data: bytes) -> str:
-    """16 hexadecimal digits of SHA-256."""
+    """The first 16 hexadecimal digits of the SHA-256 hash."""
     return hashlib.sha256(data).hexdigest()[:16]
 
 
@@ -201,7 +201,7 @@ def _float(p: Tensor) -> Tensor:
 
 
 def _parts(batch: Any) -> list[Any]:
-    """Tensors and plain values in a batch, however nested."""
+    """The tensors and plain values in a nested batch."""
     if isinstance(batch, Mapping):
         return [leaf for value in batch.values() for leaf in _parts(value)]
     if is_dataclass(batch) and not isinstance(batch, type):
@@ -223,7 +223,7 @@ def _length(batch: Any) -> int:
 
 
 def reset_peak() -> None:
-    """Let the system count this process's peak from here on (Linux)."""
+    """Reset the system's record of this process's peak memory (on Linux)."""
     gc.collect()
     if torch.cuda.is_initialized():
         torch.cuda.reset_peak_memory_stats()
@@ -232,9 +232,9 @@ def reset_peak() -> None:
 
 
 def peak() -> int | None:
-    """Bytes of memory that this process had at most since the reset (Linux; of the GPU, where there is one), or None.
+    """Peak memory of this process since :func:`reset_peak`, in bytes: that of the GPU if it is used, else on Linux.
 
-    A worker keeps what its earlier runs have imported.
+    It includes the modules that earlier runs of a worker imported. Returns None if the system does not report it.
     """
     if torch.cuda.is_initialized():
         return torch.cuda.max_memory_allocated()
@@ -246,11 +246,11 @@ def peak() -> int | None:
 
 
 class QuantumParameters:
-    """Watches the parameters of a model's circuits: registered with an optimizer, with gradients, moved.
+    """Checks that the parameters of a model's circuits are registered with an optimizer, have gradients, and move.
 
-    Elements are named ``head.circuit.weights[3]``. An element that no output of its circuit depends on (its derivative
-    is 0 for random inputs and weights, exactly simulated: a trigonometric polynomial that vanishes at random points
-    vanishes everywhere) is unobservable, and exempt.
+    Elements have names such as ``head.circuit.weights[3]``. An element is unobservable, and exempt, if no output of its
+    circuit depends on it. That is so if its derivative, simulated exactly, is 0 for random inputs and weights, because
+    a trigonometric polynomial that vanishes at random points vanishes everywhere.
     """
 
     def __init__(self) -> None:
@@ -262,7 +262,7 @@ class QuantumParameters:
         self.findings: dict[str, list[str]] = {}
 
     def begin(self, module: nn.Module, optimizers: Iterable[torch.optim.Optimizer]) -> None:
-        """Find the parameters; what was seen before a resumption stays."""
+        """Find the parameters, and keep observations from before a resumption."""
         self._modules = circuit_modules(module)
         trained = {id(p) for o in optimizers for group in o.param_groups for p in group["params"]}
         for name, part in self._modules.items():
@@ -274,13 +274,13 @@ class QuantumParameters:
         self._registered = {id(p) for p in self._params.values() if id(p) in trained}
 
     def look(self) -> None:
-        """Note which elements have a gradient."""
+        """Record which elements have a gradient."""
         for name, p in self._params.items():
             if p.grad is not None:
                 self._touched[name] |= p.grad != 0
 
     def finish(self) -> None:
-        """Say what was found, as names of elements (of whole parameters, where all of their elements are meant)."""
+        """Set ``findings``: names of elements, or of a parameter if all of its elements are meant."""
         unobservable = {name: mask for name, mask in self._unobservable().items() if mask.any()}
         fixed = {name for name, p in self._params.items() if not p.requires_grad}
         found: dict[str, list[str]] = {"unregistered": [], "without_gradient": [], "unmoved": [], "unobservable": []}
@@ -296,7 +296,7 @@ class QuantumParameters:
         self.findings = found
 
     def summary(self) -> dict[str, Any]:
-        """Number of tensors, and the findings; empty without circuits."""
+        """The number of tensors, and the findings; empty without circuits."""
         return {"quantum_parameters": len(self._params)} | self.findings if self._params else {}
 
     def _unobservable(self) -> dict[str, Tensor]:
@@ -308,16 +308,16 @@ class QuantumParameters:
         return found
 
     def state_dict(self) -> dict[str, Any]:
-        """Initial values, and which elements have had a gradient."""
+        """Initial values, and which elements had a gradient so far."""
         return {"initial": self._initial, "touched": self._touched}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Take over what :meth:`state_dict` returned."""
+        """Load a state that :meth:`state_dict` returned."""
         self._initial, self._touched = state["initial"], state["touched"]
 
 
 def circuit_modules(module: nn.Module) -> dict[str, Any]:
-    """Modules with a circuit, by name; none where qiskit was never needed."""
+    """Modules with a circuit, by name. There are none if the quantum package was never imported."""
     if "lightning_qsgd.quantum" not in sys.modules:
         return {}
     from lightning_qsgd.quantum.layer import CircuitModule
@@ -326,14 +326,14 @@ def circuit_modules(module: nn.Module) -> dict[str, Any]:
 
 
 def unobservable_weights(ansatz: Any, points: int = 8) -> Tensor:
-    """Which weights of a circuit no outcome probability depends on.
+    """Find the weights of a circuit that no outcome probability depends on.
 
     Args:
         ansatz: an :class:`lightning_qsgd.quantum.Ansatz` with weights.
-        points: random inputs and weights to differentiate at, at least 1. Default: 8.
+        points: number of random inputs and weights to differentiate at, at least 1. Default: 8.
 
     Returns:
-        (weights,) bool.
+        A mask (weights,) bool, True for these weights.
     """
     from lightning_qsgd.quantum import CircuitSimulator
 

@@ -1,4 +1,4 @@
-"""Reports: one HTML page, the same page as Markdown with its figures, and a table of all runs."""
+"""Write reports: an HTML page, the same page as Markdown with its figures, and a table of all runs."""
 
 import csv
 import json
@@ -23,18 +23,18 @@ def write_report(results: Sequence[Results], output: Path) -> list[Path]:
     """Write ``report.html``, ``report.md`` with ``figures/``, and ``runs.csv``, each completely or not at all.
 
     Args:
-        results: of one comparison, or of several that share a page.
-        output: the folder; made if missing.
+        results: the results of one comparison, or of several that share a page.
+        output: the folder, which is made if it does not exist.
 
     Returns:
-        Paths of the files.
+        The paths of the files.
 
     Raises:
-        ValueError: without results.
+        ValueError: if there are no results.
         OSError: if a file cannot be written.
     """
     if not results:
-        raise ValueError("Invalid results: none; give at least one comparison's")
+        raise ValueError("Invalid results: none; give those of at least one comparison")
     analyses = [analyse(result) for result in results]
     title = " and ".join(dict.fromkeys(analysis.name for analysis in analyses))
     keys = [f"{number}_" for number in range(1, len(analyses) + 1)] if len(analyses) > 1 else [""]
@@ -45,11 +45,11 @@ def write_report(results: Sequence[Results], output: Path) -> list[Path]:
 
 
 def part(analysis: Analysis, key: str = "") -> Part:
-    """The page about one comparison.
+    """Render the part of a page about one comparison.
 
     Args:
-        analysis: what it shows.
-        key: beginning of its figures' names, where the page has several parts; then it has a heading.
+        analysis: the analysis to show.
+        key: prefix of the figures' names if the page has several parts; the part then has a heading. Default: "".
     """
     results, spec = analysis.results, analysis.results.comparison
     ran = bool(analysis.runs())
@@ -84,14 +84,14 @@ def part(analysis: Analysis, key: str = "") -> Part:
 
 
 def _settings(values: dict[str, Any]) -> str:
-    """By the last part of each key, where that tells them apart."""
+    """Settings as text, with only the last part of each key if that is unambiguous."""
     ends = [key.rpartition(".")[2] for key in values]
     names = ends if len(set(ends)) == len(ends) and "class_path" not in ends else list(values)
     return ", ".join(f"{name} = {plain(value)}" for name, value in zip(names, values.values(), strict=True)) or NONE
 
 
 def _tuning(analysis: Analysis) -> list[dict[str, Any]]:
-    """What was tuned, of each arm that has settings of its own or borrows them."""
+    """The tuned settings of each arm that was tuned or uses those of another arm."""
     spec, rows = analysis.results.comparison, []
     for name, own in analysis.results.arms.items():
         if "/" in name or not own.get("values") or name not in spec.arms:
@@ -103,7 +103,7 @@ def _tuning(analysis: Analysis) -> list[dict[str, Any]]:
 
 
 def _hashes(analysis: Analysis) -> list[tuple[int, int, list[str]]]:
-    """Seed, finished runs, and the digest of what they used: batches, seeds of steps, initial values, validation."""
+    """Seed, number of finished runs, and digests of their batches, step seeds, initial values and validation data."""
     rows = []
     for seed in sorted({run.seed for run in analysis.runs()}):
         runs = [run for run in analysis.runs() if run.seed == seed and run.status == "finished"]
@@ -118,7 +118,7 @@ def _hashes(analysis: Analysis) -> list[tuple[int, int, list[str]]]:
 
 
 def _write_runs(analyses: Sequence[Analysis], path: Path) -> None:
-    """One row for each run of both phases; empty where there is no number, "inf" for a target that was missed."""
+    """Write one row for each run of both phases. A cell is empty without a number, and "inf" for a missed target."""
     rows = [_row(analysis, run) for analysis in analyses for run in analysis.results.runs]
     columns = dict.fromkeys(column for row in rows for column in row)
     with atomic_write(path) as file:

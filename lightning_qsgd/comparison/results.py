@@ -1,4 +1,4 @@
-"""What a comparison's runs gave, and where they come from: one JSON file, from which reports are made."""
+"""The results of a comparison's runs and their provenance: one JSON file, from which reports are made."""
 
 import functools
 import importlib.metadata
@@ -29,27 +29,27 @@ PHASES: tuple[Phase, ...] = get_args(Phase)
 
 @dataclass
 class Run:
-    """One run.
+    """One run of a comparison.
 
     Attributes:
-        arm, seed: which one.
+        arm, seed: identify the run, together with phase and config.
         phase: "tuning" or "evaluation".
-        status: "finished"; "diverged": loss or gradients were not finite; "failed": any other error.
-        config: hash of its configuration without seeds.
-        error: one line, where it did not finish.
-        values: tuned settings, by dotted key; those of the base are not repeated.
-        curve: columns of equal length, one row for each evaluation: epoch, step, examples, seconds (of training
-            alone), train/loss_epoch (where logged) and all validation metrics. None where a value was not finite.
-        averaged: validation metrics at the end with exponentially averaged weights (decay 0.99 a step).
-        test: test metrics at the end, where the specification asks for them.
-        cost: seconds, evaluation_seconds, steps, examples, circuits, shots, circuit_seconds, peak_memory (bytes; None
-            where the system does not tell).
-        live: medians of the perturbation's statistics over the run (norm_ratio, offset, spread, learning_rate_factor,
-            touched, effective, ...; empty without one), and of its quantum parameters: quantum_parameters (number of
-            tensors), and those that were unregistered, without_gradient, unmoved, unobservable (names).
+        status: "finished"; "diverged" if loss or gradients were not finite; "failed" for any other error.
+        config: hash of the configuration without seeds.
+        error: the error in one line, if the run did not finish.
+        values: tuned settings by dotted key, without those of the base.
+        curve: columns of equal length with one row per evaluation: epoch, step, examples, seconds (of training only),
+            train/loss_epoch (if logged) and all validation metrics. None for a value that was not finite.
+        averaged: validation metrics at the end with exponentially averaged weights (decay 0.99 per step).
+        test: test metrics at the end, if the specification asks for them.
+        cost: seconds, evaluation_seconds, steps, examples, circuits, shots, circuit_seconds, and peak_memory (bytes;
+            None if the system does not report it).
+        live: medians over the run of the perturbation's statistics (norm_ratio, offset, spread, learning_rate_factor,
+            touched, effective, ...; none without a perturbation). For quantum parameters: quantum_parameters (number of
+            tensors), and the names of those that were unregistered, without_gradient, unmoved or unobservable.
         hashes: parameters (digest of all initial values, a key of ``Results.parameter_sets``), batches and seeds (one
-            digest of all steps so far for each epoch), validation (of the validation batches).
-        host: its processor, cores, memory; commit; started (ISO 8601).
+            digest per epoch, of all steps so far), and validation (digest of the validation batches).
+        host: processor, cores, memory, commit, and started (ISO 8601).
     """
 
     arm: str
@@ -74,15 +74,15 @@ class Results:
 
     Attributes:
         comparison: the specification.
-        provenance: command, commit, versions, hardware, started, updated, complete (whether all runs are there), and
-            declared: "at" (time), "what" (:meth:`Comparison.declaration` before the first evaluation run), "changes"
-            (what is different now); without it nobody knows what was declared when.
-        arms: of each arm: values (tuned settings), default (the same settings untuned), sine (whether it trains with
-            the closed-form sine); and where it was tuned, trials (list of values, score per tuning seed), and edge
-            (whether the best lies on the edge of what was tried).
-        targets: the metric's targets by name: "0.9", and "tuned baseline", frozen on the tuning seeds.
-        parameter_sets: initial values of parameters: digest of all -> name -> digest.
-        runs: of both phases.
+        provenance: command, commit, versions, hardware, started, updated, complete (whether no run is missing), and
+            declared, if it was recorded: "at" (time), "what" (:meth:`Comparison.declaration` before the first
+            evaluation run), and "changes" since then.
+        arms: for each arm, values (tuned settings), default (these settings untuned), and sine (whether the arm trains
+            with the closed-form sine). For tuned arms also trials (dicts of values and mean score), and edge (settings
+            whose best value is on the edge of the tried ones).
+        targets: values of the metric to reach, by name: for example "0.9", and "tuned baseline" from the tuning seeds.
+        parameter_sets: for the digest of all initial values, the digest of each parameter, by name.
+        runs: runs of both phases.
     """
 
     comparison: Comparison
@@ -94,11 +94,11 @@ class Results:
 
     @classmethod
     def load(cls, folder: str | Path) -> "Results":
-        """Read ``results.json`` of a comparison's folder, or such a file.
+        """Read ``results.json``, given the file or the folder of a comparison.
 
         Raises:
-            FileNotFoundError: if there is none.
-            ValueError: if it is no such file, or of another format.
+            FileNotFoundError: if the file does not exist.
+            ValueError: if it does not hold results, or has another version's format.
         """
         path = Path(folder)
         path = path / FILE if path.suffix != ".json" else path
@@ -107,15 +107,16 @@ class Results:
         try:
             values = json.loads(path.read_text())
             if values.pop("format") != FORMAT:
-                raise ValueError("its format is another version's")
+                raise ValueError("another version wrote it, in another format")
             return structured(values, cls)
         except (ValueError, KeyError, TypeError, AttributeError) as error:
             raise ValueError(
-                f"{path} is no comparison's results: {error}; without it, compare makes it anew from the run folders"
+                f"{path} does not hold a comparison's results: {error}; delete it, and compare makes it again from "
+                "the run folders"
             ) from error
 
     def save(self, folder: str | Path) -> None:
-        """Write ``results.json``, completely or not at all: one line for each run."""
+        """Write ``results.json`` completely or not at all, with one line per run."""
         values = {"format": FORMAT, "comparison": self.comparison.to_dict(), "provenance": self.provenance}
         values |= {"arms": self.arms, "targets": self.targets, "parameter_sets": self.parameter_sets}
         runs = ",\n".join(json.dumps(asdict(run), allow_nan=False) for run in self.runs)
@@ -124,21 +125,20 @@ class Results:
             file.write(f'{head[:-2]},\n "runs": [\n{runs}\n]}}\n')
 
     def of(self, arm: str, phase: Phase = "evaluation") -> dict[int, Run]:
-        """Runs of an arm by seed."""
+        """The runs of an arm by seed."""
         return {run.seed: run for run in self.runs if run.arm == arm and run.phase == phase}
 
     def value(self, run: Run, summary: Literal["last", "final", "best", "averaged"] = "last") -> float:
-        """One number of a run, in the metric's own unit and direction.
+        """The primary metric of a run as one number, in the metric's unit and direction.
 
         Args:
             run: one of ``runs``.
-            summary: "last" (default): the primary metric, the mean of the last evaluations; "final": the last one;
-                "best"; "averaged": at the end with averaged weights.
+            summary: "last": mean over the last evaluations; "final": the last evaluation; "best": the best evaluation;
+                "averaged": at the end with averaged weights. Default: "last".
 
         Returns:
-            The number. For a diverged run, and one whose last evaluations were not finite, the worst value that any run
-            of the comparison has shown: it counts, and ranks last. NaN for a failed run, and where there is no such
-            number.
+            The number. If the run diverged, or one of its last evaluations was not finite, the worst value of any run
+            in the comparison, so that it counts and ranks last. NaN for a failed run, and if there is no such number.
         """
         metric = self.comparison.metric
         if run.status == "diverged":
@@ -158,7 +158,7 @@ class Results:
         return float(np.mean(curve[-metric.last :])) if summary == "last" else curve[-1]
 
     def worst(self) -> float:
-        """The worst value of the metric that any run has shown."""
+        """The worst value of the metric in any run."""
         metric = self.comparison.metric
         seen = [value for run in self.runs for value in run.curve.get(metric.name, []) if value is not None]
         return math.nan if not seen else min(seen) if metric.mode == "max" else max(seen)
@@ -166,10 +166,10 @@ class Results:
     def pairs(
         self, arm: str, against: str, summary: Literal["last", "final", "best", "averaged"] = "last"
     ) -> tuple[NDArray[np.float64], NDArray[np.float64], list[int]]:
-        """Paired values of two arms, higher is better (values of a metric that is minimized change sign).
+        """Paired values of two arms. Higher is better: values of a minimized metric are negated.
 
         Returns:
-            Values of ``arm`` and of ``against``, (seeds,) each, and the seeds that both have a value of.
+            Values of ``arm``, values of ``against``, each (seeds,) float64, and the seeds for which both have a value.
         """
         sign = self.comparison.metric.sign
         one, other = self.of(arm), self.of(against)
@@ -179,13 +179,13 @@ class Results:
         return sign * np.array(a), sign * np.array(b), [int(seed) for seed in seeds]
 
     def counts(self, arm: str) -> dict[str, int]:
-        """Evaluation runs of an arm by status."""
+        """The number of evaluation runs of an arm by status."""
         statuses = [run.status for run in self.of(arm).values()]
         return {status: statuses.count(status) for status in ("finished", "diverged", "failed")}
 
 
 def mean(values: Sequence[float | None]) -> float | None:
-    """Mean of the values that there are; None of none."""
+    """The mean of the finite values; None if there are none."""
     there = [value for value in values if value is not None and math.isfinite(value)]
     return float(np.mean(there)) if there else None
 
@@ -195,19 +195,19 @@ PACKAGES += ("qiskit-machine-learning",)
 
 
 def provenance() -> dict[str, Any]:
-    """Command, commit ("+" where files have changed since; None outside of a checkout), versions, hardware."""
+    """Command, commit (with "+" if files have changed since; None outside a checkout), versions and hardware."""
     return {"command": command(), "commit": commit(), "versions": versions(), "hardware": machine()}
 
 
 def command() -> str:
-    """How this process was called, without the place of Python."""
+    """The command line of this process, without the path of Python."""
     arguments = sys.argv[1:]
     return shlex.join(["lightning-qsgd", *arguments])
 
 
 @functools.cache
 def commit() -> str | None:
-    """The checkout's commit."""
+    """The commit of the checkout; None outside a checkout."""
     root = Path(__file__).parents[2]
     if not (root / ".git").exists():
         return None
@@ -221,7 +221,7 @@ def commit() -> str | None:
 
 
 def versions() -> dict[str, str]:
-    """Of Python and of the libraries that numbers depend on, where they are installed."""
+    """The versions of Python and of the installed libraries that affect numbers."""
     found = {"python": platform.python_version()}
     for name in PACKAGES:
         try:
@@ -233,7 +233,7 @@ def versions() -> dict[str, str]:
 
 @functools.cache
 def machine() -> dict[str, Any]:
-    """Processor, cores, memory (GB), GPU; no name of the machine."""
+    """Processor, cores, memory (GB) and GPU, without the name of the machine."""
     found: dict[str, Any] = {"system": f"{platform.system()} {platform.machine()}", "cores": os.cpu_count()}
     try:
         lines = Path("/proc/cpuinfo").read_text().splitlines()

@@ -1,4 +1,4 @@
-"""Trains what a comparison lacks, many runs at a time, and gathers what came out."""
+"""Train the missing runs of a comparison in parallel, and collect their results."""
 
 import contextlib
 import os
@@ -21,25 +21,26 @@ from lightning_qsgd.comparison.tuning import Point, best, on_edge, propose
 from lightning_qsgd.comparison.worker import RESULT, Estimate, estimate, execute, probe, read_result
 
 Watch = Callable[[Results, int, int], None]
-SAVE_SECONDS = 20.0  # between two writes of results.json
+SAVE_SECONDS = 20.0  # at least, between two writes of results.json
 
 
 class Runner:
-    """All runs of a comparison, in order: tuning in rounds, then evaluation with arms interleaved.
+    """Runs a comparison: tuning in rounds, then evaluation with interleaved arms.
 
     Args:
         comparison: the specification.
-        workers: processes on this machine, at least 1. Default: 2.
-        scheduler: address of a Dask scheduler, as "tcp://127.0.0.1:8786", whose workers train instead; they must see
-            the same folders. Default: None.
-        retry: train failed runs again. Default: False, they stay as they are.
-        watch: called with the results so far, the runs that are done and those that are known to be needed.
+        workers: number of processes on this machine, at least 1. Default: 2.
+        scheduler: address of a Dask scheduler, such as "tcp://127.0.0.1:8786", whose workers train instead. They must
+            see the same folders. Default: None.
+        retry: whether to train failed runs again. Default: False.
+        watch: called with the results so far, the number of runs that are done, and the number of runs that are known
+            to be needed. Default: None.
 
     Attributes:
-        results: what is there.
+        results: the results so far.
 
     Raises:
-        ValueError: for fewer workers than 1, or results there that cannot be read.
+        ValueError: if workers is below 1, or existing results cannot be read.
     """
 
     def __init__(
@@ -66,14 +67,14 @@ class Runner:
             self._before = {(run.arm, run.seed, run.phase, run.config): run for run in before.runs}
 
     def run(self, tuning_only: bool = False) -> Results:
-        """Train everything that is missing.
+        """Train all missing runs.
 
         Args:
-            tuning_only: leave the evaluation runs for later. Default: False.
+            tuning_only: whether to stop before the evaluation runs. Default: False.
 
         Raises:
-            ValueError: if a contrast's runs are not paired as it declares; the runs are kept.
-            RuntimeError: if a tuning run failed, so that nothing can be chosen.
+            ValueError: if the runs of a contrast are not paired at its declared level; the runs are kept.
+            RuntimeError: if a tuning run failed, so that no settings can be chosen.
         """
         self.comparison.folder.mkdir(parents=True, exist_ok=True)
         with self._parallel() as parallel:
@@ -92,7 +93,7 @@ class Runner:
         return self.results
 
     def _declare(self) -> None:
-        """Note what is declared before the first evaluation run, and what is different now."""
+        """Record what was declared before the first evaluation run, and what has changed since."""
         declared = self._declared
         if declared is None and not any(phase == "evaluation" for _, _, phase, _ in self._before):
             declared = {"at": _now(), "what": self.comparison.declaration()}
@@ -101,15 +102,15 @@ class Runner:
             self.results.provenance["declared"] = declared | {"changes": changes}
 
     def check_pairing(self, parallel: joblib.Parallel | None = None) -> None:
-        """Refuse, before the first run, contrasts whose arms share less than is declared, by two batches of each arm.
+        """Check before the first run, on two batches of each arm, that the arms of contrasts share what is declared.
 
-        Arms that differ by their optimizer alone share everything, and are not tried.
+        Arms that differ only in their optimizer share everything, and are not tried.
 
         Args:
-            parallel: where they are trained. Default: None, in this process.
+            parallel: pool of workers to train the batches. Default: None, this process.
 
         Raises:
-            ValueError: as for runs.
+            ValueError: if the arms of a contrast share less than its declared level.
         """
         pairs = [(contrast.arm, contrast.against) for contrast in self.comparison.contrasts]
         names = dict.fromkeys(name for p in pairs if self.arms.differ_beyond_optimizer(*p) for name in p)
@@ -119,21 +120,21 @@ class Runner:
         check_probes(self.comparison, {arm: probed for arm, probed in probes if probed is not None})
 
     def estimates(self) -> dict[str, Estimate]:
-        """What a run of each arm costs, measured on its first steps; of a twin, what its arm's costs."""
+        """Estimate the cost of a run of each arm from its first steps. A twin costs as much as its arm."""
         seed = self.comparison.seeds.evaluation[0]
         arms = {arm: estimate(self.arms.plan(arm, seed, "evaluation", {}).config) for arm in self.comparison.arms}
         return {name: arms[name.partition("/")[0]] for name in self.comparison.all_arms()}
 
-    # ---- which runs
+    # ---- choosing runs
 
     def tuning_round(self) -> list[Plan]:
-        """Runs that tuning lacks now, given those that are there; none: it is over."""
+        """The runs that tuning needs next; an empty list if it is complete."""
         while plans := self._proposed():
             for run in self.results.runs:
                 if run.phase == "tuning" and run.status == "failed" and self.comparison.tuning.trials:
                     raise RuntimeError(
-                        f"A tuning run of {run.arm} failed (seed {run.seed}): {run.error}. No setting can be chosen; "
-                        "mend the cause, and add --retry_failed"
+                        f"A tuning run of {run.arm} failed (seed {run.seed}): {run.error}. No settings can be chosen; "
+                        "fix the cause, and add --retry_failed"
                     )
             if missing := [plan for plan in plans if not self._known(plan)]:
                 return sorted(missing, key=lambda plan: plan.seed)
@@ -144,16 +145,16 @@ class Runner:
     def _proposed(self) -> list[Plan]:
         if self.comparison.tuning.trials:
             return [plan for arm in self.tuned_arms() for plan in self._next_trials(arm)]
-        baseline = self.comparison.baseline  # whose runs only set the target
+        baseline = self.comparison.baseline  # its runs only set the target
         return [self.arms.plan(baseline, seed, "tuning", {}) for seed in self.comparison.seeds.tuning]
 
     def tuned_arms(self) -> list[str]:
-        """Arms with trials of their own."""
+        """The arms that are tuned themselves."""
         arms = self.comparison.arms
         return [name for name, arm in arms.items() if arm.tuned_as is None] if self.comparison.tuning.trials else []
 
     def evaluation(self) -> list[Plan]:
-        """All runs of the evaluation seeds: seed by seed, the arms in another order each time."""
+        """All runs with evaluation seeds, seed by seed, with another order of arms for each seed."""
         names = self.comparison.all_arms()
         values = {name: self.values(name) for name in names}
         plans = []
@@ -163,7 +164,7 @@ class Runner:
         return plans
 
     def values(self, name: str) -> dict[str, Any]:
-        """The tuned settings of an arm, or of the arm that it follows."""
+        """The tuned settings of an arm, or of the arm it is tuned as."""
         if not self.comparison.tuning.trials:
             return {}
         own = self.comparison.tuned_like(name)
@@ -187,7 +188,7 @@ class Runner:
         return [self.arms.plan(arm, seed, "tuning", value) for seed in seeds for value in values]
 
     def _scores(self, arm: str) -> dict[Point, float]:
-        """Mean score of each complete trial; higher is better."""
+        """The mean score over seeds of each complete trial; higher is better."""
         sign = self.comparison.metric.sign
         names, found = list(self._space(arm)), {}
         for run in self.results.runs:
@@ -196,12 +197,12 @@ class Runner:
                 found.setdefault(tuple(map(_hashable, run.values.values())), []).append(score)
         seeds = len(self.comparison.seeds.tuning)
         complete = {point: float(np.mean(scores)) for point, scores in found.items() if len(scores) == seeds}
-        return dict(sorted(complete.items(), key=lambda trial: str(trial[0])))  # whatever finished first
+        return dict(sorted(complete.items(), key=lambda trial: str(trial[0])))  # in any order of finishing
 
-    # ---- training them
+    # ---- training runs
 
     def _known(self, plan: Plan) -> bool:
-        """Take over a run that is there: in its folder, or in the results alone."""
+        """Whether a run exists, in its folder or in the results; if so, add it to the results."""
         if plan.key in self._done:
             return True
         before = self._before.get(plan.key)
@@ -240,15 +241,15 @@ class Runner:
         own = {"arm": plan.arm, "seed": plan.seed, "phase": plan.phase, "values": plan.values, "config": plan.digest}
         run, name = Run(**result["run"] | own), self.comparison.metric.name
         if run.status == "finished" and not any(value is not None for value in run.curve.get(name, [])):
-            logged = ", ".join(run.curve) or "nothing; is there validation data?"
-            run.status, run.error = "failed", f"No {name} was logged at validation; there is: {logged}"
+            logged = ", ".join(run.curve) or "nothing; are there validation data?"
+            run.status, run.error = "failed", f"No {name} was logged at validation; logged were: {logged}"
         self._done.add(plan.key)
         if digests := result.get("parameter_digests"):
             self.results.parameter_sets.setdefault(run.hashes["parameters"], digests)
         self.results.runs.append(run)
 
     def _freeze_targets(self) -> None:
-        """The target that tuning seeds give, and what was tuned."""
+        """Set the targets from the tuning seeds, and record the tuned settings of each arm."""
         baseline = self.comparison.baseline
         values = self.values(baseline)
         runs = [run for run in self.results.runs if (run.arm, run.phase) == (baseline, "tuning")]
@@ -279,8 +280,10 @@ class Runner:
                 with joblib.Parallel(self.workers, **options) as parallel:
                     yield parallel
             except TerminatedWorkerError as error:
-                reason = "the system may have run out of memory: use fewer --workers"
-                raise ChildProcessError(f"A worker was killed ({reason}); the same command goes on") from error
+                raise ChildProcessError(
+                    "A worker was killed (the system may have run out of memory: use fewer --workers); run the same "
+                    "command again to continue"
+                ) from error
             return
         try:
             from lightning_qsgd.comparison.dask_backend import dask_workers

@@ -1,4 +1,4 @@
-"""What a comparison is: base, arms, seeds, tuning, metric, contrasts; read from YAML."""
+"""The specification of a comparison, read from YAML: base, arms, seeds, tuning, metric, contrasts."""
 
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field
@@ -9,7 +9,7 @@ from lightning_qsgd.files import find_config, structured
 from lightning_qsgd.parser import OneLineErrorParser
 from lightning_qsgd.report.numbers import unit_of
 
-Settings = dict  # of plain values; the parser would fill in dict[str, Any] where it finds a class_path
+Settings = dict  # plain values, by key; with dict[str, Any] the parser would complete values that have a class_path
 Level = Literal["full", "shared", "data"]
 Twin = Literal["frozen", "constant", "scalar", "shuffled", "matched", "series", "sign", "uniform"]
 
@@ -22,12 +22,13 @@ class Arm:
     """One way of training.
 
     Args:
-        overlays: YAML files over the base. Default: none.
-        set: settings over those, nested as in a configuration or by dotted key. Default: none.
-        twins: classical twins to add as arms of their own, named ``<arm>/<twin>``: the same with the perturbation
-            inside of a :class:`lightning_qsgd.optim.ControlPerturbation`. Default: none.
-        space: values of settings that only this arm has, tuned from the same budget; by dotted key. Default: none.
-        tuned_as: another arm, whose tuned settings it takes; a twin takes its arm's. Default: None, it is tuned itself.
+        overlays: YAML files that override the base. Default: none.
+        set: settings that override those, nested as in a configuration or by dotted key. Default: none.
+        twins: classical twins to add as arms with the name ``<arm>/<twin>``. They wrap the arm's perturbation in a
+            :class:`lightning_qsgd.optim.ControlPerturbation`. Default: none.
+        space: values to tune of settings that only this arm has, by dotted key, within the same budget. Default: none.
+        tuned_as: the name of another arm, whose tuned settings this arm uses. Twins use their arm's. Default: None,
+            this arm is tuned itself.
     """
 
     overlays: list[str] = field(default_factory=list)
@@ -39,13 +40,13 @@ class Arm:
 
 @dataclass
 class Contrast:
-    """A difference that is judged: ``arm`` minus ``against``, over paired seeds.
+    """A difference to judge: ``arm`` minus ``against``, over paired seeds.
 
     Args:
         arm, against: names of arms.
-        level: what both must share, checked by hashes. "full" (default): names and initial values of all parameters,
-            the batches and their order, the seed of each step; "shared": initial values of the parameters that both
-            have, batches, seeds; "data": batches.
+        level: what the runs of both arms must share, which is checked by hashes. "full": names and initial values of
+            all parameters, batches in their order, and the seed of each step. "shared": initial values of the
+            parameters that both have, batches, and seeds. "data": batches. Default: "full".
     """
 
     arm: str
@@ -60,12 +61,14 @@ class Contrast:
 
 @dataclass
 class Seeds:
-    """Seeds, disjoint; each run's own goes into all of ``keys``.
+    """The seeds of runs.
 
     Args:
-        evaluation: of the runs that are judged. Default: 1 to 10.
-        tuning: of the runs that choose settings and the target. Default: 101 to 103.
-        keys: settings that take the seed. Default: seed_everything, and data.init_args.seed where the data have one.
+        evaluation: seeds of the runs that are judged, at least 0. Default: 1 to 10.
+        tuning: seeds of the runs that choose settings and the target, disjoint from ``evaluation``. Default: 101 to
+            103.
+        keys: settings that are set to the seed of a run. Default: seed_everything, and data.init_args.seed if the data
+            module has it.
     """
 
     evaluation: list[int] = field(default_factory=lambda: list(range(1, 11)))
@@ -75,15 +78,15 @@ class Seeds:
 
 @dataclass
 class Metric:
-    """The primary metric: the mean of a run's last evaluations.
+    """The primary metric: the mean over the last evaluations of a run.
 
     Args:
-        margin: smallest difference that matters, above 0, in the metric's unit.
-        name: as logged at validation. Default: "val/accuracy".
-        mode: "max" (default): more is better; "min".
-        last: evaluations at the end that are averaged, at least 1. Default: 3.
-        unit: "%": printed times 100, differences in percentage points; "": printed as it is. Default: "%" for names
-            with "accuracy" or "f1" in them.
+        margin: the smallest difference that matters, above 0, in the metric's unit.
+        name: name under which validation logs the metric. Default: "val/accuracy".
+        mode: "max" if higher is better, or "min". Default: "max".
+        last: number of evaluations at the end of a run that are averaged, at least 1. Default: 3.
+        unit: "%" prints values times 100, and differences in percentage points; "" prints plain values. Default: None,
+            "%" for names that contain "accuracy" or "f1", otherwise "".
     """
 
     margin: float
@@ -98,7 +101,7 @@ class Metric:
 
     @property
     def sign(self) -> float:
-        """What makes more better: 1, or -1 for a metric that is minimized."""
+        """1 if higher is better, -1 if lower is better."""
         return 1.0 if self.mode == "max" else -1.0
 
 
@@ -107,10 +110,10 @@ class Tuning:
     """The budget of each arm that is tuned.
 
     Args:
-        trials: settings to try per arm, each on all tuning seeds; 0 (default): no tuning.
-        space: values of the settings that all arms share, by dotted key. The grid comes first; what is left of the
-            budget goes beyond the edge that the best value lies on, or between it and neighbours that differ by more
-            than the margin. Default: none.
+        trials: number of points to try per arm, each with all tuning seeds. Default: 0, no tuning.
+        space: values to tune of the settings that all arms share, by dotted key. The grid is tried first. The rest of
+            the budget is spent beyond the grid if the best value is on its edge, or else between the best value and
+            neighbours that are worse by more than the margin. Default: none.
     """
 
     trials: int = 0
@@ -119,33 +122,33 @@ class Tuning:
 
 @dataclass
 class Comparison:
-    """A whole comparison; see ``configs/compare/``.
+    """The specification of a comparison; see ``configs/compare/``.
 
     Args:
-        name: of its folder, ``<root>/<name>``.
-        base: configuration files, later ones over earlier ones.
+        name: name of the comparison and of its folder, ``<root>/<name>``.
+        base: configuration files; later ones override earlier ones.
         metric: the primary metric, with direction and margin.
-        arms: by name, as "adamw"; "/" is for twins.
-        baseline: the arm that sets the target, and that others are shown against.
-        set: settings over the base. Default: none.
-        evaluation: settings over those in runs of the evaluation seeds only, such as the held-out data of a fixed data
-            set. Default: none.
-        contrasts: what is judged. Default: none.
-        gatekeeper: name of the contrast that is judged first, as "a - b"; the others are exploratory unless it shows a
-            difference. Default: None.
-        claims: arm and what it must all beat to be called a circuit-specific effect. Default: none.
-        dose: settings whose values order arms for the dose-response plot: arms by name of the series. Default: none.
-        targets: values of the metric to reach, beside the baseline's own on the tuning seeds. Default: 0.9 for
-            val/accuracy, the target of arXiv 2511.01918; none for others.
+        arms: the arms by name, such as "adamw". Names contain no "/", which is for twins, and no spaces.
+        baseline: the arm that sets the target, and that the report compares all others with.
+        set: settings that override the base. Default: none.
+        evaluation: settings that override those only in runs with evaluation seeds, such as the held-out part of a
+            fixed data set. Default: none.
+        contrasts: the differences to judge. Default: none.
+        gatekeeper: name of the contrast that is judged first, such as "a - b". All others are exploratory unless it
+            shows a difference. Default: None.
+        claims: for an arm, all arms that it must beat to show a circuit-specific effect. Default: none.
+        dose: for the dose-response plot, arms in the order of their dose, by name of the series. Default: none.
+        targets: values of the metric to reach, in addition to the value of the baseline on the tuning seeds. Default:
+            None, 0.9 for val/accuracy, the target of arXiv 2511.01918, and none for other metrics.
         seeds: evaluation and tuning seeds.
         tuning: budget and shared settings.
-        test: evaluate the final weights of the evaluation runs on the test data too. Default: False.
-        short: names for long beginnings of keys, usable in ``set``, ``space`` and ``evaluation``: with
-            "optimizer.lr" the learning rate is meant. Default: optimizer and perturbation.
-        root: folder of all comparisons. Default: logs/compare.
+        test: whether to also evaluate the final weights of evaluation runs on the test data. Default: False.
+        short: abbreviations of the beginnings of keys in ``set``, ``space`` and ``evaluation``; "optimizer.lr" then
+            stands for the learning rate's whole key. Default: optimizer and perturbation.
+        root: folder of all comparisons. Default: "logs/compare".
 
     Raises:
-        ValueError: for an unknown arm, seeds in both phases, a margin that is not positive, and the like.
+        ValueError: for an unknown arm, a seed in both phases, a margin that is not positive, and other invalid values.
     """
 
     name: str
@@ -171,7 +174,7 @@ class Comparison:
             self.targets = [0.9] if self.metric.name == "val/accuracy" else []
         names = self.all_arms()
         for arm in self.arms:
-            _require("arms", arm, arm and not set(arm) & set("/\\ \t") and arm[0] != ".", "names without / and spaces")
+            _require("arms", arm, arm and not set(arm) & set("/\\ \t") and arm[0] != ".", "a name without / and spaces")
         tuned_as = [arm.tuned_as for arm in self.arms.values() if arm.tuned_as is not None]
         compared = [name for contrast in self.contrasts for name in (contrast.arm, contrast.against)]
         claimed = [name for arm, others in self.claims.items() for name in (arm, *others)]
@@ -195,7 +198,7 @@ class Comparison:
         both = sorted(set(self.seeds.evaluation) & set(self.seeds.tuning))
         _require("seeds", both, not both, "disjoint: tuning seeds are not evaluated")
         for phase, seeds in (("evaluation", self.seeds.evaluation), ("tuning", self.seeds.tuning)):
-            _require(f"seeds.{phase}", seeds, len(set(seeds)) == len(seeds) > 0, "at least one, each once")
+            _require(f"seeds.{phase}", seeds, len(set(seeds)) == len(seeds) > 0, "at least one seed, each only once")
             _require(f"seeds.{phase}", seeds, min(seeds) >= 0, "at least 0")
         _require("metric.margin", self.metric.margin, self.metric.margin > 0, "above 0")
         _require("metric.last", self.metric.last, self.metric.last >= 1, "at least 1")
@@ -206,16 +209,16 @@ class Comparison:
         for name, arm in self.arms.items():
             keys = [self.full(key) for key in (*self.tuning.space, *arm.space)]
             twice = sorted({key for key in keys if keys.count(key) > 1})
-            _require(f"space of arm {name}", twice, not twice, "without a setting that is there twice")
+            _require(f"space of arm {name}", twice, not twice, "without repeated settings")
         nested = [key for space in spaces for key, values in space.items() if any(isinstance(v, dict) for v in values)]
         _require("space", nested, not nested, "lists of numbers, words or lists; give a part of a setting its own key")
 
     def all_arms(self) -> list[str]:
-        """Names of the arms and of their twins."""
+        """The names of all arms and their twins."""
         return [name for arm, spec in self.arms.items() for name in (arm, *(f"{arm}/{twin}" for twin in spec.twins))]
 
     def tuned_like(self, name: str) -> str | None:
-        """The arm whose trials decide the settings of ``name``; None where that is not tuned itself."""
+        """The arm whose trials decide the settings of ``name``; None if that arm is not tuned itself."""
         arm = name.partition("/")[0]
         other = self.arms[arm].tuned_as
         if other is None:
@@ -224,29 +227,29 @@ class Comparison:
         return parent if self.arms[parent].tuned_as is None else None
 
     def full(self, key: str) -> str:
-        """A dotted key with its beginning written out."""
+        """Expand the abbreviation at the beginning of a dotted key."""
         first, dot, rest = key.partition(".")
         return f"{self.short.get(first, first)}{dot}{rest}"
 
     def declaration(self) -> dict[str, Any]:
-        """What must not change once evaluation runs have been seen."""
+        """The settings that must not change once evaluation runs have been seen."""
         names = ("metric", "contrasts", "gatekeeper", "claims", "baseline", "seeds", "targets", "tuning")
         return {name: value for name, value in self.to_dict().items() if name in names}
 
     def to_dict(self) -> dict[str, Any]:
-        """Plain values."""
+        """The specification as plain values."""
         return asdict(self)
 
     @property
     def folder(self) -> Path:
-        """Where its runs and results are."""
+        """The folder of runs and results."""
         return Path(self.root) / self.name
 
 
 def add_arguments(parser: OneLineErrorParser) -> None:
     """Add ``--config`` and one argument for each setting of :class:`Comparison`."""
     parser.may_be_empty = ("arms",)
-    parser.add_argument("-c", "--config", action="config", help="YAML; later ones over earlier ones")
+    parser.add_argument("-c", "--config", action="config", help="YAML file; later ones override earlier ones")
     parser.add_class_arguments(Comparison, None)
 
 
@@ -254,11 +257,11 @@ def read_spec(config: Sequence[str | Path], overrides: Sequence[str] = ()) -> Co
     """Read a comparison from files.
 
     Args:
-        config: YAML files, later ones over earlier ones.
-        overrides: further arguments, such as "--seeds.evaluation=[1,2,3]".
+        config: YAML files; later ones override earlier ones.
+        overrides: further arguments, such as "--seeds.evaluation=[1,2,3]". Default: none.
 
     Raises:
-        ValueError: if it is invalid.
+        ValueError: if the specification is invalid.
     """
     parser = OneLineErrorParser(prog="lightning-qsgd compare", exit_on_error=False)
     add_arguments(parser)
@@ -267,15 +270,15 @@ def read_spec(config: Sequence[str | Path], overrides: Sequence[str] = ()) -> Co
 
 
 def from_options(options: dict[str, Any]) -> Comparison:
-    """The comparison among the options of a command."""
+    """Make the comparison from the options of a command."""
     return to_comparison({name: options[name] for name in Comparison.__dataclass_fields__})
 
 
 def to_comparison(values: dict[str, Any]) -> Comparison:
-    """A comparison from plain values, as :meth:`Comparison.to_dict` gives them.
+    """Make a comparison from plain values, as :meth:`Comparison.to_dict` returns them.
 
     Raises:
-        ValueError: if they are invalid, or if a key is unknown.
+        ValueError: if a value is invalid or a key is unknown.
     """
     return structured(values, Comparison)
 

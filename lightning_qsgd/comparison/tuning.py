@@ -1,4 +1,4 @@
-"""Which settings an arm tries next: a grid, then finer and wider where that is needed, within one budget."""
+"""Propose the settings that an arm tries next: a grid, then a wider or finer one, within a budget."""
 
 import itertools
 import math
@@ -12,22 +12,23 @@ Space = Mapping[str, Sequence[Any]]
 
 
 def propose(space: Space, scores: Mapping[Point, float], trials: int, margin: float) -> list[Point]:
-    """Points to try next; the same for the same arguments.
+    """Propose points to try next, deterministically.
 
-    First the whole grid; where that is larger than the budget, a part of it that is drawn at random (seed 0). Then, as
-    long as the budget lasts: beyond the best point, in each direction where it lies on the edge of what was tried, or
-    else between it and each neighbour that is worse by more than the margin. Steps are factors, where all values of a
-    setting are positive numbers. A setting with values that are no numbers stays on its grid.
+    The grid comes first; if it is larger than the budget, a random part of it (seed 0). After that, while the budget
+    lasts, points are proposed beyond the best point, in each direction where it lies on the edge of the tried points.
+    If it lies on no edge, they are proposed between it and each neighbour that is worse by more than the margin. Steps
+    are factors if all values of a setting are positive numbers. Settings with other values than numbers stay on the
+    grid.
 
     Args:
-        space: values of each setting, in the grid's order.
-        scores: what was tried, one value for each setting of ``space``: its score, more is better, -inf where it
-            diverged.
-        trials: points that may be tried in all, at least 1.
+        space: values of each setting, in the order of the grid.
+        scores: the score of each point that was tried, higher is better, -inf if it diverged. A point has one value
+            for each setting of ``space``.
+        trials: maximum number of points in total, at least 1.
         margin: difference in score that does not matter, above 0.
 
     Returns:
-        New points, or none: then tuning is done.
+        New points; an empty list if tuning is complete.
     """
     grid = list(itertools.product(*space.values()))
     if len(grid) > trials:
@@ -58,12 +59,12 @@ def propose(space: Space, scores: Mapping[Point, float], trials: int, margin: fl
 
 
 def best(scores: Mapping[Point, float]) -> Point:
-    """The point with the highest score; of several the first one."""
+    """The point with the highest score; the first one of several."""
     return max(scores, key=lambda point: scores[point])
 
 
 def on_edge(space: Space, scores: Mapping[Point, float]) -> list[str]:
-    """Settings with a number whose best value is the smallest or largest that was tried beside the best point."""
+    """Numeric settings whose value at the best point is the smallest or largest one tried along their axis."""
     point, found = best(scores), []
     for axis, (name, values) in enumerate(space.items()):
         numbers = all(isinstance(value, int | float) and not isinstance(value, bool) for value in values)
@@ -74,7 +75,7 @@ def on_edge(space: Space, scores: Mapping[Point, float]) -> list[str]:
 
 
 def _line(scores: Mapping[Point, float], point: Point, axis: int) -> list[Any]:
-    """Values along one axis through a point, in order."""
+    """Values that were tried along one axis through a point, in ascending order."""
     rest = point[:axis] + point[axis + 1 :]
     return sorted(p[axis] for p in scores if p[:axis] + p[axis + 1 :] == rest)
 

@@ -1,4 +1,4 @@
-"""Verdicts on contrasts of arms, with control of false ones over a whole report."""
+"""Judge contrasts of arms, and control false verdicts over a whole report."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -16,12 +16,12 @@ Verdict = Literal[
 
 @dataclass(frozen=True)
 class Diverged:
-    """Runs of a contrast's two arms that diverged, so that their differences are of a value that was put in.
+    """Diverged runs of the two arms of a contrast. Their values are substituted, so differences have no size.
 
     Attributes:
-        own: number of such runs of the arm.
-        other: of the arm that it is compared with.
-        sentence: both in words, without a full stop.
+        own: number of diverged runs of the arm.
+        other: number of diverged runs of the arm that it is compared with.
+        sentence: both numbers in words, without a full stop.
     """
 
     own: int
@@ -31,18 +31,18 @@ class Diverged:
 
 @dataclass(frozen=True)
 class Judgement:
-    """One contrast's verdict.
+    """The verdict on one contrast.
 
     Attributes:
-        name: of the contrast.
-        paired: its statistics; all intervals at this contrast's share of alpha.
-        p_holm: sign-flip p, adjusted by Holm over the contrasts other than the gatekeeper; the gatekeeper's own is as
-            it is.
-        verdict: see `judge`.
-        exploratory: whether the verdict is no more than a hint.
+        name: name of the contrast.
+        paired: statistics of its pairs, with all intervals at this contrast's share of alpha.
+        p_holm: p of the sign-flip test, adjusted by Holm over all contrasts except the gatekeeper. The gatekeeper's p
+            is not adjusted.
+        verdict: the verdict; see :func:`judge`.
+        exploratory: whether the verdict is only a hint.
         why_exploratory: the reasons, or "".
-        sentence: all of it for a reader.
-        diverged: in words, or "": then the differences' size means nothing.
+        sentence: the verdict and its evidence in words.
+        diverged: the diverged runs in words, or "". With diverged runs, differences have no size.
     """
 
     name: str
@@ -61,10 +61,11 @@ class Claim:
 
     Attributes:
         holds: whether it does.
-        paired: the statistics against each other arm, with margin 0 (so that p_equivalence says nothing).
-        fails: the others that it does not clearly beat.
-        exploratory: whether some comparison has fewer than 6 pairs, or another reason was given.
-        sentence: all of it for a reader.
+        paired: statistics against each other arm, with margin 0, so that p_equivalence has no meaning.
+        fails: the arms that it does not clearly beat.
+        exploratory: whether the claim is only a hint, because there are fewer than 6 pairs, or for another given
+            reason.
+        sentence: the result in words.
     """
 
     holds: bool
@@ -87,34 +88,40 @@ def judge(
 ) -> dict[str, Judgement]:
     """Judge the contrasts of one report together.
 
-    The gatekeeper is tested first, at alpha. The m others share alpha equally (Bonferroni: valid however the contrasts
-    depend on each other, for instance through an arm that all share), and are exploratory unless the gatekeeper's
-    interval excludes 0. Without a gatekeeper all contrasts share alpha. So at most alpha of all reports contain a false
-    difference among verdicts that are not exploratory. The same holds for false statements that a difference lies
-    within the margin, once for the gatekeeper and once for all others. All this is true of differences that are about
-    normal, or symmetric, as those of two arms with one distribution are, but not of skewed ones: with 17 contrasts, 10
-    pairs and differences that follow an exponential distribution, 38 % of reports contain a false one.
+    The gatekeeper is tested first, at level alpha. The other m contrasts share alpha equally (by Bonferroni, which is
+    valid for any dependence, for example through an arm that all share). They are exploratory unless the gatekeeper's
+    interval excludes 0. Without a gatekeeper, all contrasts share alpha. At most a share alpha of all reports then
+    contains a false difference among verdicts that are not exploratory. The same bound holds for false statements that
+    a difference lies within the margin, once for the gatekeeper and once for all others. These bounds hold if
+    differences are about normal or symmetric, as between two arms with the same distribution. They fail for skewed
+    differences: with 17 contrasts, 10 pairs and exponentially distributed differences, 38 % of reports contain a false
+    one.
 
-    Verdict: "better" where the interval at this level lies above 0, "by less than the margin" where also the TOST
-    interval lies below the margin; "worse" in mirror image; else "equivalent" where the TOST interval lies inside of
-    (-margin, margin); else "inconclusive". Also exploratory: too few pairs for an exact sign-flip test with Holm
-    (`seeds_needed`).
+    The verdict is "better" if the interval at this level lies above 0, with "by less than the margin" if the TOST
+    interval also lies below the margin. "worse" is the mirror image. Otherwise it is "equivalent" if the TOST interval
+    lies inside (-margin, margin), and else "inconclusive". A verdict is also exploratory if there are too few pairs for
+    an exact sign-flip test with Holm (see :func:`seeds_needed`).
 
-    Where runs diverged, sizes mean nothing, as such a run has no value of its own: the verdict is never "equivalent" or
-    "by less than the margin", and never in favour of the arm of which more runs diverged.
+    Diverged runs have no value, so that differences have no size. The verdict is then never "equivalent" or "by less
+    than the margin", and never in favour of the arm with more diverged runs.
 
     Args:
-        pairs: (a, b) for each contrast A - B, as `paired` takes them; higher is better. Numbers of pairs may differ.
+        pairs: (a, b) for each contrast A - B, as :func:`paired` takes them; higher is better. Contrasts may have
+            different numbers of pairs.
         margin: difference below which two arms count as equivalent, above 0, in the metric's unit.
-        gatekeeper: name of the contrast that is tested first, or None.
-        alpha: share of reports that may contain a false difference, in (0, 0.5).
-        scale: factor for the numbers in sentences, such as 100 for percentage points.
-        unit: behind these numbers, such as "points".
-        diverged: of the contrasts with diverged runs among their pairs. Default: none.
-        exploratory: why all verdicts are no more than hints, whatever the pairs. Default: nothing.
+        gatekeeper: name of the contrast that is tested first. Default: None.
+        alpha: share of reports that may contain a false difference, in (0, 0.5). Default: 0.05.
+        scale: factor for numbers in sentences, such as 100 for percentage points. Default: 1.
+        unit: unit of these numbers, such as "points". Default: "".
+        diverged: for contrasts with diverged runs among their pairs, these runs. Default: None, no run.
+        exploratory: reasons why all verdicts are only hints. Default: none.
+
+    Returns:
+        A judgement for each contrast.
 
     Raises:
-        ValueError: for no contrasts, an unknown gatekeeper, a margin or alpha out of range, or what `paired` refuses.
+        ValueError: for no contrasts, an unknown gatekeeper, a margin or alpha out of range, and the errors of
+            :func:`paired`.
     """
     if not pairs:
         raise ValueError("Invalid pairs: none; name at least one contrast")
@@ -162,18 +169,18 @@ def claim(
 ) -> Claim:
     """Test whether one arm beats every other: the intersection-union test of a circuit-specific effect.
 
-    The two-sided interval at 1 - alpha must lie above 0 against each of the others. Since all must, no correction is
-    needed: the claim is false in at most alpha / 2 of all cases (Berger 1982).
+    Against each of the others, the two-sided interval at 1 - alpha must lie above 0. Because all must, no correction is
+    needed: the claim is false in at most a share alpha / 2 of all cases (Berger 1982).
 
     Args:
-        pairs: (a, b) for each other arm: the circuit's values and that arm's, as `paired` takes them.
-        alpha: two-sided level of each comparison, in (0, 0.5).
-        effect: what the sentence calls it; "" for no name, only "better than each of ...".
-        refused: others that it cannot be said to beat, whatever the values, and why. Default: none.
-        exploratory: why the claim is no more than a hint, whatever the pairs. Default: nothing.
+        pairs: (a, b) for each other arm: values of the arm and of that other arm, as :func:`paired` takes them.
+        alpha: two-sided level of each comparison, in (0, 0.5). Default: 0.05.
+        effect: name of the effect in the sentence; "" for a sentence without a name.
+        refused: for arms that it cannot be said to beat whatever the values, the reason. Default: None, no arm.
+        exploratory: reasons why the claim is only a hint. Default: none.
 
     Raises:
-        ValueError: for no other arms, or what `paired` refuses.
+        ValueError: for no other arms, and the errors of :func:`paired`.
     """
     if not pairs:
         raise ValueError("Invalid pairs: none; a claim needs at least one other arm")

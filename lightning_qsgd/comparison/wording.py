@@ -1,4 +1,4 @@
-"""What a report says in sentences, by rules, from its numbers."""
+"""Sentences of a report, made from its numbers by rules."""
 
 import math
 from collections import Counter
@@ -19,9 +19,9 @@ class Column:
     """A column of the table of live checks.
 
     Attributes:
-        heading: its heading.
-        show: how its numbers are printed.
-        meaning: what they are, in a sentence.
+        heading: heading of the column.
+        show: formats a number, or None.
+        meaning: a sentence that explains the numbers.
     """
 
     heading: str
@@ -53,9 +53,9 @@ LIVE = {
 
 
 def summary(analysis: Analysis) -> list[str]:
-    """Three sentences for readers who were not there: what was compared, the verdict, and how sure it is or its cost.
+    """Three sentences for any reader: what was compared, the verdict, and how certain it is or what it costs.
 
-    The verdict is that of the gatekeeper, or of the only contrast; without either, contrasts are counted.
+    The verdict is that of the gatekeeper, or of the only contrast. Without either, verdicts are counted.
     """
     spec = analysis.results.comparison
     names = f" ({listed(list(analysis.arms))})" if len(analysis.arms) <= MOST_NAMES else ""
@@ -132,7 +132,7 @@ def _counts(analysis: Analysis, items: list[ContrastAnalysis], which: str = "") 
 
 
 def _cost(analysis: Analysis, names: list[str]) -> list[str]:
-    """What the most expensive of some arms costs, in training time over the baseline's."""
+    """The training time of the most expensive of some arms, relative to the baseline's."""
     ratios = {n: ratio for n in names if n != analysis.baseline and (ratio := analysis.arms[n].seconds_ratio)}
     if not ratios:
         return []
@@ -175,7 +175,7 @@ def claims(analysis: Analysis) -> list[str]:
 
 
 def _twins_of_gatekeeper(analysis: Analysis) -> list[str]:
-    """What the gatekeeper's arm and its frozen and scalar twins differ by."""
+    """The differences of the gatekeeper's arm from its frozen and scalar twins."""
     results = analysis.results
     gate = next(c for c in results.comparison.contrasts if c.name == results.comparison.gatekeeper)
     said = []
@@ -188,7 +188,7 @@ def _twins_of_gatekeeper(analysis: Analysis) -> list[str]:
 
 
 def identical(analysis: Analysis) -> list[str]:
-    """Which arms give the baseline's curves; empty where none does."""
+    """Name the arms with the baseline's curves; empty if there are none."""
     return [f"{', '.join(analysis.identical)}: bit-identical to {analysis.baseline}."] if analysis.identical else []
 
 
@@ -203,7 +203,7 @@ def _why_exploratory(reasons: list[str]) -> list[str]:
 
 
 def level_warnings(analysis: Analysis) -> list[str]:
-    """Contrasts whose runs share less than was declared."""
+    """Warn about contrasts whose runs share less than declared."""
     weak = [c for c in analysis.contrasts if c.seeds and rank(c.level) > rank(c.contrast.level)]
     return [
         f"{c.contrast.name}: declared {c.contrast.level}, found {c.level or 'nothing'}{f' ({c.why})' if c.why else ''}."
@@ -212,7 +212,7 @@ def level_warnings(analysis: Analysis) -> list[str]:
 
 
 def learning_rate_factor(analysis: Analysis, arm: ArmAnalysis) -> float | None:
-    """1 + lambda * offset where the live numbers say that lambda * s scales Adam's whole step; else None."""
+    """1 + lambda * offset if the live numbers show that lambda * s scales Adam's whole step; otherwise None."""
     live = arm.live
     names = ("norm_ratio", "norm_ratio_touched", "quantum_weight", "offset", "spread")
     ratio, touched, weight, offset, spread = (live.get(name, math.nan) for name in names)
@@ -223,7 +223,7 @@ def learning_rate_factor(analysis: Analysis, arm: ArmAnalysis) -> float | None:
 
 
 def explanations(analysis: Analysis, arm: ArmAnalysis) -> list[str]:
-    """Why an arm may show no effect, from its live numbers; nothing where they do not say."""
+    """Reasons from its live numbers why an arm may show no effect."""
     live, found = arm.live, []
     ratio, offset, spread = (live.get(name) for name in ("norm_ratio", "offset", "spread"))
     if ratio is not None and ratio < NEGLIGIBLE:
@@ -247,7 +247,7 @@ def explanations(analysis: Analysis, arm: ArmAnalysis) -> list[str]:
 
 
 def _from_scalar_twin(analysis: Analysis, arm: ArmAnalysis) -> str:
-    """What the part of s that is not constant does, from the twin that has only the constant; "" without it."""
+    """The effect of the part of s that is not constant, from the scalar twin; "" without that twin."""
     twin = f"{arm.name}/scalar"
     for item in analysis.contrasts:
         if (item.contrast.arm, item.contrast.against) == (arm.name, twin) and item.seeds:
@@ -261,7 +261,7 @@ def _from_scalar_twin(analysis: Analysis, arm: ArmAnalysis) -> str:
 
 
 def unequal_tuning(analysis: Analysis) -> list[str]:
-    """Arms that took another arm's settings, although they could need their own."""
+    """Warn about arms that use another arm's settings, although they may need their own."""
     spec = analysis.results.comparison
     if not spec.tuning.trials:
         return []
@@ -282,12 +282,12 @@ def live_numbers(analysis: Analysis, arm: ArmAnalysis) -> list[str]:
 
 
 def has_live(arm: ArmAnalysis) -> bool:
-    """Whether there is something to say of what an arm's perturbation did."""
+    """Whether an arm has checks or live numbers to show."""
     return bool(arm.checks) or any(key in arm.live for key in LIVE)
 
 
 def declared(analysis: Analysis) -> str:
-    """When metric, direction and margin were declared, as far as there is a record."""
+    """Say when metric, direction and margin were declared, if that was recorded."""
     record = analysis.results.provenance.get("declared")
     if not isinstance(record, dict) or "at" not in record:
         return "with its direction and margin (it is not recorded when they were declared)"

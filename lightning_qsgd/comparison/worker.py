@@ -1,4 +1,4 @@
-"""One run of a comparison, in whatever process it was sent to."""
+"""Train one run of a comparison, in any process."""
 
 import contextlib
 import errno
@@ -42,24 +42,24 @@ from lightning_qsgd.scrubbing import scrubbed
 from lightning_qsgd.yaml_files import dump_yaml
 
 RESULT = "result.json"
-MEASURED_STEPS = 8  # optimizer steps that an estimate is made from
-#: Errors of the disk, not of the run.
+MEASURED_STEPS = 8  # number of optimizer steps that an estimate measures
+#: Errors that are the disk's fault, not the run's.
 DISK = (errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EFBIG, errno.EIO)
-_ONE_AT_A_TIME = threading.Lock()  # generators, working directory and output belong to the whole process
+_ONE_AT_A_TIME = threading.Lock()  # generators, working directory and output are global to the process
 
 
 def prepared(config: dict[str, Any], folder: Path, callbacks: Sequence[L.Callback]) -> Experiment:
-    """A run of a complete configuration in a given folder, without progress bars."""
+    """An experiment with a complete configuration in a given folder, without progress bars."""
     quietly = {f"trainer.{name}": False for name in ("enable_progress_bar", "enable_model_summary")}
     overrides = quietly | {"trainer.default_root_dir": str(folder.parent)}
     return Experiment(dump_yaml(config), overrides, folder=folder, callbacks=callbacks)
 
 
 class EndWithParent(L.Callback):
-    """Lets a run end, with a checkpoint, when the comparison that started it was killed.
+    """Ends a run, with a checkpoint, if the comparison that started it was killed.
 
     Args:
-        parent: process id of the comparison; None: it is on another machine.
+        parent: process id of the comparison, or None if it is on another machine.
     """
 
     def __init__(self, parent: int | None) -> None:
@@ -67,7 +67,7 @@ class EndWithParent(L.Callback):
 
     @property
     def orphaned(self) -> bool:
-        """Whether it is gone."""
+        """Whether the comparison has ended."""
         return self.parent not in (None, os.getpid(), os.getppid())
 
     def on_train_batch_start(
@@ -81,7 +81,7 @@ class EndWithParent(L.Callback):
 
 
 class _FirstBatches(RunRecorder):
-    """Stops a run after two batches, which tell what it shares with others."""
+    """Stops a run after two batches, which show what it shares with other runs."""
 
     def on_train_batch_end(
         self, trainer: L.Trainer, pl_module: L.LightningModule, outputs: Any, batch: Any, batch_idx: int
@@ -91,7 +91,7 @@ class _FirstBatches(RunRecorder):
 
 
 class _FirstSteps(RunRecorder):
-    """Stops a run after a few optimizer steps, and keeps what they cost."""
+    """Stops a run after a few optimizer steps, and records their cost."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -122,11 +122,10 @@ def probe(config: dict[str, Any], place: str) -> tuple[dict[str, Any], dict[str,
 
     Args:
         config: the complete configuration.
-        place: the folder that relative paths in it are relative to.
+        place: the folder that relative paths in the configuration refer to.
 
     Returns:
-        Hashes as in :class:`Run`, and digests of the initial values. None if the run fails: it says why when it is
-        trained.
+        Hashes as in :class:`Run`, and digests of the initial values. None if the run fails; training it will say why.
     """
     recorder = _FirstBatches()
     with _ONE_AT_A_TIME, open(os.devnull, "w") as log:
@@ -142,7 +141,7 @@ def probe(config: dict[str, Any], place: str) -> tuple[dict[str, Any], dict[str,
 
 
 class Estimate(NamedTuple):
-    """What one run costs: seconds on one core, circuits and shots."""
+    """The cost of one run: seconds on one core, circuits and shots."""
 
     seconds: float
     circuits: int
@@ -150,7 +149,7 @@ class Estimate(NamedTuple):
 
 
 def estimate(config: dict[str, Any]) -> Estimate:
-    """Train the first steps of a run, and scale their cost up to the whole run."""
+    """Train the first steps of a run, and extrapolate their cost to the whole run."""
     probe, began = _FirstSteps(), time.perf_counter()
     with contextlib.redirect_stdout(io.StringIO()):
         first_steps(probe, config)
@@ -185,33 +184,34 @@ def execute(
     test: bool = False,
     parent: int | None = None,
 ) -> dict[str, Any]:
-    """Train one run and write ``result.json`` into its folder; return its contents.
+    """Train one run, write ``result.json`` to its folder, and return its contents.
 
-    A run that is finished is not repeated, one that was killed goes on from its last checkpoint, and one that another
-    process is training is waited for. Checkpoints are removed at the end.
+    A finished run is not repeated. A run that was killed is resumed from its last checkpoint. If another process is
+    training the run, the function waits for it. Checkpoints are removed at the end.
 
     Args:
-        folder: the run folder, absolute.
-        run: arm, seed, phase, values.
+        folder: absolute path of the run folder.
+        run: arm, seed, phase and values of the run.
         config: the complete configuration.
-        place: the folder that relative paths in it are relative to.
-        test: evaluate the final weights on the test data.
-        parent: process that waits for the result, on this machine; a worker whose parent is gone ends. Default: None.
+        place: the folder that relative paths in the configuration refer to.
+        test: whether to evaluate the final weights on the test data. Default: False.
+        parent: id of the process on this machine that waits for the result; if it ends, so does the worker. Default:
+            None, on another machine.
 
     Returns:
-        ``run``: a :class:`Run` as plain values; ``parameter_digests``.
+        A dict of ``run``, a :class:`Run` as plain values, and ``parameter_digests``.
 
     Raises:
-        OSError: if the disk is full, read-only, or broken: that is no property of the run.
+        OSError: if the disk is full, read-only or broken, which is not a failure of the run.
     """
     guard = EndWithParent(parent)
     if guard.orphaned:
-        os._exit(Stopped.CODE)  # nobody waits, and a worker of loky survives any exception
+        os._exit(Stopped.CODE)  # nobody waits for the result, and loky's workers survive exceptions
     if parent not in (None, os.getpid()):
-        signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is the parent's, which ends its workers
+        signal.signal(signal.SIGINT, signal.SIG_IGN)  # the parent handles Ctrl-C, and ends its workers
     target = Path(folder)
     target.mkdir(parents=True, exist_ok=True)
-    # A killed comparison may have left a worker behind that still trains this run.
+    # A worker of a killed comparison may still be training this run.
     with _ONE_AT_A_TIME, FileLock(target / ".lock"):
         if (known := read_result(target)) is not None:
             return known
@@ -232,7 +232,7 @@ def execute(
 
 
 def read_result(folder: Path) -> dict[str, Any] | None:
-    """What :func:`execute` wrote into a run folder; None where there is nothing, or nothing that can be read."""
+    """Read what :func:`execute` wrote to a run folder; None if there is no file, or it cannot be read."""
     path = folder / RESULT
     if not path.is_file():
         return None
@@ -240,7 +240,7 @@ def read_result(folder: Path) -> dict[str, Any] | None:
         result = json.loads(path.read_text())
         structured(result["run"], Run)
     except (ValueError, KeyError, TypeError) as error:
-        rank_zero_warn(f"{path} cannot be read ({error}): the run is repeated")
+        rank_zero_warn(f"{path} cannot be read ({error}): repeating the run")
         return None
     return result
 
@@ -250,7 +250,7 @@ def _train(folder: Path, run: Run, config: dict[str, Any], test: bool, guard: En
     run.host = machine() | {"commit": commit(), "started": datetime.now(UTC).isoformat(timespec="seconds")}
     run.host["process"] = os.getpid()
     if (checkpoint := _checkpoint_to_resume(folder, config["trainer"])) is None:
-        for events in folder.glob("events.out.*"):  # of a run that was killed before its first checkpoint
+        for events in folder.glob("events.out.*"):  # from a run that was killed before its first checkpoint
             events.unlink()
     reset_peak()
     experiment = prepared(config, folder, [recorder, guard])
@@ -290,7 +290,7 @@ def _train(folder: Path, run: Run, config: dict[str, Any], test: bool, guard: En
 
 
 def _checkpoint_to_resume(folder: Path, trainer: dict[str, Any]) -> Path | None:
-    """The newest checkpoint of a killed run that can be read and has something left to train; None: start anew."""
+    """The newest readable checkpoint of a killed run with steps left to train; None to start anew."""
     for name in ("last", "previous"):
         path = folder / "checkpoints" / f"{name}.ckpt"
         if not path.is_file():
@@ -309,7 +309,7 @@ def _checkpoint_to_resume(folder: Path, trainer: dict[str, Any]) -> Path | None:
 
 
 def _averaged(experiment: Experiment, recorder: RunRecorder) -> dict[str, float]:
-    """Validation metrics with averaged weights; the module's own are put back."""
+    """Validation metrics with averaged weights. The module's own weights are restored."""
     params = [*experiment.module.parameters()]
     own = [p.detach().clone() for p in params]
     if not experiment.trainer.num_val_batches:
@@ -318,7 +318,7 @@ def _averaged(experiment: Experiment, recorder: RunRecorder) -> dict[str, float]
         for p, value in zip(params, recorder.averaged, strict=True):
             p.copy_(value)
         own_average = [c for c in experiment.trainer.callbacks if isinstance(c, WeightAveraging)]  # type: ignore[attr-defined]
-        for callback in own_average:  # it would validate with its own
+        for callback in own_average:  # it would validate with its own average
             experiment.trainer.callbacks.remove(callback)  # type: ignore[attr-defined]
         loaders = experiment.trainer.validate(experiment.module, experiment.data, verbose=False)
         for p, value in zip(params, own, strict=True):
@@ -336,7 +336,7 @@ def _circuits(experiment: Experiment | None) -> dict[str, float | None]:
 
 @contextlib.contextmanager
 def quiet() -> Iterator[None]:
-    """Lightning's messages only where they warn, as one run says all of them hundreds of times."""
+    """Show only warnings of Lightning, whose other messages would repeat for each of hundreds of runs."""
     loggers = [logging.getLogger(name) for name in ("lightning.pytorch", "lightning.fabric", "lightning")]
     levels = [logger.level for logger in loggers]
     for logger in loggers:

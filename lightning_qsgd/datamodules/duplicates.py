@@ -1,4 +1,4 @@
-"""Texts that occur several times in a data set, and labels that look alike."""
+"""Find texts that occur several times in a data set, and labels that look alike."""
 
 import unicodedata
 from collections import defaultdict
@@ -13,7 +13,7 @@ Value = TypeVar("Value")
 
 
 def grouped(keys: Sequence[Hashable], together: bool) -> list[list[int]]:
-    """Positions of equal keys, in the order of the first; with ``together`` False each position alone."""
+    """Group the positions of equal keys, ordered by their first; without ``together``, each position is a group."""
     groups: dict[Hashable, list[int]] = {}
     for i, key in enumerate(keys):
         groups.setdefault(key if together else i, []).append(i)
@@ -21,15 +21,15 @@ def grouped(keys: Sequence[Hashable], together: bool) -> list[list[int]]:
 
 
 def set_aside(groups: Sequence[list[Value]], sizes: Sequence[int], generator: np.random.Generator) -> list[list[Value]]:
-    """Parts of about these sizes, and the rest as the last one: whole groups in a random order.
+    """Split groups at random into parts of about the given sizes, and a last part with the rest.
 
-    A part takes a group unless it would then exceed its size by more than half of the group; groups of one give exact
-    sizes.
+    A part takes a group unless that would exceed its size by more than half of the group. Groups of one member give
+    exact sizes.
 
     Args:
-        groups: what stays together.
-        sizes: members of each part but the last.
-        generator: draws the order, a permutation of the groups.
+        groups: members that stay together.
+        sizes: number of members in each part except the last.
+        generator: draws a permutation of the groups.
     """
     waiting = [groups[i] for i in generator.permutation(len(groups))]
     parts: list[list[Value]] = []
@@ -47,15 +47,15 @@ def set_aside(groups: Sequence[list[Value]], sizes: Sequence[int], generator: np
 
 
 def equal_texts(splits: Mapping[str, Sequence[tuple[Hashable, str]]], answer: str, way_out: str) -> str:
-    """Sentences about texts of a split that an earlier split has too, and about texts with several answers.
+    """A warning about texts that an earlier split has too, and about texts with several answers.
 
     Args:
-        splits: pairs of text and answer for each split by its name, the training texts first.
-        answer: what an answer is called, such as "label".
+        splits: pairs of text and answer of each split, by its name; the training texts first.
+        answer: the word for an answer, such as "label".
         way_out: what to do about texts in several splits.
 
     Returns:
-        Nothing to say: an empty text.
+        The warning; "" if there are no such texts.
     """
     answers: defaultdict[Hashable, set[str]] = defaultdict(set)
     again = []
@@ -67,20 +67,22 @@ def equal_texts(splits: Mapping[str, Sequence[tuple[Hashable, str]]], answer: st
     said = []
     if again:
         said.append(
-            f"Texts that an earlier split has too (of {', '.join(splits)}): {' and '.join(again)}; scores on them say "
-            f"little about new texts. {way_out}."
+            f"Some texts are also in an earlier split (of {', '.join(splits)}): {' and '.join(again)}. Scores on them "
+            f"say little about new texts. {way_out}."
         )
     if several := sum(len(values) > 1 for values in answers.values()):
-        said.append(f"Equal texts with different {answer}s: {several} of {len(answers)} different texts.")
+        said.append(f"{several} of {len(answers)} different texts occur with different {answer}s.")
     return " ".join(said)
 
 
 def look_alikes(labels: Mapping[str, Sequence[int]]) -> str:
-    """One line about labels that differ only by spaces, case, invisible characters or the way to write a number; "" if
-    none do.
+    """List labels that differ only in whitespace, case, invisible characters or the format of a number.
 
     Args:
-        labels: the lines of each label.
+        labels: the line numbers of each label.
+
+    Returns:
+        One line; "" if there are none.
     """
     alike: defaultdict[str, list[str]] = defaultdict(list)
     for label in labels:

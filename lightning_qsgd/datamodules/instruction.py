@@ -1,4 +1,4 @@
-"""InstructionTuning: your own prompts and answers for a causal language model; GSM8K.
+"""InstructionTuning: your own prompts and answers for a causal language model; and GSM8K.
 
 Shapes: B batch, T tokens of the longest text (prompt and answer) in the batch, P tokens of its longest prompt.
 """
@@ -37,8 +37,8 @@ Split = Literal["train", "val", "test", "predict"]
 
 
 class Example(NamedTuple):
-    """One row of a file: its number (from 0), prompt, answer ("" where there is none), what its answer comes to, and
-    its line (from 1)."""
+    """A row of a file: its number (from 0), prompt, answer ("" if it has none), the part of the answer that counts (see
+    ``reference``), and its first line (from 1)."""
 
     id: int
     prompt: str
@@ -50,46 +50,49 @@ class Example(NamedTuple):
 class InstructionTuning(L.LightningDataModule):
     """Prompts with answers, as tokens of a pretrained model.
 
-    A file is JSON lines (``.jsonl``, ``.json``: one object a line), or CSV with a header. Without ``val_file`` a share
-    of ``train_file`` is set aside. Prompt and answer are encoded apart and joined, so that masks go by length.
+    A file is JSON (``.jsonl``, ``.ndjson``, ``.json``): one object per line, or an array of objects; or CSV with a
+    header. Without ``val_file``, a share of ``train_file`` is set aside. Prompt and answer are encoded separately and
+    joined, so that masks follow from lengths.
 
     Batches are dicts of ``tokens`` (B, T) int64, padded on the right; ``padding_mask`` (B, T) bool, True at padding;
-    ``answer_mask`` (B, T) bool, True at the answer's tokens with its end token; ``loss_mask`` (B, T) bool, True at
-    tokens to learn as targets; ``id``, a list of row numbers from 0. Batches of test and predict also have
-    ``prompt_tokens`` (B, P) int64, padded on the left, ``prompt_padding_mask`` (B, P) bool, and lists of B: ``prompt``
-    and ``answer`` as in the file, ``reference`` (see :meth:`reference`), and where prompts are empty ``empty``, True at
-    those.
+    ``answer_mask`` (B, T) bool, True at the tokens of the answer, including its end token; ``loss_mask`` (B, T) bool,
+    True at tokens that are targets of training; and ``id``, a list of row numbers from 0. Batches of test and predict
+    also have ``prompt_tokens`` (B, P) int64, padded on the left, ``prompt_padding_mask`` (B, P) bool, and lists of
+    length B: ``prompt`` and ``answer`` as in the file, ``reference`` (see :meth:`reference`), and, if prompts are
+    empty, ``empty``, True at these.
 
     Args:
-        train_file: training rows. Needed for fit.
-        val_file: validation rows. Default: ``val_share`` of the training file.
-        test_file: test rows. Needed for test.
-        predict_file: prompts to answer; needs no answers. An empty prompt gets no answer. Default: the test rows.
-        prompt_key, answer_key: names of the values in a row. Defaults: "prompt", "answer".
-        prompt_format: "plain" (default): the prompt as it is, a space, the answer, the tokenizer's end token; and its
-            begin token in front where it adds one. "chat": the tokenizer's chat template with one turn of each; for
-            models that were trained to chat.
-        mask_prompt: learn the answer only. Default: False: the prompt too.
-        max_length: tokens of prompt and answer, at least 2; longer ones are cut at the end, with a warning.
-            Default: 2048.
-        val_share: share of the training file, in (0, 1), where there is no val_file. Default: 0.05.
-        split_seed: of that split, at least 0. Default: 0.
-        group_equal_texts: keep equal prompts in one split where a share is set aside. The share then differs from
-            val_share by at most half of the prompts that are equal. Default: False.
-        limit: rows of each split, the first of the file, at least 1. Default: None: all.
-        batch_size: rows per batch and process. Default: 1.
+        train_file: file of training rows. Required for fit.
+        val_file: file of validation rows. Default: None, ``val_share`` of the training file.
+        test_file: file of test rows. Required for test.
+        predict_file: file of prompts to answer; answers are not needed. An empty prompt gets no answer. Default: None,
+            the test rows.
+        prompt_key, answer_key: keys of the values in a row. Defaults: "prompt", "answer".
+        prompt_format: "plain": the tokenizer's begin token if it adds one, the prompt, a space, the answer, and the end
+            token. "chat": the tokenizer's chat template with one turn each, for models that were trained for chat.
+            Default: "plain".
+        mask_prompt: whether only the answer is learned, and not the prompt. Default: False.
+        max_length: maximum number of tokens of prompt and answer, at least 2. Longer ones are cut at the end, with a
+            warning. Default: 2048.
+        val_share: share of the training file to set aside if there is no val_file, in (0, 1). Default: 0.05.
+        split_seed: seed of that split, at least 0. Default: 0.
+        group_equal_texts: whether equal prompts stay in one split when a share is set aside. The share then differs
+            from val_share by at most half of a group of equal prompts. Default: False.
+        limit: number of rows to use from each split, at least 1, the first ones. Default: None, all.
+        batch_size: rows per batch and process, at least 1. Default: 1.
         eval_batch_size: the same for validation, test and predict. Default: 8.
-        num_workers: processes that load batches. Default: 0.
-        tokenizer: folder or hub name. Default: None: that of the model (its attribute ``pretrained``).
+        num_workers: processes that load batches, at least 0. Default: 0.
+        tokenizer: folder, or name on the hub. Default: None, the model's (its attribute ``pretrained``).
 
     Raises:
-        ValueError: for an invalid value, an empty file, a missing or empty value in a row, a prompt that leaves no room
-            for an answer: with its file and line; for a tokenizer that cannot be loaded or has no chat template.
+        ValueError: for an invalid argument; for an empty file, a missing or empty value in a row, or a prompt that
+            leaves no room for an answer, with file and line; for a tokenizer that cannot be loaded or has no chat
+            template.
         FileNotFoundError: for a missing file.
-        ImportError: without transformers.
+        ImportError: if transformers is not installed.
     """
 
-    #: Where to get the files, for the error when one is missing.
+    #: Where to get the files, for the error about a missing one.
     where_to_get = ""
 
     def __init__(
@@ -133,13 +136,13 @@ class InstructionTuning(L.LightningDataModule):
         self._examples: dict[tuple[str, bool], list[Example]] = {}  # by file, and whether with answers
 
     def setup(self, stage: str) -> None:
-        """Before fit, warn of prompts that several splits have."""
+        """Before fit, warn about prompts that are in several splits."""
         if stage != "fit":
             return
         splits = {"training": self.examples("train"), "validation": self.examples("val")}
         if Path(self.files["test"] or "").is_file():
             splits["test"] = self.examples("test")
-        way = "In shares of one file --data.group_equal_texts true keeps them together; from other files remove them"
+        way = "--data.group_equal_texts true keeps them together in shares of one file; remove them from other files"
         if self.group_equal_texts or self.files["val"]:
             way = "Remove them from one of the files"
         pairs = {name: [(_key(e.prompt), e.answer.strip()) for e in examples] for name, examples in splits.items()}
@@ -147,45 +150,45 @@ class InstructionTuning(L.LightningDataModule):
             rank_zero_warn(found)
 
     def plain_prompt(self, prompt: str) -> str:
-        """The text that stands for a prompt in the plain format; the answer follows after a space."""
+        """The text of a prompt in the plain format; the answer follows after a space."""
         return prompt
 
     def reference(self, answer: str) -> str | None:
-        """What counts of an answer in :meth:`is_correct`; None: all of it.
+        """The part of an answer that :meth:`is_correct` compares; None for all of it.
 
         Raises:
-            ValueError: if the answer lacks it, with a message that goes on after the row's name.
+            ValueError: if the answer does not contain it. The caller puts file, line and key before the message.
         """
         return None
 
     def is_correct(self, generated: str, row: Mapping[str, Any]) -> bool:
-        """Whether a generated text equals the answer but for spaces around it.
+        """Whether a generated text equals the answer, apart from whitespace around them.
 
         Args:
-            generated: what the model wrote after the prompt, without its end token.
-            row: ``answer`` and ``reference`` as in a batch of test.
+            generated: the text after the prompt, without the end token.
+            row: ``answer`` and ``reference``, as in a batch of test.
         """
         return generated.strip() == row["answer"].strip()
 
     @property
     def tokenizer(self) -> "PreTrainedTokenizerBase":
-        """The tokenizer, loaded when first asked for."""
+        """The tokenizer, loaded at first use."""
         if self._tokenizer is None:
             model = self.trainer.lightning_module if self.trainer else None
             name = self._tokenizer_name or getattr(model, "pretrained", None)
             if name is None:
                 raise ValueError(
-                    "Invalid tokenizer: None; the model has no `pretrained` to take it from: set --data.tokenizer to a "
-                    "folder or a name on the Hugging Face hub"
+                    "Invalid tokenizer: None; the model has no attribute `pretrained` to take it from: set "
+                    "--data.tokenizer to a folder or a name on the Hugging Face hub"
                 )
             self._tokenizer = load_tokenizer(name)
             if self._tokenizer.pad_token_id is None:
                 padding = self._tokenizer.convert_ids_to_tokens(padding_token(self._tokenizer))
-                rank_zero_info(f"The tokenizer {name!r} has no padding token: short rows are filled with {padding}")
+                rank_zero_info(f"The tokenizer {name!r} has no padding token: short rows are padded with {padding}")
         return self._tokenizer
 
     def examples(self, split: Split) -> list[Example]:
-        """Rows of a split."""
+        """The rows of a split: "train", "val", "test" or "predict"."""
         source = self._source(split)
         rows = self._read(source, answered=split != "predict" or source == self.files["test"])
         if split in ("train", "val") and not self.files["val"]:
@@ -198,7 +201,7 @@ class InstructionTuning(L.LightningDataModule):
         return rows[: self.limit]
 
     def _source(self, split: str) -> str:
-        """The file that a split comes from, wholly or in part."""
+        """The file that contains a split."""
         or_else = {"val": "train", "predict": "test"}.get(split, split)
         path = self.files[split] or self.files[or_else]
         if not path:
@@ -230,8 +233,8 @@ class InstructionTuning(L.LightningDataModule):
         return examples
 
     def _dataset(self, split: Split) -> Any:
-        """Encoded rows, made once: the example's values, ``tokens``, and ``prompt_length``, its tokens before the
-        answer."""
+        """Encoded rows, which are made once: values of the example, ``tokens``, and ``prompt_length``, the number of
+        tokens before the answer."""
         if split not in self._datasets:
             examples = self.examples(split)
             texts = [
@@ -241,7 +244,7 @@ class InstructionTuning(L.LightningDataModule):
             for example, (prompt, answer) in zip(
                 examples, encode(self.tokenizer, texts, self.prompt_format), strict=True
             ):
-                prompt = prompt or [padding_token(self.tokenizer)]  # an empty one, which is predicted nothing for
+                prompt = prompt or [padding_token(self.tokenizer)]  # an empty prompt, which gets no prediction
                 if len(prompt) >= self.max_length:
                     raise ValueError(
                         f"{self._source(split)}, line {example.line}: the prompt has {len(prompt)} tokens, which "
@@ -253,13 +256,13 @@ class InstructionTuning(L.LightningDataModule):
             if too_long:
                 rank_zero_warn(
                     f"{too_long} of {len(dataset)} {split} answers are cut, because prompt and answer have more than "
-                    f"max_length={self.max_length} tokens; raise --data.max_length to keep them whole"
+                    f"max_length={self.max_length} tokens; raise --data.max_length to keep all of them"
                 )
             self._datasets[split] = dataset
         return self._datasets[split]
 
     def train_dataloader(self) -> DataLoader:
-        """Batches in an order that is a function of (seed, epoch)."""
+        """Batches of the training rows, in an order that depends on seed and epoch only."""
         return train_loader(self._dataset("train"), self.batch_size, self.trainer, **self._options())
 
     def val_dataloader(self) -> DataLoader:
@@ -283,31 +286,31 @@ class InstructionTuning(L.LightningDataModule):
 
 
 class GSM8K(InstructionTuning):
-    r"""GSM8K: 8792 grade-school word problems, and exact match of the number after ``####``.
+    r"""GSM8K: 8792 grade-school word problems, scored by exact match of the number after ``####``.
 
     Paper: https://arxiv.org/abs/2110.14168. Data: https://github.com/openai/grade-school-math (MIT).
 
-    In the plain format a prompt reads ``Question: ...\nAnswer:``. Prompt and match are those of the task gsm8k in
-    https://github.com/EleutherAI/lm-evaluation-harness (strict match), but without the 5 solved examples that it puts
-    before each question. The marks of calculations (``<<48/2=24>>``) stay in the solutions.
+    In the plain format, a prompt is ``Question: ...\nAnswer:``. Prompt and match are those of the task gsm8k in
+    https://github.com/EleutherAI/lm-evaluation-harness (strict match), without the 5 solved examples that the harness
+    puts before each question. The marks of calculations (``<<48/2=24>>``) stay in the solutions.
 
     Args:
-        train_file: 7473 problems. Default: "data/gsm8k/train.jsonl".
-        val_file: problems to validate with. Default: None: ``val_share`` of the training file.
-        test_file: 1319 problems. Default: "data/gsm8k/test.jsonl".
-        predict_file: problems to solve; needs no solutions. Default: None: those of test_file.
-        prompt_format, mask_prompt, max_length: as in :class:`InstructionTuning`.
-        val_share, split_seed, group_equal_texts, limit: as in :class:`InstructionTuning`.
-        batch_size, eval_batch_size, num_workers, tokenizer: as in :class:`InstructionTuning`.
+        train_file: file of 7473 problems. Default: "data/gsm8k/train.jsonl".
+        val_file: file of validation problems. Default: None, ``val_share`` of the training file.
+        test_file: file of 1319 problems. Default: "data/gsm8k/test.jsonl".
+        predict_file: file of problems to solve; solutions are not needed. Default: None, the test file.
+        prompt_format, mask_prompt, max_length: see :class:`InstructionTuning`.
+        val_share, split_seed, group_equal_texts, limit: see :class:`InstructionTuning`.
+        batch_size, eval_batch_size, num_workers, tokenizer: see :class:`InstructionTuning`.
 
     Raises:
-        ValueError: as InstructionTuning, and for a solution without a number after ``####``.
+        ValueError: see :class:`InstructionTuning`; also for a solution without a number after ``####``.
         FileNotFoundError: for a missing file; the message says where to get it.
     """
 
     where_to_get = (
-        "; take train.jsonl and test.jsonl from github.com/openai/grade-school-math "
-        "(grade_school_math/data, MIT licence) and put them into data/gsm8k"
+        "; download train.jsonl and test.jsonl from github.com/openai/grade-school-math "
+        "(grade_school_math/data, MIT licence) to data/gsm8k"
     )
 
     def __init__(
@@ -349,14 +352,14 @@ class GSM8K(InstructionTuning):
         )
 
     def plain_prompt(self, prompt: str) -> str:
-        """The question between the words that lm-evaluation-harness puts around it."""
+        """The question in the format of lm-evaluation-harness."""
         return f"Question: {prompt}\nAnswer:"
 
     def reference(self, answer: str) -> str:
-        """The number after ``####``, without commas: "1234" for "#### 1,234".
+        """The number after ``####`` as text, without commas: "1234" for "#### 1,234".
 
         Raises:
-            ValueError: if there is none.
+            ValueError: if there is no such number.
         """
         number = _number(answer)
         if number is None:
@@ -364,12 +367,12 @@ class GSM8K(InstructionTuning):
         return number
 
     def is_correct(self, generated: str, row: Mapping[str, Any]) -> bool:
-        """Whether the first number after ``####`` in a generated text is the row's ``reference``, as text."""
+        """Whether the first number after ``####`` in a generated text equals the row's ``reference``, as text."""
         return _number(generated) == row["reference"]
 
 
 def _key(prompt: str) -> str:
-    """Equal for prompts that differ by spaces only."""
+    """A key that is equal for prompts that differ only in whitespace."""
     return " ".join(prompt.split())
 
 
@@ -380,7 +383,7 @@ def _collate(padding: int, mask_prompt: bool, prompts: bool, rows: list[dict[str
     tokens = pad_sequence(texts, batch_first=True, padding_value=padding)  # (B, T)
     place = torch.arange(tokens.shape[1])  # (T,)
     answer_mask = (place >= starts) & (place < lengths)
-    loss_mask = answer_mask if mask_prompt else (place > 0) & (place < lengths)  # nothing foretells the first token
+    loss_mask = answer_mask if mask_prompt else (place > 0) & (place < lengths)  # nothing predicts the first token
     batch: dict[str, Any] = {"tokens": tokens, "padding_mask": place >= lengths, "answer_mask": answer_mask}
     batch |= {"loss_mask": loss_mask, "id": [row["id"] for row in rows]}
     if prompts:

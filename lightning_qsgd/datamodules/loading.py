@@ -1,4 +1,4 @@
-"""Loaders that data modules share."""
+"""Data loaders that data modules share."""
 
 import os
 from collections.abc import Iterator, Mapping, Sized
@@ -10,7 +10,7 @@ from torch.utils.data.distributed import DistributedSampler
 
 
 def check_at_least(values: Mapping[str, Any], **limits: int) -> None:
-    """Check arguments, for example ``check_at_least(locals(), batch_size=1)``.
+    """Check that arguments are not too small, for example by ``check_at_least(locals(), batch_size=1)``.
 
     Raises:
         ValueError: if a value is below its limit.
@@ -21,14 +21,16 @@ def check_at_least(values: Mapping[str, Any], **limits: int) -> None:
 
 
 def train_loader(dataset: Dataset[Any], batch_size: int, trainer: L.Trainer | None, **arguments: Any) -> DataLoader:
-    """Batches in an order that is a function of (seed of ``seed_everything``, epoch), split among the processes.
+    """A loader of training batches. Their order depends on the seed of ``seed_everything`` and on the epoch.
+
+    Processes load disjoint parts of the data.
 
     Args:
         dataset: the training data.
-        batch_size: per process.
-        trainer: the data module's trainer, which sets the epoch; None outside of Lightning: call
+        batch_size: examples per batch and process.
+        trainer: the data module's trainer, which sets the epoch. If None, outside Lightning, call
             ``loader.sampler.set_epoch(epoch)`` yourself.
-        arguments: further ones of ``DataLoader``; see :func:`with_workers`.
+        arguments: further arguments of ``DataLoader``; see :func:`with_workers`.
     """
     seed = int(os.environ.get("PL_GLOBAL_SEED", 0))  # set by seed_everything
     sampler = DistributedSampler(dataset, **_place(trainer), shuffle=True, seed=seed)
@@ -38,15 +40,15 @@ def train_loader(dataset: Dataset[Any], batch_size: int, trainer: L.Trainer | No
 def evaluation_loader(
     dataset: Dataset[Any], batch_size: int, trainer: L.Trainer | None, **arguments: Any
 ) -> DataLoader:
-    """Batches in order, split among the processes so that each example is seen exactly once.
+    """A loader of evaluation batches, in order. Each example is in exactly one batch of one process.
 
-    Lightning's own split, which it makes of other loaders, repeats examples until all processes have the same number.
+    Lightning's default sampler repeats examples instead until all processes have the same number.
 
     Args:
         dataset: the data to validate, test or predict.
-        batch_size: per process.
-        trainer: the data module's trainer; None outside of Lightning: everything.
-        arguments: further ones of ``DataLoader``.
+        batch_size: examples per batch and process.
+        trainer: the data module's trainer, or None outside Lightning, for one process.
+        arguments: further arguments of ``DataLoader``; see :func:`with_workers`.
 
     Raises:
         ValueError: if there are fewer examples than processes.
@@ -56,16 +58,15 @@ def evaluation_loader(
 
 
 class EachOnce(DistributedSampler[Any]):
-    """Cuts 0 .. n - 1 into one run for each process, without repetition; lengths differ by at most 1.
+    """Splits 0 .. n - 1 into one range for each process, without repetition. Lengths differ by at most 1.
 
     Args:
-        dataset: has a length n.
+        dataset: a dataset of length n.
         num_replicas: number of processes, at least 1.
-        rank: of this one.
+        rank: rank of this process.
 
     Raises:
-        ValueError: if n is below num_replicas (but for an empty dataset): a process without batches would leave the
-            others waiting.
+        ValueError: if 0 < n < num_replicas: the other processes would wait forever for one without batches.
     """
 
     def __init__(self, dataset: Dataset[Any], num_replicas: int, rank: int) -> None:
@@ -75,7 +76,7 @@ class EachOnce(DistributedSampler[Any]):
         if 0 < self.total_size < num_replicas:
             raise ValueError(
                 f"Invalid trainer.devices: {num_replicas} processes for {self.total_size} examples; each process "
-                f"needs at least one: use fewer devices"
+                "needs at least one: use fewer devices"
             )
         self._run = range(rank * self.total_size // num_replicas, (rank + 1) * self.total_size // num_replicas)
         self.num_samples = len(self._run)
@@ -85,17 +86,16 @@ class EachOnce(DistributedSampler[Any]):
 
 
 def _place(trainer: L.Trainer | None) -> dict[str, Any]:
-    """Among how many processes data are split, and which one this is; tensor-parallel processes share theirs."""
+    """Number of processes that split the data, and the rank of this one; tensor-parallel processes share a rank."""
     return (trainer.distributed_sampler_kwargs if trainer else None) or {"num_replicas": 1, "rank": 0}
 
 
 def with_workers(arguments: Mapping[str, Any], trainer: L.Trainer | None) -> dict[str, Any]:
-    """Arguments of ``DataLoader``, and what suits them, where they do not say: workers stay for all epochs, and batches
-    for a GPU come in pinned memory, from which they are copied faster.
+    """Add defaults to arguments of ``DataLoader``: persistent workers, and, for a GPU, pinned memory for faster copies.
 
     Args:
-        arguments: num_workers and others.
-        trainer: of the data module; None: no GPU.
+        arguments: num_workers and others, which override the defaults.
+        trainer: the data module's trainer; None means no GPU.
     """
     on_gpu = trainer is not None and trainer.strategy.root_device.type == "cuda"
     return {"persistent_workers": arguments.get("num_workers", 0) > 0, "pin_memory": on_gpu} | dict(arguments)

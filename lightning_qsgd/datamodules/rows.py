@@ -1,8 +1,8 @@
-"""Rows of CSV and JSON files with the lines they stand in. A file is read whole, or refused; nothing is cut or guessed.
+"""Read the rows of CSV and JSON files, with their line numbers. A file is read completely or refused.
 
-CSV: separated by commas, in UTF-8, with a header. A field that holds commas, line breaks or an opening quote stands in
-quotes, and quotes inside of it are doubled, as pandas, Excel and ``csv.writer`` write it.
-JSON: one object a line, or an array of objects.
+CSV files are in UTF-8, separated by commas, and have a header. A field with commas, line breaks or an opening quote is
+in quotes, and quotes inside it are doubled, as pandas, Excel and ``csv.writer`` write it. JSON files hold one object
+per line, or an array of objects.
 """
 
 import csv
@@ -22,22 +22,22 @@ _UNQUOTED = re.compile(r"[^,\r\n]*")
 _QUOTED = re.compile(r'"[^"]*(?:""[^"]*)*')
 _SPACED = re.compile(r'[^\S\r\n]+"')
 _SURROGATE = re.compile("[\ud800-\udfff]")
-_JSON_FORM = "a file holds one JSON object a line, or an array of objects"
+_JSON_FORM = "a file holds one JSON object per line, or an array of objects"
 _PANDAS = "pandas: df.to_json(path, orient='records', lines=True)"
 
 
 class Row(NamedTuple):
-    """One row: the line of the file that it begins in (from 1), and its values by column or key."""
+    """A row: the number of its first line in the file, from 1, and its values by column or key."""
 
     line: int
     values: dict[str, Any]
 
 
 def check_is_file(path: str | Path, where_to_get: str = "") -> None:
-    """See that a path names a file.
+    """Check that a path names a file.
 
     Raises:
-        FileNotFoundError: if there is none; the message ends with ``where_to_get``.
+        FileNotFoundError: if it does not exist; the message ends with ``where_to_get``.
         IsADirectoryError: for a folder.
     """
     if Path(path).is_dir():
@@ -47,22 +47,22 @@ def check_is_file(path: str | Path, where_to_get: str = "") -> None:
 
 
 def read_rows(path: Path, columns: Sequence[str]) -> list[Row]:
-    """Rows of a file, without blank lines.
+    """Read the rows of a file, without blank lines.
 
-    A blank line of a CSV file with one column is a row with an empty value, as Excel writes it, unless only blank lines
-    follow. Warns of quotes that may have joined several rows to one.
+    In a CSV file with one column, a blank line is a row with an empty value, as Excel writes it, unless only blank
+    lines follow. The function warns about quotes that may have joined several rows.
 
     Args:
-        path: JSON (``.jsonl``, ``.ndjson``, ``.json``) or CSV (any other name).
-        columns: names of the columns or keys to read; the others are left out.
+        path: a JSON file (``.jsonl``, ``.ndjson``, ``.json``) or a CSV file (any other name).
+        columns: names of the columns or keys to read.
 
     Returns:
-        At least one row. Values of CSV are texts; of JSON whatever they are, null as None.
+        At least one row. Values from CSV are strings. Values from JSON have their types there; null is None.
 
     Raises:
-        ValueError: for a file without rows, that is not in UTF-8, or that cannot be read for certain: a missing or
-            repeated column; rows with more or fewer cells than the header; quotes that are never closed, or that join
-            rows; what is no JSON. The message names the lines and the way out.
+        ValueError: for a file without rows, not in UTF-8, or ambiguous: a missing or repeated column, rows with more or
+            fewer cells than the header, quotes that are never closed or that join rows, invalid JSON. The message names
+            the lines and a way out.
         FileNotFoundError: for a missing file.
         IsADirectoryError: for a folder.
     """
@@ -76,10 +76,10 @@ def read_rows(path: Path, columns: Sequence[str]) -> list[Row]:
 
 
 def check_filled(path: Path, rows: Sequence[Row], columns: Sequence[str]) -> None:
-    """See that no value is missing, empty or blank.
+    """Check that no value is missing, empty or blank.
 
     Raises:
-        ValueError: with the lines of all such.
+        ValueError: otherwise, with the lines of these values.
     """
     empty = {name: [line for line, values in rows if is_blank(values[name])] for name in columns}
     found = [f"{in_lines(lines)}: column {name!r} is empty" for name, lines in empty.items() if lines]
@@ -89,7 +89,7 @@ def check_filled(path: Path, rows: Sequence[Row], columns: Sequence[str]) -> Non
 
 
 def warn_of_empty(path: Path, rows: Sequence[Row], column: str) -> None:
-    """Say which rows are predicted nothing for, because they have no text."""
+    """Warn about rows without text, which get no prediction."""
     if empty := [line for line, values in rows if is_blank(values[column])]:
         rank_zero_warn(
             f"{path}, {in_lines(empty)}: column {column!r} is empty; these {len(empty)} of {len(rows)} rows get no "
@@ -98,32 +98,32 @@ def warn_of_empty(path: Path, rows: Sequence[Row], column: str) -> None:
 
 
 def empty_rows(texts: Sequence[str]) -> dict[str, list[bool]]:
-    """For a batch to predict: ``empty``, True for rows whose text is blank; nothing where none is."""
+    """The entry ``empty`` of a batch to predict: True for rows whose text is blank. No entry if there are none."""
     empty = [is_blank(text) for text in texts]
     return {"empty": empty} if any(empty) else {}
 
 
 def check_texts(path: Path, rows: Sequence[Row], column: str) -> None:
-    """See that all values are texts, or None.
+    """Check that all values are strings or None.
 
     Raises:
-        ValueError: with the lines of all that are not.
+        ValueError: otherwise, with the lines of the other values.
     """
     wrong = [(line, values[column]) for line, values in rows if not isinstance(values[column], (str, type(None)))]
     if wrong:
         way = "make it one text" if isinstance(wrong[0][1], (list, dict)) else "write it in quotes"
         raise ValueError(
-            f"{path}, {in_lines([line for line, _ in wrong])}: {column!r} is no text: {_shown(wrong[0][1])}; {way}"
+            f"{path}, {in_lines([line for line, _ in wrong])}: {column!r} is not a text: {_shown(wrong[0][1])}; {way}"
             f"{_orient(rows)}"
         )
     _check_surrogates(path, rows, column)
 
 
 def check_labels(path: Path, rows: Sequence[Row], column: str) -> None:
-    """See that all values are texts, all whole numbers, all numbers with a point, or all true and false.
+    """Check that labels are all strings, all integers, all finite floats, or all booleans.
 
     Raises:
-        ValueError: for other values, and where types are mixed; with lines.
+        ValueError: for other values or mixed types, with their lines.
     """
     found: dict[str, list[tuple[int, Any]]] = {}
     for line, values in rows:
@@ -131,7 +131,7 @@ def check_labels(path: Path, rows: Sequence[Row], column: str) -> None:
     for kind in ("array", "object", "not a finite number"):
         if kind in found:
             raise ValueError(
-                f"{path}, {in_lines([line for line, _ in found[kind]])}: {column!r} is no label: "
+                f"{path}, {in_lines([line for line, _ in found[kind]])}: {column!r} is not a label: "
                 f"{_shown(found[kind][0][1])}; a label is a text, a number, true or false{_orient(rows)}"
             )
     if len(found) > 1:
@@ -144,17 +144,17 @@ def check_labels(path: Path, rows: Sequence[Row], column: str) -> None:
 
 
 def is_blank(value: Any) -> bool:
-    """Whether a value is None, empty, or of spaces only."""
+    """Whether a value is None, empty, or only whitespace."""
     return value is None or (isinstance(value, str) and not value.strip())
 
 
 def in_lines(lines: Sequence[int]) -> str:
-    """As "line 3", or "lines 3, 5, 9 and 2 more"."""
+    """Line numbers as text: "line 3", or "lines 3, 5, 9 and 2 more"."""
     return f"line{'s' * (len(lines) > 1)} {first_three(lines)}"
 
 
 def first_three(values: Iterable[Any]) -> str:
-    """As "a, b, c and 2 more"."""
+    """The first three values as text: "a, b, c and 2 more"."""
     values = list(values)
     return ", ".join(map(str, values[:3])) + (f" and {len(values) - 3} more" if len(values) > 3 else "")
 
@@ -178,7 +178,7 @@ def _decoded(path: Path) -> str:
     kind = next((f"; it looks like {name}" for start, name in known.items() if data.startswith(start)), "")
     line = 1 + len(_LINE_END.findall(data[:place].decode("latin-1")))
     raise ValueError(
-        f"{path}, line {line}: byte {data[place : place + 1].hex()} is no text in UTF-8{kind}. Save it as "
+        f"{path}, line {line}: byte {data[place : place + 1].hex()} is not valid UTF-8{kind}. Save the file as "
         f"{'JSON lines' if _is_json(path) else 'CSV'} in UTF-8 (Excel: 'CSV UTF-8'; pandas: encoding='utf-8')"
     )
 
@@ -220,7 +220,7 @@ def _csv_rows(path: Path, text: str, columns: Sequence[str]) -> list[Row]:
 
 
 def _records(path: Path, text: str) -> Iterator[tuple[int, list[str]]]:
-    """First line and cells of each record, blank lines among them."""
+    """First line and cells of each record, including blank lines."""
     lines = list(io.StringIO(text, newline=""))
     reader, line = csv.reader(lines, strict=True), 1
     limit = csv.field_size_limit(max(csv.field_size_limit(), len(text)))
@@ -230,8 +230,8 @@ def _records(path: Path, text: str) -> Iterator[tuple[int, list[str]]]:
                 record = "".join(lines[line - 1 : reader.line_num])
                 if any(_SPACED.match(record, place) for place, _ in _fields(record)):
                     raise ValueError(
-                        f"{path}, line {line}: a space before a quote makes the quote a part of the text; remove the "
-                        "space, or put the whole field into quotes"
+                        f"{path}, line {line}: a space before a quote makes the quote part of the text; remove the "
+                        "space, or put the whole field in quotes"
                     )
             yield line, cells
             line = reader.line_num + 1
@@ -242,7 +242,7 @@ def _records(path: Path, text: str) -> Iterator[tuple[int, list[str]]]:
 
 
 def _fields(record: str) -> Iterator[tuple[int, int | None]]:
-    """Where each field begins, and of quoted ones where the closing quote is: at the end where there is none."""
+    """Positions of each field's first character and, if it is quoted, of its closing quote or the end of the record."""
     place = 0
     while place < len(record):
         quoted = record[place] == '"'
@@ -252,19 +252,19 @@ def _fields(record: str) -> Iterator[tuple[int, int | None]]:
 
 
 def _quote_error(path: Path, record: str, first: int, error: csv.Error) -> ValueError:
-    """What is wrong in a record that begins in line ``first``, up to the line in which the reader stopped."""
+    """The error for a record, from its first line to the one where the reader stopped."""
     for place, end in _fields(record):
         if end is None or (end < len(record) and record[end + 1 : end + 2] in ("", ",", "\r", "\n")):
             continue
         line, last = (first + len(_LINE_END.findall(record[:n])) for n in (place, end))
         if end == len(record):
-            what = "is never closed, so that it swallows all lines that follow"
+            what = "is never closed, so that it swallows all following lines"
         else:
             where = "the same line" if last == line else f"line {last}"
             what = f"is closed in {where} before {_shown_text(record[end + 1 :])}"
         return ValueError(
             f"{path}, line {line}: a quote opens a field there ({_shown_text(record[place:])}) and {what}. If it is "
-            'stray, remove it; or put the whole field into quotes, with those inside of it doubled: "a ""b"" c"'
+            'stray, remove it; otherwise put the whole field in quotes, and double those inside: "a ""b"" c"'
         )
     return ValueError(f"{path}, line {first}: {error}")
 
@@ -275,14 +275,14 @@ def _end(pattern: re.Pattern[str], text: str, place: int) -> int:
 
 
 def _check_cells(path: Path, header: Sequence[str], rows: Sequence[tuple[int, list[str]]]) -> None:
-    """See that each row has as many cells as the header, and is not the header again."""
+    """Check that each row has as many cells as the header, and does not repeat it."""
     size, said = len(header), list[str]()
     more = [(line, cells) for line, cells in rows if len(cells) > size]
     if more:
         if all(not any(cells[size:]) for _, cells in more):
-            way = "they end with commas that the header lacks: remove these, or add as many to the header"
+            way = "they end with commas that the header lacks: remove them, or add as many to the header"
         else:
-            way = 'put a field with commas into quotes: "Red, or blue"'
+            way = 'put a field with commas in quotes: "Red, or blue"'
         said.append(
             f"{in_lines([n for n, _ in more])}: more cells than the header ({len(more[0][1])} for {size}); {way}"
         )
@@ -290,24 +290,24 @@ def _check_cells(path: Path, header: Sequence[str], rows: Sequence[tuple[int, li
     if fewer:
         said.append(
             f"{in_lines([n for n, _ in fewer])}: fewer cells than the header ({len(fewer[0][1])} for {size}); write a "
-            "comma for each missing value, and put a field with line breaks into quotes"
+            "comma for each missing value, and put a field with line breaks in quotes"
         )
     if said:
         raise ValueError(f"{path}, {'; '.join(said)}")
     again = [line for line, cells in rows if size > 1 and [cells[0].lstrip("\ufeff"), *cells[1:]] == list(header)]
     if again:
-        raise ValueError(f"{path}, {in_lines(again)}: the header again; remove it")
+        raise ValueError(f"{path}, {in_lines(again)}: the header is repeated; remove it")
     if marked := [line for line, cells in rows if cells[0].startswith("\ufeff")]:
         raise ValueError(
-            f"{path}, {in_lines(marked)}: a byte order mark within the file, as of joined files; remove it"
+            f"{path}, {in_lines(marked)}: a byte order mark within the file, as in concatenated files; remove it"
         )
 
 
 def _check_joined(path: Path, header: Sequence[str], rows: Sequence[tuple[int, list[str]]]) -> None:
-    """Refuse, or warn of, a quoted field that may be several rows, joined by two stray quotes.
+    """Refuse quoted fields that are several rows, joined by two stray quotes, and warn about those that may be.
 
-    Its lines then have as many cells as rows have. They are taken for rows where one of these cells is what other rows
-    have in that column, such as a label.
+    The lines of such a field have as many cells as rows have. They are taken for rows if one of these cells is a value
+    of other rows in that column, such as a label.
     """
     suspects = [
         (line, _LINE_END.split(cells[column]), *inner)
@@ -334,21 +334,21 @@ def _check_joined(path: Path, header: Sequence[str], rows: Sequence[tuple[int, l
             unsure.append((line, place))
     if unsure:
         rank_zero_warn(
-            f"{unsure[0][1]}: quotes make one text of lines that could be rows; {len(unsure)} of {len(rows)} texts are "
-            f"such ({in_lines([line for line, _ in unsure])}). If they are rows, remove the two quotes"
+            f"{unsure[0][1]}: quotes join lines that could be rows to one text; this affects {len(unsure)} of "
+            f"{len(rows)} texts ({in_lines([line for line, _ in unsure])}). If they are rows, remove the two quotes"
         )
 
 
 def _may_be(cell: str, known: Collection[str], rows: int) -> bool:
-    """Whether what stands in no row of a column could be a value of it: not in a column of a few values, such as
-    labels; and not with a space in front, as after a comma in prose, where no value has one."""
+    """Whether a new value fits a column. It does not if the column has few different values, such as labels, or if it
+    begins with a space, as after a comma in prose, and no value of the column does."""
     spaced = cell[:1].isspace() and not any(value[:1].isspace() for value in known)
     return 2 * len(known) > rows and not spaced
 
 
 def _inner_cells(cells: Sequence[str], column: int) -> tuple[list[tuple[int, str]], bool] | None:
-    """Whole cells, with their columns, in those lines of a field that have as many as rows have; and whether all lines
-    have. None for a field of one line, or of none such."""
+    """Whole cells with their columns, from the lines of a field that have as many cells as rows, and whether all of its
+    lines have. None if the field is one line, or no line has."""
     if "\n" not in cells[column] and "\r" not in cells[column]:
         return None
     parts = [line.split(",") for line in _LINE_END.split(cells[column])]
@@ -357,15 +357,15 @@ def _inner_cells(cells: Sequence[str], column: int) -> tuple[list[tuple[int, str
     if not any(fits):
         return None
     whole = [[*enumerate(part)] for part in parts]
-    whole[0] = [*enumerate(parts[0][1:], column + 1)]  # the rest of the first and of the last cell stand outside
+    whole[0] = [*enumerate(parts[0][1:], column + 1)]  # the first and the last cell continue outside the field
     whole[-1].pop()
     return [pair for pairs, fit in zip(whole, fits, strict=True) if fit for pair in pairs], all(fits)
 
 
 def _header_hint(header: Sequence[str]) -> str:
-    """Why a header might not have the columns."""
+    """The likely reason why a header lacks a column, for an error."""
     if header[0].lower().startswith("sep="):
-        return "; remove Excel's line 'sep=...'"
+        return "; remove the line 'sep=...' that Excel wrote"
     other = next((sign for sign in ";\t|" if len(header) == 1 and sign in header[0]), None)
     return f"; separated by {other!r}? It must be a comma" if other else "; the first line must name the columns"
 
@@ -383,7 +383,7 @@ def _json_rows(path: Path, text: str, columns: Sequence[str]) -> list[Row]:
 
 
 def _objects(path: Path, text: str) -> Iterator[tuple[int, dict[str, Any]]]:
-    """First line and value of each object, of lines or of an array; an object may span lines."""
+    """First line and value of each object, in lines or in an array. An object may span lines."""
     decoder, line, counted = json.JSONDecoder(object_pairs_hook=_unrepeated), 1, 0
 
     def skip(place: int) -> int:
@@ -397,11 +397,11 @@ def _objects(path: Path, text: str) -> Iterator[tuple[int, dict[str, Any]]]:
         try:
             values, end = decoder.raw_decode(text, place)
         except json.JSONDecodeError as error:
-            raise ValueError(f"{path}, line {line} is no JSON: {error}; {_JSON_FORM}") from error
+            raise ValueError(f"{path}, line {line} is not valid JSON: {error}; {_JSON_FORM}") from error
         except (ValueError, RecursionError) as error:
             raise ValueError(f"{path}, line {line}: {error}") from error
         if not isinstance(values, dict):
-            raise ValueError(f"{path}, line {line} is no JSON object: {_shown(values)}; {_JSON_FORM} ({_PANDAS})")
+            raise ValueError(f"{path}, line {line} is not a JSON object: {_shown(values)}; {_JSON_FORM} ({_PANDAS})")
         yield line, values
         place = skip(end)
         if array and text[place : place + 1] == ",":
@@ -410,8 +410,8 @@ def _objects(path: Path, text: str) -> Iterator[tuple[int, dict[str, Any]]]:
             break
     if array and (text[place : place + 1] != "]" or skip(place + 1) < len(text)):
         line += text.count("\n", counted, end)
-        what = "goes on after its end" if text[place : place + 1] == "]" else "has no comma or ] after an object"
-        raise ValueError(f"{path}, line {line} is no JSON: the array {what}; was the file cut off?")
+        what = "is followed by other text" if text[place : place + 1] == "]" else "has no comma or ] after an object"
+        raise ValueError(f"{path}, line {line} is not valid JSON: the array {what}; was the file truncated?")
 
 
 def _unrepeated(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
@@ -430,13 +430,13 @@ def _type(value: Any) -> str:
 
 
 def _orient(rows: Collection[Row]) -> str:
-    """How to write rows, for what looks like a table that was written by columns."""
+    """How to write rows, for a table that seems to be written by columns, for an error."""
     tables = any(isinstance(value, (dict, list)) for _, values in rows for value in values.values())
     return f"; {_JSON_FORM} ({_PANDAS})" if tables and len(rows) == 1 else ""
 
 
 def _check_surrogates(path: Path, rows: Sequence[Row], column: str) -> None:
-    r"""Half a character, such as ``\ud83d`` alone, cannot be written to a file again."""
+    r"""Refuse half a surrogate pair, such as ``\ud83d`` alone, which cannot be written to a file."""
     wrong = [n for n, values in rows if _SURROGATE.search(str(values[column]))]
     if wrong:
         raise ValueError(f"{path}, {in_lines(wrong)}: {column!r} holds half of a surrogate pair (\\ud800 to \\udfff)")

@@ -1,8 +1,8 @@
-"""SyntheticSequences: the embedded default task, generated, deterministic per seed.
+"""SyntheticSequences: the default task, generated from a seed.
 
-The data-module contract of this package, which your own data modules can follow: attributes ``num_classes`` and
-``vocab_size`` (known after ``setup``), and batches that are dicts of ``tokens`` (B, T) int64, optionally
-``padding_mask`` (B, T) bool (True at padding), and ``labels`` (B,) int64 (may be missing at predict).
+Like this module, your own data modules provide the attributes ``num_classes`` and ``vocab_size`` (known after
+``setup``), and batches that are dicts of ``tokens`` (B, T) int64, optionally ``padding_mask`` (B, T) bool (True at
+padding), and ``labels`` (B,) int64 (optional for predict).
 """
 
 from typing import Literal, get_args
@@ -24,24 +24,25 @@ _SPLITS = ("train", "val", "test")
 
 
 class SyntheticSequences(L.LightningDataModule):
-    """Sequences of 64 token ids in 4 classes; a new data set per seed.
+    """Sequences of tokens in 4 classes, over a vocabulary of 64 ids; each seed gives another data set.
+
+    The sizes were chosen with plain Adam only, to come near the accuracy that arXiv 2511.01918 reports for its
+    unspecified synthetic task. This is tuning, not replication.
 
     Args:
-        kind: "majority" (default): 24 random positions hold markers of random classes, the others fillers; the label
-            is the class with the most markers (no ties). Linear in token counts: a bag-of-tokens logistic regression
-            reaches 97 to 99 %, so it cannot judge attention. "order": one token of group X and one of group Y among
-            fillers; label = 2 * [X before Y] + [X in the upper half of its group]. Needs attention.
-        train_size, val_size, test_size: sequences per split. Defaults: 1600, 2000, 20000.
-        length: tokens T, at least 24. Default: 32.
-        label_noise: share of labels changed to another class in every split, in [0, 1): the ceiling of the accuracy is
-            1 - label_noise. Default: 0.01.
-        batch_size: sequences per batch and process. Default: 32.
-        seed: of the data, at least 0. Default: 0. The order of training batches follows the seed of
-            ``seed_everything`` and the epoch.
+        kind: "majority": 24 random positions hold markers of random classes, the others fillers. The label is the class
+            with the most markers; there are no ties. The task is linear in token counts: logistic regression on a bag
+            of tokens reaches 97 to 99 %, so that it cannot judge attention. "order": one token of group X and one of
+            group Y are placed among fillers, and label = 2 * [X before Y] + [X in the upper half of its group]. This
+            task needs attention. Default: "majority".
+        train_size, val_size, test_size: sequences per split, at least 1. Defaults: 1600, 2000, 20000.
+        length: tokens per sequence, T, at least 24. Default: 32.
+        label_noise: share of labels in every split that are changed to another class, in [0, 1). Accuracy is then at
+            most 1 - label_noise. Default: 0.01.
+        batch_size: sequences per batch and process, at least 1. Default: 32.
+        seed: seed of the data, at least 0. The order of training batches depends on the seed of ``seed_everything`` and
+            on the epoch instead. Default: 0.
         num_workers: processes that load batches. Default: 0.
-
-    The sizes were chosen by looking at plain Adam only, to lie near the accuracy that arXiv 2511.01918 reports for its
-    unspecified synthetic task: this is tuning, not replication.
 
     Raises:
         ValueError: for an invalid value.
@@ -73,7 +74,7 @@ class SyntheticSequences(L.LightningDataModule):
         self.batch_size, self.seed, self.num_workers = batch_size, seed, num_workers
 
     def arrays(self, split: Literal["train", "val", "test"]) -> Arrays:
-        """One split: tokens (N, T) int64 and labels (N,) int64, the same in every call."""
+        """Generate a split: tokens (N, T) int64 and labels (N,) int64. Every call returns the same values."""
         rng = np.random.default_rng(np.random.SeedSequence((self.seed, _SPLITS.index(split))))
         make = _majority if self.kind == "majority" else _order
         tokens, labels = make(rng, self.sizes[split], self.length)
@@ -81,7 +82,7 @@ class SyntheticSequences(L.LightningDataModule):
         return tokens, (labels + flipped * rng.integers(1, NUM_CLASSES, len(labels))) % NUM_CLASSES
 
     def train_dataloader(self) -> DataLoader:
-        """Batches in an order that is a function of (seed, epoch), on any number of processes."""
+        """Batches of the training split, in an order that depends on seed and epoch only."""
         dataset = _Sequences(*self.arrays("train"))
         return train_loader(dataset, self.batch_size, self.trainer, num_workers=self.num_workers)
 
@@ -94,11 +95,11 @@ class SyntheticSequences(L.LightningDataModule):
         return self._in_order("test")
 
     def predict_dataloader(self) -> DataLoader:
-        """As the test split's."""
+        """Batches of the test split, in order."""
         return self._in_order("test")
 
     def _in_order(self, split: Literal["val", "test"]) -> DataLoader:
-        # No gradients are kept, so larger batches cost no memory.
+        # Without gradients, larger batches need little memory.
         dataset = _Sequences(*self.arrays(split))
         return evaluation_loader(dataset, 8 * self.batch_size, self.trainer, num_workers=self.num_workers)
 

@@ -1,4 +1,4 @@
-"""TextClassification: your own texts and labels, from CSV or JSON lines.
+"""TextClassification: your own texts and labels, from CSV or JSON files.
 
 Shapes: B batch, T tokens of the longest text in the batch, V words in the vocabulary.
 """
@@ -34,7 +34,7 @@ Split = list["Example"]
 
 
 class Example(NamedTuple):
-    """One row of a file: its number (from 0), text, label ("" where there is none), and its line (from 1)."""
+    """A row of a file: its number (from 0), text, label ("" if it has none), and its first line (from 1)."""
 
     id: int
     text: str
@@ -43,39 +43,44 @@ class Example(NamedTuple):
 
 
 class TextClassification(L.LightningDataModule):
-    """Texts with class labels; a word vocabulary that is made from the training split and travels in checkpoints.
+    """Texts with class labels, with a word vocabulary that is made from the training split and saved in checkpoints.
 
-    A file is CSV with a header, or JSON lines (``.jsonl``, ``.json``: one object a line). Without ``val_file`` a share
-    of ``train_file`` is set aside, stratified by label, and likewise for ``test_file``.
+    A file is CSV with a header, or JSON (``.jsonl``, ``.ndjson``, ``.json``): one object per line, or an array of
+    objects. Without ``val_file``, a share of ``train_file`` is set aside, stratified by label; likewise for
+    ``test_file``.
 
-    Word ids run from 0, the most frequent word; then come the unknown word (V) and padding (V + 1). Padding comes last
-    because the first coordinates of the embedding are the perturbed ones (scope first_of_tensor), and a row of padding
-    has no gradient.
+    Word ids begin at 0 with the most frequent word. After them come the unknown word (V) and padding (V + 1). Padding
+    is last because scope first_of_tensor perturbs the first coordinates of the embedding, and the row of padding has no
+    gradient.
+
+    Batches are dicts of ``tokens`` (B, T) int64, ``padding_mask`` (B, T) bool, True at padding, ``labels`` (B,) int64
+    except for predict, and the lists ``id`` and ``text``.
 
     Args:
-        train_file: training texts. Needed for fit.
-        val_file: validation texts. Default: ``val_share`` of the training file.
-        test_file: test texts. Default: ``test_share`` of the training file.
-        predict_file: texts to label; needs no label column. An empty text gets no label. Default: the test texts.
+        train_file: file of training texts. Required for fit.
+        val_file: file of validation texts. Default: None, ``val_share`` of the training file.
+        test_file: file of test texts. Default: None, ``test_share`` of the training file.
+        predict_file: file of texts to label, without a label column. An empty text gets no label. Default: None, the
+            test texts.
         text_column: name of the text's column or key. Default: "text".
         label_column: name of the label's column or key. Default: "label".
-        val_share, test_share: shares of the training file, in (0, 1), where there is no file. Default: 0.1.
-        split_seed: of that split, at least 0. Default: 0.
-        group_equal_texts: keep texts of the same words in one split where shares are set aside. Shares then differ from
-            what was asked for by at most half of the texts that are equal. Default: False.
-        max_words: longer texts are cut, with a warning; at least 1. Default: 64.
-        max_vocab: words kept, the most frequent first, at least 1. Default: 20000.
-        min_count: words that occur less often in the training split are unknown. Default: 1.
-        batch_size: texts per batch and process. Default: 32.
-        num_workers: processes that load batches. Default: 0.
+        val_share, test_share: shares of the training file to set aside if there is no file, in (0, 1). Default: 0.1.
+        split_seed: seed of that split, at least 0. Default: 0.
+        group_equal_texts: whether texts with the same words stay in one split when shares are set aside. The shares
+            then differ from the given ones by at most half of a group of equal texts. Default: False.
+        max_words: maximum number of words of a text, at least 1. Longer texts are cut, with a warning. Default: 64.
+        max_vocab: maximum number of words in the vocabulary, at least 1; the most frequent are kept. Default: 20000.
+        min_count: words that occur less often in the training split are unknown; at least 1. Default: 1.
+        batch_size: texts per batch and process, at least 1. Default: 32.
+        num_workers: processes that load batches, at least 0. Default: 0.
 
     Attributes:
-        labels: class names in the order of the model's outputs (sorted); known after ``setup``.
-        num_classes, vocab_size, class_counts: known after ``setup``; vocab_size counts the unknown word and padding.
+        labels: class names in the order of the model's outputs (sorted), known after ``setup``.
+        class_counts: number of training texts of each class, known after ``setup``.
 
     Raises:
-        ValueError: for an invalid value, an empty file, a missing column, an unknown or missing label: with its file
-            and line.
+        ValueError: for an invalid argument; for an empty file, a missing column, or an unknown or missing label, with
+            file and line.
         FileNotFoundError: for a missing file.
     """
 
@@ -114,16 +119,16 @@ class TextClassification(L.LightningDataModule):
 
     @property
     def num_classes(self) -> int | None:
-        """Number of labels, or None before they are known."""
+        """Number of classes; None before ``setup``."""
         return len(self.labels) or None
 
     @property
     def vocab_size(self) -> int | None:
-        """Number of word ids, or None before they are known."""
+        """Number of word ids, including the unknown word and padding; None before ``setup``."""
         return len(self.vocabulary) + 2 if self.vocabulary else None
 
     def setup(self, stage: str) -> None:
-        """Make vocabulary and labels from the training split, where a checkpoint will not bring them."""
+        """Before fit, make vocabulary and labels from the training split. Otherwise a checkpoint brings them."""
         if stage == "fit":
             train = self.examples("train")
             counts = Counter(word for example in train for word in words(example.text))
@@ -135,11 +140,11 @@ class TextClassification(L.LightningDataModule):
             self.labels = sorted(classes)
             self.class_counts = [classes[label] for label in self.labels]
             if len(self.labels) < 2:
-                raise ValueError(f"{self.files['train']} has {len(self.labels)} label ({self.labels}); it takes two")
+                raise ValueError(f"{self.files['train']} has {len(self.labels)} label ({self.labels}); two are needed")
             self._tell({"training": train, "validation": self.examples("val"), "test": self.examples("test")})
 
     def _tell(self, splits: dict[str, Split]) -> None:
-        """Say how many texts each split has, and warn of what makes their scores mean little."""
+        """Print the sizes of the splits, and warn about data that make scores unreliable."""
         counts = {name: Counter(example.label for example in examples) for name, examples in splits.items()}
         train, val, test = (count.total() for count in counts.values())
         rank_zero_info(
@@ -161,7 +166,7 @@ class TextClassification(L.LightningDataModule):
             lines.setdefault(example.label, []).append(example.line)
         if alike := look_alikes(lines):
             rank_zero_warn(f"{self.files['train']}: labels that look alike are different classes: {alike}")
-        way = "In shares of one file --data.group_equal_texts true keeps them together; from other files remove them"
+        way = "--data.group_equal_texts true keeps them together in shares of one file; remove them from other files"
         if self.group_equal_texts or (self.files["val"] and self.files["test"]):
             way = "Remove them from one of the files"
         pairs = {name: [(_key(e.text), e.label) for e in examples] for name, examples in splits.items()}
@@ -169,7 +174,7 @@ class TextClassification(L.LightningDataModule):
             rank_zero_warn(found)
 
     def examples(self, split: str) -> Split:
-        """Rows of a split: train, val, test or predict."""
+        """The rows of a split: "train", "val", "test" or "predict"."""
         path = self.files[split]
         if split == "predict":
             if path:
@@ -191,7 +196,7 @@ class TextClassification(L.LightningDataModule):
 
     @cached_property
     def _parts(self) -> dict[str, Split]:
-        """The training file, less the shares that are set aside from it: stratified, a function of split_seed."""
+        """The parts of the training file: stratified shares that are set aside by split_seed, and the rest to train."""
         parts: dict[str, Split] = {"train": [], "val": [], "test": []}
         by_label: dict[str, list[Split]] = {}
         examples = self._read(self.files["train"])
@@ -233,7 +238,7 @@ class TextClassification(L.LightningDataModule):
         ]
 
     def encode(self, texts: Sequence[str]) -> list[torch.Tensor]:
-        """Word ids of each text, (words,) int64; an empty text is one unknown word."""
+        """The word ids of each text, (words,) int64. An empty text is one unknown word."""
         index = {word: i for i, word in enumerate(self.vocabulary)}
         unknown = len(self.vocabulary)
         rows = [[index.get(word, unknown) for word in words(text)[: self.max_words]] for text in texts]
@@ -241,7 +246,7 @@ class TextClassification(L.LightningDataModule):
 
     def _dataset(self, split: str) -> list[dict[str, Any]]:
         if not self.vocabulary:
-            raise ValueError("The vocabulary is unknown: fit, or load a checkpoint of this data module (--ckpt_path)")
+            raise ValueError("The vocabulary is unknown: run fit, or load a checkpoint of this module (--ckpt_path)")
         examples = self.examples(split)
         tokens = self.encode([example.text for example in examples])
         if cut := sum(len(words(example.text)) > self.max_words for example in examples):
@@ -259,14 +264,14 @@ class TextClassification(L.LightningDataModule):
         if unknown := [example for example in examples if example.label not in known]:
             raise ValueError(
                 f"{self.files[split] or self.files['train']}, {in_lines([e.line for e in unknown])}: label "
-                f"{unknown[0].label!r} is not among those of the training data: {first_three(self.labels)}"
+                f"{unknown[0].label!r} is not a label of the training data: {first_three(self.labels)}"
             )
         for row, example in zip(dataset, examples, strict=True):
             row["label"] = known[example.label]
         return dataset
 
     def train_dataloader(self) -> DataLoader:
-        """Batches in an order that is a function of (seed, epoch)."""
+        """Batches of the training split, in an order that depends on seed and epoch only."""
         dataset: Any = self._dataset("train")
         return train_loader(dataset, self.batch_size, self.trainer, **self._options())
 
@@ -290,22 +295,22 @@ class TextClassification(L.LightningDataModule):
         return {"collate_fn": partial(_collate, len(self.vocabulary) + 1), "num_workers": self.num_workers}
 
     def state_dict(self) -> dict[str, Any]:
-        """Vocabulary and labels, for the checkpoint."""
+        """Vocabulary and labels to save in a checkpoint."""
         return {"vocabulary": self.vocabulary, "labels": self.labels, "class_counts": self.class_counts}
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        """Take over vocabulary and labels from a checkpoint."""
+        """Load vocabulary and labels from a checkpoint."""
         for name, value in state_dict.items():
             setattr(self, name, value)
 
 
 def words(text: str) -> list[str]:
-    """Lower-case words and single punctuation marks; any language that separates its words."""
+    """Split a text into lower-case words and single punctuation marks, in languages that separate words."""
     return re.findall(r"\w+|[^\w\s]", text.lower())
 
 
 def _key(text: str) -> str:
-    """Equal for texts that a model cannot tell apart."""
+    """A key that is equal for texts that a model cannot distinguish."""
     return " ".join(words(text))
 
 

@@ -1,4 +1,4 @@
-"""Tokenizers of pretrained models: loading one, and encoding prompts and answers with it."""
+"""Load tokenizers of pretrained models, and encode prompts and answers with them."""
 
 import os
 from collections.abc import Iterator, Sequence
@@ -13,17 +13,17 @@ if TYPE_CHECKING:
 
 PromptFormat = Literal["plain", "chat"]
 
-#: The date that templates get which write today's, so that a run can be repeated: Llama 3.2's own default.
+#: The date for chat templates that write today's, so that runs can be repeated. It is Llama 3.2's default.
 DATE = "26 Jul 2024"
-#: Llama 3's token for padding, which its tokenizer does not declare.
+#: Llama 3's padding token, which its tokenizer does not declare.
 _LLAMA_PADDING = "<|finetune_right_pad_id|>"
 
 
 def import_transformers() -> ModuleType:
-    """The package transformers, which only language models need.
+    """Import the package transformers, which only language models need.
 
     Raises:
-        ImportError: where it is not installed; the message says how to.
+        ImportError: if it is not installed; the message says how to install it.
     """
     try:
         import transformers
@@ -33,14 +33,14 @@ def import_transformers() -> ModuleType:
 
 
 def load_tokenizer(name: str) -> "PreTrainedTokenizerBase":
-    """The tokenizer of a pretrained model; code that comes with it does not run.
+    """Load the tokenizer of a pretrained model, without running code that comes with it.
 
     Args:
         name: a folder, or a name on the Hugging Face hub.
 
     Raises:
-        ImportError: without transformers.
-        ValueError: if there is none; see :func:`explain_hub_error`.
+        ImportError: if transformers is not installed.
+        ValueError: if the tokenizer cannot be loaded; see :func:`explain_hub_error`.
     """
     tokenizers: Any = import_transformers().AutoTokenizer
     try:
@@ -50,9 +50,9 @@ def load_tokenizer(name: str) -> "PreTrainedTokenizerBase":
 
 
 def padding_token(tokenizer: "PreTrainedTokenizerBase") -> int:
-    """Id to fill short rows with: the padding token, else Llama's, else the end token, else 0.
+    """The token id that short rows are padded with: the padding token, or Llama 3's, or the end token, or 0.
 
-    Any will do, because masks go by length.
+    Any token works, because masks are made from lengths.
     """
     vocabulary = tokenizer.get_vocab()
     candidates = (tokenizer.pad_token_id, vocabulary.get(_LLAMA_PADDING), tokenizer.eos_token_id, 0)
@@ -62,17 +62,20 @@ def padding_token(tokenizer: "PreTrainedTokenizerBase") -> int:
 def encode(
     tokenizer: "PreTrainedTokenizerBase", texts: Sequence[tuple[str, str]], prompt_format: PromptFormat
 ) -> list[tuple[list[int], list[int]]]:
-    """Token ids of prompts and of their answers, encoded apart.
+    """Encode prompts and their answers separately.
 
     Args:
-        tokenizer: a fast one encodes thousands of texts a second.
-        texts: pairs of prompt and answer; an empty answer has no tokens.
-        prompt_format: "plain" puts the tokenizer's begin token before the prompt where it adds one, a space before
-            the answer, and its end token after it, if it has one. "chat" takes what the tokenizer's chat template
-            writes for a user's turn and the assistant's, up to the end of the latter.
+        tokenizer: a tokenizer; a fast one encodes thousands of texts per second.
+        texts: pairs of prompt and answer. An empty answer has no tokens.
+        prompt_format: "plain" puts the tokenizer's begin token, if it adds one, before the prompt, a space before the
+            answer, and the tokenizer's end token, if it has one, after the answer. "chat" uses the tokenizer's chat
+            template for one turn of the user and one of the assistant, up to the end of the latter.
+
+    Returns:
+        For each text, the token ids of prompt and answer.
 
     Raises:
-        ValueError: for "chat", if there is no template, or it does not continue a prompt with its answer.
+        ValueError: for "chat", if there is no template, or the template does not continue a prompt with its answer.
     """
     begin, end = [], []
     if prompt_format == "chat":
@@ -84,7 +87,7 @@ def encode(
         if isinstance(tokenizer.eos_token_id, int):
             end = [tokenizer.eos_token_id]
     both = [text for pair in texts for text in pair]
-    # Longer ones are dealt with by the caller: verbose=False keeps the tokenizer from warning of them.
+    # verbose=False: the tokenizer does not warn about long texts, which the caller handles.
     ids: Any = tokenizer(both, add_special_tokens=False, verbose=False).input_ids if both else []
     return [
         (begin + prompt, answer + end if answer else []) for prompt, answer in zip(ids[::2], ids[1::2], strict=True)
@@ -92,11 +95,11 @@ def encode(
 
 
 def _chats(tokenizer: "PreTrainedTokenizerBase", texts: Sequence[tuple[str, str]]) -> list[tuple[str, str]]:
-    """The same as a chat template writes them: all up to the answer, and the answer with the end of its turn."""
+    """The pairs in the chat template: all text before the answer, and the answer with the end of its turn."""
     if not tokenizer.chat_template:
         raise ValueError(
-            f"Invalid prompt_format: chat; the tokenizer {tokenizer.name_or_path!r} has no chat template: use plain "
-            f"or a model that was trained to chat (often named ...-Instruct)"
+            f"Invalid prompt_format: chat; the tokenizer {tokenizer.name_or_path!r} has no chat template: use plain, "
+            "or a model that was trained for chat (often named ...-Instruct)"
         )
     if "strftime_now" in str(tokenizer.chat_template) and "date_string" not in str(tokenizer.chat_template):
         rank_zero_warn(f"The chat template of {tokenizer.name_or_path!r} writes today's date into each prompt")
@@ -122,11 +125,11 @@ def _chats(tokenizer: "PreTrainedTokenizerBase", texts: Sequence[tuple[str, str]
 
 
 def explain_hub_error(name: str, error: Exception) -> ValueError:
-    """What to raise when transformers could not load ``name``: one clear message with the way out.
+    """Make the error to raise if transformers could not load a model, with one clear message and a way out.
 
     Args:
-        name: of the model, as given: a folder, or a name on the hub.
-        error: what transformers raised.
+        name: name of the model as given: a folder, or a name on the hub.
+        error: the error of transformers.
     """
     kinds = {kind.__name__ for link in _causes(error) for kind in type(link).__mro__}
     if isinstance(error, ImportError):
@@ -134,12 +137,12 @@ def explain_hub_error(name: str, error: Exception) -> ValueError:
     elif Path(name).exists():
         what = (
             f"transformers cannot read it: {_first_line(error)}; it must be a folder with config.json, the weights "
-            f"(*.safetensors) and the tokenizer's files, as save_pretrained writes it"
+            "(*.safetensors) and the tokenizer's files, as save_pretrained writes them"
         )
     elif "GatedRepoError" in kinds:
         what = (
             f"access to it is restricted: accept its licence on https://huggingface.co/{name}, then log in with "
-            f"`hf auth login`; or name the folder of a copy"
+            "`hf auth login`; or name a folder with a copy"
         )
     elif kinds & {"HFValidationError", "RepositoryNotFoundError"}:
         what = (
@@ -150,7 +153,7 @@ def explain_hub_error(name: str, error: Exception) -> ValueError:
         offline = os.environ.get("HF_HUB_OFFLINE", "0").upper() in ("1", "ON", "YES", "TRUE")
         why = "HF_HUB_OFFLINE is set" if offline else "huggingface.co cannot be reached"
         what = (
-            f"there is no such folder, it was not downloaded before, and {why}; where there is a network run "
+            f"there is no such folder, it was not downloaded before, and {why}; on a machine with network access run "
             f"`hf download {name} --local-dir FOLDER`, and name that folder"
         )
     else:

@@ -1,4 +1,4 @@
-"""IBMSampler: circuits on the quantum computers of IBM, through the Sampler of qiskit-ibm-runtime."""
+"""IBMSampler: run circuits on quantum computers of IBM through qiskit-ibm-runtime."""
 
 from __future__ import annotations
 
@@ -27,12 +27,12 @@ from lightning_qsgd.scrubbing import scrub
 
 log = logging.getLogger(__name__)
 
-# Per Sampler job, https://quantum.cloud.ibm.com/docs/guides/job-limits (which also says that max_shots and
-# max_experiments of a backend's configuration, the only limits that the client knows, are no longer enforced).
+# Limit of one Sampler job, from https://quantum.cloud.ibm.com/docs/guides/job-limits. That page also says that
+# max_shots and max_experiments of a backend's configuration, the limits that the client knows, are no longer enforced.
 MAX_EXECUTIONS = 10_000_000
-# Seconds; the formula of https://quantum.cloud.ibm.com/docs/guides/estimate-job-run-time
+# Seconds. See the formula in https://quantum.cloud.ibm.com/docs/guides/estimate-job-run-time
 JOB_OVERHEAD = 2.0
-REP_DELAY = 250e-6  # where the backend names none
+REP_DELAY = 250e-6  # if the backend names none
 
 NO_ACCOUNT = (
     'No IBM Quantum account found. Save one, once: python -c "import getpass; from qiskit_ibm_runtime import '
@@ -42,29 +42,31 @@ NO_ACCOUNT = (
 
 
 class IBMSampler(ReliableSampler):
-    """An IBM quantum computer, in batch mode, with all of :class:`ReliableSampler`.
+    """Runs circuits on an IBM quantum computer in batch mode, with the features of :class:`ReliableSampler`.
 
-    The account is the one saved by qiskit-ibm-runtime, or that of the environment variables QISKIT_IBM_TOKEN and
-    QISKIT_IBM_INSTANCE; the key is no argument, and is cut out of errors. Nothing connects before the first use. The
-    batch opens with the first job and closes with :meth:`close` or the process; jobs in it are finished all the same.
-    A recalibration between two runs may change the transpiled circuit; jobs of the first run are then not found.
+    The account is the one saved by qiskit-ibm-runtime, or comes from the environment variables QISKIT_IBM_TOKEN and
+    QISKIT_IBM_INSTANCE. The key is not an argument, and is removed from errors. The sampler connects at its first use.
+    The first job opens a batch; :meth:`close` or the end of the process closes it, and jobs in it still finish. If the
+    device is recalibrated between two runs, the transpiled circuit may change; the second run then does not find the
+    jobs of the first.
 
     Args:
-        backend: its name, or "least_busy": the one with the shortest queue, but where the jobs file still holds jobs,
-            the one that runs the latest of them. Default: "least_busy".
-        instance: instance to use, by name or CRN. Default: the account's.
+        backend: name of the backend, or "least_busy" for the one with the shortest queue. If the jobs file holds jobs,
+            "least_busy" is the backend of the latest of them. Default: "least_busy".
+        instance: instance to use, by name or CRN. Default: None, the account's.
         shots: shots per circuit, 1 to 10,000,000. Default: 1024.
-        twirling: "gates" (random Paulis around two-qubit gates turn coherent errors into noise), "measure" (around
-            readout: its offset vanishes), "all", or None. Rounds shots up to a multiple of 64, or above 2048 of 1/32 of
-            them. Default: None.
-        dynamical_decoupling: "XX", "XpXm" or "XY4", pulses on idle qubits; or None. Default: None.
-        options: more fields of qiskit-ibm-runtime's ``SamplerOptions``, such as {"max_execution_time": 600}. The
-            Sampler has no other mitigation: no readout correction, no extrapolation.
-        max_circuits: circuits in one job, at least 1; a job that fails loses no more. Default: 1000.
-        timeout, retries, backoff, jobs_file: see :class:`ReliableSampler`. Default jobs file: data/jobs.json.
+        twirling: "gates" (random Paulis around two-qubit gates turn coherent errors into noise), "measure" (random
+            flips around readout remove its bias), "all", or None. Twirling rounds the number of shots up: to a multiple
+            of 64 up to 2048 shots, above that to a multiple of 1/32 of them. Default: None.
+        dynamical_decoupling: pulses on idle qubits, "XX", "XpXm" or "XY4", or None. Default: None.
+        options: further fields of qiskit-ibm-runtime's ``SamplerOptions``, such as {"max_execution_time": 600}. The
+            Sampler has no readout correction and no extrapolation. Default: None.
+        max_circuits: maximum number of circuits in one job, at least 1, or None for no limit. A failed job loses the
+            results of its circuits only. Default: 1000.
+        timeout, retries, backoff, jobs_file: see :class:`ReliableSampler`. The default jobs file is data/jobs.json.
 
     Raises:
-        ValueError: for an argument out of its range or, at the first use, an unknown backend or option.
+        ValueError: for an argument out of range; at the first use for an unknown backend or option.
         RuntimeError: at the first use, without an account.
         ModuleNotFoundError: at the first use, without qiskit-ibm-runtime.
     """
@@ -107,10 +109,10 @@ class IBMSampler(ReliableSampler):
 
     @property
     def service(self) -> Any:
-        """The ``QiskitRuntimeService``, connected at first use. Tests set one of their own here, before that.
+        """The ``QiskitRuntimeService``, connected at first use. Tests can set another one before that.
 
-        Such a service has ``backend(name)``, ``backends()``, ``least_busy()`` and ``job(job_id)``. With a fake backend
-        from it, qiskit-ibm-runtime's local testing mode runs the circuits.
+        Such a service needs the methods ``backend(name)``, ``backends()``, ``least_busy()`` and ``job(job_id)``. If it
+        returns a fake backend, qiskit-ibm-runtime runs the circuits in its local testing mode.
         """
         with self._guard():
             return self._batch.service
@@ -120,17 +122,17 @@ class IBMSampler(ReliableSampler):
         self._batch._service = service
 
     def close(self) -> None:
-        """Close the batch: no more jobs in it. The next job opens another."""
+        """Close the batch. Its jobs still finish; the next job opens another batch."""
         with self._guard():
             self._batch.close()
 
     def qpu_seconds(self, circuit: QuantumCircuit, num_circuits: int, shots: int | None = None) -> float:
-        """Estimated QPU seconds of a request on this backend, see :func:`qpu_seconds`.
+        """Estimate the QPU seconds of a request on this backend; see the function :func:`qpu_seconds`.
 
         Args:
-            circuit: transpiled for the backend; parameters may be unbound.
-            num_circuits: circuits of the request, at least 1.
-            shots: shots per circuit. Default: the sampler's.
+            circuit: circuit that is transpiled for the backend; parameters may be unbound.
+            num_circuits: number of circuits in the request, at least 1.
+            shots: shots per circuit. Default: None, the sampler's.
         """
         shots = self._executed(shots or self._batch.shots)
         per_job = min(self.max_circuits or num_circuits, MAX_EXECUTIONS // shots)
@@ -138,7 +140,7 @@ class IBMSampler(ReliableSampler):
         return qpu_seconds(self.backend, circuit, num_circuits, shots, math.ceil(num_circuits / per_job), delay)
 
     def _executed(self, shots: int) -> int:
-        """Shots that are run where ``shots`` are asked for: twirling rounds up."""
+        """Number of shots that run if ``shots`` are requested: twirling rounds up."""
         from qiskit_ibm_runtime.executor.calculate_twirling_shots import calculate_twirling_shots
 
         twirling = self._batch.options().twirling
@@ -162,7 +164,7 @@ class IBMSampler(ReliableSampler):
 
 
 class _BatchSampler(BaseSamplerV2):
-    """The runtime's Sampler in a batch, connected lazily; connections are not pickled."""
+    """The runtime's Sampler in a batch. It connects at first use, and connections are not pickled."""
 
     def __init__(self, name: str, instance: str | None, shots: int, given: dict[str, Any]) -> None:
         self.name, self.instance, self.shots, self.given = name, instance, shots, given
@@ -199,15 +201,19 @@ class _BatchSampler(BaseSamplerV2):
         return self._backend
 
     def _recorded(self) -> str:
-        """The backend of the latest job in the jobs file: "least_busy" must not leave its jobs behind."""
+        """The backend of the latest job in the jobs file, so that "least_busy" does not abandon its jobs, or ""."""
         entries = list(self.jobs_file.read().values()) if self.jobs_file else []
         name = next((entry["backend"] for entry in reversed(entries) if entry.get("backend")), "")
         if name and self.jobs_file:
-            log.warning("Taking %s, since %s holds jobs of it", name, self.jobs_file.path)
+            log.warning("Using backend %s, because %s holds jobs of it", name, self.jobs_file.path)
         return name
 
     def options(self) -> Any:
-        """The runtime's ``SamplerOptions``; raises ValueError for fields that it does not have."""
+        """The runtime's ``SamplerOptions``.
+
+        Raises:
+            ValueError: for fields that they do not have.
+        """
         try:
             from qiskit_ibm_runtime.options_models.sampler import SamplerOptions
         except ModuleNotFoundError as error:
@@ -223,13 +229,17 @@ class _BatchSampler(BaseSamplerV2):
         from qiskit_ibm_runtime.executor_sampler import Sampler
 
         options = self.options()
-        if self._batch is None or self._batch.status() == "Closed":  # a batch ends by itself after some hours
+        if self._batch is None or self._batch.status() == "Closed":  # the service closes a batch after some hours
             self._batch = Batch(backend=self.backend)
             atexit.register(_close, weakref.ref(self))
         return Sampler(mode=self._batch, options=options).run(pubs, shots=shots)
 
     def job(self, job_id: str) -> Any:
-        """A job of this account by its id; raises LookupError if the service does not know it."""
+        """A job of this account by its id.
+
+        Raises:
+            LookupError: if the service does not know it.
+        """
         from qiskit_ibm_runtime.exceptions import RuntimeJobNotFound
 
         try:
@@ -244,11 +254,11 @@ class _BatchSampler(BaseSamplerV2):
             batch.close()
 
     def secrets(self) -> set[str]:
-        """Keys that must not appear in any text."""
+        """The keys that no text may show."""
         found = {os.environ.get("QISKIT_IBM_TOKEN")}
-        with suppress(AttributeError):  # not connected, or a service of a test
+        with suppress(AttributeError):  # not connected, or another service
             found.add((self._service.active_account() or {}).get("token"))
-        with suppress(OSError, ValueError, AttributeError):  # none saved; the runtime would make the file
+        with suppress(OSError, ValueError, AttributeError):  # none is saved; the runtime itself would make the file
             saved = json.loads((Path.home() / ".qiskit" / "qiskit-ibm.json").read_text())
             found |= {account.get("token") for account in saved.values()}
         return {secret for secret in found if secret and len(secret) >= 8}
@@ -260,18 +270,21 @@ class _BatchSampler(BaseSamplerV2):
 def qpu_seconds(
     backend: Any, circuit: QuantumCircuit, num_circuits: int, shots: int, jobs: int = 1, rep_delay: float | None = None
 ) -> float:
-    """Estimated seconds for which a request occupies the device, by IBM's formula.
+    """Estimate the seconds for which a request occupies the device, by IBM's formula.
 
-    jobs * 2 s + num_circuits * shots * (duration of the circuit + rep_delay). Twirling, decoupling and resets add to
-    it; the service's own figure is ``usage_estimation`` of a submitted job.
+    The estimate is jobs * 2 s + num_circuits * shots * (duration of the circuit + rep_delay). Twirling, decoupling and
+    resets come on top. The service's own estimate is ``usage_estimation`` of a submitted job.
 
     Args:
-        backend: with durations in its target, real or fake.
-        circuit: transpiled for it; parameters may be unbound.
-        num_circuits: circuits, at least 0.
+        backend: a real or fake backend, with durations in its target.
+        circuit: circuit that is transpiled for the backend; parameters may be unbound.
+        num_circuits: number of circuits, at least 0.
         shots: shots per circuit.
-        jobs: jobs that they are split into. Default: 1.
-        rep_delay: seconds from the end of a shot to the next. Default: the backend's, or 250 microseconds.
+        jobs: number of jobs that the circuits are split into. Default: 1.
+        rep_delay: seconds from the end of one shot to the next. Default: None, the backend's, or 250 microseconds.
+
+    Returns:
+        Seconds.
     """
     delay = float(rep_delay if rep_delay is not None else getattr(backend, "default_rep_delay", None) or REP_DELAY)
     return jobs * JOB_OVERHEAD + num_circuits * shots * (circuit.estimate_duration(backend.target) + delay)
@@ -281,5 +294,5 @@ def _close(reference: weakref.ref[_BatchSampler]) -> None:
     if (sampler := reference()) is not None:
         try:
             sampler.close()
-        except Exception as error:  # the process ends; the batch ends by itself as well
+        except Exception as error:  # the process ends, and the service closes the batch later
             log.info("Could not close the batch (%s)", type(error).__name__)

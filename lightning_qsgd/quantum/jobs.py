@@ -1,4 +1,4 @@
-"""The jobs of one request: how it is cut into them, where their ids are kept, how results are put together."""
+"""Split a request into jobs, record their ids, check their results and join them."""
 
 from __future__ import annotations
 
@@ -24,11 +24,11 @@ from lightning_qsgd.scrubbing import scrubbed
 
 log = logging.getLogger(__name__)
 
-VERSION = 1  # of the jobs file
+VERSION = 1  # of the format of the jobs file
 
 
 class Piece(NamedTuple):
-    """Rows ``start`` to ``stop`` (excluded) of PUB number ``pub``; rows are its parameter sets, in C order."""
+    """Rows ``start`` to ``stop - 1`` of PUB number ``pub``. Rows are the PUB's parameter sets, in C order."""
 
     pub: int
     start: int
@@ -37,7 +37,7 @@ class Piece(NamedTuple):
 
 @dataclass(eq=False)
 class Part:
-    """One job of a request: ``pubs[i]`` holds the rows of ``pieces[i]``, each run with ``shots[i]`` (None: unknown)."""
+    """One job of a request: ``pubs[i]`` holds the rows of ``pieces[i]``, with ``shots[i]`` shots (None: unknown)."""
 
     pieces: list[Piece] = field(default_factory=list)
     pubs: list[SamplerPub] = field(default_factory=list)
@@ -55,12 +55,12 @@ class Part:
 
 
 class ReliableJob(BasePrimitiveJob[PrimitiveResult, JobStatus]):
-    """All jobs of one request. It counts as running until its result was collected, or it was cancelled.
+    """All jobs of one request. It is running until its result has been collected or it has been cancelled.
 
     Args:
         parts: the jobs.
-        collect: waits for them and returns the result of the request.
-        forget: drops them where they are recorded.
+        collect: called without arguments; waits for the jobs and returns the result of the request.
+        forget: called with jobs; removes their records.
     """
 
     def __init__(
@@ -72,11 +72,11 @@ class ReliableJob(BasePrimitiveJob[PrimitiveResult, JobStatus]):
         self._cancelled = False
 
     def result(self) -> PrimitiveResult:
-        """Wait for all jobs; rows stand in the order of the request.
+        """Wait for all jobs and return their result, with rows in the order of the request.
 
         Raises:
-            RuntimeError: if all tries failed, a job failed, or its result is wrong.
-            TimeoutError: if a job that can be found again took longer than the sampler's ``timeout``.
+            RuntimeError: if all tries failed, a job failed, or its result is invalid.
+            TimeoutError: if a job that can be found again takes longer than the sampler's ``timeout``.
         """
         if self._result is None:
             self._result = self._collect()
@@ -89,11 +89,11 @@ class ReliableJob(BasePrimitiveJob[PrimitiveResult, JobStatus]):
         return JobStatus.CANCELLED if self._cancelled else JobStatus.RUNNING
 
     def done(self) -> bool:
-        """Whether the result was collected."""
+        """Whether the result has been collected."""
         return self.status() == JobStatus.DONE
 
     def running(self) -> bool:
-        """Whether the result is still to be collected."""
+        """Whether the result has yet to be collected."""
         return self.status() == JobStatus.RUNNING
 
     def cancelled(self) -> bool:
@@ -101,11 +101,11 @@ class ReliableJob(BasePrimitiveJob[PrimitiveResult, JobStatus]):
         return self.status() == JobStatus.CANCELLED
 
     def in_final_state(self) -> bool:
-        """Whether it is done or cancelled."""
+        """Whether the request is done or cancelled."""
         return not self.running()
 
     def cancel(self) -> None:
-        """Cancel all jobs, as far as that is possible, and forget them."""
+        """Cancel all jobs as far as possible, and remove their records."""
         for part in self._parts:
             try_to_cancel(part.job)
         self._forget(self._parts)
@@ -113,7 +113,7 @@ class ReliableJob(BasePrimitiveJob[PrimitiveResult, JobStatus]):
 
 
 def try_to_cancel(job: Any) -> None:
-    """Cancel a job; what prevents it is logged, not raised."""
+    """Cancel a job; a failure is logged and not raised."""
     try:
         job.cancel()
     except Exception as error:
@@ -126,14 +126,14 @@ def describe(error: BaseException) -> str:
 
 
 class JobsFile:
-    """``{key: {"job_id": ..., ...}}`` on disk. Processes may share it: each change is made under a lock, atomically.
+    """A JSON file that maps keys to ``{"job_id": ..., ...}``. Processes may share it: changes are locked and atomic.
 
     Args:
-        path: the JSON file; made at the first entry, its folder included. The lock lies beside it.
+        path: the file. It is made at the first entry, together with its folder; the lock is a file next to it.
 
     Raises:
-        RuntimeError: in any method, if the file exists and is no jobs file. It is left as it is.
-        OSError: in any method, if it cannot be read or written.
+        RuntimeError: in any method, if the file exists and is not a jobs file. It stays unchanged.
+        OSError: in any method, if the file cannot be read or written.
     """
 
     def __init__(self, path: str | Path) -> None:
@@ -148,28 +148,33 @@ class JobsFile:
             content = json.loads(text)
             jobs = content["jobs"]
             if content["version"] != VERSION or not all(isinstance(job["job_id"], str) for job in jobs.values()):
-                raise ValueError("another layout")
+                raise ValueError("unknown format")
         except (ValueError, KeyError, TypeError, AttributeError) as error:
             raise RuntimeError(
-                f"The jobs file {self.path} is damaged ({type(error).__name__}: {error}) and was left as it is. Ids of "
-                "paid jobs may be in it: note them, then move the file away"
+                f"The jobs file {self.path} is damaged ({type(error).__name__}: {error}). It was not changed, since it "
+                "may hold ids of paid jobs: note them, then move the file away"
             ) from error
         return jobs
 
     def put(self, key: str, job_id: str, **about: Any) -> None:
-        """Record a job; ``about``: what else a reader of the file wants to know.
+        """Record a job.
+
+        Args:
+            key: key of the entry.
+            job_id: id of the job.
+            about: further values of the entry, for people who read the file.
 
         Raises:
-            RuntimeError: with the job's id, if the file cannot be written.
+            RuntimeError: if the file cannot be written; the message holds the job's id.
         """
         try:
             with self._edited() as jobs:
                 jobs[key] = {"job_id": job_id, **about}
         except OSError as error:
-            raise RuntimeError(f"Job {job_id} runs, but could not be recorded ({error}): note its id") from error
+            raise RuntimeError(f"Job {job_id} is running, but could not be recorded ({error}): note its id") from error
 
     def drop(self, keys: Iterable[str]) -> None:
-        """Forget jobs; unknown keys are ignored."""
+        """Remove entries; unknown keys are ignored."""
         with self._edited() as jobs:
             for key in keys:
                 jobs.pop(key, None)
@@ -177,7 +182,7 @@ class JobsFile:
     @contextmanager
     def _edited(self) -> Iterator[dict[str, dict[str, Any]]]:
         self.path.parent.mkdir(parents=True, exist_ok=True)
-        with FileLock(self.path.with_name(f".{self.path.name}.lock")):  # a kill releases it, too
+        with FileLock(self.path.with_name(f".{self.path.name}.lock")):  # a kill releases it as well
             jobs = self.read()
             before = json.dumps(jobs)
             yield jobs
@@ -186,20 +191,23 @@ class JobsFile:
                     json.dump({"version": VERSION, "jobs": jobs}, file, indent=2)
 
 
-# ---- requests cut into jobs, and results put together
+# ---- splitting requests into jobs, and joining results
 
 
 def split(sizes: Sequence[int], shots: Sequence[int], max_circuits: int, max_executions: int) -> list[list[Piece]]:
-    """Jobs, each a list of pieces, that keep the order of rows and are filled up to the limits.
+    """Split the rows of PUBs into jobs, in order, with as many rows in each job as the limits allow.
 
     Args:
-        sizes: rows of each PUB, at least 1.
+        sizes: number of rows of each PUB, at least 1.
         shots: shots per row of each PUB, 1 to ``max_executions``.
-        max_circuits: rows in one job, at least 1.
-        max_executions: sum of rows * shots in one job.
+        max_circuits: maximum number of rows in one job, at least 1.
+        max_executions: maximum sum of rows * shots in one job.
+
+    Returns:
+        The pieces of each job.
     """
     jobs: list[list[Piece]] = []
-    circuits = executions = 0  # what the last job has room for
+    circuits = executions = 0  # room left in the last job
     for pub, (size, count) in enumerate(zip(sizes, shots, strict=True)):
         start = 0
         while start < size:
@@ -217,7 +225,7 @@ def split(sizes: Sequence[int], shots: Sequence[int], max_circuits: int, max_exe
 
 
 def cut(pub: SamplerPub, piece: Piece) -> SamplerPub:
-    """The PUB of a piece: the PUB itself if that is whole, else its rows in one dimension."""
+    """The PUB of a piece: ``pub`` itself if the piece is all of it, otherwise its rows in one dimension."""
     if piece.stop - piece.start == pub.parameter_values.size:
         return pub
     parameters = tuple(pub.circuit.parameters)
@@ -226,7 +234,11 @@ def cut(pub: SamplerPub, piece: Piece) -> SamplerPub:
 
 
 def check(job_id: str, pubs: Sequence[SamplerPub], shots: Sequence[int | None], result: Any) -> None:
-    """Raise RuntimeError unless the result has the PUBs' rows, registers and bits, and the shots where known."""
+    """Check that a result has the rows, registers and bits of the PUBs, and their shots where known.
+
+    Raises:
+        RuntimeError: if it does not.
+    """
     try:
         if len(result) != len(pubs):
             raise RuntimeError(f"{len(result)} results for {len(pubs)} PUBs")
@@ -234,20 +246,20 @@ def check(job_id: str, pubs: Sequence[SamplerPub], shots: Sequence[int | None], 
             shape = pub.parameter_values.shape
             for register in pub.circuit.cregs:
                 if register.name not in got.data:
-                    raise RuntimeError(f"no register {register.name!r} but {list(got.data)}")
+                    raise RuntimeError(f"register {register.name!r} is missing among {list(got.data)}")
                 bits = got.data[register.name]
                 if tuple(bits.shape) != shape:
                     raise RuntimeError(f"rows of shape {tuple(bits.shape)} instead of {shape}")
                 if bits.num_bits != register.size:
-                    raise RuntimeError(f"{bits.num_bits} bits in register {register.name!r} of {register.size}")
+                    raise RuntimeError(f"{bits.num_bits} bits instead of {register.size} in register {register.name!r}")
                 if isinstance(bits, BitArray) and count is not None and bits.num_shots != count:
                     raise RuntimeError(f"{bits.num_shots} shots instead of {count}")
     except (RuntimeError, TypeError, AttributeError) as error:
-        raise RuntimeError(f"Job {job_id} returned a wrong result: {error}. It is not used") from error
+        raise RuntimeError(f"Job {job_id} returned an invalid result: {error}. It was not used") from error
 
 
 def join(pub: SamplerPub, parts: Sequence[SamplerPubResult]) -> SamplerPubResult:
-    """The result of a whole PUB from those of its pieces, in their order; bits or exact probabilities."""
+    """Join the results of a PUB's pieces, in their order. They hold bits or exact probabilities."""
     if len(parts) == 1:
         return parts[0]
     shape = pub.parameter_values.shape
@@ -258,7 +270,7 @@ def join(pub: SamplerPub, parts: Sequence[SamplerPubResult]) -> SamplerPubResult
             if len({each.num_shots for each in bits}) > 1:
                 raise RuntimeError(f"Jobs of one request returned {sorted({each.num_shots for each in bits})} shots")
             data[name] = BitArray.concatenate(bits).reshape(shape)
-        else:  # an array of distributions, of which numpy knows nothing
+        else:  # an array of distributions, which numpy cannot concatenate
             rows = np.empty(pub.parameter_values.size, dtype=object)
             rows[:] = [each[row] for each in bits for row in range(each.shape[0])]
             data[name] = type(bits[0])(rows.reshape(shape))
@@ -266,7 +278,7 @@ def join(pub: SamplerPub, parts: Sequence[SamplerPubResult]) -> SamplerPubResult
 
 
 def joined(pubs: Sequence[SamplerPub], jobs: Sequence[tuple[Sequence[Piece], Any]]) -> PrimitiveResult:
-    """The result of all PUBs from (pieces, result) of each job."""
+    """Join the results of jobs, given as (pieces, result), to the result of all PUBs."""
     parts: list[list[SamplerPubResult]] = [[] for _ in pubs]
     for pieces, result in jobs:
         for piece, part in zip(pieces, result, strict=True):

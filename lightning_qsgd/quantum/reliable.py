@@ -1,4 +1,4 @@
-"""ReliableSampler: any sampler, in jobs that fit, tried again when that helps, and found again after a crash."""
+"""ReliableSampler: split requests into jobs, retry transient errors, and collect jobs after a crash."""
 
 from __future__ import annotations
 
@@ -36,39 +36,43 @@ from lightning_qsgd.scrubbing import chain
 
 log = logging.getLogger(__name__)
 
-# Time-out, too early, too many requests, server trouble; from 520 on: the same, as the proxy before the server says it.
+# Time-out, too early, too many requests, and server errors; those from 520 on come from a proxy before the server.
 PASSING_STATUS = frozenset({408, 425, 429, 500, 502, 503, 504, 520, 521, 522, 523, 524})
-LONGEST_DELAY = 60.0  # seconds, of our own
-LONGEST_RETRY_AFTER = 3600.0  # seconds, at the server's wish
+LONGEST_DELAY = 60.0  # seconds, without the server's Retry-After
+LONGEST_RETRY_AFTER = 3600.0  # seconds
 
 
 class ReliableSampler(BaseSamplerV2):
-    """Wraps a sampler: splits requests into jobs, retries transient errors, and collects jobs that a dead process left.
+    """Wraps a sampler: splits requests into jobs, retries transient errors, and collects jobs of a process that died.
 
     Only transient errors are retried: lost connections, time-outs, and the HTTP statuses 408, 425, 429, 500, 502 to 504
-    and 520 to 524, unless the client has retried them itself. Other errors are raised at once, and so are results with
-    missing rows, registers or shots. A submission whose answer was lost may run twice.
+    and 520 to 524, unless the client has retried them itself. Other errors are raised at once. So are errors about
+    results with missing rows, registers or shots. If the answer to a submission is lost, its job may run twice.
 
     Jobs can be found again if the wrapped sampler has a method ``job(job_id)`` that raises LookupError for unknown ids.
-    Their ids are then written to ``jobs_file`` before anything waits, under a fingerprint of the transpiled circuits,
-    values, shots and backend. An equal request, in this process or another, collects those jobs. An entry is removed
-    when its request is done; inside ``with sampler.hold():``, when the block ends without an error. Processes may share
-    a file. Two processes that make the same request at the same time may share its jobs, and so their noise.
+    Their ids are then written to ``jobs_file`` before the sampler waits for them. The key is a fingerprint of the
+    transpiled circuits, values, shots and backend. An equal request, in this process or another, collects those jobs.
+    An entry is removed when its request is done, or, inside ``with sampler.hold():``, when the block ends without an
+    error. Processes may share a file. Two processes that make equal requests at the same time may share the jobs, and
+    then have the same shot noise.
 
     Args:
         sampler: the sampler to wrap.
-        max_circuits: circuits in one job, at least 1. Default: what the backend names as ``max_circuits``, else all.
-        timeout: seconds to wait for one job, above 0. A job that can be found again is then left alive, another is
-            cancelled and submitted again. Default: None, no limit.
-        retries: tries after the first, at least 0; counted anew after each success. Default: 5.
-        backoff: seconds before the first retry, doubled each time up to 60, with jitter; at least 0. Default: 1.
-        jobs_file: JSON file for the ids of jobs. Default: None, nothing is kept.
+        max_circuits: maximum number of circuits in one job, at least 1. Default: None, the backend's ``max_circuits``,
+            or no limit if it has none.
+        timeout: seconds to wait for one job, above 0. After that, a job that can be found again is left running and
+            TimeoutError is raised; any other job is cancelled and submitted again. Default: None, no limit.
+        retries: number of retries after a failed try, at least 0, counted anew after each success. Default: 5.
+        backoff: seconds before the first retry, at least 0. It is doubled for each further retry up to 60 seconds, and
+            randomized. Default: 1.
+        jobs_file: JSON file for the ids of jobs. Default: None, no ids are kept.
 
     Attributes:
-        on_progress: called with (circuits done, circuits of the request) after each job, if not None.
+        on_progress: None, or a function that is called after each job with the number of circuits that are done, and
+            the number of circuits in the request.
 
     Raises:
-        ValueError: for an argument out of its range, or a jobs file for a sampler that cannot find jobs again.
+        ValueError: for an argument out of range, or a jobs file for a sampler that cannot find jobs again.
     """
 
     max_executions: int | None = None  # circuits * shots in one job; None: no limit
@@ -100,21 +104,21 @@ class ReliableSampler(BaseSamplerV2):
         self.sampler, self.max_circuits, self.timeout, self.retries = sampler, max_circuits, timeout, retries
         self.backoff, self.jobs_file = backoff, None if jobs_file is None else JobsFile(jobs_file)
         self.on_progress: Callable[[int, int], None] | None = None
-        self._active: set[str] = set()  # keys in use: an equal request beside them gets a key of its own
-        self._held: set[str] | None = None  # keys of finished requests inside of hold()
+        self._active: set[str] = set()  # keys in use: an equal request at the same time gets another key
+        self._held: set[str] | None = None  # keys of finished requests inside hold()
 
     @property
     def shots(self) -> int | None:
-        """Shots per circuit of the wrapped sampler, where it says so."""
+        """Shots per circuit of the wrapped sampler; None if unknown."""
         return getattr(self.sampler, "shots", None)
 
     @property
     def backend(self) -> Any:
-        """The backend that circuits must be transpiled for, or None."""
+        """The backend to transpile circuits for, or None."""
         return self._tried(lambda: backend_of(self.sampler))
 
     def reseed(self, step: int) -> None:
-        """Start the noise of a training step, where the wrapped sampler can."""
+        """Call the wrapped sampler's ``reseed``, if it has one, so that noise follows the training step."""
         if reseed := getattr(self.sampler, "reseed", None):
             reseed(step)
 
@@ -122,10 +126,10 @@ class ReliableSampler(BaseSamplerV2):
     def hold(self) -> Iterator[None]:
         """Keep finished requests in the jobs file until the block ends without an error.
 
-        For a computation of several requests whose outcome is saved at the end, inside the block: if it dies before,
-        the next run collects all of them again, without a new job.
+        Use it for a computation of several requests, and save its outcome at the end of the block. If the process dies
+        before that, the next run collects all results again without new jobs.
         """
-        if self._held is not None:  # inside of another hold, which decides
+        if self._held is not None:  # inside another hold, which removes the entries
             yield
             return
         self._held = set()
@@ -138,14 +142,14 @@ class ReliableSampler(BaseSamplerV2):
             self._held = None
 
     def run(self, pubs: Iterable[SamplerPubLike], *, shots: int | None = None) -> SamplerJob:
-        """Submit all jobs of a request; see ``BaseSamplerV2.run``. The returned job's ``result()`` waits for them.
+        """Submit all jobs of a request; see ``BaseSamplerV2.run``. ``result()`` of the returned job waits for them.
 
         Raises:
-            ValueError: for no circuits, or more shots than fit into one job.
+            ValueError: for a PUB without circuits, or more shots than fit into one job.
             RuntimeError: if all tries failed, or the jobs file is damaged.
         """
         coerced = [SamplerPub.coerce(pub, shots) for pub in pubs]
-        self._forget(())  # a jobs file that cannot be written fails here, where nothing is paid yet
+        self._forget(())  # an unwritable jobs file fails here, before a job is paid for
         with self._telling(parts := self._parts(coerced)):
             for part in parts:
                 self._tried(partial(self._start, part), parts)
@@ -174,14 +178,14 @@ class ReliableSampler(BaseSamplerV2):
         return pub.shots or self.shots
 
     def _where(self) -> str:
-        """Text of all that decides a job's outcome beside circuits, values and shots."""
+        """A text that identifies all that a job's outcome depends on besides circuits, values and shots."""
         return str(getattr(self.backend, "name", None) or type(self.sampler).__name__)
 
     def _guard(self) -> AbstractContextManager[Any]:
-        return nullcontext()  # around each contact with the wrapped sampler and its jobs
+        return nullcontext()  # wraps each call of the sampler and its jobs
 
     def _start(self, part: Part) -> None:
-        """Find the part's job, or submit it; record it."""
+        """Find the job of a part, or submit and record it."""
         if self.jobs_file and not part.job_id:
             part.job_id = self.jobs_file.read().get(part.key, {}).get("job_id", "")
         if part.job_id and self._can_find:
@@ -189,7 +193,7 @@ class ReliableSampler(BaseSamplerV2):
                 part.job = self.sampler.job(part.job_id)  # pyright: ignore[reportAttributeAccessIssue]
                 return
             except LookupError:
-                log.warning("The backend no longer knows job %s; it is submitted again", part.job_id)
+                log.warning("The backend no longer knows job %s; submitting it again", part.job_id)
         backend = str(getattr(self.backend, "name", ""))
         job = self.sampler.run(part.pubs)
         if self.jobs_file:
@@ -215,7 +219,7 @@ class ReliableSampler(BaseSamplerV2):
 
     def _result(self, part: Part, parts: list[Part]) -> Any:
         part.begun = time.monotonic()
-        if not self._can_find:  # a job that is lost is submitted again, which counts as a try
+        if not self._can_find:  # a lost job is submitted again, which counts as a try
             return self._tried(partial(self._finished, part), parts)
         while (result := self._tried(partial(self._step, part), parts)) is None:
             if self._is_late(part):
@@ -231,15 +235,15 @@ class ReliableSampler(BaseSamplerV2):
         return result
 
     def _step(self, part: Part) -> Any:
-        """Wait for a moment; the job's result if it is finished, or else None."""
+        """Wait for a moment, and return the job's result, or None if it is not finished."""
         if part.job is None:
             self._start(part)
         assert part.job is not None
         waited = time.monotonic() - part.begun
-        time.sleep(min(max(0.1 * waited, 0.001), 5.0))  # before the question: a job that is starting may say ERROR
+        time.sleep(min(max(0.1 * waited, 0.001), 5.0))  # before asking: a job that is starting may report ERROR
         if not part.job.in_final_state():
             return None
-        job, part.job = part.job, None  # should fetching fail, the job is found or submitted again
+        job, part.job = part.job, None  # if fetching fails, the job is found or submitted again
         result = self._fetched(part, job)
         try:
             check(part.job_id, part.pubs, part.shots, result)
@@ -252,7 +256,7 @@ class ReliableSampler(BaseSamplerV2):
         return self.timeout is not None and time.monotonic() - part.begun > self.timeout
 
     def _late(self, part: Part) -> str:
-        return f"Job {part.job_id} was not finished after {self.timeout:g} s"
+        return f"Job {part.job_id} did not finish within {self.timeout:g} s"
 
     def _fetched(self, part: Part, job: Any) -> Any:
         try:
@@ -260,12 +264,12 @@ class ReliableSampler(BaseSamplerV2):
         except Exception as error:
             if is_passing(error) or getattr(status := job.status(), "name", status) not in ("ERROR", "CANCELLED"):
                 raise
-            text = f"Job {part.job_id} failed ({describe(error)}); the same request submits it anew"
+            text = f"Job {part.job_id} failed ({describe(error)}); an equal request submits it again"
             self._forget([part])
             raise RuntimeError(text) from error
 
     def _tried(self, function: Callable[[], Any], parts: Sequence[Part] = ()) -> Any:
-        """What ``function`` returns, called again after errors that pass."""
+        """Call a function, again after transient errors, and return its value."""
 
         def attempt() -> Any:
             with self._guard():
@@ -291,7 +295,7 @@ class ReliableSampler(BaseSamplerV2):
 
     @contextmanager
     def _telling(self, parts: list[Part]) -> Iterator[None]:
-        """If the block ends early: say which jobs are left, and let an equal request find them."""
+        """If the block ends early, say which jobs are left, and let an equal request find them."""
         try:
             yield
         except BaseException as error:
@@ -304,13 +308,13 @@ class ReliableSampler(BaseSamplerV2):
             raise
 
     def _left(self, parts: Sequence[Part]) -> str:
-        """Which jobs are still at the backend, and how to get them; empty if they cannot be found again."""
+        """Say which jobs are still at the backend and how to collect them; "" if they cannot be found again."""
         ids = [part.job_id for part in parts if part.job_id]
         if not ids or not self._can_find:
             return ""
         listed = ", ".join(ids[:5]) + f" and {len(ids) - 5} more" * (len(ids) > 5)
         if not self.jobs_file:
-            return f"Still at the backend: {listed}; set jobs_file to have jobs collected by the next run"
+            return f"Still at the backend: {listed}; set jobs_file, so that the next run collects such jobs"
         return f"Still at the backend, recorded in {self.jobs_file.path}: {listed}; the same command collects them"
 
     def _forget(self, parts: Iterable[Part]) -> None:
@@ -325,17 +329,17 @@ class ReliableSampler(BaseSamplerV2):
         return self.__dict__ | {"on_progress": None, "_active": set(), "_held": None}
 
 
-# ---- which errors pass by themselves, and how long to wait for that
+# ---- transient errors, and delays before retries
 
 
 def is_passing(error: BaseException) -> bool:
-    """Whether the same call may succeed later: connection lost, timed out, or one of the passing HTTP statuses.
+    """Whether an error is transient: a lost connection, a time-out, or an HTTP status in ``PASSING_STATUS``.
 
     Errors after which a session of requests has given up retrying are not retried again. The session of
     qiskit-ibm-runtime retries the statuses 500, 502 to 504, 520 to 522 and 524 five times.
     """
     links = list(chain(error))
-    requests: Any = sys.modules.get("requests.exceptions")  # an error of requests can only come from a loaded requests
+    requests: Any = sys.modules.get("requests.exceptions")  # if requests is not loaded, no error can be its
     lost: tuple[type[BaseException], ...] = (ConnectionError, TimeoutError)
     if requests is not None:
         if any(isinstance(link, requests.RetryError) for link in links):
@@ -345,11 +349,11 @@ def is_passing(error: BaseException) -> bool:
 
 
 def delay(error: BaseException, failures: int, backoff: float) -> float:
-    """Seconds to wait after the given number of failures in a row (at least 1).
+    """Seconds to wait after a number of failures in a row (at least 1).
 
     ``backoff`` is doubled with each failure, up to 60 s, and multiplied by a random factor between 1/2 and 1, so that
-    clients that failed together do not return together. The delay is never less than the server's Retry-After, of which
-    at most an hour counts.
+    clients that failed together do not retry together. The delay is at least the server's Retry-After, of which at most
+    one hour counts.
     """
     seconds = min(backoff * 2 ** (failures - 1), LONGEST_DELAY) * random.uniform(0.5, 1.0)
     return max(seconds, *(min(_retry_after(link), LONGEST_RETRY_AFTER) for link in chain(error)))
@@ -368,7 +372,7 @@ def _status(error: BaseException) -> Any:
 
 
 def _retry_after(error: BaseException) -> float:
-    """Seconds that the response asks to wait: it gives a number, or a date."""
+    """Seconds that the response asks to wait, as a number or as a date; 0 without Retry-After."""
     headers: Any = getattr(getattr(error, "response", None), "headers", None) or {}
     value = headers.get("Retry-After")
     if value is None:

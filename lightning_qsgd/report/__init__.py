@@ -1,1 +1,1 @@
-"""How pages are written: facts to Markdown, Markdown to one HTML file, numbers to text. Level 0."""
+"""Write pages: facts to Markdown, Markdown to one HTML file, numbers to text. Level 0."""

@@ -1,4 +1,4 @@
-"""From facts to Markdown: one template for each kind of page."""
+"""Turn facts into Markdown, with one template for each kind of page."""
 
 import re
 from collections.abc import Mapping, Sequence
@@ -11,7 +11,7 @@ from markupsafe import Markup
 from lightning_qsgd.report import numbers
 from lightning_qsgd.report.drawing import Drawing
 
-RULES = {"text": ":---", "number": "---:"}  # types of a table's columns
+RULES = {"text": ":---", "number": "---:"}  # types of columns
 
 
 @dataclass(frozen=True)
@@ -19,10 +19,10 @@ class Part:
     """A page, or a part of one.
 
     Attributes:
-        text: Markdown.
-        drawings: the figures that it shows, each as ``figures/<name>.svg``.
-        summary: what a page begins with: three sentences for readers who were not there.
-        heading: its name, where a page has several parts.
+        text: the text in Markdown.
+        drawings: its figures, each in the file ``figures/<name>.svg``.
+        summary: sentences for any reader, at the beginning of the page. Default: none.
+        heading: heading of the part if the page has several. Default: "".
     """
 
     text: str
@@ -39,21 +39,21 @@ def render(
     key: str = "",
     heading: str = "",
 ) -> Part:
-    """Fill in a template.
+    """Render a template.
 
-    In a template, text is escaped, so that no name is markup; a number without a format is refused, and so is None.
+    Text in facts is escaped, so that no name is taken for markup. Numbers without a format and None are refused.
 
     Args:
-        template: its name, without ``.md.j2``.
-        facts: what the template names.
-        drawings: figures that it shows, which it finds in ``drawings`` by these names; None for what there is not.
-        summary: the page's first sentences.
-        key: beginning of the figures' file names, where a page has several parts. Default: "".
-        heading: the part's name there. Default: "".
+        template: name of the template, without ``.md.j2``.
+        facts: the variables of the template.
+        drawings: figures by name, for the template's variable ``drawings``; None for a figure that does not exist.
+        summary: the first sentences of the page.
+        key: prefix of the figures' file names if the page has several parts. Default: "".
+        heading: heading of the part if the page has several. Default: "".
 
     Raises:
-        jinja2.UndefinedError: if the template names a fact that is not there.
-        TypeError: if it prints a value that is neither text nor a whole number.
+        jinja2.UndefinedError: if the template uses an unknown variable.
+        TypeError: if the template prints a value that is neither text nor an integer.
     """
     named = {name: drawing and replace(drawing, name=f"{key}{drawing.name}") for name, drawing in drawings.items()}
     text = (
@@ -66,7 +66,7 @@ def render(
 
 
 def escape(text: str) -> str:
-    """Text in which nothing is markup, on one line."""
+    """Escape all markup in a text, and put it on one line."""
     return re.sub(r"([\\`*_<>|\[\]~$])", r"\\\1", text.replace("&", "&amp;")).replace("\n", " ")
 
 
@@ -105,5 +105,5 @@ def _code(text: str) -> Markup:
 
 
 def _sentence(text: str) -> str:
-    """With a capital letter and a full stop."""
+    """Add a capital letter and a full stop."""
     return f"{text[0].upper()}{text[1:].rstrip('.')}." if text else ""

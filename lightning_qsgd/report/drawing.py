@@ -1,4 +1,4 @@
-"""The paper and ink of a page's figures: sizes, colours that colour-blind readers can tell apart, and SVG as text."""
+"""The style of figures: sizes, colours that colour-blind readers can distinguish, and SVG as text."""
 
 import io
 import math
@@ -10,7 +10,7 @@ import matplotlib
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-WIDTH = 9.4  # inches: the width of a page's text at 100 %
+WIDTH = 9.4  # inches, the width of a page's text at 100 %
 INK, MUTED, SHADE = "#1a1a1a", "#6b6b6b", "#e9e9e4"
 OWN, BETTER, WORSE = "#0072B2", "#0072B2", "#B5500A"
 OTHERS = ("#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#7A5195", "#8C6D31", "#A6A6A6")  # after Okabe and Ito
@@ -42,10 +42,10 @@ class Drawing:
     """A figure of a report.
 
     Attributes:
-        name: of its file, without ending.
-        svg: the picture.
-        alt: what is seen, in words, for those who cannot see it.
-        caption: what it shows, and how to read it.
+        name: name of its file, without suffix.
+        svg: the figure as SVG.
+        alt: a description for readers who cannot see the figure.
+        caption: what the figure shows, and how to read it.
     """
 
     name: str
@@ -55,20 +55,20 @@ class Drawing:
 
 
 def style() -> AbstractContextManager[None]:
-    """Where figures are made and saved, they look as reports' figures do."""
+    """The context in which figures of a report are drawn and saved."""
     return matplotlib.rc_context(STYLE)  # type: ignore[arg-type]
 
 
 def canvas(
     height: float, rows: int = 1, columns: int = 1, sharex: bool = False, sharey: bool = False
 ) -> tuple[Figure, list[Axes]]:
-    """An empty figure of the page's width, and its axes, row by row; draw inside of ``with style()``."""
+    """An empty figure of the page's width, and its axes, row by row. Use it within ``with style()``."""
     figure = Figure(figsize=(WIDTH, height), layout="constrained")
     return figure, list(figure.subplots(rows, columns, squeeze=False, sharex=sharex, sharey=sharey).flat)
 
 
 def to_svg(figure: Figure) -> str:
-    """The figure as SVG, without a date."""
+    """Convert a figure to SVG, without a date."""
     buffer = io.StringIO()
     with style():
         figure.savefig(buffer, format="svg", metadata={"Date": None, "Creator": None})
@@ -76,7 +76,7 @@ def to_svg(figure: Figure) -> str:
 
 
 def reach(values: Sequence[float], least: float) -> float:
-    """Half of an axis around 0 that holds most differences, but not far outliers such as those of diverged runs."""
+    """The limit of an axis around 0 that shows most differences, without outliers such as those of diverged runs."""
     sizes = sorted(abs(value) for value in values if math.isfinite(value))
     if not sizes:
         return 1.5 * least
@@ -85,7 +85,7 @@ def reach(values: Sequence[float], least: float) -> float:
 
 
 def color_keys(names: Sequence[str]) -> dict[str, tuple[str, tuple[float, ...]]]:
-    """A colour and dashes for each name, the same in all panels."""
+    """A colour and dashes for each name, equal in all panels."""
     return {
         name: (OTHERS[i % len(OTHERS)], DASHES[(i + 1 + i // len(OTHERS)) % len(DASHES)])
         for i, name in enumerate(dict.fromkeys(names))
@@ -93,7 +93,7 @@ def color_keys(names: Sequence[str]) -> dict[str, tuple[str, tuple[float, ...]]]
 
 
 def put_rows(axes: Axes, labels: Sequence[str]) -> None:
-    """Rows from the top, with their labels at the left."""
+    """Arrange rows from the top, with labels at the left."""
     axes.set_yticks(range(len(labels)), labels)
     axes.set_ylim(len(labels) - 0.4, -0.6)
     axes.tick_params(axis="y", length=0)
@@ -101,7 +101,7 @@ def put_rows(axes: Axes, labels: Sequence[str]) -> None:
 
 
 def put_texts(axes: Axes, texts: Sequence[str]) -> None:
-    """A text at the right of each row."""
+    """Put a text at the right of each row."""
     right = axes.secondary_yaxis("right")
     right.set_yticks(range(len(texts)), texts)
     right.spines["right"].set_visible(False)
@@ -109,6 +109,6 @@ def put_texts(axes: Axes, texts: Sequence[str]) -> None:
 
 
 def hide(panels: Sequence[Axes]) -> None:
-    """Leave places of a grid empty."""
+    """Leave panels of a grid empty."""
     for axes in panels:
         axes.set_visible(False)

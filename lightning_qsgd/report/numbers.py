@@ -1,4 +1,4 @@
-"""How numbers and plain values are printed, everywhere."""
+"""Format numbers and plain values."""
 
 import math
 import re
@@ -8,28 +8,28 @@ from typing import Any
 
 import numpy as np
 
-NONE = "\u2013"  # where there is no number
+NONE = "\u2013"  # printed for a missing number
 MINUS = "\u2212"
 
 
 @dataclass(frozen=True)
 class Numbers:
-    """Values and differences of one metric: two digits of a percent, or four digits of a plain number.
+    """Formats values and differences of a metric: in percent with two decimals, or as plain numbers with four digits.
 
     Args:
-        value_unit: "%": values are printed times 100, differences in percentage points; "" prints them unchanged.
+        value_unit: "%" prints values times 100, and differences in percentage points; "" or None prints plain numbers.
     """
 
     value_unit: str | None
 
     @property
     def factor(self) -> float:
-        """What values are multiplied by."""
+        """The factor of printed values, 100 or 1."""
         return 100.0 if self.value_unit == "%" else 1.0
 
     @property
     def unit(self) -> str:
-        """Of differences."""
+        """The unit of differences, "points" or ""."""
         return "points" if self.value_unit == "%" else ""
 
     def value(self, x: float) -> str:
@@ -45,19 +45,19 @@ class Numbers:
         return self.difference(abs(x)).removeprefix("+")
 
     def interval(self, low: float, high: float) -> str:
-        """An interval of differences; a dash where it is not known."""
+        """An interval of differences; a dash if it is unknown."""
         known = math.isfinite(low) and math.isfinite(high)
         return f"{self.difference(low)} to {self.difference(high)}" if known else NONE
 
     def spread(self, values: Sequence[float]) -> str:
-        """Mean and sample standard deviation, as 91.20 +- 0.41; of one value, the value alone."""
+        """Mean and sample standard deviation, such as 91.20 ± 0.41; a single value without deviation."""
         if not values:
             return NONE
         middle = self.value(float(np.mean(values)))
         return f"{middle} \u00b1 {self.value(float(np.std(values, ddof=1)))}" if len(values) > 1 else middle
 
     def with_unit(self, text: str, *, difference: bool = False) -> str:
-        """A printed number and its unit."""
+        """A formatted number with its unit."""
         return f"{text} {(self.unit if difference else self.value_unit) or ''}".strip()
 
     def full(self, x: float) -> str:
@@ -74,12 +74,12 @@ class Numbers:
 
 
 def unit_of(metric: str) -> str:
-    """Of a metric's values, by its name: "%" for accuracies and F1, "" for others."""
+    """The unit of a metric's values, by its name: "%" for accuracies and F1, "" for others."""
     return "%" if "accuracy" in metric or "f1" in metric else ""
 
 
 def number(x: float | None, form: str = ".3g") -> str:
-    """A number; a dash for none, a sign for infinity. What rounds to zero has no sign."""
+    """Format a number: a dash for None and NaN, a sign for infinity, and no minus for numbers that round to zero."""
     if x is None or math.isnan(x):
         return NONE
     text = "\u221e" if math.isinf(x) else f"{abs(x):{form.lstrip('+')}}"
@@ -89,25 +89,24 @@ def number(x: float | None, form: str = ".3g") -> str:
 
 
 def p_value(p: float) -> str:
-    """Two digits; "< 0.0001" below that."""
+    """Format a p-value with two digits, or as "< 0.0001"."""
     return "< 0.0001" if p < 1e-4 else number(p, ".2g" if p < 0.095 else ".2f")
 
 
 def count(n: int, noun: str) -> str:
-    """A number of things, as "1 run" and "2,000 runs"."""
+    """A number with a noun, such as "1 run" or "2,000 runs"."""
     return f"{n:,} {noun}{'' if n == 1 else 's'}"
 
 
 def listed(names: Sequence[str]) -> str:
-    """Names in a sentence: "a, b and c"."""
+    """Join names for a sentence: "a, b and c"."""
     return " and ".join(filter(None, [", ".join(names[:-1]), *names[-1:]]))
 
 
 def percent(share: float | None) -> str:
-    """A share with two digits of a percent; a dash for none.
+    """Format a share in percent with two decimals; a dash for None.
 
-    What is not all and not nothing is not printed as if it were: "<0.01 %" and ">99.99 %". Below 1e-12 lie rounding
-    errors.
+    Shares near 0 and 1 are printed as "<0.01 %" and ">99.99 %". Differences below 1e-12 are rounding errors.
     """
     if share is None or not math.isfinite(share):
         return number(share)
@@ -120,14 +119,14 @@ def percent(share: float | None) -> str:
 
 
 def duration(seconds: float) -> str:
-    """Seconds in words: "40 s", "12 min", "3.4 h"."""
+    """Format seconds: "40 s", "12 min", "3.4 h"."""
     if seconds < 90:
         return f"{seconds:.0f} s"
     return f"{seconds / 60:.0f} min" if seconds < 5400 else f"{seconds / 3600:.1f} h"
 
 
 def plain(value: Any) -> str:
-    """A setting in words: "yes" for True, "1 to 10" for a run of whole numbers, names and values for a mapping."""
+    """Format a setting: "yes" for True, "1 to 10" for consecutive integers, names and values for a mapping."""
     if isinstance(value, dict):
         return ", ".join(f"{key.replace('_', ' ')} {plain(item)}" for key, item in value.items())
     if isinstance(value, bool):

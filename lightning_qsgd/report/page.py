@@ -1,4 +1,4 @@
-"""From Markdown to one HTML file that loads nothing, and both of them to disk."""
+"""Turn Markdown into one HTML file that loads no other files, and write both."""
 
 import base64
 import re
@@ -15,21 +15,21 @@ from lightning_qsgd.files import atomic_write
 from lightning_qsgd.report.document import Part, escape
 from lightning_qsgd.report.drawing import Drawing
 
-LEVELS = ("h2", "h3")  # headings that the contents name
+LEVELS = ("h2", "h3")  # headings in the table of contents
 
 
 def write_page(title: str, parts: Sequence[Part], output: Path, name: str, kind: str) -> list[Path]:
     """Write ``<name>.html``, and ``<name>.md`` with ``figures/``, each completely or not at all.
 
     Args:
-        title: of the page.
-        parts: at least one.
-        output: the folder; made if missing.
-        name: of the files, without ending.
-        kind: what the page is, above its title.
+        title: title of the page.
+        parts: parts of the page, at least one.
+        output: the folder, which is made if it does not exist.
+        name: name of the files, without suffix.
+        kind: the kind of page, which is shown above its title.
 
     Returns:
-        Paths of the files.
+        The paths of the files.
 
     Raises:
         OSError: if a file cannot be written.
@@ -54,13 +54,13 @@ def _body(part: Part) -> str:
 
 
 def to_html(text: str, title: str, kind: str, drawings: Sequence[Drawing]) -> str:
-    """A page of Markdown as HTML, with its figures inside.
+    """Convert a page from Markdown to HTML with embedded figures.
 
     Args:
-        text: Markdown; what is HTML in it is shown, not obeyed.
-        title: of the page.
-        kind: what the page is.
-        drawings: the figures that the text shows.
+        text: the page in Markdown. HTML in it is shown as text.
+        title: title of the page.
+        kind: the kind of page.
+        drawings: the figures of the page.
     """
     parser = MarkdownIt("commonmark", {"html": False, "xhtmlOut": False}).enable("table")
     tokens = parser.parse(text)
@@ -88,7 +88,7 @@ def to_html(text: str, title: str, kind: str, drawings: Sequence[Drawing]) -> st
 
 
 def _headings(tokens: list[Token]) -> list[tuple[str, str, str]]:
-    """(tag, id, text) of each heading that the contents name; the ids are put in."""
+    """Set ids of headings, and return (tag, id, text) of those in the table of contents."""
     found: list[tuple[str, str, str]] = []
     for token, inline in pairwise(tokens):
         if token.type == "heading_open" and token.tag in LEVELS:
@@ -101,19 +101,19 @@ def _headings(tokens: list[Token]) -> list[tuple[str, str, str]]:
 
 
 def _rows(tokens: list[Token]) -> None:
-    """Each row's first cell is its header; long cells may break."""
+    """Make the first cell of each row its header, and let long cells break."""
     for k, token in enumerate(tokens):
         if token.type not in ("th_open", "td_open"):
             continue
         if token.tag == "th" or tokens[k - 1].type == "tr_open":
             token.attrSet("scope", "col" if token.tag == "th" else "row")
-            token.tag = tokens[k + 2].tag = "th"  # and the closing one
+            token.tag = tokens[k + 2].tag = "th"  # also of the closing tag
         if len(tokens[k + 1].content) > 40 and token.attrGet("scope") != "col":
             token.attrSet("class", "long")
 
 
 def _paragraphs(tokens: list[Token], figures: dict[str, str]) -> None:
-    """Figures are put in; a paragraph that is all emphasis is a caption, one that is all strong a warning."""
+    """Embed figures. A paragraph that is all emphasis is a caption, and one that is all strong is a warning."""
     for token, inline in pairwise(tokens):
         children = [child for child in inline.children or [] if child.type != "text" or child.content]
         if token.type != "paragraph_open" or not children:

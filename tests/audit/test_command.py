@@ -123,7 +123,7 @@ def test_stopped_among_its_twins_it_goes_on(root, tmp_path):
         time.sleep(20)
     stopped = process.communicate()[1].splitlines()[-1]
     assert process.returncode == 130
-    assert f"go on with --ckpt_path {tmp_path}/seqcls/version_0/checkpoints --compare -o {out}" in stopped
+    assert f"continue with --ckpt_path {tmp_path}/seqcls/version_0/checkpoints --compare -o {out}" in stopped
     ended = {path: path.stat().st_mtime for path in out.glob("twins/runs/*/*/*/result.json")}
     again = ["--ckpt_path", str(tmp_path / "seqcls" / "version_0" / "checkpoints")]
     main(["audit", *given, *again])

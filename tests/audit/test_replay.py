@@ -62,7 +62,7 @@ def test_checkpoints_of_weights_only_are_left_out_or_named(run, tmp_path):
     whole = torch.load(run / "checkpoints" / "last.ckpt", weights_only=True)
     early = {k: v for k, v in whole.items() if k not in ("optimizer_states", "lr_schedulers")} | {"global_step": 1}
     torch.save(early, tmp_path / "best.ckpt")
-    with pytest.raises(ValueError, match=r"best.ckpt holds weights only .*; use last.ckpt beside it"):
+    with pytest.raises(ValueError, match=r"best.ckpt holds only weights .*; use last.ckpt of the run"):
         replay(Experiment.typed(GIVEN), str(tmp_path / "best.ckpt"), Recorder())
     torch.save(whole, tmp_path / "last.ckpt")
     recorder = Recorder()

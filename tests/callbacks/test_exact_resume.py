@@ -213,7 +213,7 @@ def test_auto_does_not_train_on_after_early_stopping(tmp_path):
     stopping += ["--trainer.callbacks.stopping_threshold=100", "--ckpt_path=auto"]
     assert run(tmp_path / "run", *stopping) == 0, output(tmp_path / "run")
     assert run(tmp_path / "run", *stopping) == 0
-    assert "was stopped early by a callback; --ckpt_path last trains on" in output(tmp_path / "run")
+    assert "was stopped early by a callback; to train on, use --ckpt_path last" in output(tmp_path / "run")
 
 
 @pytest.mark.parametrize(

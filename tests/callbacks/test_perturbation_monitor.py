@@ -41,7 +41,7 @@ def test_what_the_loggers_hold(tmp_path):
     low, mean, high = (events.Scalars(f"quantum/{name}")[0].value for name in ("s_low", "offset", "s_high"))
     s = events.Histograms("quantum/s")[0].histogram_value
     assert s.min < low < mean < high < s.max
-    assert all(0 < event.value < 0.1 for event in events.Scalars("circuit/total_variation"))
+    assert all(0 < event.value < 0.4 for event in events.Scalars("circuit/total_variation"))  # of 64 shots
     assert [event.step for event in events.Scalars("circuit/error")] == [0, 3, 6]
     assert [event.step for event in events.Images("circuit/outcomes")] == [0]  # a series stays as it is
     assert [event.step for event in events.Images("circuit/drawing")] == [0]

@@ -58,7 +58,7 @@ def test_a_class_without_examples_has_no_scores_and_an_earlier_test_stays(traine
     capsys.readouterr()
     main(["test", *arguments, f"--data.test_file={few}", "--ckpt_path=best"])
     out = capsys.readouterr().out
-    assert "-: no examples; test/f1 leaves the class out, unless it was predicted\n" in out
+    assert "-: no examples; test/f1 skips the class unless it was predicted\n" in out
     with open(folder / "classes.csv", newline="") as file:
         last = list(csv.DictReader(file))[-1]
     assert last == {"label": "sky", "examples": "0", "precision": "", "recall": "", "f1": ""}

@@ -76,7 +76,7 @@ def test_a_run_without_the_metric_says_what_there_is(tmp_path):
     results = run(tmp_path, {"sgd": Arm(), "blind": Arm(set=no_validation)})
     assert results.of("sgd")[1].status == "finished"
     assert results.of("blind")[1].status == "failed"
-    assert "is there validation data?" in results.of("blind")[1].error
+    assert "are there validation data?" in results.of("blind")[1].error
 
 
 def test_a_changed_specification_keeps_what_did_not_change(tmp_path):

@@ -67,7 +67,7 @@ def test_what_is_no_such_file_is_refused(tmp_path):
     with pytest.raises(ValueError, match="another version"):
         Results.load(tmp_path)
     (tmp_path / FILE).write_text("{")
-    with pytest.raises(ValueError, match="no comparison's results"):
+    with pytest.raises(ValueError, match="does not hold a comparison's results"):
         Results.load(tmp_path)
 
 
@@ -92,5 +92,5 @@ def test_what_the_file_must_not_hold_is_named_with_its_place(tmp_path, place, va
         inner = inner[part]
     inner[last] = value
     (tmp_path / FILE).write_text(json.dumps(whole))
-    with pytest.raises(ValueError, match=rf"results\.json is no comparison's results: {message}"):
+    with pytest.raises(ValueError, match=rf"results\.json does not hold a comparison's results: {message}"):
         Results.load(tmp_path)

@@ -136,7 +136,7 @@ def test_one_pair_and_none_say_nothing_about_the_spread():
     [
         (([1, np.nan], [1, 2], 0.1), "Invalid a: 1 of 2 values are not finite"),
         (([1, 2], [np.inf, -np.inf], 0.1), "Invalid b: 2 of 2 values are not finite"),
-        (([1, 2], [1], 0.1), "Invalid b: 1 values for the 2 of a"),
+        (([1, 2], [1], 0.1), "Invalid b: 1 values, but a has 2"),
         (([[1, 2]], [1], 0.1), r"Invalid a: shape \(1, 2\)"),
         (([1, 2], [1, 2], -0.1), "Invalid margin: -0.1"),
         (([1, 2], [1, 2], np.nan), "Invalid margin: nan"),

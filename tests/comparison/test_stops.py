@@ -1,4 +1,4 @@
-"""The command compare, killed in every way: the same command goes on, with the results of one that ran through."""
+"""The command compare, killed in every way: the same command continues, with the results of one that ran through."""
 
 import os
 import signal
@@ -127,7 +127,7 @@ def test_a_worker_that_is_killed_then_ctrl_c_then_sigterm(spec, straight, tmp_pa
         send(process.pid, signal.SIGINT if code == 130 else signal.SIGTERM)
         error = process.communicate(timeout=100)[1]
         assert process.returncode == code
-        assert error.splitlines()[-1].startswith("Stopped; the same command goes on. Results so far: ")
+        assert error.splitlines()[-1].startswith("Stopped; run the same command again to continue. Results so far: ")
         assert "Traceback" not in error
         assert gone(pids, 20)
         assert not list(tmp_path.rglob(".result.json.*"))

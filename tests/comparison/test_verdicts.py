@@ -149,7 +149,7 @@ def test_sentences():
         (({"a": ([1], [2])}, 0), "Invalid margin: 0; it must be positive"),
         (({"a": ([1], [2])}, np.nan), "Invalid margin: nan"),
         (({"a": ([1], [2]), "b": ([1], [2])}, 0.1, None, 0.6), "Invalid alpha: 0.6"),
-        (({"a": ([1], [2, 3])}, 0.1), "Invalid b: 2 values for the 1 of a"),
+        (({"a": ([1], [2, 3])}, 0.1), "Invalid b: 2 values, but a has 1"),
     ],
 )
 def test_judge_refuses(arguments, message):

@@ -106,7 +106,7 @@ def test_a_result_that_cannot_be_read_is_made_again(straight, tmp_path):
     one = plan(tmp_path)
     one.folder.mkdir(parents=True)
     (one.folder / RESULT).write_text('{"run": {"arm"')
-    with pytest.warns(UserWarning, match=r"result\.json cannot be read .* the run is repeated"):
+    with pytest.warns(UserWarning, match=r"result\.json cannot be read .* repeating the run"):
         assert without_clocks(go(one)) == without_clocks(straight)
     assert go(one) == json.loads((one.folder / RESULT).read_text())
 

@@ -44,7 +44,8 @@ def warned(data):
 
 def test_equal_texts_in_several_splits_are_counted_and_can_be_kept_together(copies):
     (line,) = warned(TextClassification(str(copies)))
-    assert "has too (of training, validation, test): 36 of 36 validation texts (100.0%) and 36 of 36 test" in line
+    counts = "36 of 36 validation texts (100.0%) and 36 of 36 test"
+    assert f"are also in an earlier split (of training, validation, test): {counts}" in line
     assert "--data.group_equal_texts true keeps them together" in line
     data = TextClassification(str(copies), group_equal_texts=True)
     assert warned(data) == []
@@ -59,8 +60,8 @@ def test_equal_texts_of_other_files_and_with_other_labels(copies, tmp_path):
     (tmp_path / "val.csv").write_text("text,label\nTHE FILM number1,a\nthe film number1,b\nsomething new,a\n")
     data = TextClassification(str(copies), str(tmp_path / "val.csv"), group_equal_texts=True)
     (line,) = warned(data)
-    assert "2 of 3 validation texts (66.7%); scores on them say little about new texts. Remove them from one" in line
-    assert "Equal texts with different labels: 1 of 61 different texts." in line
+    assert "2 of 3 validation texts (66.7%). Scores on them say little about new texts. Remove them from one" in line
+    assert "1 of 61 different texts occur with different labels." in line
 
 
 def test_equal_prompts(tmp_path):
@@ -70,7 +71,7 @@ def test_equal_prompts(tmp_path):
     (line,) = warned(InstructionTuning(str(path), test_file=str(path), val_share=0.1))
     assert "8 of 8 validation texts (100.0%) and 80 of 80 test texts" in line
     assert "--data.group_equal_texts" in line
-    assert "Equal texts with different answers: " in line
+    assert "different texts occur with different answers." in line
     data = InstructionTuning(str(path), val_share=0.1, group_equal_texts=True)
     assert "an earlier split" not in warned(data)[0]
     train, val = ({e.prompt for e in data.examples(split)} for split in ("train", "val"))

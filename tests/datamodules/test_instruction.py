@@ -181,7 +181,7 @@ def test_equal_texts_are_correct():
         ([], "train.jsonl is empty"),
         ([ROWS[0], {"prompt": "a"}], r"train.jsonl, line 2: column 'answer' is missing; there are: prompt"),
         ([ROWS[0], {"prompt": " ", "answer": "b"}], "train.jsonl, line 2: column 'prompt' is empty; remove it"),
-        ([{"prompt": "a", "answer": 3}], "train.jsonl, line 1: 'answer' is no text: 3; write it in quotes"),
+        ([{"prompt": "a", "answer": 3}], "train.jsonl, line 1: 'answer' is not a text: 3; write it in quotes"),
         (ROWS[:1], "train.jsonl is too small to set val aside; set val_file"),
     ],
 )

@@ -81,8 +81,8 @@ def test_what_csv_writers_write_is_read_back_or_refused_as_joined(tmp_path_facto
     ("content", "message"),
     [
         ("text,label\na,x\nI liked it, really,pos\nb,x\nNot, at all, good,neg\n",
-         r"t.csv, lines 3, 5: more cells than the header \(3 for 2\); put a field with commas into quotes"),
-        ("text,label\na,x,\nb,y,\n", r"lines 2, 3: more cells .*they end with commas .*: remove these, or add as many"),
+         r"t.csv, lines 3, 5: more cells than the header \(3 for 2\); put a field with commas in quotes"),
+        ("text,label\na,x,\nb,y,\n", r"lines 2, 3: more cells .*they end with commas .*: remove them, or add as many"),
         ("text\na\nwas fine, but\n", r"line 3: more cells than the header \(2 for 1\)"),
         ("text,label\na,x\na broken\ntext,x\n", r"line 3: fewer cells than the header \(1 for 2\); write a comma"),
         ("text,label\na\nb,c,d\n", r"t.csv, line 3: more cells .*; line 2: fewer cells"),
@@ -90,10 +90,10 @@ def test_what_csv_writers_write_is_read_back_or_refused_as_joined(tmp_path_facto
         ('text,label\na,x\nb,"x\n', r"line 3: a quote opens a field there .* never closed"),
         ('text,label\na,x\n"oh no,x\nb,y\n"c, d",y\n', r"line 3: a quote opens .* is closed in line 5 before 'c, d\""),
         ('text,label\n"two\nlines","and\nmore,x\n', r"line 3: a quote opens .*and\\nmore.* never closed"),
-        ('text,label\n"He said "hi" twice",x\n', r"line 2: .* is closed in the same line before 'hi\" twice.*doubled"),
+        ('text,label\n"He said "hi" twice",x\n', r"line 2: .* closed in the same line before 'hi\" twice.*and double"),
         ('text,label\n"a \\"b\\" c",x\n', r"line 2: .* is closed in the same line before 'b"),
         ('text,label\n"a" ,x\n', r"line 2: .* is closed in the same line before ' ,x"),
-        ('text,label\na, "x"\n', "line 2: a space before a quote makes the quote a part of the text"),
+        ('text,label\na, "x"\n', "line 2: a space before a quote makes the quote part of the text"),
         ('text,label\na,x\n"b,x\nc,y\nd",y\ne,x\nf,y\n', r"lines 3 to 5: a quote opens in line 3 and swallows .*'c,y'"),
         ('text,label\na,x\n"b,x\nc, d,y\ne,y\nf",y\n', "lines 3 to 6: a quote opens in line 3 and swallows"),
         ('label,text\nx,a\nx,"b\ny,c"\ny,d\nx,e\n', "lines 3 to 4: a quote opens in line 3 and swallows .*'y,c'"),
@@ -103,16 +103,16 @@ def test_what_csv_writers_write_is_read_back_or_refused_as_joined(tmp_path_facto
         (" text,label\nb,y\n", "line 1: column 'text' is missing; .*; rename ' text'"),
         ("text;label\na, b;y\n", r"there are: text;label; separated by ';'\? It must be a comma"),
         ("text\tlabel\na, b\ty\n", r"; separated by '\\t'\? It must be a comma"),
-        ("sep=,\ntext,label\na,x\n", "remove Excel's line 'sep=...'"),
+        ("sep=,\ntext,label\na,x\n", "remove the line 'sep=...' that Excel wrote"),
         ('{"text": "a", "label": "b"}\n', "t.csv, line 1 looks like JSON: name the file .jsonl"),
-        ("text,label\na,x\ntext,label\nb,y\n", "line 3: the header again; remove it"),
-        ("text,label\na,x\n\ufefftext,label\nb,y\n", "line 3: the header again; remove it"),
+        ("text,label\na,x\ntext,label\nb,y\n", "line 3: the header is repeated; remove it"),
+        ("text,label\na,x\n\ufefftext,label\nb,y\n", "line 3: the header is repeated; remove it"),
         ("text,label\na,x\n\ufeffb,y\n", "line 3: a byte order mark within the file"),
         ("text,label\na,x\n# the end\n", "line 3: fewer cells"),
-        ("text,label\na,x\ncaf\u00e9,x\n".encode("latin-1"), "t.csv, line 3: byte e9 is no text in UTF-8. Save it"),
-        ("\ufefftext,label\na,x\n\n".encode() + b"\xff,x\n", "t.csv, line 4: byte ff is no text"),
-        ("text,label\na,x\n".encode("utf-16"), "t.csv, line 1: byte ff .*it looks like text in UTF-16. Save it as CSV"),
-        ("text,label\na,x\n".encode("utf-16-le"), "t.csv, line 1: byte 00 is no text in UTF-8"),
+        ("text,label\na,x\ncaf\u00e9,x\n".encode("latin-1"), "t.csv, line 3: byte e9 is not valid UTF-8"),
+        ("\ufefftext,label\na,x\n\n".encode() + b"\xff,x\n", "t.csv, line 4: byte ff is not valid UTF-8"),
+        ("text,label\na,x\n".encode("utf-16"), "line 1: byte ff .*it looks like text in UTF-16. Save the file as CSV"),
+        ("text,label\na,x\n".encode("utf-16-le"), "t.csv, line 1: byte 00 is not valid UTF-8"),
         (b"PK\3\4\xff", "it looks like an Excel or zip file"),
         ("", "t.csv is empty: it needs a header and at least one row"),
         ("text,label\n\n", "t.csv is empty"),
@@ -126,8 +126,11 @@ def test_csv_that_is_refused(file, content, message):
 @pytest.mark.parametrize(
     ("content", "warned"),
     [
-        ('prompt,answer\na,1\nb,"2\nc,3\nd,4"\ne,5\n', "t.csv, lines 3 to 5: quotes make one text .*1 of 3 texts"),
-        ('text\na\n"b\nc"\nd\n', "t.csv, lines 3 to 4: quotes make one text of lines that could be rows"),
+        (
+            'prompt,answer\na,1\nb,"2\nc,3\nd,4"\ne,5\n',
+            "lines 3 to 5: quotes join lines .* affects 1 of 3 texts",
+        ),
+        ('text\na\n"b\nc"\nd\n', "t.csv, lines 3 to 4: quotes join lines that could be rows to one text"),
     ],
 )
 def test_lines_that_could_be_rows_are_warned_of(file, content, warned):
@@ -177,25 +180,25 @@ def test_json_lines_and_arrays(file, name, content, lines):
 @pytest.mark.parametrize(
     ("content", "message"),
     [
-        ('\n{"text": "a"}\n{"text"\n', "t.jsonl, line 3 is no JSON: "),
-        ('{"text": "a"}\n{"text": "b', "t.jsonl, line 2 is no JSON: Unterminated string"),
-        ('{"text": "a"},\n{"text": "b"},\n', "t.jsonl, line 1 is no JSON: "),
-        ("text,label\na,b\n", "line 1 is no JSON: "),
-        ('{"text": "a"}\n{"text"\n{"text": "b"}\n', r"line 2 is no JSON: .*line 3 column 1"),
-        ('{"text": "a"}\n\nEOF', "line 3 is no JSON: "),
-        ('[\n{"text": "a"},\n{"text": "b",\n"n": }]', "line 3 is no JSON: .*line 4 column 6"),
-        ('"a"\n', 'line 1 is no JSON object: "a"; a file holds one JSON object a line, or an array of objects'),
-        ('[["a", "x"],\n["b", "y"]]', r'line 1 is no JSON object: \["a", "x"\]'),  # pandas, orient="values"
-        ('[\n{"text": "a"},\n{"text": "b"}\n', r"line \d is no JSON: the array .* was the file cut off\?"),
-        ('[\n{"text": "a"}\n{"text": "b"}]\n', "line 2 is no JSON: the array has no comma or ] after an object"),
-        ('[{"text": "a"}]\n[{"text": "b"}]\n', "line 1 is no JSON: the array goes on after its end"),
+        ('\n{"text": "a"}\n{"text"\n', "t.jsonl, line 3 is not valid JSON: "),
+        ('{"text": "a"}\n{"text": "b', "t.jsonl, line 2 is not valid JSON: Unterminated string"),
+        ('{"text": "a"},\n{"text": "b"},\n', "t.jsonl, line 1 is not valid JSON: "),
+        ("text,label\na,b\n", "line 1 is not valid JSON: "),
+        ('{"text": "a"}\n{"text"\n{"text": "b"}\n', r"line 2 is not valid JSON: .*line 3 column 1"),
+        ('{"text": "a"}\n\nEOF', "line 3 is not valid JSON: "),
+        ('[\n{"text": "a"},\n{"text": "b",\n"n": }]', "line 3 is not valid JSON: .*line 4 column 6"),
+        ('"a"\n', 'line 1 is not a JSON object: "a"; a file holds one JSON object per line, or an array of objects'),
+        ('[["a", "x"],\n["b", "y"]]', r'line 1 is not a JSON object: \["a", "x"\]'),  # pandas, orient="values"
+        ('[\n{"text": "a"},\n{"text": "b"}\n', r"line \d is not valid JSON: the array .* was the file truncated\?"),
+        ('[\n{"text": "a"}\n{"text": "b"}]\n', "line 2 is not valid JSON: the array has no comma or ] after an object"),
+        ('[{"text": "a"}]\n[{"text": "b"}]\n', "line 1 is not valid JSON: the array is followed by other text"),
         ('{"text": "a"}\n{"text": "b", "text": "c"}\n', "t.jsonl, line 2: key 'text' is given twice; remove one"),
         ('\n{"text": "a"}\n{"test": "b"}\n', "t.jsonl, line 3: column 'text' is missing; there are: test$"),
         ('{"n": ' + "[" * 100_000, "line 1: "),
-        ("[]", "t.jsonl is empty: a file holds one JSON object a line"),
+        ("[]", "t.jsonl is empty: a file holds one JSON object per line"),
         ('{"columns": ["text"], "index": [0], "data": [["a"]]}', "column 'text' is missing; .*orient='records'"),
         ('{"0": {"text": "a"}, "1": {"text": "b"}}', "column 'text' is missing; there are: 0, 1; .*orient='records'"),
-        (b'{"text": "a"}\n{"text": "\xe9"}\n', "line 2: byte e9 is no text in UTF-8. Save it as JSON lines"),
+        (b'{"text": "a"}\n{"text": "\xe9"}\n', "line 2: byte e9 is not valid UTF-8. Save the file as JSON lines"),
     ],
 )
 def test_json_that_is_refused(file, content, message):
@@ -219,9 +222,9 @@ def test_labels_of_one_type(file, labels):
 @pytest.mark.parametrize(
     ("labels", "message"),
     [
-        ([0, float("nan"), 1, float("inf")], "t.jsonl, lines 2, 4: 'v' is no label: NaN; a label is a text, a number"),
-        ([[0], [1], [0], [1]], r"lines 1, 2, 3 and 1 more: 'v' is no label: \[0\]"),
-        ([{"a": 1}], r"line 1: 'v' is no label: \{\"a\": 1\}"),
+        ([0, float("nan"), 1, float("inf")], r"t.jsonl, lines 2, 4: 'v' is not a label: NaN; .* is a text, a number"),
+        ([[0], [1], [0], [1]], r"lines 1, 2, 3 and 1 more: 'v' is not a label: \[0\]"),
+        ([{"a": 1}], r"line 1: 'v' is not a label: \{\"a\": 1\}"),
         ([1, 1.0, "1", True, 1], r"the labels in 'v' have several types: 1 is a whole number \(lines 1, 5\); 1.0 is a "
          r"number with a point \(line 2\); \"1\" is a text \(line 3\); true is a truth value \(line 4\); write all"),
         (["\ud83d", "b"], "line 1: 'v' holds half of a surrogate pair"),
@@ -235,9 +238,9 @@ def test_labels_that_are_refused(file, labels, message):
 @pytest.mark.parametrize(
     ("values", "message"),
     [
-        (["a", 3, None, 4.5], "t.jsonl, lines 2, 4: 'v' is no text: 3; write it in quotes"),
-        ([{"0": "a", "1": "b"}], "line 1: 'v' is no text: .*orient='records', lines=True"),  # pandas' default
-        ([["a", "b"], "c"], r"line 1: 'v' is no text: .*; make it one text$"),
+        (["a", 3, None, 4.5], "t.jsonl, lines 2, 4: 'v' is not a text: 3; write it in quotes"),
+        ([{"0": "a", "1": "b"}], "line 1: 'v' is not a text: .*orient='records', lines=True"),  # pandas' default
+        ([["a", "b"], "c"], r"line 1: 'v' is not a text: .*; make it one text$"),
         (["\ud83d"], "line 1: 'v' holds half of a surrogate pair"),
     ],
 )

@@ -154,9 +154,9 @@ def test_missing_and_unknown(table):
     ):
         TextClassification().setup("fit")
     data = ready(table(), val_file=table([("a b", "hot")], "val.csv"))
-    with pytest.raises(ValueError, match=r"val.csv, line 2: label 'hot' is not among those .*: cold, warm"):
+    with pytest.raises(ValueError, match=r"val.csv, line 2: label 'hot' is not a label of .*: cold, warm"):
         data.val_dataloader()
-    with pytest.raises(ValueError, match="The vocabulary is unknown: fit, or load a checkpoint"):
+    with pytest.raises(ValueError, match="The vocabulary is unknown: run fit, or load a checkpoint"):
         TextClassification(predict_file=table()).predict_dataloader()
 
 

@@ -97,7 +97,7 @@ def test_a_closure_that_accumulates_is_refused_before_anything_moves():
         loss.backward()
         return loss
 
-    with pytest.raises(RuntimeError, match="cannot accumulate them over batches; train with accumulate_grad_batches=1"):
+    with pytest.raises(RuntimeError, match="cannot accumulate them over batches: train with accumulate_grad_batches=1"):
         optimizer.step(closure)
     assert_equal([p.detach() for p in params], before)
     optimizer.zero_grad()

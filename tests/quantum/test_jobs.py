@@ -188,6 +188,6 @@ def test_a_job_that_cannot_be_recorded_is_named(tmp_path, monkeypatch):
 
     sampler = ReliableSampler(FindableSampler(), jobs_file=tmp_path / "jobs.json")
     monkeypatch.setattr("lightning_qsgd.quantum.jobs.atomic_write", full)
-    with pytest.raises(RuntimeError, match=r"Job \S+ runs, but could not be recorded .*note its id") as caught:
+    with pytest.raises(RuntimeError, match=r"Job \S+ is running, but could not be recorded .*note its id") as caught:
         sampler.run([(SMALL, ROWS)])
     assert "the same command collects" not in "".join(getattr(caught.value, "__notes__", []))

@@ -251,7 +251,7 @@ def test_time_out(naps, monkeypatch, tmp_path):
         bits(ReliableSampler(inner, timeout=30).run([(SMALL, ROWS)]).result())[:, 0, 0], expected()
     )
     assert [job.was_cancelled for job in inner.jobs] == [True, True, False]
-    with pytest.raises(RuntimeError, match="Gave up after 2 tries: TimeoutError: Job job-1 was not finished"):
+    with pytest.raises(RuntimeError, match="Gave up after 2 tries: TimeoutError: Job job-1 did not finish within 30 s"):
         ReliableSampler(ScriptedSampler(hanging, hanging), timeout=30, retries=1).run([(SMALL, ROWS)]).result()
     inner = FindableSampler(hanging)
     sampler = ReliableSampler(inner, timeout=30, jobs_file=tmp_path / "jobs.json")
@@ -275,8 +275,8 @@ def rebuilt(result, **changes):
 LIES = {
     "rows of shape": lambda result: rebuilt(result, meas=result[0].data.meas[:-1]),
     "shots instead of 4": lambda result: rebuilt(result, meas=result[0].data.meas.slice_shots([0, 1])),
-    "no register 'meas'": lambda result: rebuilt(result, meas=None, c=result[0].data.meas),
-    "1 bits in register": lambda result: rebuilt(result, meas=result[0].data.meas.slice_bits([0])),
+    "register 'meas' is missing": lambda result: rebuilt(result, meas=None, c=result[0].data.meas),
+    "1 bits instead of 2 in register": lambda result: rebuilt(result, meas=result[0].data.meas.slice_bits([0])),
     "0 results for 1": lambda result: PrimitiveResult([]),
     "TypeError|len": lambda result: None,
 }
@@ -286,7 +286,7 @@ LIES = {
 def test_wrong_results_are_raised_at_once(message, naps, tmp_path):
     inner = FindableSampler({"script": [LIES[message]]})
     sampler = ReliableSampler(inner, jobs_file=tmp_path / "jobs.json")
-    with pytest.raises(RuntimeError, match=rf"Job job-0 returned a wrong result: .*({message})"):
+    with pytest.raises(RuntimeError, match=rf"Job job-0 returned an invalid result: .*({message})"):
         sampler.run([(SMALL, ROWS)]).result()
     assert len(inner.calls) == 1
     sampler.run([(SMALL, ROWS)]).result()  # the wrong job was forgotten

@@ -230,7 +230,7 @@ def test_a_checkpoint_of_weights_only_says_where_to_resume_from(llm, tmp_path, c
     main(["fit", *command(llm, tmp_path, "--trainer.max_steps=3", "--trainer.val_check_interval=3")])
     with pytest.raises(SystemExit, match="2"):
         main(["fit", *command(llm, tmp_path, "--ckpt_path=best")])
-    assert "holds weights only (checkpoint.save_weights_only)" in capsys.readouterr().err.splitlines()[-1]
+    assert "holds only weights (checkpoint.save_weights_only)" in capsys.readouterr().err.splitlines()[-1]
 
 
 @pytest.mark.parametrize("precision", ["bf16-mixed", "bf16-true", "64-true"])
