@@ -82,6 +82,8 @@ def section(title: str, body: str, target: griffe.Object) -> str:
     """Markdown for a section of the docstring of ``target``: a paragraph, or a list."""
     if title == "Returns":
         return f"**Returns:** {body}"
+    if title == "Example":
+        return f"**Example:**\n\n```pycon\n{body}\n```"
     if title not in LISTS:
         raise ValueError(f"{target.path} has a section {title!r}; say in scripts/api_pages.py how to write it")
     types = {}

@@ -31,10 +31,12 @@ from lightning_qsgd.quantum import (
     QuantumLayer,
     QuantumNetwork,
     ScoreSeries,
+    ShotSampler,
     calibrate,
     layered_circuit,
     superposition_circuit,
 )
+from lightning_qsgd.quantum.torch_engine import TorchEngine
 from tests.optim.common import live
 from tests.test_docs import ROOT
 
@@ -49,7 +51,8 @@ SILENT = "no message"
 #: Files whose limits the page lists, and what in them raises errors that no user sees, or that are not of circuits.
 FILES = [
     *(f"quantum/{name}.py" for name in ("circuits", "normal_form", "basis", "angles", "observables", "stages")),
-    *(f"quantum/{name}.py" for name in ("simulator", "network", "layer", "samplers", "surrogate", "score_series")),
+    *(f"quantum/{name}.py" for name in ("simulator", "torch_engine", "network", "layer", "samplers", "surrogate")),
+    "quantum/score_series.py",
     *(f"optim/{name}.py" for name in ("circuit_perturbation", "live_circuit")),
 ]
 NEVER_SEEN = {
@@ -141,21 +144,12 @@ def text(refused):
             Ansatz(given, [x])
     with refused():
         Ansatz(QuantumCircuit(0, global_phase=x), [x])
+    with refused():
+        QuantumLayer(Ansatz(turned(), [x]), circuit={"num_qubits": 2})
     qasm = 'OPENQASM 3.0; include "stdgates.inc"; input float[64] a; qubit[2] q; ry(a) q[0]; cx q[0], q[1];'
     same(qasm3.loads(qasm))
     circuit = turned()
     same(circuit.compose(qasm2.loads('OPENQASM 2.0; include "qelib1.inc"; qreg q[2]; cx q[0], q[1];')))
-
-
-@row("An ansatz needs at least one input")
-def no_input(refused):
-    circuit = turned()
-    with refused():
-        Ansatz(circuit, [], [x])
-    circuit.global_phase += Parameter("none")
-    (none,) = (p for p in circuit.parameters if p.name == "none")
-    probabilities = CircuitSimulator(Ansatz(circuit, [none], [x]))(torch.zeros(1, 1), torch.tensor([0.7]))
-    np.testing.assert_allclose(probabilities[0], truth(turned()), atol=1e-6)
 
 
 @row("A parameter is named twice")
@@ -511,10 +505,23 @@ def bare(refused):
 @row("Invalid engine: ... it must be")
 def engine(refused):
     ansatz = Ansatz(turned(), [x])
-    for wrong in ("aer", AerSampler()):
+    for wrong in ("aer", AerSampler):
         with refused():
             QuantumLayer(ansatz, engine=wrong)
-    QuantumLayer(ansatz, engine=QuantumNetwork(ansatz, AerSampler()))(torch.zeros(1, 1))
+    with refused():
+        CircuitSimulator(ansatz, engine="aer")
+    for right in ("simulator", AerSampler(), QuantumNetwork(ansatz, AerSampler())):
+        QuantumLayer(ansatz, engine=right)(torch.zeros(1, 1))
+
+
+@row("Invalid initial")
+def initial(refused):
+    ansatz = Ansatz(turned(), [], [x])
+    for wrong in ("zeros", [0.0, 0.0]):
+        with refused():
+            QuantumLayer(ansatz, initial=wrong)
+    for right in ("uniform", "normal", "small", [0.5]):
+        QuantumLayer(ansatz, initial=right)()
 
 
 @row("Invalid engine: the network runs another ansatz")
@@ -543,9 +550,13 @@ def second_derivatives(refused):
 def many_qubits(refused):
     ansatz = Ansatz(turned(13), [x])
     with refused():
-        CircuitSimulator(ansatz)
+        CircuitSimulator(ansatz, engine="torch")
     with refused():
-        QuantumLayer(ansatz)
+        CircuitSimulator(ansatz).reference(torch.zeros(1, 1), torch.zeros(0))
+    with refused():
+        TorchEngine(ansatz.normal_form)
+    with refused():
+        QuantumLayer(Ansatz(turned(21), [x]))
     assert QuantumNetwork(ansatz, AerSampler(shots=10)).probabilities([[0.0]])[0, 0] == 1
 
 
@@ -595,6 +606,8 @@ def sampler(refused):
 
 @row("Invalid inputs")
 def inputs(refused):
+    with refused():
+        QuantumNetwork(Ansatz(QuantumCircuit(1))).probabilities(np.zeros((2, 0)))
     for wrong in ({x}, x, None, ["x"]):
         with refused():
             Ansatz(turned(), wrong)
@@ -622,6 +635,8 @@ def weights(refused):
             CircuitSimulator(ansatz)(torch.zeros(1, 1), wrong)
     with refused():
         QuantumNetwork(ansatz).probabilities([[0.0]], [0.0, 0.0])
+    with refused():
+        QuantumLayer(ansatz)(torch.zeros(1, 1), torch.zeros(2))
     assert CircuitSimulator(ansatz)(torch.zeros(1, 1), torch.zeros(1)).shape == (1, 4)
     assert QuantumNetwork(ansatz).probabilities([[0.0]], [0.0]).shape == (1, 4)
 
@@ -634,6 +649,15 @@ def no_weights(refused):
     with refused():
         network.probabilities([[0.0]])
     network.probabilities([[0.0]], [0.0])
+
+
+@row("The circuit measures nothing")
+def unmeasured(refused):
+    circuit = turned().assign_parameters([0.7])
+    with refused():
+        ShotSampler().run([circuit])
+    circuit.measure_all()
+    assert ShotSampler(10).run([circuit]).result()[0].data.meas.num_shots == 10
 
 
 @row("Invalid shots")

@@ -211,8 +211,8 @@ class QuantumLayer(CircuitModule):
         leading, count = inputs.shape[:-1], self.ansatz.num_weights
         if not given.is_floating_point() or given.shape not in ((count,), (*leading, count)):
             raise ValueError(
-                f"Invalid weights: {given.dtype} of shape {tuple(given.shape)}; they must be floating point, ({count},) "
-                f"or {(*leading, count)}"
+                f"Invalid weights: {given.dtype} of shape {tuple(given.shape)}; they must be floating point, of shape "
+                f"({count},) or {(*leading, count)}"
             )
         double = torch.float64 in (inputs.dtype, given.dtype)
         dtype = torch.float64 if double else torch.float32

@@ -19,6 +19,7 @@ from lightning_qsgd.quantum import native_kernels as kernels
 from lightning_qsgd.quantum.basis import IGNORED, Angle
 from lightning_qsgd.quantum.lanes import LANES
 from lightning_qsgd.quantum.normal_form import NormalForm
+from lightning_qsgd.quantum.stages import mixed_states
 
 Form = NDArray[np.float64]  # (1 + P,), as in angles.py
 
@@ -161,7 +162,7 @@ class Program:
                 _Phases({m[a]: form(Angle(pi / 4)), m[b]: form(Angle(pi / 4)), m[a] ^ m[b]: form(Angle(-pi / 4))})
             )
         else:
-            raise ValueError(f"The circuit has a {name}, which makes mixed states that the simulator does not have")
+            raise mixed_states(name)
 
     def _add(self, new: _Operation) -> None:
         """Fuse with an earlier operation, past those that commute, or insert before them, so that phases meet."""

@@ -86,6 +86,14 @@ Stage = RealStage | PhaseStage | PermutationStage
 S = TypeVar("S", RealStage, PhaseStage, PermutationStage)
 
 
+def mixed_states(name: str) -> ValueError:
+    """The error for an operation that makes mixed states."""
+    return ValueError(
+        f"The circuit has a {name}, which makes mixed states that the simulator cannot represent; run it on "
+        "AerSampler, a fake backend or a device: QuantumNetwork(ansatz, AerSampler(shots=1024))"
+    )
+
+
 def compile_stages(normal_form: NormalForm, phases: bool = False) -> list[Stage]:
     """Compile a circuit to stages that give the same outcome probabilities.
 
@@ -162,10 +170,7 @@ def compile_stages(normal_form: NormalForm, phases: bool = False) -> list[Stage]
             differ = ((basis >> a) ^ (basis >> b)) & 1
             permute(qubits, basis ^ ((differ << a) | (differ << b)))
         else:
-            raise ValueError(
-                f"The circuit has a {name}, which makes mixed states that the simulator cannot represent; run it on "
-                "AerSampler, a fake backend or a device: QuantumNetwork(ansatz, AerSampler(shots=1024))"
-            )
+            raise mixed_states(name)
     stages = _tidy(stages)
     if phases:
         if isinstance(latest := stages[-1], PhaseStage):

@@ -280,3 +280,65 @@ def test_float64_weights_with_float32_inputs_run_in_float64(engine, monkeypatch)
         layer.weights += 1e-9  # lost in float32
         assert layer(torch.randn(5, 3)).dtype == torch.float32
     assert np.array_equal(seen[0], layer.weights.detach().numpy())
+
+
+# ---- circuits by name, weights from outside, circuits without inputs
+
+
+def test_a_circuit_by_name():
+    layer = QuantumLayer("ring", "expectations", circuit={"num_qubits": 3, "depth": 1})
+    assert layer.ansatz.circuit.name == "ring"
+    assert layer(torch.zeros(5, 3)).shape == (5, 3)
+    with pytest.raises(ValueError, match="Invalid circuit: 'rnig'; close: ring"):
+        QuantumLayer("rnig")
+
+
+@pytest.mark.parametrize("engine", ["native", "torch", ExactSampler()])
+def test_weights_of_each_row_from_outside(engine):
+    layer = QuantumLayer("ring", "expectations", engine, circuit={"num_qubits": 2, "depth": 1}).double()
+    inputs = torch.randn(2, 3, 2, dtype=torch.float64)
+    weights = torch.randn(2, 3, layer.ansatz.num_weights, dtype=torch.float64, requires_grad=True)
+    found = layer(inputs, weights)
+    one = torch.stack([layer(inputs[k // 3, k % 3], weights[k // 3, k % 3]) for k in range(6)]).view(2, 3, -1)
+    torch.testing.assert_close(found, one)
+    (grad,) = torch.autograd.grad(found.square().sum(), weights)
+    reference = QuantumLayer(layer.ansatz, "expectations", "torch").double()
+    (expected,) = torch.autograd.grad(reference(inputs, weights).square().sum(), weights)
+    torch.testing.assert_close(grad, expected)
+    assert layer.weights.grad is None
+    with pytest.raises(ValueError, match=r"Invalid weights: torch.float64 of shape \(3,\)"):
+        layer(inputs, weights[0, :, 0])
+
+
+@pytest.mark.parametrize("engine", ["native", "torch", ExactSampler()])
+def test_an_ansatz_without_inputs(engine):
+    layer = QuantumLayer("brick", engine=engine, circuit={"num_qubits": 2, "encoding": "none"})
+    assert layer().shape == layer(torch.zeros(1, 0)).shape == (1, 4)
+    assert layer().requires_grad
+    many = torch.randn(5, layer.ansatz.num_weights)
+    out = layer(weights=many)
+    assert out.shape == (5, 4)
+    for row, weights in zip(out, many, strict=True):
+        torch.testing.assert_close(row, layer(weights=weights)[0])
+    layer().square().sum().backward()
+    assert layer.weights.grad.abs().sum() > 0
+
+
+@pytest.mark.parametrize(("initial", "spread"), [("uniform", 1.81), ("normal", 1.0), ("small", 0.01)])
+def test_initial_weights_by_name(initial, spread):
+    layer = QuantumLayer("ring", circuit={"num_qubits": 6, "depth": 40}, initial=initial)
+    assert float(layer.weights.std()) == pytest.approx(spread, rel=0.1)
+    before = layer.weights.clone()
+    layer.reset_parameters()
+    assert not torch.equal(before, layer.weights)
+
+
+def test_initial_weights_as_numbers():
+    layer = QuantumLayer("brick", circuit={"num_qubits": 2, "depth": 1}, initial=[0.1, 0.2, 0.3, 0.4])
+    assert layer.weights.tolist() == pytest.approx([0.1, 0.2, 0.3, 0.4])
+
+
+def test_a_sampler_as_the_engine():
+    layer = QuantumLayer("ring", engine=AerSampler(shots=10), circuit={"num_qubits": 2, "depth": 1})
+    assert layer(torch.zeros(3, 2)).shape == (3, 4)
+    assert (layer.circuits, layer.shots, layer.engine_name) == (3, 30, "AerSampler")
