@@ -550,13 +550,13 @@ def second_derivatives(refused):
 def many_qubits(refused):
     ansatz = Ansatz(turned(13), [x])
     with refused():
-        CircuitSimulator(ansatz, engine="torch")
+        CircuitSimulator(ansatz)
     with refused():
-        CircuitSimulator(ansatz).reference(torch.zeros(1, 1), torch.zeros(0))
+        CircuitSimulator(ansatz, engine="native").reference(torch.zeros(1, 1), torch.zeros(0))
     with refused():
         TorchEngine(ansatz.normal_form)
     with refused():
-        QuantumLayer(Ansatz(turned(21), [x]))
+        QuantumLayer(Ansatz(turned(21), [x]), engine="native")
     assert QuantumNetwork(ansatz, AerSampler(shots=10)).probabilities([[0.0]])[0, 0] == 1
 
 

@@ -147,7 +147,7 @@ class CircuitWatch:
             from lightning_qsgd.quantum import CircuitSimulator
 
             try:
-                self._simulator = CircuitSimulator(self.circuit.ansatz, engine="torch")
+                self._simulator = CircuitSimulator(self.circuit.ansatz)
             except ValueError:  # too many qubits, or an unknown gate
                 self._can_simulate = False
                 return None

@@ -338,7 +338,7 @@ def unobservable_weights(ansatz: Any, points: int = 8) -> Tensor:
     from lightning_qsgd.quantum import CircuitSimulator
 
     generator = torch.Generator().manual_seed(0)
-    simulator = CircuitSimulator(ansatz, engine="torch")
+    simulator = CircuitSimulator(ansatz)
     largest = torch.zeros(ansatz.num_weights, dtype=torch.float64)
     for _ in range(points):
         inputs = 6.3 * torch.rand(1, ansatz.num_inputs, generator=generator, dtype=torch.float64)

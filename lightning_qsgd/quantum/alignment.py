@@ -74,7 +74,7 @@ def aligned_rotations(num_qubits: int, depth: int, entanglement: Entanglement) -
         return (0, half, math.pi, 0, -half, 0, half, half, -half, 0, math.pi, 0)
     if entanglement == "none" and num_qubits > 1:  # a product circuit: the same angles for each qubit
         return tuple(angle for angle in aligned_rotations(1, depth, "none") for _ in range(num_qubits))
-    simulate = CircuitSimulator(ansatz, engine="torch")
+    simulate = CircuitSimulator(ansatz)
     matrix = modulation_matrix(num_qubits, decode_chain=entanglement == "linear")
     zero = torch.zeros(1, num_qubits, dtype=torch.float64)
 

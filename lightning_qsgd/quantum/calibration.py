@@ -236,7 +236,7 @@ def _reference_point(ansatz: Ansatz, weights: ArrayLike | None, seed: int) -> ND
     """Of 64 random points, the one whose ideal outcomes have the largest entropy: there drift is most visible."""
     candidates = np.random.default_rng((seed, 1)).uniform(-np.pi, np.pi, (64, ansatz.num_inputs))
     try:
-        simulate = CircuitSimulator(ansatz, engine="torch")
+        simulate = CircuitSimulator(ansatz)
     except ValueError:  # too large for the simulator, or with resets
         return candidates[0]
     fixed = torch.as_tensor(np.asarray([] if weights is None else weights, np.float64))

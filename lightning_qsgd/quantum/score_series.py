@@ -114,7 +114,7 @@ class ScoreSeries(CircuitModule):
             self.spectrum = ScoreSpectrum(num_qubits, depth, entanglement, readout)
             self.angle_factor, self.nodes = self.spectrum.angle_factor, self.spectrum.nodes
             self.frequencies = self.spectrum.frequencies
-            self._simulator = CircuitSimulator(self.spectrum.ansatz, self.spectrum.amplitudes, "torch")
+            self._simulator = CircuitSimulator(self.spectrum.ansatz, self.spectrum.amplitudes)
             self.remember(self.spectrum.ansatz, f"{readout} {source}")
             self.engine = self._simulator
             if sampler is not None:
@@ -317,7 +317,7 @@ def _observable(ansatz: Ansatz, amplitudes: bool, read: Tensor) -> Ansatz:
     x = 6 * torch.rand(8, 1, dtype=torch.float64, generator=generator)
     weights = 6 * torch.rand(8, ansatz.num_weights, dtype=torch.float64, generator=generator)
     weights.requires_grad_()
-    simulate = CircuitSimulator(ansatz, amplitudes, "torch")
+    simulate = CircuitSimulator(ansatz, amplitudes)
     difference = simulate(x, weights) - simulate(x + 1, weights)
     (gradient,) = torch.autograd.grad(((difference.real if amplitudes else difference) @ read).sum(), weights)
     seen = (gradient.abs().amax(0) > 1e-12).tolist()

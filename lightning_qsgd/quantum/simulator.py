@@ -20,32 +20,28 @@ LONG = 16  # above so many rotations of a qubit, states are normalised: each H c
 class CircuitSimulator:
     """Simulates an ansatz exactly on the statevector, as a torch function of inputs and weights.
 
-    It is differentiable any number of times in reverse mode (``torch.func.jacrev``, not ``jacfwd``). The native engine
-    runs on the CPU; it computes gradients by going back through the gates, so that memory does not grow with the depth
-    (adjoint differentiation). Everything else is the torch engine's: other devices, amplitudes, second derivatives,
-    ``torch.func`` and torch.compile, which compiles it without graph breaks. The engines agree to rounding.
+    It is differentiable any number of times in reverse mode (``torch.func.jacrev``, not ``jacfwd``). The torch engine
+    runs on every device, and torch.compile compiles it without graph breaks. The native engine, compiled by numba at
+    its first use, is faster on the CPU; it computes gradients by going back through the gates, so that memory does not
+    grow with the depth (adjoint differentiation). Amplitudes, second derivatives, ``torch.func``, torch.compile and
+    other devices are left to the torch engine. Both agree to rounding.
 
     Args:
         ansatz: the circuit, with at most 20 qubits on the native engine and 12 on the torch engine, without resets.
         amplitudes: whether to return complex amplitudes, with the phases of Qiskit's ``Statevector``, instead of
             outcome probabilities. No measurement can determine the global phase. Default: False.
-        engine: "native", "torch", or None: native if numba is installed (the extra ``fast``). Default: None.
-
-    Attributes:
-        engine: "native" or "torch".
+        engine: "torch", or "native", which needs numba (the extra ``fast``). Default: "torch".
 
     Raises:
         ValueError: if an engine is unknown, or the ansatz has too many qubits, or a reset.
         ModuleNotFoundError: if ``engine`` is "native" and numba is not installed.
     """
 
-    def __init__(self, ansatz: Ansatz, amplitudes: bool = False, engine: Engine | None = None) -> None:
-        if engine not in (None, "native", "torch"):
-            raise ValueError(f"Invalid engine: {engine!r}; it must be 'native', 'torch' or None")
+    def __init__(self, ansatz: Ansatz, amplitudes: bool = False, engine: Engine = "torch") -> None:
+        if engine not in ("native", "torch"):
+            raise ValueError(f"Invalid engine: {engine!r}; it must be 'native' or 'torch'")
         if engine == "native" and not has_numba():
             raise ModuleNotFoundError("engine='native' needs numba: pip install 'lightning-qsgd[fast]'")
-        if engine is None:
-            engine = "native" if has_numba() and not amplitudes else "torch"
         form = ansatz.normal_form
         most = MAX_QUBITS if amplitudes or engine == "torch" else MAX_NATIVE
         if (n := form.num_qubits) > most:
@@ -129,9 +125,7 @@ def _too_large(n: int, ancillas: int, most: int, engine: str) -> str:
     routed = f" (including {ancillas} ancillas of its router)" if ancillas else ""
     amplitudes = 2**n * 8 * 2 * 3  # float32, real and imaginary parts, of two states and the probabilities
     size = f"a row would need {amplitudes / 2**30:.1f} GiB; " if n > MAX_NATIVE else ""
-    more = ""
-    if n <= MAX_NATIVE:
-        more = " The native engine takes up to 20: pip install 'lightning-qsgd[fast]'." if not has_numba() else ""
+    more = f" engine='native' takes up to {MAX_NATIVE}." if most < n <= MAX_NATIVE else ""
     return (
         f"Invalid ansatz: {n} qubits{routed}; {size}the {engine} engine takes at most {most}.{more} A sampler takes up "
         "to 24: QuantumNetwork(ansatz, AerSampler())"
