@@ -110,8 +110,8 @@ class QuantumLayer(CircuitModule):
     Args:
         ansatz: the circuit, or the name of one; see :func:`named_circuit`.
         output: "probabilities" or "expectations". Default: "probabilities".
-        engine: where the circuit runs. "simulator" (or None, or "torch") is a :class:`CircuitSimulator`, which is exact,
-            with gradients of any order; "native" is the same on its native engine. A sampler, or a
+        engine: where the circuit runs. "simulator" (or None, or "torch") is a :class:`CircuitSimulator`: exact, with
+            gradients of any order; "native" is the same on its native engine. A sampler, or a
             :class:`QuantumNetwork`, runs it with first derivatives by parameter shifts, in one job for all rows.
             Default: "simulator".
         observables: names such as "Z0" or "Z0Z1", only for "expectations". Default: Z of each qubit.

@@ -14,7 +14,8 @@ from lightning_qsgd.quantum.torch_engine import MAX_QUBITS, TorchEngine
 
 Engine = Literal["native", "torch"]
 MAX_NATIVE = 20
-LONG = 16  # above so many rotations of a qubit, states are normalised: each H changes the norm by 6e-8 in float32
+LONG = 16  # above so many layers of rotations, states are normalised: each H changes the norm by 6e-8 in float32
+ROTATE = ("h", "ry", "rx", "sx", "sxdg")
 
 
 class CircuitSimulator:
@@ -49,11 +50,12 @@ class CircuitSimulator:
         self.ansatz, self.amplitudes, self.engine = ansatz, amplitudes, engine
         self._extend = None if form.angles.is_linear else form.angles.extend
         self._routed = n > ansatz.num_qubits
-        turns = [
-            sum(gate.qubits[0] == q and gate.name in ("h", "ry", "rx", "sx") for gate in form.gates) for q in range(n)
-        ]
-        self._is_long = max(turns) > LONG
         self._torch = TorchEngine(form, amplitudes) if n <= MAX_QUBITS else None
+        if self._torch is not None:
+            layers = self._torch.num_real
+        else:
+            layers = max(sum(gate.qubits[0] == q and gate.name in ROTATE for gate in form.gates) for q in range(n))
+        self._is_long = layers > LONG
         if engine == "native":
             from lightning_qsgd.quantum.native import NativeEngine
 

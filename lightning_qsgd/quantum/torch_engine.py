@@ -113,6 +113,7 @@ class TorchEngine(Constants):
                 rows, batched = rows_of([each for _, each in gates.values()])
                 signs = torch.tensor([-1.0 if reflection else 1.0 for reflection, _ in gates.values()])
                 self._plan.append(_Real(rows, signs, _runs(list(gates), n, group), batched))
+        self.num_real = sum(isinstance(stage, _Real) for stage in self._plan)
         slopes = torch.from_numpy(np.stack(forms))  # (angles, 1 + P)
         self._slopes = slopes[:, 0], slopes[:, 1 : 1 + columns].T, slopes[:, 1 + columns :].T
         self.reset_constants()
