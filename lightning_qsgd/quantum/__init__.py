@@ -5,6 +5,8 @@ from lightning_qsgd.quantum.alignment import modulation_matrix as modulation_mat
 from lightning_qsgd.quantum.alignment import modulation_observables as modulation_observables
 from lightning_qsgd.quantum.calibration import Calibration as Calibration
 from lightning_qsgd.quantum.calibration import calibrate as calibrate
+from lightning_qsgd.quantum.circuit_files import from_qasm as from_qasm
+from lightning_qsgd.quantum.circuit_files import from_qpy as from_qpy
 from lightning_qsgd.quantum.circuits import Ansatz as Ansatz
 from lightning_qsgd.quantum.circuits import layered_circuit as layered_circuit
 from lightning_qsgd.quantum.circuits import score_circuit as score_circuit
@@ -12,8 +14,6 @@ from lightning_qsgd.quantum.circuits import superposition_circuit as superpositi
 from lightning_qsgd.quantum.fourier import PowerSplit as PowerSplit
 from lightning_qsgd.quantum.hardware import IBMSampler as IBMSampler
 from lightning_qsgd.quantum.layer import QuantumLayer as QuantumLayer
-from lightning_qsgd.quantum.library import from_qasm as from_qasm
-from lightning_qsgd.quantum.library import from_qpy as from_qpy
 from lightning_qsgd.quantum.library import named_circuit as named_circuit
 from lightning_qsgd.quantum.light_cone import LightConeSurrogate as LightConeSurrogate
 from lightning_qsgd.quantum.network import QuantumNetwork as QuantumNetwork

@@ -127,3 +127,22 @@ def _arithmetic(instruction: str) -> Any:
 
 
 add, subtract, multiply = (_arithmetic(name) for name in ("fadd", "fsub", "fmul"))
+
+
+@intrinsic
+def count_ones(typingctx: Any, number: Any) -> Any:
+    """The number of ones of an integer."""
+
+    def generate(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
+        return builder.ctpop(arguments[0])
+
+    return types.intp(types.intp), generate
+
+
+@compiled
+def highest_bit(d: int) -> int:
+    """The highest power of 2 in ``d``, which is at least 1."""
+    p = 1
+    while 2 * p <= d:
+        p *= 2
+    return p

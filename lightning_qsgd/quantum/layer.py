@@ -217,8 +217,8 @@ class QuantumLayer(CircuitModule):
             )
         double = torch.float64 in (inputs.dtype, given.dtype)
         dtype = torch.float64 if double else torch.float32
-        rows = inputs.reshape(math.prod(leading), -1).to(dtype)
-        given = given.to(dtype) if given.ndim == 1 else given.reshape(len(rows), -1).to(dtype)
+        rows = inputs.reshape(math.prod(leading), self.ansatz.num_inputs).to(dtype)
+        given = given.to(dtype) if given.ndim == 1 else given.reshape(len(rows), count).to(dtype)
         with torch.autocast(inputs.device.type, enabled=False):
             if isinstance(self.engine, CircuitSimulator):
                 outputs = self.engine(rows, given)

@@ -15,7 +15,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from lightning_qsgd.quantum import native_kernels as kernels
+from lightning_qsgd.quantum import native_row, native_rows
 from lightning_qsgd.quantum.basis import IGNORED, Angle
 from lightning_qsgd.quantum.lanes import LANES
 from lightning_qsgd.quantum.normal_form import NormalForm
@@ -73,7 +73,7 @@ class Program:
 
     Attributes:
         forms: (A, 1 + P) float64, of the angles; the first n are of the product state at the beginning.
-        ops: (operations, 7) int64 for the kernels.
+        ops: (operations, 7) int64 for the native_rows.
         terms: (terms, 2) int64: angle and m of each phase.
         signs: (operations, 2) 1 for rotations, -1 for reflections.
         places: (2**n,) where the kernels leave the amplitude of each outcome, or None: where it belongs.
@@ -104,18 +104,18 @@ class Program:
                     and not _odd(operation.d & waiting.m)
                     and not _odd(waiting.d & operation.m)
                 ):
-                    ops.append([kernels.PAIR, row(waiting.form), waiting.d, waiting.m, row(operation.form), operation.d,
-                                operation.m])  # fmt: skip
+                    pair = [row(waiting.form), waiting.d, waiting.m, row(operation.form), operation.d, operation.m]
+                    ops.append([native_rows.PAIR, *pair])
                     signs.append([1 - 2 * waiting.reflection, 1 - 2 * operation.reflection])
                     waiting = None
                     continue
-                ops.append([kernels.REAL, row(waiting.form), waiting.d, waiting.m, 0, 0, 0])
+                ops.append([native_rows.REAL, row(waiting.form), waiting.d, waiting.m, 0, 0, 0])
                 signs.append([1 - 2 * waiting.reflection, 1])
                 waiting = None
             if isinstance(operation, _Real):
                 waiting = operation
             elif isinstance(operation, _RX):
-                ops.append([kernels.RX, row(operation.form), operation.d, operation.m, 0, 0, 0])
+                ops.append([native_rows.RX, row(operation.form), operation.d, operation.m, 0, 0, 0])
                 signs.append([1, 1])
             elif operation is not None:
 
@@ -124,14 +124,14 @@ class Program:
 
                 items = sorted(operation.forms.items(), key=moves)
                 shared = sum(not moves(item) for item in items)
-                ops.append([kernels.PHASES, len(terms), shared, len(items), 0, 0, 0])
+                ops.append([native_rows.PHASES, len(terms), shared, len(items), 0, 0, 0])
                 signs.append([1, 1])
                 terms += [[row(form), m] for m, form in items]
         self.ops = np.array(ops, np.int64).reshape(-1, 7)
         self.terms = np.array(terms, np.int64).reshape(-1, 2)
         self.signs = np.array(signs, np.float64).reshape(-1, 2)
         self.forms = np.stack(forms)
-        self.parts = 2 if (self.ops[:, 0] >= kernels.RX).any() else 1
+        self.parts = 2 if (self.ops[:, 0] >= native_rows.RX).any() else 1
         self.places = self._places()
 
     def _append(self, name: str, qubits: tuple[int, ...], angle: Angle | None, forms: NDArray[np.float64]) -> None:
@@ -281,14 +281,14 @@ class NativeEngine:
         if rows:
             states = inputs.new_empty(count // LANES if keep else 0, width * LANES)
             out = inputs.new_empty(size, count)
-            table = kernels.tables(cos, sin, program.terms, program.ops, size)
-            kernels.forward_rows(
+            table = native_rows.tables(cos, sin, program.terms, program.ops, size)
+            native_rows.forward_rows(
                 cos, sin, n, program.ops, program.terms, signs, table, states.numpy(), keep, out.numpy()
             )
             out = out.T[:batch]
         else:
             states, out = inputs.new_empty(batch if keep else 0, width), inputs.new_empty(batch, size)
-            kernels.forward_row(cos, sin, n, program.ops, program.terms, signs, states.numpy(), keep, out.numpy())
+            native_row.forward_row(cos, sin, n, program.ops, program.terms, signs, states.numpy(), keep, out.numpy())
         return (out if program.places is None else out[:, program.places]), states
 
     def backward(self, states: Tensor, grad: Tensor, inputs: Tensor, weights: Tensor) -> tuple[Tensor, Tensor]:
@@ -301,15 +301,15 @@ class NativeEngine:
         by_angle = np.zeros_like(cos)
         if rows:
             given = _padded(grad, cos.shape[1]).T.contiguous().numpy()
-            table = kernels.tables(cos, sin, program.terms, program.ops, size)
+            table = native_rows.tables(cos, sin, program.terms, program.ops, size)
             by_amplitude = np.zeros((len(table), size * LANES), cos.dtype)
-            kernels.backward_rows(
+            native_rows.backward_rows(
                 cos, sin, n, program.ops, program.terms, signs, table, states.numpy(), given, by_angle, by_amplitude
             )
-            kernels.slopes_of_tables(by_amplitude, program.ops, program.terms, by_angle)
+            native_rows.slopes_of_tables(by_amplitude, program.ops, program.terms, by_angle)
         else:
             given = grad.contiguous().numpy()
-            kernels.backward_row(cos, sin, n, program.ops, program.terms, signs, states.numpy(), given, by_angle)
+            native_row.backward_row(cos, sin, n, program.ops, program.terms, signs, states.numpy(), given, by_angle)
         found = torch.from_numpy(by_angle)[:, : len(inputs)]
         by_weights = found.T @ by_weight if weights.ndim == 2 else found.sum(1) @ by_weight
         return found.T @ by_input, by_weights

@@ -205,7 +205,7 @@ class ShotSampler(SeededSampler):
     def _drawn(self, pub: SamplerPub, generator: np.random.Generator) -> SamplerPubResult:
         import torch
 
-        circuit, shots = pub.circuit, pub.shots
+        circuit, shots = pub.circuit, pub.shots or self.shots
         if self._last is None or self._last[0] is not circuit:
             self._last = circuit, *_simulated(circuit)
         _, simulate, registers = self._last

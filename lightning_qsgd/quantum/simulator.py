@@ -151,12 +151,13 @@ class _Run(torch.autograd.Function):
     def backward(ctx: Any, *grads: Any) -> Any:
         inputs, weights, states = ctx.saved_tensors
         if torch.is_grad_enabled() or not len(states):
-            _, pull = torch.func.vjp(ctx.simulator.reference, inputs, weights)
+            pull = torch.func.vjp(ctx.simulator.reference, inputs, weights)[1]
             return *pull(grads[0]), None, None
         return *ctx.simulator._native.backward(states, grads[0], inputs, weights), None, None
 
     @staticmethod
-    def vmap(info: Any, in_dims: Any, inputs: Tensor, weights: Tensor, simulator: CircuitSimulator, keep: bool) -> Any:
+    def vmap(info: Any, in_dims: Any, *args: Any) -> Any:
+        inputs, weights, simulator, _ = args
         out = torch.func.vmap(simulator.reference, in_dims[:2])(inputs, weights)
         return (out, inputs.new_zeros(0)), (0, None)
 

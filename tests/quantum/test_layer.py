@@ -195,7 +195,7 @@ def test_it_learns():
     [
         ({"output": "samples"}, "Invalid output: 'samples'"),
         ({"engine": "aer"}, "Invalid engine: 'aer'"),
-        ({"engine": ExactSampler()}, r"\(ExactSampler\); it must be 'simulator', None or a QuantumNetwork"),
+        ({"engine": ExactSampler}, r"\(ABCMeta\); it must be 'simulator', 'native', 'torch', None, a sampler"),
         ({"engine": 3}, r"Invalid engine: '3' \(int\)"),
         ({"observables": ["Z0"]}, "need output='expectations'"),
         ({"output": "expectations", "observables": ["Z7"]}, "Invalid observable: 'Z7'"),

@@ -11,7 +11,6 @@ from qiskit.circuit.library import efficient_su2, real_amplitudes, zz_feature_ma
 from qiskit.quantum_info import Statevector, random_unitary
 
 from lightning_qsgd.quantum import (
-    Ansatz,
     CircuitSimulator,
     QuantumLayer,
     QuantumNetwork,
@@ -163,10 +162,11 @@ def test_qpy(tmp_path):
     ansatz = from_qpy(tmp_path / "mine.qpy", inputs="x*")
     assert (ansatz.num_inputs, ansatz.num_weights) == (11, 2)
     assert [p.name for p in ansatz.inputs][-2:] == ["x[9]", "x[10]"]
-    right = Ansatz(example(), ansatz.inputs, ansatz.weights)
-    row = torch.randn(1, 11, dtype=torch.float64)
-    weights = torch.randn(2, dtype=torch.float64)
-    torch.testing.assert_close(CircuitSimulator(ansatz)(row, weights), CircuitSimulator(right)(row, weights))
+    row, weights = np.linspace(-1, 2, 11), np.array([0.3, -0.8])
+    values = {f"x[{k}]": row[k] for k in range(11)} | {f"w[{k}]": weights[k] for k in range(2)}
+    expected = Statevector(example().assign_parameters(values)).probabilities()
+    found = CircuitSimulator(ansatz)(torch.from_numpy(row[None]), torch.from_numpy(weights))
+    np.testing.assert_allclose(found[0], expected, atol=1e-12)
 
 
 def test_files_that_cannot_be_read(tmp_path):
@@ -180,7 +180,7 @@ def test_files_that_cannot_be_read(tmp_path):
     with pytest.raises(ValueError, match=r"Invalid inputs: 'y\*' matches none of the circuit's parameters"):
         from_qasm(text, inputs="y*")
     with pytest.raises(ValueError, match="Invalid weights: 'v'; the circuit has"):
-        from_qasm(text, inputs="x*", weights=["v"])
+        from_qasm(text, inputs="_x*", weights=["v"])
     (tmp_path / "text.qpy").write_text("QISKIT, but no circuit")
     with pytest.raises(ValueError, match="Cannot read a circuit from"):
         from_qpy(tmp_path / "text.qpy", inputs="x*")

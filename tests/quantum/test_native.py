@@ -17,7 +17,7 @@ from qiskit.circuit import ParameterVector
 from qiskit.quantum_info import Statevector
 
 from lightning_qsgd.quantum import Ansatz, CircuitSimulator, layered_circuit, superposition_circuit
-from lightning_qsgd.quantum.native_kernels import PHASES
+from lightning_qsgd.quantum.native_rows import PHASES
 from tests.quantum.any_circuit import cases, group
 
 pytest.importorskip("numba")

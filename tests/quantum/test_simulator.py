@@ -70,7 +70,7 @@ def test_dtype_weights_per_row_and_empty_batch():
 
 
 def test_invalid_use_is_refused():
-    with pytest.raises(ValueError, match=r"13 qubits; the simulator takes at most 12. A sampler takes up to 24"):
+    with pytest.raises(ValueError, match=r"13 qubits; the torch engine takes at most 12\..* A sampler takes up to 24"):
         CircuitSimulator(superposition_circuit(13, 1))
     simulate = CircuitSimulator(superposition_circuit(2, 1))
     with pytest.raises(ValueError, match=r"Invalid inputs: torch.float32 of shape \(1, 3\)"):

@@ -1,4 +1,6 @@
-"""Kernels of the native engine, compiled by numba: forward, and backward through the gates, one row or 16 at a time.
+# pyright: reportCallIssue=false
+# (numba passes the first parameter of intrinsics.)
+"""Kernels of the native engine for many rows: forward, and backward through the gates, 16 rows at a time.
 
 The state is kept as C real numbers for each amplitude, C = 1 (real) until the first gate with an imaginary part, 2
 after it. Backward, gates are undone, so that memory does not grow with the depth (adjoint differentiation: Jones and
@@ -13,41 +15,25 @@ Kernels check nothing: native.py hands them arrays of the right shapes.
 
 from __future__ import annotations
 
-from typing import Any
-
 import numpy as np
-from numba import types
-from numba.extending import intrinsic
 
 from lightning_qsgd.quantum.lanes import (
     LANES,
     add,
     broadcast,
     compiled,
+    count_ones,
+    highest_bit,
     load,
     multiply,
     store,
     subtract,
-    swap_1,
-    swap_2,
-    swap_4,
-    swap_8,
     total,
 )
 
 #: Kinds of operations: columns of ``ops`` are kind, angle, d, m, sign, and what the kind adds.
 REAL, PAIR, RX, PHASES = 0, 1, 2, 3
 W = LANES
-
-
-@intrinsic
-def _bits(typingctx: Any, number: Any) -> Any:
-    """The number of ones of an integer."""
-
-    def generate(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
-        return builder.ctpop(arguments[0])
-
-    return types.intp(types.intp), generate
 
 
 @compiled
@@ -65,22 +51,11 @@ def _pivots(d, e):
 
 
 @compiled
-def _highest(d):
-    p = 1
-    while 2 * p <= d:
-        p *= 2
-    return p
-
-
-# ---- 16 rows at a time
-
-
-@compiled
 def _real_rows(x, start, size, d, m, c, s, ss, cc):
-    p = _highest(d)
+    p = highest_bit(d)
     for k in range(size // 2):
         i = (k & (p - 1)) | ((k & -p) << 1)
-        i ^= d * (_bits(i & m) & 1)
+        i ^= d * (count_ones(i & m) & 1)
         i, j = start + i * W, start + (i ^ d) * W
         a, b = load(x, i), load(x, j)
         store(x, i, subtract(multiply(c, a), multiply(ss, b)))
@@ -93,7 +68,7 @@ def _pair_rows(x, start, size, d, m, e, o, c, s, ss, cc, f, t, tt, ff):
     for k in range(size // 4):
         i = (k & (q - 1)) | ((k & -q) << 1)
         i = (i & (p - 1)) | ((i & -p) << 1)
-        i ^= d * (_bits(i & m) & 1) ^ e * (_bits(i & o) & 1)
+        i ^= d * (count_ones(i & m) & 1) ^ e * (count_ones(i & o) & 1)
         i0, i1, i2, i3 = start + i * W, start + (i ^ d) * W, start + (i ^ e) * W, start + (i ^ d ^ e) * W
         a0, a1, a2, a3 = load(x, i0), load(x, i1), load(x, i2), load(x, i3)
         b0, b1 = subtract(multiply(c, a0), multiply(ss, a1)), add(multiply(s, a0), multiply(cc, a1))
@@ -106,10 +81,10 @@ def _pair_rows(x, start, size, d, m, e, o, c, s, ss, cc, f, t, tt, ff):
 
 @compiled
 def _real_rows_back(x, y, start, size, d, m, c, s, ss, cc, slope):
-    p = _highest(d)
+    p = highest_bit(d)
     for k in range(size // 2):
         i = (k & (p - 1)) | ((k & -p) << 1)
-        i ^= d * (_bits(i & m) & 1)
+        i ^= d * (count_ones(i & m) & 1)
         i, j = start + i * W, start + (i ^ d) * W
         a, b, u, v = load(x, i), load(x, j), load(y, i), load(y, j)
         slope = subtract(add(slope, multiply(v, a)), multiply(u, b))
@@ -126,7 +101,7 @@ def _pair_rows_back(x, y, start, size, d, m, e, o, c, s, ss, cc, f, t, tt, ff, s
     for k in range(size // 4):
         i = (k & (q - 1)) | ((k & -q) << 1)
         i = (i & (p - 1)) | ((i & -p) << 1)
-        i ^= d * (_bits(i & m) & 1) ^ e * (_bits(i & o) & 1)
+        i ^= d * (count_ones(i & m) & 1) ^ e * (count_ones(i & o) & 1)
         i0, i1, i2, i3 = start + i * W, start + (i ^ d) * W, start + (i ^ e) * W, start + (i ^ d ^ e) * W
         a0, a1, a2, a3 = load(x, i0), load(x, i1), load(x, i2), load(x, i3)
         u0, u1, u2, u3 = load(y, i0), load(y, i1), load(y, i2), load(y, i3)
@@ -152,7 +127,7 @@ def _pair_rows_back(x, y, start, size, d, m, e, o, c, s, ss, cc, f, t, tt, ff, s
 @compiled
 def _rx_rows(x, size, d, c, s):
     """Undone by -s."""
-    p, half = _highest(d), size * W
+    p, half = highest_bit(d), size * W
     for k in range(size // 2):
         i = (k & (p - 1)) | ((k & -p) << 1)
         i, j = i * W, (i ^ d) * W
@@ -179,7 +154,7 @@ def _phase_rows(x, size, m, c, s, real):
     minus = subtract(multiply(s, broadcast(x.dtype.type(0))), s)
     for k in range(size):
         i = k * W
-        t = s if _bits(k & m) & 1 else minus
+        t = s if count_ones(k & m) & 1 else minus
         a = load(x, i)
         if real:
             store(x, i, multiply(c, a))
@@ -196,7 +171,7 @@ def _phase_rows_slope(x, y, size, m, slope):
     for k in range(size):
         i = k * W
         one = subtract(multiply(load(y, i), load(x, half + i)), multiply(load(y, half + i), load(x, i)))
-        slope = subtract(slope, one) if _bits(k & m) & 1 else add(slope, one)
+        slope = subtract(slope, one) if count_ones(k & m) & 1 else add(slope, one)
     return slope
 
 
@@ -244,7 +219,7 @@ def tables(cos, sin, terms, ops, size):
         for term in range(ops[i, 1], ops[i, 1] + ops[i, 2]):
             c, s, m = cos[terms[term, 0], 0], sin[terms[term, 0], 0], terms[term, 1]
             for k in range(size):
-                u = s * (2 * (_bits(k & m) & 1) - 1)
+                u = s * (2 * (count_ones(k & m) & 1) - 1)
                 a, b = re[k], im[k]
                 re[k] = c * a - u * b
                 im[k] = c * b + u * a
@@ -412,255 +387,6 @@ def _product_rows_back(x, y, n, angles_cos, angles_sin, batch, r, found):
         store(found, q * batch + r, subtract(multiply(c, up), multiply(s, down)))
 
 
-# ---- one row at a time, 16 amplitudes in a vector
-
-
-@compiled
-def _swapped(v, d):
-    """Lane k gets the value of lane k XOR d."""
-    if d & 1:
-        v = swap_1(v)
-    if d & 2:
-        v = swap_2(v)
-    if d & 4:
-        v = swap_4(v)
-    if d & 8:
-        v = swap_8(v)
-    return v
-
-
-@compiled
-def _fill(own, other, m, c, s, sign, undo):
-    """Factors of a lane's amplitude and of its partner's, where the rest of the index is even, then where it is odd."""
-    for odd in range(2):
-        for lane in range(W):
-            up = (_bits(lane & m) + odd) & 1
-            own[odd * W + lane] = sign * c if up else c
-            upper, lower = (-sign * s, s) if undo else (s, -sign * s)
-            other[odd * W + lane] = upper if up else lower
-
-
-@compiled
-def _real_row(x, start, size, d, m, own, other):
-    dh, mh, dl = d // W, m // W, d % W
-    a0, a1, b0, b1 = load(own, 0), load(own, W), load(other, 0), load(other, W)
-    if dh == 0:
-        for k in range(size // W):
-            i = start + k * W
-            v = load(x, i)
-            odd = _bits(k & mh) & 1
-            store(x, i, add(multiply(a1 if odd else a0, v), multiply(b1 if odd else b0, _swapped(v, dl))))
-        return
-    p = _highest(dh)
-    for h in range(size // (2 * W)):
-        k = (h & (p - 1)) | ((h & -p) << 1)
-        i, j = start + k * W, start + (k ^ dh) * W
-        v, w = load(x, i), load(x, j)
-        odd, behind = _bits(k & mh) & 1, _bits((k ^ dh) & mh) & 1
-        store(x, i, add(multiply(a1 if odd else a0, v), multiply(b1 if odd else b0, _swapped(w, dl))))
-        store(x, j, add(multiply(a1 if behind else a0, w), multiply(b1 if behind else b0, _swapped(v, dl))))
-
-
-@compiled
-def _slope_row(x, y, start, size, d, m, lanes, result):
-    """``result`` plus y[i] x[i XOR d], with the sign of i's parity; ``lanes`` has signs as in :func:`_fill`."""
-    dh, mh, dl = d // W, m // W, d % W
-    s0, s1 = load(lanes, 0), load(lanes, W)
-    for k in range(size // W):
-        v = multiply(load(y, start + k * W), _swapped(load(x, start + (k ^ dh) * W), dl))
-        result = add(result, multiply(s1 if _bits(k & mh) & 1 else s0, v))
-    return result
-
-
-@compiled
-def _rx_row(x, size, d, c, s):
-    """Undone by -s."""
-    dh, dl = d // W, d % W
-    vc, vs = broadcast(c), broadcast(s)
-    p = _highest(dh) if dh else 0
-    for k in range(size // W):
-        if k & p:
-            continue
-        i, j = k * W, (k ^ dh) * W
-        a, u = load(x, i), load(x, size + i)
-        b, v = load(x, j), load(x, size + j)
-        store(x, i, add(multiply(vc, a), multiply(vs, _swapped(v, dl))))
-        store(x, size + i, subtract(multiply(vc, u), multiply(vs, _swapped(b, dl))))
-        if dh:
-            store(x, j, add(multiply(vc, b), multiply(vs, _swapped(u, dl))))
-            store(x, size + j, subtract(multiply(vc, v), multiply(vs, _swapped(a, dl))))
-
-
-@compiled
-def _rx_row_slope(x, y, size, d):
-    dh, dl = d // W, d % W
-    result = broadcast(x.dtype.type(0))
-    for k in range(size // W):
-        i, j = k * W, (k ^ dh) * W
-        one = multiply(load(y, i), _swapped(load(x, size + j), dl))
-        result = add(result, subtract(one, multiply(load(y, size + i), _swapped(load(x, j), dl))))
-    return total(result)
-
-
-@compiled
-def _fill_phases(lanes, cos, sin, r, terms, first, count, undo):
-    """(count, 2, LANES): cos and sin of the lanes of each term, where the rest of the index is even."""
-    for t in range(count):
-        c, s, m = cos[terms[first + t, 0], r], sin[terms[first + t, 0], r], terms[first + t, 1]
-        for lane in range(W):
-            odd = _bits(lane & m) & 1
-            lanes[(2 * t) * W + lane] = c
-            lanes[(2 * t + 1) * W + lane] = s if odd != undo else -s
-
-
-@compiled
-def _phases_row(x, size, terms, first, count, lanes, real):
-    for k in range(size // W):
-        i = k * W
-        a = load(x, i)
-        b = broadcast(x.dtype.type(0)) if real else load(x, size + i)
-        for t in range(count):
-            c, s = load(lanes, 2 * t * W), load(lanes, (2 * t + 1) * W)
-            if _bits(k & (terms[first + t, 1] // W)) & 1:
-                a, b = add(multiply(c, a), multiply(s, b)), subtract(multiply(c, b), multiply(s, a))
-            else:
-                a, b = subtract(multiply(c, a), multiply(s, b)), add(multiply(c, b), multiply(s, a))
-        store(x, i, a)
-        store(x, size + i, b)
-
-
-@compiled
-def _phases_row_slope(x, y, size, terms, first, count, sums):
-    """(count, LANES) sums, before the signs of the lanes."""
-    zero = broadcast(x.dtype.type(0))
-    for t in range(count):
-        store(sums, t * W, zero)
-    for k in range(size // W):
-        i = k * W
-        one = subtract(multiply(load(y, i), load(x, size + i)), multiply(load(y, size + i), load(x, i)))
-        for t in range(count):
-            before = load(sums, t * W)
-            odd = _bits(k & (terms[first + t, 1] // W)) & 1
-            store(sums, t * W, subtract(before, one) if odd else add(before, one))
-
-
-@compiled
-def forward_row(cos, sin, n, ops, terms, signs, states, keep, out):
-    """As :func:`forward_rows`, row after row; ``states`` is (B, C * N), ``out`` (B, N); n is at least 4."""
-    size, number = 1 << n, cos.dtype.type
-    own, other = np.empty(2 * W, cos.dtype), np.empty(2 * W, cos.dtype)
-    lanes = np.empty(2 * W * max(len(terms), 1), cos.dtype)
-    scratch = np.empty(0 if keep else 2 * size, cos.dtype)
-    for r in range(cos.shape[1]):
-        x = states[r] if keep else scratch
-        x[0] = number(1)
-        for q in range(n):
-            c, s, half = cos[q, r], sin[q, r], 1 << q
-            for k in range(half):
-                a = x[k]
-                x[k + half] = s * a
-                x[k] = c * a
-        parts = 1
-        for i in range(len(ops)):
-            kind, row, d, m = ops[i, 0], ops[i, 1], ops[i, 2], ops[i, 3]
-            if kind == PHASES:
-                _fill_phases(lanes, cos, sin, r, terms, row, m, False)
-                _phases_row(x, size, terms, row, m, lanes, parts == 1)
-                parts = 2
-            elif kind == RX:
-                if parts == 1:
-                    x[size : 2 * size] = number(0)
-                    parts = 2
-                _rx_row(x, size, d, cos[row, r], sin[row, r])
-            else:
-                _fill(own, other, m % W, cos[row, r], sin[row, r], signs[i, 0], False)
-                for part in range(parts):
-                    _real_row(x, part * size, size, d, m, own, other)
-                if kind == PAIR:
-                    row, d, m = ops[i, 4], ops[i, 5], ops[i, 6]
-                    _fill(own, other, m % W, cos[row, r], sin[row, r], signs[i, 1], False)
-                    for part in range(parts):
-                        _real_row(x, part * size, size, d, m, own, other)
-        flat = out[r]
-        for k in range(0, size, W):
-            a = load(x, k)
-            p = multiply(a, a)
-            if parts == 2:
-                b = load(x, size + k)
-                p = add(p, multiply(b, b))
-            store(flat, k, p)
-
-
-@compiled
-def _undo_real(x, y, size, parts, d, m, c, s, sign, own, other, lanes):
-    number = x.dtype.type
-    for odd in range(2):
-        for lane in range(W):
-            lanes[odd * W + lane] = number(1) if (_bits(lane & m) + odd) & 1 else number(-1)
-    slope = broadcast(number(0))
-    for part in range(parts):
-        slope = _slope_row(x, y, part * size, size, d, m, lanes, slope)
-    _fill(own, other, m % W, c, s, sign, True)
-    for part in range(parts):
-        _real_row(x, part * size, size, d, m, own, other)
-        _real_row(y, part * size, size, d, m, own, other)
-    return total(slope)
-
-
-@compiled
-def backward_row(cos, sin, n, ops, terms, signs, states, grad, by_angle):
-    """As :func:`backward_rows`, row after row; ``grad`` is (B, N), ``by_angle`` (A, B)."""
-    size, number = 1 << n, cos.dtype.type
-    x, y = np.empty(2 * size, cos.dtype), np.empty(2 * size, cos.dtype)
-    own, other, alternating = np.empty(2 * W, cos.dtype), np.empty(2 * W, cos.dtype), np.empty(2 * W, cos.dtype)
-    lanes, sums = np.empty(2 * W * max(len(terms), 1), cos.dtype), np.empty(W * max(len(terms), 1), cos.dtype)
-    first = len(ops)
-    for i in range(len(ops)):
-        if ops[i, 0] >= RX:
-            first = min(first, i)
-    for r in range(cos.shape[1]):
-        parts = 1 if first == len(ops) else 2
-        final, given = states[r], grad[r]
-        for part in range(parts):
-            for k in range(size):
-                a = final[part * size + k]
-                x[part * size + k] = a
-                y[part * size + k] = number(2) * given[k] * a
-        for i in range(len(ops) - 1, -1, -1):
-            kind, row, d, m = ops[i, 0], ops[i, 1], ops[i, 2], ops[i, 3]
-            if kind == PHASES:
-                _phases_row_slope(x, y, size, terms, row, m, sums)
-                for t in range(m):
-                    slope = number(0)
-                    for lane in range(W):
-                        one = sums[t * W + lane]
-                        slope += -one if _bits(lane & terms[row + t, 1]) & 1 else one
-                    by_angle[terms[row + t, 0], r] = slope
-                _fill_phases(lanes, cos, sin, r, terms, row, m, True)
-                _phases_row(x, size, terms, row, m, lanes, False)
-                _phases_row(y, size, terms, row, m, lanes, False)
-            elif kind == RX:
-                by_angle[row, r] = _rx_row_slope(x, y, size, d)
-                _rx_row(x, size, d, cos[row, r], -sin[row, r])
-                _rx_row(y, size, d, cos[row, r], -sin[row, r])
-            else:
-                if kind == PAIR:
-                    last, e, o = ops[i, 4], ops[i, 5], ops[i, 6]
-                    by_angle[last, r] = _undo_real(
-                        x, y, size, parts, e, o, cos[last, r], sin[last, r], signs[i, 1], own, other, alternating
-                    )
-                by_angle[row, r] = _undo_real(
-                    x, y, size, parts, d, m, cos[row, r], sin[row, r], signs[i, 0], own, other, alternating
-                )
-            if i == first:
-                parts = 1
-        for q in range(n):  # the product state
-            for odd in range(2):
-                for lane in range(W):
-                    alternating[odd * W + lane] = number(1) if (_bits(lane & (1 << q)) + odd) & 1 else number(-1)
-            by_angle[q, r] = total(_slope_row(x, y, 0, size, 1 << q, 1 << q, alternating, broadcast(number(0))))
-
-
 @compiled
 def slopes_of_tables(by_amplitude, ops, terms, by_angle):
     """Write the derivatives by terms that all rows share into the first column of ``by_angle`` (A, B)."""
@@ -673,6 +399,6 @@ def slopes_of_tables(by_amplitude, ops, terms, by_angle):
         for term in range(ops[i, 1], ops[i, 1] + ops[i, 2]):
             slope = by_amplitude.dtype.type(0)
             for k in range(len(sums)):
-                slope += sums[k] if _bits(k & terms[term, 1]) & 1 else -sums[k]
+                slope += sums[k] if count_ones(k & terms[term, 1]) & 1 else -sums[k]
             by_angle[terms[term, 0], 0] = slope
         layer += 1
