@@ -167,14 +167,14 @@ def ring_circuit(
     Raises:
         ValueError: if an option is invalid.
     """
-    gates = _check_gates(gates)
+    own = _check_gates(gates)
 
     def layer(circuit: QuantumCircuit, weights: Iterator[Any], number: int) -> None:
-        _rotate(circuit, weights, gates)
+        _rotate(circuit, weights, own)
         _ring(circuit, 1)
 
     return layers_circuit(
-        layer, num_qubits * len(gates), num_qubits, depth, name="ring", encoding=encoding, encoding_gate=encoding_gate,
+        layer, num_qubits * len(own), num_qubits, depth, name="ring", encoding=encoding, encoding_gate=encoding_gate,
         reuploading=reuploading,
     )  # fmt: skip
 
@@ -197,15 +197,15 @@ def brick_circuit(
 
     Args and returns as in :func:`ring_circuit`, with ``gates`` RY and RZ by default.
     """
-    gates = _check_gates(gates)
+    own = _check_gates(gates)
 
     def layer(circuit: QuantumCircuit, weights: Iterator[Any], number: int) -> None:
-        _rotate(circuit, weights, gates)
+        _rotate(circuit, weights, own)
         for q in range(number % 2, circuit.num_qubits - 1, 2):
             circuit.cz(q, q + 1)
 
     return layers_circuit(
-        layer, num_qubits * len(gates), num_qubits, depth, name="brick", encoding=encoding,
+        layer, num_qubits * len(own), num_qubits, depth, name="brick", encoding=encoding,
         encoding_gate=encoding_gate, reuploading=reuploading,
     )  # fmt: skip
 
@@ -222,15 +222,15 @@ def all_to_all_circuit(
 
     Args and returns as in :func:`ring_circuit`, with ``gates`` RY and RZ by default.
     """
-    gates = _check_gates(gates)
+    own = _check_gates(gates)
 
     def layer(circuit: QuantumCircuit, weights: Iterator[Any], number: int) -> None:
-        _rotate(circuit, weights, gates)
+        _rotate(circuit, weights, own)
         for a, b in combinations(range(circuit.num_qubits), 2):
             circuit.cx(a, b)
 
     return layers_circuit(
-        layer, num_qubits * len(gates), num_qubits, depth, name="all_to_all", encoding=encoding,
+        layer, num_qubits * len(own), num_qubits, depth, name="all_to_all", encoding=encoding,
         encoding_gate=encoding_gate, reuploading=reuploading,
     )  # fmt: skip
 
