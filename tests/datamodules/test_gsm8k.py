@@ -67,7 +67,7 @@ def test_a_solution_without_a_number_names_its_row(file):
 
 def test_a_missing_file_says_where_to_get_it(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
-    where = r"File not found: data/gsm8k/{}.jsonl; take .* from github.com/openai/grade-school-math .*MIT"
+    where = r"File not found: data/gsm8k/{}.jsonl; download .* from github.com/openai/grade-school-math .*MIT"
     with pytest.raises(FileNotFoundError, match=where.format("train")):
         GSM8K().examples("train")
     with pytest.raises(FileNotFoundError, match=where.format("test")):
