@@ -108,7 +108,7 @@ def test_twins_are_compared_and_the_page_ends_in_the_verdict(root, tmp_path, cap
 @pytest.mark.slow
 def test_stopped_among_its_twins_it_goes_on(root, tmp_path):
     out = tmp_path / "out"
-    given = [*GIVEN, EXACT, TWO, *WHOLE, *root, "-o", str(out), "--compare", "--seeds", "2", "--workers", "1"]
+    given = [*GIVEN, EXACT, *WHOLE, *root, "-o", str(out), "--compare", "--seeds", "2", "--workers", "1"]
     process = subprocess.Popen(
         [sys.executable, "-m", "lightning_qsgd", "audit", *given],
         stderr=subprocess.PIPE,
@@ -118,9 +118,10 @@ def test_stopped_among_its_twins_it_goes_on(root, tmp_path):
     )
     while process.poll() is None and not list(out.glob("twins/runs/*/*/*/result.json")):
         time.sleep(0.1)
+    time.sleep(1)  # in the next run: between two, a Profiler's __del__ would swallow it
     while process.poll() is None:
         os.killpg(process.pid, signal.SIGINT)  # again, should it have come within a __del__
-        time.sleep(20)
+        time.sleep(10)
     stopped = process.communicate()[1].splitlines()[-1]
     assert process.returncode == 130
     assert f"continue with --ckpt_path {tmp_path}/seqcls/version_0/checkpoints --compare -o {out}" in stopped
