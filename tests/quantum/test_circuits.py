@@ -55,7 +55,7 @@ def test_ansatz_refuses_what_a_network_would_get_wrong():
     x, y = Parameter("x"), Parameter("y")
     circuit = QuantumCircuit(1)
     circuit.ry(x, 0)
-    with pytest.raises(ValueError, match="at least one input"):
+    with pytest.raises(ValueError, match=r"neither input nor weight: \['x'\]"):
         Ansatz(circuit, [])
     with pytest.raises(ValueError, match=r"named twice.*'x', 'x'"):
         Ansatz(circuit, [x], [x])
