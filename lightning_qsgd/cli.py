@@ -22,6 +22,7 @@ from lightning_qsgd import manual
 from lightning_qsgd.calibrate import calibrate
 from lightning_qsgd.callbacks import Stopped, TestReport
 from lightning_qsgd.callbacks.exact_resume import SIGNALS
+from lightning_qsgd.callbacks.parts import callbacks_of
 from lightning_qsgd.callbacks.run_summary import engines_of, summary_table, told_engine
 from lightning_qsgd.distributed import leave
 from lightning_qsgd.doctor import doctor
@@ -81,7 +82,7 @@ def _say_summary(trainer: L.Trainer, result: RunResult) -> None:
 
 def _say_classes(trainer: L.Trainer) -> None:
     """Print the hardest classes, or the path of the generated answers."""
-    (report,) = (c for c in trainer.callbacks if isinstance(c, TestReport))  # type: ignore[attr-defined]
+    (report,) = callbacks_of(trainer, TestReport)
     if report.answers:
         print(f"Answers: {report.answers}")
     if not report.table:

@@ -90,14 +90,11 @@ def origin_of(error: BaseException) -> Origin:
     missing file, a missing module or a lack of memory. Other errors of faulty code belong to the file of the innermost
     line outside libraries: to the user, or, as a bug, to the package.
     """
-    found = first_cause(error)
-    while found is None and error.__cause__ is not None:
-        error = error.__cause__
-    return _read(found or error)
+    return _read(first_cause(error))
 
 
-def first_cause(error: BaseException) -> BaseException | None:
-    """Find the error of a class or file behind an error of the parser; None if the parser alone refused a value.
+def first_cause(error: BaseException) -> BaseException:
+    """Find the error of a class or file behind an error of the parser; its innermost one if it alone refused a value.
 
     Where a type has alternatives, the parser raises from the last one's error. It keeps the others in a list.
     """
@@ -113,7 +110,9 @@ def first_cause(error: BaseException) -> BaseException | None:
         lists = [value for frame, _ in frames for value in frame.f_locals.values() if isinstance(value, list)]
         behind = [each.__cause__, *(kept for values in lists for kept in values)]
         waiting += [kept for kept in behind if isinstance(kept, BaseException)]
-    return None
+    while error.__cause__ is not None:
+        error = error.__cause__
+    return error
 
 
 def _raised_by_parser(error: BaseException) -> bool:

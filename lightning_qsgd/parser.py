@@ -173,10 +173,7 @@ class OneLineErrorParser(LightningArgumentParser):
             typed = [word[2:].partition("=")[0].removesuffix("+") for word in self._typed if word.startswith("--")]
             unknown = next((name for name in typed if not _is_known(name, names)), "")
             return Refusal(keys, message + close(unknown, names), None)
-        cause: BaseException = ex
-        while not isinstance(cause, _Refused) and cause.__cause__ is not None:
-            cause = cause.__cause__
-        return Refusal(keys, *_reason(first_cause(ex) or cause, option))
+        return Refusal(keys, *_reason(first_cause(ex), option))
 
     def format_help(self, *args: Any, **kwargs: Any) -> str:
         """The help, without the lists of all classes that happen to be imported."""

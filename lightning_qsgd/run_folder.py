@@ -125,7 +125,7 @@ class AtomicCheckpointIO(TorchCheckpointIO):
     """Checkpoints that are complete or absent, and load with weights_only=True whatever the caller says."""
 
     def save_checkpoint(self, checkpoint: dict[str, Any], path: str | Path, storage_options: Any = None) -> None:
-        """Write beside ``path``, flush to disk, then replace it.
+        """Write to a file next to ``path``, flush to disk, then replace it.
 
         Hyper-parameters that are objects, such as a sampler, are left out: they come from the configuration, and a
         checkpoint that holds them would not load with ``weights_only=True``.

@@ -30,7 +30,7 @@ from lightning.pytorch.utilities.exceptions import SIGTERMException
 from lightning_utilities.core.rank_zero import rank_zero_warn
 
 from lightning_qsgd.callbacks import ExactResume, Stopped
-from lightning_qsgd.callbacks.parts import superpositional
+from lightning_qsgd.callbacks.parts import callbacks_of, superpositional
 from lightning_qsgd.callbacks.run_summary import count_circuits
 from lightning_qsgd.comparison.recorder import LiveLogger, RunRecorder, digest, peak, reset_peak
 from lightning_qsgd.comparison.results import Run, commit, machine
@@ -317,7 +317,7 @@ def _averaged(experiment: Experiment, recorder: RunRecorder) -> dict[str, float]
     with torch.no_grad():
         for p, value in zip(params, recorder.averaged, strict=True):
             p.copy_(value)
-        own_average = [c for c in experiment.trainer.callbacks if isinstance(c, WeightAveraging)]  # type: ignore[attr-defined]
+        own_average = callbacks_of(experiment.trainer, WeightAveraging)
         for callback in own_average:  # it would validate with its own average
             experiment.trainer.callbacks.remove(callback)  # type: ignore[attr-defined]
         loaders = experiment.trainer.validate(experiment.module, experiment.data, verbose=False)

@@ -30,6 +30,7 @@ from lightning_qsgd.callbacks import (
     TimeToTarget,
     WeightsFrom,
 )
+from lightning_qsgd.callbacks.parts import callbacks_of
 from lightning_qsgd.callbacks.run_monitor import RunPage
 from lightning_qsgd.callbacks.run_summary import count_circuits, engines_of
 from lightning_qsgd.failures import is_of_other_weights, is_out_of_memory, memory_advice
@@ -295,7 +296,7 @@ class ExperimentCLI(LightningCLI):
         if folder is None or self.folder is None or not self.trainer.is_global_zero:
             return
         assert self.saved is not None
-        (report,) = (c for c in self.trainer.callbacks if isinstance(c, TestReport))  # type: ignore[attr-defined]
+        (report,) = callbacks_of(self.trainer, TestReport)
         values: dict[str, Any] = {"checkpoint": str(self.trainer.ckpt_path)} | self.saved.position
         values |= ({"examples": report.examples} if report.examples else {}) | self.metrics()
         if engines := engines_of(self.model):

@@ -15,6 +15,7 @@ from typing import Any
 import lightning as L
 
 from lightning_qsgd.callbacks import PredictionWriter
+from lightning_qsgd.callbacks.parts import callbacks_of
 from lightning_qsgd.experiment.lightning_cli import ExperimentCLI
 from lightning_qsgd.files import find_config
 from lightning_qsgd.settings import nested
@@ -179,12 +180,12 @@ class Experiment:
 
         Args:
             ckpt_path: as for :meth:`fit`. Default: the best one that this experiment has saved.
-            save: whether to write the metrics beside the checkpoint, as ``validate.json``. Default: True.
+            save: whether to write the metrics next to the checkpoint, as ``validate.json``. Default: True.
         """
         return self._evaluate("validate", ckpt_path, save)
 
     def test(self, ckpt_path: str | Path | None = None) -> RunResult:
-        """Evaluate a checkpoint on the test data, and save the metrics beside it as ``test.json``.
+        """Evaluate a checkpoint on the test data, and save the metrics next to it as ``test.json``.
 
         Args:
             ckpt_path: as for :meth:`fit`. Default: the best one that this experiment has saved.
@@ -192,14 +193,13 @@ class Experiment:
         return self._evaluate("test", ckpt_path)
 
     def predict(self, ckpt_path: str | Path | None = None) -> RunResult:
-        """Predict new data with a checkpoint, into ``predictions.csv`` beside it.
+        """Predict new data with a checkpoint, into ``predictions.csv`` next to it.
 
         Args:
             ckpt_path: as for :meth:`fit`. Default: the best one that this experiment has saved.
         """
         cli = self._run("predict", self._own_best(ckpt_path))
-        paths = [c.path for c in cli.trainer.callbacks if isinstance(c, PredictionWriter)]  # type: ignore[attr-defined]
-        path = next(iter(paths), None)
+        path = next((writer.path for writer in callbacks_of(cli.trainer, PredictionWriter)), None)
         return RunResult({}, cli.folder, predictions=Path(path) if path else None, outputs=cli.outputs)
 
     def _evaluate(self, command: str, ckpt_path: str | Path | None, save: bool = True) -> RunResult:

@@ -122,6 +122,18 @@ def _named(name: str, parameters: Sequence[Parameter]) -> tuple[Parameter, ...]:
     return parameters
 
 
+def check_size(num_qubits: int, depth: int = 1, least: int = 1) -> None:
+    """Refuse sizes that no circuit has.
+
+    Raises:
+        ValueError: if ``num_qubits`` is below ``least`` or ``depth`` below 1.
+    """
+    if num_qubits < least:
+        raise ValueError(f"Invalid num_qubits: {num_qubits}; it must be at least {least}")
+    if depth < 1:
+        raise ValueError(f"Invalid depth: {depth}; it must be at least 1")
+
+
 def superposition_circuit(num_qubits: int = 4, depth: int = 2, entanglement: Entanglement = "linear") -> Ansatz:
     """The paper's circuit (Eq. 5): in each layer H, Ry(x + theta) and Rz(phi) on every qubit, then CNOTs 0->1->2->...
 
@@ -217,10 +229,7 @@ def _layers(
 
     Only with ``final_phases`` does the last layer have Rz.
     """
-    if num_qubits < 1:
-        raise ValueError(f"Invalid num_qubits: {num_qubits}; it must be at least 1")
-    if depth < 1:
-        raise ValueError(f"Invalid depth: {depth}; it must be at least 1")
+    check_size(num_qubits, depth)
     if entanglement not in ("linear", "none"):
         raise ValueError(f"Invalid entanglement: {entanglement!r}; it must be 'linear' or 'none'")
     x = [Parameter("x")] * num_qubits if shared_input else list(ParameterVector("x", num_qubits))

@@ -18,11 +18,12 @@ from qiskit.circuit import ParameterVector
 from qiskit.circuit.library import efficient_su2, pauli_feature_map, real_amplitudes, zz_feature_map
 
 from lightning_qsgd.files import close
-from lightning_qsgd.quantum.circuits import Ansatz, layered_circuit, score_circuit, superposition_circuit
+from lightning_qsgd.quantum.circuits import Ansatz, check_size, layered_circuit, score_circuit, superposition_circuit
 
 Rotation = Literal["rx", "ry", "rz"]
 Encoding = Literal["angle", "iqp", "zz", "pauli", "none"]
 ROTATIONS: tuple[Rotation, ...] = ("rx", "ry", "rz")
+GENERAL = ("rz", "ry", "rz")  # any rotation of a qubit
 
 #: A layer: it appends itself to the circuit, with weights from the iterator; its number counts from 0.
 Layer = Callable[[QuantumCircuit, Iterator[Any], int], None]
@@ -98,18 +99,6 @@ def layers_circuit(
     return Ansatz(circuit, [] if encoding == "none" else list(x), list(w))
 
 
-def check_size(num_qubits: int, depth: int = 1, least: int = 1) -> None:
-    """Refuse sizes that no circuit has.
-
-    Raises:
-        ValueError: if ``num_qubits`` is below ``least`` or ``depth`` below 1.
-    """
-    if num_qubits < least:
-        raise ValueError(f"Invalid num_qubits: {num_qubits}; it must be at least {least}")
-    if depth < 1:
-        raise ValueError(f"Invalid depth: {depth}; it must be at least 1")
-
-
 def _encoding(encoding: str, x: ParameterVector, gate: str = "ry") -> QuantumCircuit:
     if encoding not in get_args(Encoding):
         raise ValueError(f"Invalid encoding: {encoding!r}; it must be one of {', '.join(get_args(Encoding))}")
@@ -132,16 +121,26 @@ def _encoding(encoding: str, x: ParameterVector, gate: str = "ry") -> QuantumCir
     return circuit
 
 
-def _rotate(circuit: QuantumCircuit, weights: Iterator[Any], gates: Sequence[str]) -> None:
-    for q in range(circuit.num_qubits):
+def _rotate(
+    circuit: QuantumCircuit, weights: Iterator[Any], gates: Sequence[str], qubits: Sequence[int] | None = None
+) -> None:
+    for q in range(circuit.num_qubits) if qubits is None else qubits:
         for gate in gates:
             getattr(circuit, gate)(next(weights), q)
 
 
-def _check_gates(gates: Sequence[str]) -> tuple[str, ...]:
+def _rotations_and(
+    entangle: Callable[[QuantumCircuit, int], None], name: str, gates: Sequence[str], num_qubits: int, **options: Any
+) -> Ansatz:
+    """Layers of ``gates`` on each qubit, and of what ``entangle`` appends, given the circuit and the layer's number."""
     if isinstance(gates, str) or not gates or any(gate not in ROTATIONS for gate in gates):
         raise ValueError(f"Invalid gates: {gates!r}; it must be a list of {', '.join(ROTATIONS)}, such as ['ry', 'rz']")
-    return tuple(gates)
+
+    def layer(circuit: QuantumCircuit, weights: Iterator[Any], number: int) -> None:
+        _rotate(circuit, weights, gates)
+        entangle(circuit, number)
+
+    return layers_circuit(layer, num_qubits * len(gates), num_qubits, name=name, **options)
 
 
 # ---- circuits with layers
@@ -167,22 +166,16 @@ def ring_circuit(
     Raises:
         ValueError: if an option is invalid.
     """
-    own = _check_gates(gates)
 
-    def layer(circuit: QuantumCircuit, weights: Iterator[Any], number: int) -> None:
-        _rotate(circuit, weights, own)
-        _ring(circuit, 1)
+    def entangle(circuit: QuantumCircuit, number: int) -> None:
+        n = circuit.num_qubits
+        for q in range(n if n > 2 else n - 1):
+            circuit.cx(q, (q + 1) % n)
 
-    return layers_circuit(
-        layer, num_qubits * len(own), num_qubits, depth, name="ring", encoding=encoding, encoding_gate=encoding_gate,
+    return _rotations_and(
+        entangle, "ring", gates, num_qubits, depth=depth, encoding=encoding, encoding_gate=encoding_gate,
         reuploading=reuploading,
     )  # fmt: skip
-
-
-def _ring(circuit: QuantumCircuit, distance: int) -> None:
-    n = circuit.num_qubits
-    for q in range(n if n > 2 else n - 1):
-        circuit.cx(q, (q + distance) % n)
 
 
 def brick_circuit(
@@ -197,16 +190,14 @@ def brick_circuit(
 
     Args and returns as in :func:`ring_circuit`, with ``gates`` RY and RZ by default.
     """
-    own = _check_gates(gates)
 
-    def layer(circuit: QuantumCircuit, weights: Iterator[Any], number: int) -> None:
-        _rotate(circuit, weights, own)
+    def entangle(circuit: QuantumCircuit, number: int) -> None:
         for q in range(number % 2, circuit.num_qubits - 1, 2):
             circuit.cz(q, q + 1)
 
-    return layers_circuit(
-        layer, num_qubits * len(own), num_qubits, depth, name="brick", encoding=encoding,
-        encoding_gate=encoding_gate, reuploading=reuploading,
+    return _rotations_and(
+        entangle, "brick", gates, num_qubits, depth=depth, encoding=encoding, encoding_gate=encoding_gate,
+        reuploading=reuploading,
     )  # fmt: skip
 
 
@@ -222,16 +213,14 @@ def all_to_all_circuit(
 
     Args and returns as in :func:`ring_circuit`, with ``gates`` RY and RZ by default.
     """
-    own = _check_gates(gates)
 
-    def layer(circuit: QuantumCircuit, weights: Iterator[Any], number: int) -> None:
-        _rotate(circuit, weights, own)
+    def entangle(circuit: QuantumCircuit, number: int) -> None:
         for a, b in combinations(range(circuit.num_qubits), 2):
             circuit.cx(a, b)
 
-    return layers_circuit(
-        layer, num_qubits * len(own), num_qubits, depth, name="all_to_all", encoding=encoding,
-        encoding_gate=encoding_gate, reuploading=reuploading,
+    return _rotations_and(
+        entangle, "all_to_all", gates, num_qubits, depth=depth, encoding=encoding, encoding_gate=encoding_gate,
+        reuploading=reuploading,
     )  # fmt: skip
 
 
@@ -260,7 +249,7 @@ def strongly_entangling_circuit(
 
     def layer(circuit: QuantumCircuit, weights: Iterator[Any], number: int) -> None:
         n = circuit.num_qubits
-        _rotate(circuit, weights, ("rz", "ry", "rz"))
+        _rotate(circuit, weights, GENERAL)
         for q in range(n if n > 1 else 0):
             circuit.cx(q, (q + 1 + number % (n - 1)) % n)
 
@@ -305,21 +294,15 @@ def su4_circuit(
 
     def layer(circuit: QuantumCircuit, weights: Iterator[Any], number: int) -> None:
         for pair in pairs(number):
-            _general(circuit, weights, pair)
+            _rotate(circuit, weights, GENERAL, pair)
             for gate in ("rxx", "ryy", "rzz"):
                 getattr(circuit, gate)(next(weights), *pair)
-            _general(circuit, weights, pair)
+            _rotate(circuit, weights, GENERAL, pair)
 
     return layers_circuit(
         layer, [15 * len(pairs(number)) for number in range(depth)], num_qubits, depth, name=f"su4_{shape}",
         encoding=encoding, encoding_gate=encoding_gate, reuploading=reuploading,
     )  # fmt: skip
-
-
-def _general(circuit: QuantumCircuit, weights: Iterator[Any], qubits: Sequence[int]) -> None:
-    for q in qubits:
-        for gate in ("rz", "ry", "rz"):
-            getattr(circuit, gate)(next(weights), q)
 
 
 def tree_tensor_circuit(num_qubits: int = 4, encoding: Encoding = "angle", encoding_gate: Rotation = "ry") -> Ansatz:

@@ -5,6 +5,7 @@ Shapes: B rows, n qubits, P parameters (inputs, weights and what is not linear i
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from functools import cached_property
 from math import pi
@@ -16,16 +17,10 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from lightning_qsgd.quantum import native_row, native_rows
-from lightning_qsgd.quantum.basis import IGNORED, Angle
+from lightning_qsgd.quantum.basis import IGNORED, Angle, Gate
 from lightning_qsgd.quantum.lanes import LANES
 from lightning_qsgd.quantum.normal_form import NormalForm
-from lightning_qsgd.quantum.stages import mixed_states
-
-Form = NDArray[np.float64]  # (1 + P,), as in angles.py
-
-_QUARTERS = {"z": 4, "s": 2, "sdg": -2, "t": 1, "tdg": -1}  # gates that are RZ by so many quarters of pi
-_HALF_TURN = {"h": (True, pi / 4), "x": (True, pi / 2), "y": (False, pi / 2)}
-_ROOTS = {"sx": pi / 2, "sxdg": -pi / 2}
+from lightning_qsgd.quantum.stages import HALF_TURN, QUARTERS, ROOTS, Form, mixed_states
 
 
 @dataclass
@@ -86,7 +81,7 @@ class Program:
         self._operations: list[_Operation] = []
         for gate in form.gates:
             if gate.name not in IGNORED:
-                self._append(gate.name, gate.qubits, gate.angle, form.angles.forms)
+                self._append(gate, form.form)
         self._drop_last_phases()
         columns = form.angles.num_columns
         forms = self._take_product(form.angles.forms.shape[1])
@@ -134,29 +129,24 @@ class Program:
         self.parts = 2 if (self.ops[:, 0] >= native_rows.RX).any() else 1
         self.places = self._places()
 
-    def _append(self, name: str, qubits: tuple[int, ...], angle: Angle | None, forms: NDArray[np.float64]) -> None:
+    def _append(self, gate: Gate, form: Callable[[Angle], Form]) -> None:
+        name, qubits, angle, _ = gate
         d, m, a, b = self._d, self._m, qubits[0], qubits[-1]
-
-        def form(angle: Angle) -> Form:
-            value = np.zeros(forms.shape[1]) if angle.source < 0 else angle.slope * forms[angle.source]
-            value[0] += angle.constant
-            return value
-
         if name == "cx":
             d[a] ^= d[b]
             m[b] ^= m[a]
         elif name == "swap":
             d[a], d[b], m[a], m[b] = d[b], d[a], m[b], m[a]
-        elif name in _HALF_TURN:
-            reflection, turn = _HALF_TURN[name]
+        elif name in HALF_TURN:
+            reflection, turn = HALF_TURN[name]
             self._add(_Real(d[a], m[a], reflection, form(Angle(turn))))
         elif name == "ry":
             assert angle is not None
             self._add(_Real(d[a], m[a], False, form(angle.scaled(0.5))))
-        elif name == "rx" or name in _ROOTS:
-            self._add(_RX(d[a], m[a], form((angle or Angle(_ROOTS[name])).scaled(0.5))))
-        elif name == "rz" or name in _QUARTERS:
-            self._add(_Phases({m[a]: form((angle or Angle(_QUARTERS[name] * pi / 4)).scaled(0.5))}))
+        elif name == "rx" or name in ROOTS:
+            self._add(_RX(d[a], m[a], form((angle or Angle(ROOTS[name])).scaled(0.5))))
+        elif name == "rz" or name in QUARTERS:
+            self._add(_Phases({m[a]: form((angle or Angle(QUARTERS[name] * pi / 4)).scaled(0.5))}))
         elif name == "cz":  # exp(i pi (1 - z_a)(1 - z_b) / 4), up to a global phase
             self._add(
                 _Phases({m[a]: form(Angle(pi / 4)), m[b]: form(Angle(pi / 4)), m[a] ^ m[b]: form(Angle(-pi / 4))})

@@ -96,6 +96,17 @@ def _real_rows_back(x, y, start, size, d, m, c, s, ss, cc, slope):
 
 
 @compiled
+def _undo_pair(x, i0, i1, i2, i3, c, s, ss, cc, f, t, tt, ff):
+    a0, a1, a2, a3 = load(x, i0), load(x, i1), load(x, i2), load(x, i3)
+    b0, b1 = add(multiply(c, a0), multiply(s, a1)), subtract(multiply(cc, a1), multiply(ss, a0))
+    b2, b3 = add(multiply(c, a2), multiply(s, a3)), subtract(multiply(cc, a3), multiply(ss, a2))
+    store(x, i0, add(multiply(f, b0), multiply(t, b2)))
+    store(x, i2, subtract(multiply(ff, b2), multiply(tt, b0)))
+    store(x, i1, add(multiply(f, b1), multiply(t, b3)))
+    store(x, i3, subtract(multiply(ff, b3), multiply(tt, b1)))
+
+
+@compiled
 def _pair_rows_back(x, y, start, size, d, m, e, o, c, s, ss, cc, f, t, tt, ff, slope, other):
     p, q = _pivots(d, e)
     for k in range(size // 4):
@@ -109,18 +120,8 @@ def _pair_rows_back(x, y, start, size, d, m, e, o, c, s, ss, cc, f, t, tt, ff, s
         slope = subtract(add(slope, multiply(u3, a2)), multiply(u2, a3))
         other = subtract(add(other, multiply(u2, a0)), multiply(u0, a2))
         other = subtract(add(other, multiply(u3, a1)), multiply(u1, a3))
-        b0, b1 = add(multiply(c, a0), multiply(s, a1)), subtract(multiply(cc, a1), multiply(ss, a0))
-        b2, b3 = add(multiply(c, a2), multiply(s, a3)), subtract(multiply(cc, a3), multiply(ss, a2))
-        store(x, i0, add(multiply(f, b0), multiply(t, b2)))
-        store(x, i2, subtract(multiply(ff, b2), multiply(tt, b0)))
-        store(x, i1, add(multiply(f, b1), multiply(t, b3)))
-        store(x, i3, subtract(multiply(ff, b3), multiply(tt, b1)))
-        b0, b1 = add(multiply(c, u0), multiply(s, u1)), subtract(multiply(cc, u1), multiply(ss, u0))
-        b2, b3 = add(multiply(c, u2), multiply(s, u3)), subtract(multiply(cc, u3), multiply(ss, u2))
-        store(y, i0, add(multiply(f, b0), multiply(t, b2)))
-        store(y, i2, subtract(multiply(ff, b2), multiply(tt, b0)))
-        store(y, i1, add(multiply(f, b1), multiply(t, b3)))
-        store(y, i3, subtract(multiply(ff, b3), multiply(tt, b1)))
+        _undo_pair(x, i0, i1, i2, i3, c, s, ss, cc, f, t, tt, ff)
+        _undo_pair(y, i0, i1, i2, i3, c, s, ss, cc, f, t, tt, ff)
     return slope, other
 
 
@@ -148,6 +149,19 @@ def _rx_rows_slope(x, y, size, d, slope):
 
 
 @compiled
+def _turn(x, i, j, c, s, real):
+    """Multiply an amplitude, with its real part at i and its imaginary part at j, by c + i s."""
+    a = load(x, i)
+    if real:
+        store(x, i, multiply(c, a))
+        store(x, j, multiply(s, a))
+    else:
+        b = load(x, j)
+        store(x, i, subtract(multiply(c, a), multiply(s, b)))
+        store(x, j, add(multiply(c, b), multiply(s, a)))
+
+
+@compiled
 def _phase_rows(x, size, m, c, s, real):
     """exp(-i t) where the parity is even, exp(i t) where it is odd; undone by -s."""
     half = size * W
@@ -155,14 +169,7 @@ def _phase_rows(x, size, m, c, s, real):
     for k in range(size):
         i = k * W
         t = s if count_ones(k & m) & 1 else minus
-        a = load(x, i)
-        if real:
-            store(x, i, multiply(c, a))
-            store(x, half + i, multiply(t, a))
-        else:
-            b = load(x, half + i)
-            store(x, i, subtract(multiply(c, a), multiply(t, b)))
-            store(x, half + i, add(multiply(c, b), multiply(t, a)))
+        _turn(x, i, half + i, c, t, real)
 
 
 @compiled
@@ -181,14 +188,7 @@ def _table_rows(x, size, cos, sin, sign, real):
     for k in range(size):
         i = k * W
         c, s = broadcast(cos[k]), broadcast(sign * sin[k])
-        a = load(x, i)
-        if real:
-            store(x, i, multiply(c, a))
-            store(x, half + i, multiply(s, a))
-        else:
-            b = load(x, half + i)
-            store(x, i, subtract(multiply(c, a), multiply(s, b)))
-            store(x, half + i, add(multiply(c, b), multiply(s, a)))
+        _turn(x, i, half + i, c, s, real)
 
 
 @compiled

@@ -16,6 +16,7 @@ from dataclasses import dataclass, field, replace
 from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 from qiskit import ClassicalRegister, QuantumCircuit
 from qiskit.circuit import Barrier, Parameter, ParameterExpression
 from qiskit.quantum_info import Statevector
@@ -51,6 +52,13 @@ class NormalForm:
     sources: tuple[Source, ...]
     phases: tuple[Angle, ...]
     angles: Angles = field(compare=False)
+
+    def form(self, angle: Angle) -> NDArray[np.float64]:
+        """An angle of a gate as a form of inputs and weights, (1 + P,); see angles.py."""
+        forms = self.angles.forms
+        form = np.zeros(forms.shape[1]) if angle.source < 0 else angle.slope * forms[angle.source]
+        form[0] += angle.constant
+        return form
 
     @property
     def num_shifts(self) -> int:

@@ -104,7 +104,8 @@ class CircuitSimulator:
         if self._extend is not None:
             inputs, weights = self._extend(inputs, weights)
         if self._runs_native(inputs, weights):
-            out = _run_native(self, inputs, weights)
+            keep = torch.is_grad_enabled() and (inputs.requires_grad or weights.requires_grad)
+            out = _Run.apply(inputs, weights, self, keep)[0]
         else:
             out = self.reference(inputs, weights)
         if self._is_long:
@@ -160,8 +161,3 @@ class _Run(torch.autograd.Function):
         inputs, weights, simulator, _ = args
         out = torch.func.vmap(simulator.reference, in_dims[:2])(inputs, weights)
         return (out, inputs.new_zeros(0)), (0, None)
-
-
-def _run_native(simulator: CircuitSimulator, inputs: Tensor, weights: Tensor) -> Tensor:
-    keep = torch.is_grad_enabled() and (inputs.requires_grad or weights.requires_grad)
-    return _Run.apply(inputs, weights, simulator, keep)[0]

@@ -23,9 +23,9 @@ from lightning_qsgd.quantum.normal_form import NormalForm
 
 Form = NDArray[np.float64]  # (1 + P,)
 
-_QUARTERS = {"z": 4, "s": 2, "sdg": -2, "t": 1, "tdg": -1}  # gates that are RZ by this number of quarters of pi
-_HALF_TURN = {"h": (True, pi / 4), "x": (True, pi / 2), "y": (False, pi / 2)}  # reflection or rotation, and its angle
-_ROOTS = {"sx": pi / 2, "sxdg": -pi / 2}  # gates that are RX by this angle
+QUARTERS = {"z": 4, "s": 2, "sdg": -2, "t": 1, "tdg": -1}  # gates that are RZ by this number of quarters of pi
+HALF_TURN = {"h": (True, pi / 4), "x": (True, pi / 2), "y": (False, pi / 2)}  # reflection or rotation, and its angle
+ROOTS = {"sx": pi / 2, "sxdg": -pi / 2}  # gates that are RX by this angle
 
 
 @dataclass
@@ -103,16 +103,10 @@ def compile_stages(normal_form: NormalForm, phases: bool = False) -> list[Stage]
     Raises:
         ValueError: if the circuit has a reset, which has no statevector.
     """
-    n, forms = normal_form.num_qubits, normal_form.angles.forms
+    n, form = normal_form.num_qubits, normal_form.form
     basis = np.arange(2**n)
     z = 1.0 - 2.0 * ((basis[:, None] >> np.arange(n)) & 1)  # (2**n, n): 1 at bit 0, -1 at bit 1
     ones, zeros = np.ones(2**n), np.zeros(2**n)
-
-    def form(angle: Angle) -> Form:
-        value = np.zeros(forms.shape[1]) if angle.source < 0 else angle.slope * forms[angle.source]
-        value[0] += angle.constant
-        return value
-
     first = RealStage({q: (False, form(Angle(0.0))) for q in range(n)})
     stages: list[Stage] = [first]
     last = [0] * n  # the latest stage that touches a qubit
@@ -145,21 +139,21 @@ def compile_stages(normal_form: NormalForm, phases: bool = False) -> list[Stage]
         if name in IGNORED:
             continue
         a, b = qubits[0], qubits[-1]
-        if name in _HALF_TURN:
-            reflection, turn = _HALF_TURN[name]
+        if name in HALF_TURN:
+            reflection, turn = HALF_TURN[name]
             real(a, reflection, Angle(turn))
             whole.add(ones, Angle(pi / 2 if name == "y" else 0.0))
         elif name == "ry":
             assert angle is not None
             real(a, False, angle.scaled(0.5))
-        elif name == "rx" or name in _ROOTS:
-            angle = angle or Angle(_ROOTS[name])
+        elif name == "rx" or name in ROOTS:
+            angle = angle or Angle(ROOTS[name])
             phase(qubits, -z[:, a] / 2, Angle(pi / 2))
             real(a, False, angle.scaled(0.5))
             phase(qubits, -z[:, a] / 2, Angle(-pi / 2))
-            whole.add(ones, Angle(_ROOTS.get(name, 0.0) / 2))
-        elif name in _QUARTERS or name == "rz":
-            angle = angle or Angle(_QUARTERS[name] * pi / 4)
+            whole.add(ones, Angle(ROOTS.get(name, 0.0) / 2))
+        elif name in QUARTERS or name == "rz":
+            angle = angle or Angle(QUARTERS[name] * pi / 4)
             phase(qubits, -z[:, a] / 2, angle)
             whole.add(ones, Angle(0.0) if name == "rz" else angle.scaled(0.5))
         elif name == "cz":
