@@ -764,6 +764,14 @@ def fraction(refused):
     np.testing.assert_allclose(whole, [[-np.cos(0.7), -np.cos(0.7)]], atol=1e-6)
 
 
+@row("The circuit has no inputs")
+def no_inputs(refused):
+    ansatz = Ansatz(turned(), [], [x])
+    with refused():
+        FourierSurrogate.fit(QuantumNetwork(ansatz), [0.7])
+    np.testing.assert_allclose(QuantumLayer(ansatz, initial=[0.7])()[0].detach(), truth(turned()), atol=1e-6)
+
+
 @row("The surrogate of this circuit needs")
 def large_grid(refused):
     with refused():

@@ -224,8 +224,10 @@ def grid_sizes(ansatz: Ansatz) -> tuple[int, ...]:
     """Grid points per input, 1 + 2 * degree, as many as there are coefficients.
 
     Raises:
-        ValueError: like :func:`input_degrees`.
+        ValueError: like :func:`input_degrees`; also if the ansatz has no inputs.
     """
+    if not ansatz.num_inputs:
+        raise ValueError("The circuit has no inputs, and a series is a function of inputs; use QuantumLayer")
     return tuple(1 + 2 * degree for degree in input_degrees(ansatz))
 
 

@@ -123,7 +123,7 @@ def test_a_gate_taken_apart_costs_the_simulator_no_more_stages():
         circuit.cx(0, 1)
         circuit.cx(0, 1)
         circuit.h(0)
-        plan = CircuitSimulator(Ansatz(circuit, [x]))._plan
+        plan = CircuitSimulator(Ansatz(circuit, [x]))._torch._plan
         assert [type(stage).__name__ for stage in plan] == ["_Real", "_Phase", "_Real"]
         assert len(plan[1].signs) == 1
 
