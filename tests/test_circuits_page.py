@@ -36,6 +36,7 @@ from lightning_qsgd.quantum import (
     layered_circuit,
     superposition_circuit,
 )
+from lightning_qsgd.quantum.light_cone import LightConeSurrogate
 from lightning_qsgd.quantum.torch_engine import TorchEngine
 from tests.optim.common import live
 from tests.test_docs import ROOT
@@ -458,10 +459,31 @@ def names(refused):
 
 
 @row("Invalid observable")
-def of_x(refused):
-    for name in ("X0", "Y1", "Z2", "Z0Z0", "ZZ"):
+def observable(refused):
+    for name in (
+        "Z2",
+        "Z0Z0",
+        "ZZ",
+        {"X0": float("nan")},
+        SparsePauliOp("Z"),
+        SparsePauliOp("ZZ", 1j),
+        {},
+        3,
+        SparsePauliOp("ZZ", [x]),
+    ):
         with refused():
             QuantumLayer(Ansatz(turned(), [x]), "expectations", observables=[name])
+    right = Statevector(turned().assign_parameters([0.7])).expectation_value(SparsePauliOp("YX", 0.5)).real
+    for name in ({"X0Y1": 0.5}, SparsePauliOp("YX", 0.5)):
+        read = QuantumLayer(Ansatz(turned(), [x]), "expectations", observables=[name])(torch.tensor([[0.7]]))
+        assert read.item() == pytest.approx(right, abs=1e-6)
+
+
+@row("Invalid observable: ... here it must be a product of Z")
+def of_x(refused):
+    for name in ("X0", "Y1", "Z0X1"):
+        with refused():
+            LightConeSurrogate.fit(QuantumNetwork(Ansatz(turned(), [x])), observables=[name])
     for label, gates in (("X", ["h"]), ("Y", ["sdg", "h"])):
         circuit = turned()
         circuit.rz(0.4, 0)
@@ -472,12 +494,16 @@ def of_x(refused):
         assert read.item() == pytest.approx(right, abs=1e-6)
 
 
-@row("Invalid observables: none given")
+@row("Invalid observables: ... at least one")
 def no_observables(refused):
+    for wrong in ([], 3):
+        with refused():
+            QuantumLayer(Ansatz(turned(), [x]), "expectations", observables=wrong)
     with refused():
-        QuantumLayer(Ansatz(turned(), [x]), "expectations", observables=[])
+        LightConeSurrogate.fit(QuantumNetwork(Ansatz(turned(), [x])), observables=[])
     assert QuantumLayer(Ansatz(turned(), [x]), "expectations").observables == ("Z0", "Z1")
-    QuantumLayer(Ansatz(turned(), [x]), "expectations", observables=["Z1"])
+    for right in (["Z1"], "Z1", SparsePauliOp("ZI")):
+        QuantumLayer(Ansatz(turned(), [x]), "expectations", observables=right)
 
 
 @row("Invalid observables: they need")

@@ -304,7 +304,8 @@ class QuantumParameters:
         for name, part in self._modules.items():
             weights = getattr(part, "weights", None)
             if isinstance(weights, Tensor) and weights.numel() == part.ansatz.num_weights > 0:
-                found[f"{name}.weights" if name else "weights"] = unobservable_weights(part.ansatz).view_as(weights)
+                hidden = torch.stack([unobservable_weights(ansatz) for ansatz in part.measured]).all(0)
+                found[f"{name}.weights" if name else "weights"] = hidden.view_as(weights)
         return found
 
     def state_dict(self) -> dict[str, Any]:

@@ -7,13 +7,15 @@ Paper: arXiv 2511.01918, Eq. 5.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from typing import Literal
 
 from qiskit import QuantumCircuit
 from qiskit.circuit import Parameter, ParameterVector
 
+from lightning_qsgd.quantum.angles import Angles
+from lightning_qsgd.quantum.basis import Gate
 from lightning_qsgd.quantum.normal_form import NormalForm
 
 Entanglement = Literal["linear", "none"]
@@ -86,9 +88,27 @@ class Ansatz:
     def separated(self) -> Ansatz:
         """The same circuit with an input in place of each angle (source) of the normal form, and no weights."""
         angles = tuple(Parameter(f"angle{k:04}") for k in range(len(self.normal_form.sources)))
+        return self._of_form(self.normal_form.separated(angles), angles)
+
+    def by_row(self) -> Ansatz:
+        """The same circuit whose weights are inputs, after its own."""
+        inputs = (*self.inputs, *self.weights)
+        expressions = [source.expression for source in self.normal_form.sources]
+        return self._of_form(replace(self.normal_form, angles=Angles(inputs, (), expressions)), inputs)
+
+    def measuring(self, paulis: Mapping[int, str]) -> Ansatz:
+        """The same circuit with a change of basis at its end, so that Z of each qubit named is its "X" or "Y"."""
+        change = {"X": ("h",), "Y": ("sdg", "h"), "Z": ()}
+        gates = tuple(Gate(name, (qubit,)) for qubit, pauli in paulis.items() for name in change[pauli])
+        if not gates:
+            return self
+        form = replace(self.normal_form, gates=(*self.normal_form.gates, *gates))
+        return self._of_form(form, self.inputs, self.weights)
+
+    @staticmethod
+    def _of_form(form: NormalForm, inputs: tuple[Parameter, ...], weights: tuple[Parameter, ...] = ()) -> Ansatz:
         ansatz = object.__new__(Ansatz)
-        form = self.normal_form.separated(angles)
-        ansatz.__dict__.update(circuit=self.normal_form.circuit(angles), inputs=angles, weights=(), normal_form=form)
+        ansatz.__dict__.update(circuit=form.circuit(), inputs=inputs, weights=weights, normal_form=form)
         return ansatz
 
     @property

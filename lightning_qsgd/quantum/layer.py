@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import hashlib
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any, Literal, get_args
 
 import torch
@@ -19,7 +19,7 @@ from lightning_qsgd.quantum.circuits import Ansatz
 from lightning_qsgd.quantum.fingerprint import of_ansatz
 from lightning_qsgd.quantum.library import named_circuit
 from lightning_qsgd.quantum.network import QuantumNetwork
-from lightning_qsgd.quantum.observables import expectation_matrix
+from lightning_qsgd.quantum.observables import Measurement, Observable
 from lightning_qsgd.quantum.samplers import with_noise_position
 from lightning_qsgd.quantum.simulator import CircuitSimulator, Engine
 
@@ -57,6 +57,11 @@ class CircuitModule(nn.Module):
         if state.numel() == 3 and (sampler := self._seeded_sampler) is not None:
             _, step, call = state.tolist()
             sampler.noise_position = (step, call)
+
+    @property
+    def measured(self) -> list[Ansatz]:
+        """The circuit, once with each change of basis at its end that its outputs need."""
+        return [self.ansatz]
 
     @property
     def _seeded_sampler(self) -> Any:
@@ -114,13 +119,19 @@ class QuantumLayer(CircuitModule):
             gradients of any order; "native" is the same on its native engine. A sampler, or a
             :class:`QuantumNetwork`, runs it with first derivatives by parameter shifts, in one job for all rows.
             Default: "simulator".
-        observables: names such as "Z0" or "Z0Z1", only for "expectations". Default: Z of each qubit.
+        observables: only for "expectations"; one output for each. A name such as "Z0", "X0Y1" or "I"; a weighted sum
+            such as ``{"Z0Z1": 0.5, "X0": 0.5}``; or Qiskit's ``SparsePauliOp``. Products of Paulis that agree on the
+            qubits that they share are read from one circuit, and each circuit gets all shots of the sampler: k groups
+            of such products cost k circuits per row. Default: Z of each qubit.
+        train_coefficients: whether the coefficients of the observables are trained. Default: False.
         circuit: options of a circuit that is named, such as ``{"num_qubits": 6, "depth": 2}``. Default: its defaults.
         initial: initial weights. "uniform": in [-pi, pi); "normal": with mean 0 and standard deviation 1; "small": with
             standard deviation 0.01, all drawn from torch's global generator; or (W,) numbers. Default: "uniform".
 
     Attributes:
         weights: (W,) radians; (0,) if the ansatz has none.
+        observables: names of the outputs, if they are expectations.
+        coefficients: (K,) of the terms of each observable, in their order, if they are trained; otherwise None.
         circuits: circuits run so far on the sampler, including those for gradients; 0 on the simulator.
         shots: shots run so far on the sampler.
         seconds: wall-clock seconds spent so far on the sampler.
@@ -134,7 +145,7 @@ class QuantumLayer(CircuitModule):
         torch.Size([5, 3])
     """
 
-    matrix: Tensor
+    coefficients: nn.Parameter | None
 
     def __init__(
         self,
@@ -142,7 +153,8 @@ class QuantumLayer(CircuitModule):
         output: Output = "probabilities",
         engine: Literal["simulator", "native", "torch"] | QuantumNetwork | BaseSamplerV2 | None = "simulator",
         *,
-        observables: Sequence[str] | None = None,
+        observables: Observable | Sequence[Observable] | None = None,
+        train_coefficients: bool = False,
         circuit: dict[str, Any] | None = None,
         initial: Initial | Sequence[float] | Tensor = "uniform",
     ) -> None:
@@ -158,15 +170,19 @@ class QuantumLayer(CircuitModule):
             )
         if output not in get_args(Output):
             raise ValueError(f"Invalid output: {output!r}; it must be 'probabilities' or 'expectations'")
-        if observables is not None and output == "probabilities":
-            raise ValueError("Invalid observables: they need output='expectations'")
-        n = ansatz.num_qubits
+        if (observables is not None or train_coefficients) and output == "probabilities":
+            raise ValueError("Invalid observables: they need output='expectations', and so do their coefficients")
         self.output = output
         self.engine = _engine(ansatz, engine)
-        self.observables = tuple(observables) if observables is not None else tuple(f"Z{q}" for q in range(n))
-        matrix = expectation_matrix(self.observables, n).float() if output == "expectations" else torch.empty(0)
-        self.register_buffer("matrix", matrix, persistent=False)
         self.remember(ansatz)
+        self.observables: tuple[str, ...] = ()
+        self._measurement: Measurement | None = None
+        self._engines: list[CircuitSimulator | QuantumNetwork] = [self.engine]
+        if output == "expectations":
+            default = [f"Z{q}" for q in range(ansatz.num_qubits)]
+            measurement = Measurement(default if observables is None else observables, ansatz.num_qubits)
+            self._measurement, self.observables = measurement, measurement.names
+            self._engines = [_measuring(self.engine, basis.paulis) for basis in measurement.bases]
         self.initial = (
             initial if isinstance(initial, str) else torch.as_tensor(initial, dtype=torch.get_default_dtype())
         )
@@ -177,10 +193,19 @@ class QuantumLayer(CircuitModule):
         elif self.initial.shape != (ansatz.num_weights,):
             raise ValueError(f"Invalid initial: shape {tuple(self.initial.shape)}; it must be ({ansatz.num_weights},)")
         self.weights = nn.Parameter(torch.empty(ansatz.num_weights), requires_grad=ansatz.num_weights > 0)
+        count = len(self._measurement.coefficients) if self._measurement and train_coefficients else None
+        self.register_parameter("coefficients", None if count is None else nn.Parameter(torch.empty(count)))
         self.reset_parameters()
 
+    @property
+    def measured(self) -> list[Ansatz]:
+        """The circuit, once with each change of basis at its end that its outputs need."""
+        return [engine.ansatz for engine in self._engines]
+
     def reset_parameters(self) -> None:
-        """Set the initial weights again, or draw new ones."""
+        """Set the initial weights again, or draw new ones; set trained coefficients to those given."""
+        if self.coefficients is not None and self._measurement is not None:
+            self.coefficients.data.copy_(self._measurement.coefficients)
         if isinstance(self.initial, Tensor):
             self.weights.data.copy_(self.initial)
         elif self.initial == "uniform":
@@ -220,12 +245,8 @@ class QuantumLayer(CircuitModule):
         rows = inputs.reshape(math.prod(leading), self.ansatz.num_inputs).to(dtype)
         given = given.to(dtype) if given.ndim == 1 else given.reshape(len(rows), count).to(dtype)
         with torch.autocast(inputs.device.type, enabled=False):
-            if isinstance(self.engine, CircuitSimulator):
-                outputs = self.engine(rows, given)
-            else:
-                outputs = _through_network(rows, given, self.engine)
-            if self.output == "expectations":
-                outputs = outputs @ self.matrix.to(dtype)
+            found = [_run(engine, rows, given) for engine in self._engines]
+            outputs = found[0] if self._measurement is None else self._measurement.read(found, self.coefficients)
         return outputs.to(inputs.dtype).reshape(*leading, outputs.shape[-1])
 
     def extra_repr(self) -> str:
@@ -253,6 +274,19 @@ def _engine(ansatz: Ansatz, engine: Any) -> CircuitSimulator | QuantumNetwork:
             "Invalid engine: the network runs another ansatz; write QuantumLayer(network.ansatz, engine=network)"
         )
     return engine
+
+
+def _measuring(engine: CircuitSimulator | QuantumNetwork, paulis: Mapping[int, str]) -> Any:
+    """The engine, with a change of basis at the end of its circuit."""
+    if engine.ansatz.measuring(paulis) is engine.ansatz:
+        return engine
+    return engine.measuring(paulis)
+
+
+def _run(engine: CircuitSimulator | QuantumNetwork, inputs: Tensor, weights: Tensor) -> Tensor:
+    return (
+        engine(inputs, weights) if isinstance(engine, CircuitSimulator) else _through_network(inputs, weights, engine)
+    )
 
 
 class _NetworkFunction(torch.autograd.Function):

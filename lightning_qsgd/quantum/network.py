@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 import warnings
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from functools import cache
 from typing import Any, Literal
@@ -75,6 +75,7 @@ class QuantumNetwork:
         self.ansatz = ansatz
         self.sampler = ExactSampler() if sampler is None else sampler
         self.circuits, self.shots, self.seconds = 0, 0, 0.0
+        self._owner: QuantumNetwork | None = None  # the network that counts, too
         if ansatz.normal_form.resets and (pure := statevector_sampler(self.sampler)):
             raise ValueError(
                 f"The circuit has a reset, which {pure} cannot run: a statevector takes one branch of it at random; "
@@ -149,16 +150,16 @@ class QuantumNetwork:
         if not len(inputs):
             return np.zeros((0, num_outcomes))
         if weights.ndim == 2:
-            network = self._network_by_row()
-            with network.counting_for(self):
-                return network.probabilities(np.hstack([inputs, weights]), step=step)
+            return self._network_by_row().probabilities(np.hstack([inputs, weights]), step=step)
         if step is not None and (reseed := getattr(self.sampler, "reseed", None)):
             reseed(step)
         start = time.perf_counter()
         probabilities = np.asarray(self.qnn.forward(inputs if inputs.shape[1] else None, weights))
-        self.seconds += time.perf_counter() - start
-        self.circuits += len(inputs)
-        self.shots += len(inputs) * (self.qnn.shots or 0)
+        seconds = time.perf_counter() - start
+        for network in (self, self._owner) if self._owner else (self,):
+            network.seconds += seconds
+            network.circuits += len(inputs)
+            network.shots += len(inputs) * (self.qnn.shots or 0)
         total = probabilities.sum(-1)
         wrong = ~((np.abs(total - 1) < 1e-6) & (probabilities >= -1e-9).all(-1))  # true for NaN as well
         if wrong.any():
@@ -197,12 +198,10 @@ class QuantumNetwork:
         inputs, weights = self._check(inputs, weights)
         form, split = self.ansatz.normal_form, self.ansatz.num_inputs
         if weights.ndim == 2:
-            network = self._network_by_row()
-            with network.counting_for(self):
-                both, _ = network.jacobian(np.hstack([inputs, weights]), of="inputs")
+            both, _ = self._network_by_row().jacobian(np.hstack([inputs, weights]), of="inputs")
             return both[..., :split] * float(of != "weights"), both[..., split:] * float(of != "inputs")
         if self._shifted is None:
-            self._shifted = QuantumNetwork(self.ansatz.separated(), self.sampler, **self._transpiling)
+            self._shifted = self._with(self.ansatz.separated())
         depends = form.angles.depends
         asked = depends[:, split:] if of == "weights" else depends[:, :split] if of == "inputs" else depends
         gates = [g for g in np.flatnonzero(asked.any(-1)) if form.sources[g].frequencies]
@@ -216,8 +215,7 @@ class QuantumNetwork:
             shifts = np.concatenate([shifts for shifts, _ in rules])[:, None] * directions
             angles = form.angles.values(inputs, weights)
             rows = angles[:, None] + np.concatenate([shifts, -shifts])  # (batch, 2 shifts, G)
-            with self._shifted.counting_for(self):
-                shifted = self._shifted.probabilities(rows.reshape(-1, rows.shape[-1]))
+            shifted = self._shifted.probabilities(rows.reshape(-1, rows.shape[-1]))
             plus, minus = np.split(shifted.reshape(len(inputs), -1, outcomes), 2, axis=1)
             terms = (plus - minus) * np.concatenate([factors for _, factors in rules])[:, None]
             by_angle = np.add.reduceat(terms, np.cumsum([0, *counts[:-1]]), axis=1).swapaxes(1, 2)
@@ -236,9 +234,18 @@ class QuantumNetwork:
     def _network_by_row(self) -> QuantumNetwork:
         """The network whose weights are inputs, too: each row has its own."""
         if self._by_row is None:
-            ansatz = Ansatz(self.ansatz.circuit, [*self.ansatz.inputs, *self.ansatz.weights])
-            self._by_row = QuantumNetwork(ansatz, self.sampler, **self._transpiling)
+            self._by_row = self._with(self.ansatz.by_row())
         return self._by_row
+
+    def measuring(self, paulis: Mapping[int, str]) -> QuantumNetwork:
+        """The network of :meth:`Ansatz.measuring`, on the same sampler. What it runs counts here, too."""
+        return self._with(self.ansatz.measuring(paulis))
+
+    def _with(self, ansatz: Ansatz) -> QuantumNetwork:
+        """A network of another circuit on the same sampler, whose circuits, shots and seconds count here."""
+        network = QuantumNetwork(ansatz, self.sampler, **self._transpiling)
+        network._owner = self._owner or self
+        return network
 
     def _check(self, inputs: ArrayLike, weights: ArrayLike | None) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
         inputs, count = _checked("inputs", inputs, (None, self.ansatz.num_inputs)), self.ansatz.num_weights

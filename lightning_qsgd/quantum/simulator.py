@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib.util
+from collections.abc import Mapping
 from typing import Any, Literal
 
 import torch
@@ -47,7 +48,8 @@ class CircuitSimulator:
         most = MAX_QUBITS if amplitudes or engine == "torch" else MAX_NATIVE
         if (n := form.num_qubits) > most:
             raise ValueError(_too_large(n, n - ansatz.num_qubits, most, engine))
-        self.ansatz, self.amplitudes, self.engine = ansatz, amplitudes, engine
+        self.ansatz, self.amplitudes = ansatz, amplitudes
+        self.engine: Engine = engine
         self._extend = None if form.angles.is_linear else form.angles.extend
         self._routed = n > ansatz.num_qubits
         self._torch = TorchEngine(form, amplitudes) if n <= MAX_QUBITS else None
@@ -60,6 +62,10 @@ class CircuitSimulator:
             from lightning_qsgd.quantum.native import NativeEngine
 
             self._native = NativeEngine(form)
+
+    def measuring(self, paulis: Mapping[int, str]) -> CircuitSimulator:
+        """The simulator of :meth:`Ansatz.measuring`, on the same engine."""
+        return CircuitSimulator(self.ansatz.measuring(paulis), self.amplitudes, self.engine)
 
     def reference(self, inputs: Tensor, weights: Tensor) -> Tensor:
         """The same on the torch engine; inputs and weights as from :meth:`Angles.extend`.
