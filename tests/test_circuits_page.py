@@ -28,6 +28,7 @@ from lightning_qsgd.quantum import (
     ExactSampler,
     FakeBackendSampler,
     FourierSurrogate,
+    PauliNoise,
     QuantumLayer,
     QuantumNetwork,
     ScoreSeries,
@@ -53,6 +54,7 @@ SILENT = "no message"
 FILES = [
     *(f"quantum/{name}.py" for name in ("circuits", "normal_form", "basis", "angles", "observables", "stages")),
     *(f"quantum/{name}.py" for name in ("simulator", "torch_engine", "network", "layer", "samplers", "surrogate")),
+    "quantum/trajectories.py",
     "quantum/score_series.py",
     *(f"optim/{name}.py" for name in ("circuit_perturbation", "live_circuit")),
 ]
@@ -511,6 +513,38 @@ def of_probabilities(refused):
     with refused():
         QuantumLayer(Ansatz(turned(), [x]), observables=["Z0"])
     QuantumLayer(Ansatz(turned(), [x]), output="expectations", observables=["Z0"])
+
+
+@row("Invalid noise: ... it has")
+def unknown_noise(refused):
+    with refused():
+        QuantumLayer(Ansatz(turned(), [x]), noise={"thermal": 0.1})
+    every = {"depolarizing": 0.1, "dephasing": 0.1, "twirled_amplitude_damping": 0.1, "readout": 0.1}
+    QuantumLayer(Ansatz(turned(), [x]), noise=every)(torch.zeros(1, 1))
+
+
+@row("Invalid ...: ... it must be between 0 and 1")
+def improbable(refused):
+    for wrong in ({"readout": -0.1}, {"dephasing": [0.1, 0.1]}):
+        with refused():
+            QuantumLayer(Ansatz(turned(), [x]), noise=wrong)
+    for right in ({"readout": 1}, {"readout": [0.1, 0.2]}):
+        QuantumLayer(Ansatz(turned(), [x]), noise=right)(torch.zeros(1, 1))
+
+
+@row("Invalid noise: ... write for example")
+def bare_noise(refused):
+    with refused():
+        QuantumLayer(Ansatz(turned(), [x]), noise=0.01)
+    for right in ({"depolarizing": 0.01}, PauliNoise(depolarizing=0.01)):
+        QuantumLayer(Ansatz(turned(), [x]), noise=right)
+
+
+@row("Invalid noise: it is of the simulator")
+def noise_of_a_sampler(refused):
+    with refused():
+        QuantumLayer(Ansatz(turned(), [x]), noise={"readout": 0.1}, engine=AerSampler())
+    QuantumLayer(Ansatz(turned(), [x]), engine=AerSampler(noise="depolarizing"))(torch.zeros(1, 1))
 
 
 @row("Invalid output")

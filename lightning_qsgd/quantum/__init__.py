@@ -25,3 +25,5 @@ from lightning_qsgd.quantum.samplers import ShotSampler as ShotSampler
 from lightning_qsgd.quantum.score_series import ScoreSeries as ScoreSeries
 from lightning_qsgd.quantum.simulator import CircuitSimulator as CircuitSimulator
 from lightning_qsgd.quantum.surrogate import FourierSurrogate as FourierSurrogate
+from lightning_qsgd.quantum.trajectories import NoisySimulator as NoisySimulator
+from lightning_qsgd.quantum.trajectories import PauliNoise as PauliNoise

@@ -22,6 +22,7 @@ from lightning_qsgd.quantum.network import QuantumNetwork
 from lightning_qsgd.quantum.observables import Measurement, Observable
 from lightning_qsgd.quantum.samplers import with_noise_position
 from lightning_qsgd.quantum.simulator import CircuitSimulator, Engine
+from lightning_qsgd.quantum.trajectories import NoisySimulator, PauliNoise
 
 Output = Literal["probabilities", "expectations"]
 Initial = Literal["uniform", "normal", "small"]
@@ -81,8 +82,10 @@ class CircuitModule(nn.Module):
 
     @property
     def engine_name(self) -> str:
-        """The engine's name: "simulator", or the class of the sampler."""
-        return "simulator" if isinstance(self.engine, CircuitSimulator) else type(self.engine.sampler).__name__
+        """The engine's name: "simulator", "NoisySimulator", or the class of the sampler."""
+        if isinstance(self.engine, CircuitSimulator):
+            return type(self.engine).__name__ if isinstance(self.engine, NoisySimulator) else "simulator"
+        return type(self.engine.sampler).__name__
 
     @property
     def circuits(self) -> int:
@@ -127,6 +130,9 @@ class QuantumLayer(CircuitModule):
         circuit: options of a circuit that is named, such as ``{"num_qubits": 6, "depth": 2}``. Default: its defaults.
         initial: initial weights. "uniform": in [-pi, pi); "normal": with mean 0 and standard deviation 1; "small": with
             standard deviation 0.01, all drawn from torch's global generator; or (W,) numbers. Default: "uniform".
+        noise: errors on the simulator, a :class:`PauliNoise` or its arguments, such as ``{"depolarizing": 0.01}``: in
+            each call, in training and in evaluation, each row gets errors of its own, drawn at random from torch's
+            global generator. The mean over draws is the noisy circuit's. Default: none.
 
     Attributes:
         weights: (W,) radians; (0,) if the ansatz has none.
@@ -157,6 +163,7 @@ class QuantumLayer(CircuitModule):
         train_coefficients: bool = False,
         circuit: dict[str, Any] | None = None,
         initial: Initial | Sequence[float] | Tensor = "uniform",
+        noise: PauliNoise | Mapping[str, Any] | None = None,
     ) -> None:
         super().__init__()
         if isinstance(ansatz, str):
@@ -173,7 +180,7 @@ class QuantumLayer(CircuitModule):
         if (observables is not None or train_coefficients) and output == "probabilities":
             raise ValueError("Invalid observables: they need output='expectations', and so do their coefficients")
         self.output = output
-        self.engine = _engine(ansatz, engine)
+        self.engine = _engine(ansatz, engine, None if noise is None else PauliNoise.of(noise))
         self.remember(ansatz)
         self.observables: tuple[str, ...] = ()
         self._measurement: Measurement | None = None
@@ -200,7 +207,8 @@ class QuantumLayer(CircuitModule):
     @property
     def measured(self) -> list[Ansatz]:
         """The circuit, once with each change of basis at its end that its outputs need."""
-        return [engine.ansatz for engine in self._engines]
+        bases = [] if self._measurement is None else self._measurement.bases
+        return [self.ansatz.measuring(basis.paulis) for basis in bases] or [self.ansatz]
 
     def reset_parameters(self) -> None:
         """Set the initial weights again, or draw new ones; set trained coefficients to those given."""
@@ -257,11 +265,13 @@ class QuantumLayer(CircuitModule):
         )
 
 
-def _engine(ansatz: Ansatz, engine: Any) -> CircuitSimulator | QuantumNetwork:
-    if engine is None or (isinstance(engine, str) and engine == "simulator"):
-        return CircuitSimulator(ansatz)
-    if isinstance(engine, str) and engine in get_args(Engine):
-        return CircuitSimulator(ansatz, engine=engine)  # type: ignore[arg-type]
+def _engine(ansatz: Ansatz, engine: Any, noise: PauliNoise | None) -> CircuitSimulator | QuantumNetwork:
+    if engine is None or isinstance(engine, str):
+        if engine in (None, "simulator", *get_args(Engine)):
+            chosen: Engine = "native" if engine == "native" else "torch"
+            return CircuitSimulator(ansatz, engine=chosen) if noise is None else NoisySimulator(ansatz, noise, chosen)
+    elif noise is not None:
+        raise ValueError("Invalid noise: it is of the simulator; a sampler has its own, such as AerSampler(noise=...)")
     if isinstance(engine, BaseSamplerV2):
         return QuantumNetwork(ansatz, engine)
     if not isinstance(engine, QuantumNetwork):
@@ -278,9 +288,7 @@ def _engine(ansatz: Ansatz, engine: Any) -> CircuitSimulator | QuantumNetwork:
 
 def _measuring(engine: CircuitSimulator | QuantumNetwork, paulis: Mapping[int, str]) -> Any:
     """The engine, with a change of basis at the end of its circuit."""
-    if engine.ansatz.measuring(paulis) is engine.ansatz:
-        return engine
-    return engine.measuring(paulis)
+    return engine.measuring(paulis) if {"X", "Y"}.intersection(paulis.values()) else engine
 
 
 def _run(engine: CircuitSimulator | QuantumNetwork, inputs: Tensor, weights: Tensor) -> Tensor:
