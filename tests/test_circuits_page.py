@@ -5,8 +5,10 @@ A case is named by its row's message. It raises that message inside of ``refused
 
 import ast
 import re
+import tempfile
 from contextlib import contextmanager
-from functools import cache
+from functools import cache, partial
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -545,6 +547,77 @@ def noise_of_a_sampler(refused):
     with refused():
         QuantumLayer(Ansatz(turned(), [x]), noise={"readout": 0.1}, engine=AerSampler())
     QuantumLayer(Ansatz(turned(), [x]), engine=AerSampler(noise="depolarizing"))(torch.zeros(1, 1))
+
+
+@row("Invalid state: ... it must be real or complex amplitudes")
+def wrong_state(refused):
+    layer = QuantumLayer(Ansatz(turned(), [x]))
+    for wrong in (torch.ones(2, 4), torch.ones(1, 4, dtype=torch.int64)):
+        with refused():
+            layer(torch.zeros(1, 1), state=wrong)
+    for dtype in (torch.float32, torch.complex64):
+        layer(torch.zeros(1, 1), state=3 * torch.ones(1, 4, dtype=dtype))
+
+
+@row("Invalid state: a sampler starts from 0")
+def state_of_a_sampler(refused):
+    with refused():
+        QuantumLayer(Ansatz(turned(), [x]), engine=ExactSampler())(torch.zeros(1, 1), state=torch.ones(1, 4))
+    encoded = QuantumLayer("ring", engine=ExactSampler(), circuit={"num_qubits": 2, "encoding": "amplitude"})
+    assert encoded(torch.ones(1, 4)).shape == (1, 4)
+
+
+@row("Invalid state: the circuit was transpiled")
+def state_of_ancillas(refused):
+    circuit = routed(asymmetric())
+    (ancilla,) = set(range(4)) - set(circuit.layout.final_index_layout())
+    circuit.rz(0.3, ancilla)
+    with refused():
+        QuantumLayer(Ansatz(circuit, [x]))(torch.zeros(1, 1), state=torch.ones(1, 8))
+    QuantumLayer(Ansatz(asymmetric(), [x]))(torch.zeros(1, 1), state=torch.ones(1, 8))
+
+
+@row("Invalid initial: 'identity' needs")
+def identity(refused):
+    with refused():
+        QuantumLayer("ring", initial="identity")
+    QuantumLayer("ring", circuit={"identity_blocks": True}, initial="identity")
+
+
+@row("Invalid initial: cannot read")
+def initial_file(refused):
+    with tempfile.TemporaryDirectory() as folder:
+        path = Path(folder)
+        (path / "w.npy").write_text("0.5")
+        with refused():
+            QuantumLayer(Ansatz(turned(), [], [x]), initial=path / "w.npy")
+        np.save(path / "w.npy", [0.5])
+        torch.save(torch.tensor([0.5]), path / "w.pt")
+        for name in ("w.npy", "w.pt"):
+            QuantumLayer(Ansatz(turned(), [], [x]), initial=path / name)
+
+
+@row("Invalid encode")
+def half_an_encoding(refused):
+    for half in ({"encode": torch.sin}, {"num_inputs": 1}):
+        with refused():
+            Ansatz(turned(), [x], **half)
+    QuantumLayer(Ansatz(turned(), [x], encode=torch.sin, num_inputs=1))(torch.zeros(1, 1))
+
+
+@row("Invalid encoding: ... returned")
+def encoding_of_another_shape(refused):
+    with refused():
+        QuantumLayer(Ansatz(turned(), [x], encode=torch.sin, num_inputs=2))(torch.zeros(1, 2))
+    QuantumLayer(Ansatz(turned(), [x], encode=partial(torch.sum, dim=1, keepdim=True), num_inputs=2))(torch.zeros(1, 2))
+
+
+@row("The circuit's angles are computed by")
+def series_of_a_function(refused):
+    ansatz = Ansatz(turned(), [x], encode=torch.sin, num_inputs=1)
+    with refused():
+        FourierSurrogate.fit(QuantumNetwork(ansatz))
+    QuantumLayer(ansatz)(torch.zeros(1, 1))
 
 
 @row("Invalid output")

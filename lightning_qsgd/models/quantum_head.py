@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, Any
 
 from torch import Tensor, nn
 
@@ -11,23 +11,30 @@ if TYPE_CHECKING:
 
 
 class QuantumHead(nn.Module):
-    """A circuit between two linear maps: features to one angle per qubit, expectations of Z to class scores.
+    """A circuit between two linear maps: features to the circuit's inputs, expectations to class scores.
 
     Args:
         in_features: number of features D.
         num_classes: number of classes C.
-        num_qubits: number of qubits and of angles, at least 1. Default: 4.
-        depth: layers of the circuit, at least 1; see :func:`lightning_qsgd.quantum.layered_circuit`. Default: 2.
-        encoding: "reuploading" (angles in every layer) or "angle" (only in the first). Default: "reuploading".
-        entanglement: "linear", or "none", the control for entanglement. Default: "linear".
-        observables: products of Z to measure, such as "Z0Z1". Default: Z of each qubit and of each pair of neighbours;
-            the chain of CNOTs makes the pairs sensitive to single angles.
-        sampler: where the circuits run. None (default) simulates them exactly, with gradients by autograd. A
+        num_qubits: number of qubits, at least 1. Default: 4.
+        depth: layers of the circuit, at least 1; None for a circuit without this option. Default: 2.
+        encoding: how angles enter, an option of the circuit; for the default circuit "reuploading" (in every layer) or
+            "angle" (only in the first). Default: None, the circuit's default; that of "layered" is "reuploading".
+        entanglement: an option of the circuit; for the default circuit "linear" or "none", the control for
+            entanglement. Default: None, the circuit's default; that of "layered" is "linear".
+        observables: what is measured, one output for each: products of Paulis such as "Z0Z1", or weighted sums such as
+            ``{"Z0Z1": 0.5, "X0": 0.5}``. Default: Z of each qubit and of each pair of neighbours; the default
+            circuit's chain of CNOTs makes the pairs sensitive to single angles.
+        sampler: where the circuits run. None (default) simulates them exactly, with exact gradients. A
             ``BaseSamplerV2`` runs one circuit per row, and in training two more per row and gate with parameters (40
             for 4 qubits and depth 2).
+        circuit: name of the circuit; see :func:`lightning_qsgd.quantum.named_circuit`. Default: "layered".
+        options: other options of the circuit, such as ``{"gates": ["ry"]}``. Default: none.
+        noise: errors of the simulator in training, such as ``{"depolarizing": 0.01}``; see
+            :class:`lightning_qsgd.quantum.PauliNoise`. Default: none.
 
     Raises:
-        ValueError: if an option is invalid.
+        ValueError: if an option is invalid, or the circuit does not have it.
     """
 
     def __init__(
@@ -35,22 +42,29 @@ class QuantumHead(nn.Module):
         in_features: int,
         num_classes: int,
         num_qubits: int = 4,
-        depth: int = 2,
-        encoding: Literal["angle", "reuploading"] = "reuploading",
-        entanglement: Literal["linear", "none"] = "linear",
-        observables: list[str] | None = None,
+        depth: int | None = 2,
+        encoding: str | None = None,
+        entanglement: str | None = None,
+        observables: list[str | dict[str, float]] | None = None,
         sampler: BaseSamplerV2 | None = None,
+        circuit: str = "layered",
+        options: dict[str, Any] | None = None,
+        noise: dict[str, Any] | None = None,
     ) -> None:
-        from lightning_qsgd.quantum import QuantumLayer, QuantumNetwork, layered_circuit
+        from lightning_qsgd.quantum import QuantumLayer, QuantumNetwork, named_circuit
 
         super().__init__()
-        ansatz = layered_circuit(num_qubits, depth, encoding, entanglement)
+        own = {"num_qubits": num_qubits, "depth": depth, "encoding": encoding, "entanglement": entanglement}
+        if twice := [name for name in options or {} if own.get(name) is not None]:
+            raise ValueError(f"Invalid options: {twice[0]!r} is an argument itself: {twice[0]}={own[twice[0]]!r}")
+        own = {name: value for name, value in own.items() if value is not None} | (options or {})
+        ansatz = named_circuit(circuit, **own)
+        default = [f"Z{q}" for q in range(num_qubits)] + [f"Z{q - 1}Z{q}" for q in range(1, num_qubits)]
+        measured: list[Any] = default if observables is None else list(observables)
+        self.reduce = nn.Linear(in_features, ansatz.num_inputs)
         engine = "simulator" if sampler is None else QuantumNetwork(ansatz, sampler)
-        if observables is None:
-            observables = [f"Z{q}" for q in range(num_qubits)] + [f"Z{q - 1}Z{q}" for q in range(1, num_qubits)]
-        self.reduce = nn.Linear(in_features, num_qubits)
-        self.circuit = QuantumLayer(ansatz, "expectations", engine, observables=observables)
-        self.classify = nn.Linear(len(observables), num_classes)
+        self.circuit = QuantumLayer(ansatz, "expectations", engine, observables=measured, noise=noise)
+        self.classify = nn.Linear(len(measured), num_classes)
 
     def forward(self, features: Tensor) -> Tensor:
         """Map features (B, D) to logits (B, C)."""

@@ -2,8 +2,9 @@
 # (Qiskit's Parameter and ParameterExpression come from a compiled module without types.)
 """Angles of gates as functions of inputs and weights: linear forms, and other expressions compiled to torch.
 
-Shapes: B rows, I inputs, W weights. R expressions are not linear and depend on inputs; S are not linear and depend on
-weights alone. A *form* is a constant, then coefficients of the I inputs, R expressions, W weights and S expressions.
+Shapes: B rows of D data, I parameters that take data, W weights; D is I without an encoding. R expressions are not
+linear and depend on inputs; S are not linear and depend on weights alone. A *form* is a constant, then coefficients of
+the I inputs, R expressions, W weights and S expressions.
 """
 
 from __future__ import annotations
@@ -73,6 +74,23 @@ def linear_angle(angle: ParameterExpression | float) -> tuple[float, dict[Parame
     return float(constant.real), coefficients
 
 
+class Encoding(NamedTuple):
+    """How data become the parameters of a circuit that take data.
+
+    Attributes:
+        function: maps (B, D) to (B, I), row by row; differentiable.
+        num_inputs: D.
+    """
+
+    function: Callable[[Tensor], Tensor]
+    num_inputs: int
+
+    @property
+    def name(self) -> str:
+        """The function's name with its module."""
+        return f"{self.function.__module__}.{getattr(self.function, '__qualname__', type(self.function).__name__)}"
+
+
 class Angles:
     """The angles of a circuit as linear forms, with torch functions for the expressions that are not linear.
 
@@ -80,6 +98,7 @@ class Angles:
         inputs: parameters that take data.
         weights: the other parameters.
         expressions: one for each angle.
+        encoding: a function that computes the parameters that take data from the data. Default: they are the data.
 
     Attributes:
         forms: (angles, 1 + I + R + W + S) float64.
@@ -90,9 +109,13 @@ class Angles:
     """
 
     def __init__(
-        self, inputs: Sequence[Parameter], weights: Sequence[Parameter], expressions: Sequence[ParameterExpression]
+        self,
+        inputs: Sequence[Parameter],
+        weights: Sequence[Parameter],
+        expressions: Sequence[ParameterExpression],
+        encoding: Encoding | None = None,
     ) -> None:
-        self.inputs, self.weights = tuple(inputs), tuple(weights)
+        self.inputs, self.weights, self.encoding = tuple(inputs), tuple(weights), encoding
         linear: list[tuple[float, dict[Any, float]]] = []
         rows: dict[Any, int] = {}  # expressions that depend on inputs, and their places
         shared: dict[Any, int] = {}
@@ -125,19 +148,40 @@ class Angles:
     @property
     def is_linear(self) -> bool:
         """Whether all angles are linear in inputs and weights, so that :meth:`extend` changes nothing."""
-        return not self.rows and not self.shared
+        return not self.rows and not self.shared and self.encoding is None
+
+    @property
+    def num_data(self) -> int:
+        """D, the length of a row of data."""
+        return len(self.inputs) if self.encoding is None else self.encoding.num_inputs
+
+    def encoded(self, data: Tensor) -> Tensor:
+        """The parameters that take data, (B, I), from data (B, D).
+
+        Raises:
+            ValueError: if the encoding's function returns another shape.
+        """
+        if self.encoding is None:
+            return data
+        encoded = self.encoding.function(data)
+        if encoded.shape != (len(data), len(self.inputs)):
+            raise ValueError(
+                f"Invalid encoding: {self.encoding.name} returned {tuple(encoded.shape)} for inputs "
+                f"{tuple(data.shape)}; it must return an angle for each of the circuit's {len(self.inputs)} inputs"
+            )
+        return encoded
 
     def extend(self, inputs: Tensor, weights: Tensor) -> tuple[Tensor, Tensor]:
-        """Append the angles that are not linear in inputs and weights, so that all forms are linear in the result.
+        """Encode data, and append the angles that are not linear, so that all forms are linear in the result.
 
         Args:
-            inputs: (B, I).
+            inputs: (B, D).
             weights: (W,) or (B, W).
 
         Returns:
             (B, I + R), and (W + S,) or (B, W + S); differentiable.
         """
-        shared = weights.unbind(-1)
+        inputs, shared = self.encoded(inputs), weights.unbind(-1)
         if self.rows:
             parameters = *inputs.unbind(-1), *shared
             values = [function(*parameters).expand(len(inputs)) for function in self._row_functions]
@@ -148,7 +192,7 @@ class Angles:
         return inputs, weights
 
     def values(self, inputs: NDArray[np.float64], weights: NDArray[np.float64]) -> NDArray[np.float64]:
-        """All angles at inputs (B, I) and weights (W,): (B, angles)."""
+        """All angles at inputs (B, D) and weights (W,): (B, angles)."""
         by_rows, by_shared = self._slopes()
         rows, shared = (values.numpy() for values in self.extend(torch.tensor(inputs), torch.tensor(weights)))
         return self.forms[:, 0] + rows @ by_rows.T + shared @ by_shared.T
@@ -156,7 +200,7 @@ class Angles:
     def jacobian(
         self, inputs: NDArray[np.float64], weights: NDArray[np.float64], angles: NDArray[np.int64]
     ) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
-        """Derivatives of some angles by inputs and weights: (B or 1, angles, I) and (B or 1, angles, W)."""
+        """Derivatives of some angles by inputs and weights: (B or 1, angles, D) and (B or 1, angles, W)."""
         by_rows, by_shared = (slopes[angles] for slopes in self._slopes())
         if self.is_linear:
             return by_rows[None], by_shared[None]
@@ -171,10 +215,14 @@ class Angles:
 
     @cached_property
     def depends(self) -> NDArray[np.bool_]:
-        """(angles, I + W): whether an angle depends on an input or weight."""
+        """(angles, D + W): whether an angle depends on an input or weight."""
         named = [*self.inputs, *self.weights]
         holds = np.array([[p in key.parameters for p in named] for key in self._keys], bool)
-        return (self.forms[:, 1:] != 0) @ holds.reshape(len(self._keys), len(named))
+        depends = (self.forms[:, 1:] != 0) @ holds.reshape(len(self._keys), len(named))
+        if self.encoding is None:
+            return depends
+        by_data, by_weights = np.split(depends, [len(self.inputs)], axis=1)
+        return np.hstack([np.repeat(by_data.any(1, keepdims=True), self.num_data, 1), by_weights])
 
     def _slopes(self) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
         """Coefficients of extended rows (angles, I + R) and of extended weights (angles, W + S)."""

@@ -11,10 +11,12 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Literal
 
+import torch
 from qiskit import QuantumCircuit
 from qiskit.circuit import Parameter, ParameterVector
+from torch import Tensor
 
-from lightning_qsgd.quantum.angles import Angles
+from lightning_qsgd.quantum.angles import Angles, Encoding
 from lightning_qsgd.quantum.basis import Gate
 from lightning_qsgd.quantum.normal_form import NormalForm
 
@@ -39,6 +41,10 @@ class Ansatz:
             transpiled, n is the number of its qubits before the last transpile, and they have the order of then.
         inputs: the parameters that take data, in the order of the last axis of input arrays. Default: none.
         weights: the other parameters, in the order of weight arrays. Default: none.
+        encode: a torch function that computes ``inputs``, row by row, where Qiskit's expressions do not suffice: it
+            maps data (B, D) to angles (B, len(inputs)), differentiably. Give a function of a module, so that the ansatz
+            can be pickled. Default: the data are the angles.
+        num_inputs: D, only with ``encode``.
 
     Attributes:
         normal_form: the decomposed circuit.
@@ -54,10 +60,17 @@ class Ansatz:
     circuit: QuantumCircuit
     inputs: tuple[Parameter, ...]
     weights: tuple[Parameter, ...] = ()
+    encoding: Encoding | None = field(default=None, repr=False)
     normal_form: NormalForm = field(repr=False, kw_only=True)
 
     def __init__(
-        self, circuit: QuantumCircuit, inputs: Sequence[Parameter] = (), weights: Sequence[Parameter] = ()
+        self,
+        circuit: QuantumCircuit,
+        inputs: Sequence[Parameter] = (),
+        weights: Sequence[Parameter] = (),
+        *,
+        encode: Callable[[Tensor], Tensor] | None = None,
+        num_inputs: int | None = None,
     ) -> None:
         if not isinstance(circuit, QuantumCircuit):
             raise ValueError(f"Invalid circuit: {circuit!r} ({type(circuit).__name__}); it must be a QuantumCircuit")
@@ -81,9 +94,20 @@ class Ansatz:
                 f"Inputs and weights must name each circuit parameter once; not in the circuit: {unknown}, "
                 f"neither input nor weight: {missing}"
             )
+        if (encode is None) != (num_inputs is None) or (num_inputs is not None and num_inputs < 1):
+            raise ValueError(
+                f"Invalid encode: with num_inputs={num_inputs}; a function that encodes data needs the length of a row "
+                "of data: Ansatz(circuit, inputs, weights, encode=function, num_inputs=16)"
+            )
+        encoding = None if encode is None or num_inputs is None else Encoding(encode, num_inputs)
         circuit = circuit.copy()
-        form = NormalForm.of(circuit, inputs, weights)
-        self.__dict__.update(circuit=circuit, inputs=inputs, weights=weights, normal_form=form)  # the class is frozen
+        self._set(circuit, inputs, weights, NormalForm.of(circuit, inputs, weights, encoding))
+
+    def _set(
+        self, circuit: QuantumCircuit, inputs: Sequence[Parameter], weights: Sequence[Parameter], form: NormalForm
+    ) -> None:
+        values = {"circuit": circuit, "inputs": inputs, "weights": weights}
+        self.__dict__.update(values, encoding=form.angles.encoding, normal_form=form)  # the class is frozen
 
     def separated(self) -> Ansatz:
         """The same circuit with an input in place of each angle (source) of the normal form, and no weights."""
@@ -94,7 +118,8 @@ class Ansatz:
         """The same circuit whose weights are inputs, after its own."""
         inputs = (*self.inputs, *self.weights)
         expressions = [source.expression for source in self.normal_form.sources]
-        return self._of_form(replace(self.normal_form, angles=Angles(inputs, (), expressions)), inputs)
+        encoding = self.encoding and Encoding(_ByRow(self.encoding), self.num_inputs + self.num_weights)
+        return self._of_form(replace(self.normal_form, angles=Angles(inputs, (), expressions, encoding)), inputs)
 
     def measuring(self, paulis: Mapping[int, str]) -> Ansatz:
         """The same circuit with a change of basis at its end, so that Z of each qubit named is its "X" or "Y"."""
@@ -108,7 +133,7 @@ class Ansatz:
     @staticmethod
     def _of_form(form: NormalForm, inputs: tuple[Parameter, ...], weights: tuple[Parameter, ...] = ()) -> Ansatz:
         ansatz = object.__new__(Ansatz)
-        ansatz.__dict__.update(circuit=form.circuit(), inputs=inputs, weights=weights, normal_form=form)
+        ansatz._set(form.circuit(), inputs, weights, form)
         return ansatz
 
     @property
@@ -118,13 +143,24 @@ class Ansatz:
 
     @property
     def num_inputs(self) -> int:
-        """Number of inputs; may be 0."""
-        return len(self.inputs)
+        """Length of a row of data; may be 0."""
+        return self.normal_form.angles.num_data
 
     @property
     def num_weights(self) -> int:
         """Number of weights; may be 0."""
         return len(self.weights)
+
+
+class _ByRow:
+    """The encoding of rows of data with their weights behind them."""
+
+    def __init__(self, encoding: Encoding) -> None:
+        self.encoding = encoding
+
+    def __call__(self, rows: Tensor) -> Tensor:
+        data, weights = rows.tensor_split([self.encoding.num_inputs], -1)
+        return torch.cat([self.encoding.function(data), weights], -1)
 
 
 def _named(name: str, parameters: Sequence[Parameter]) -> tuple[Parameter, ...]:

@@ -47,6 +47,8 @@ def of_ansatz(ansatz: Ansatz, weights: ArrayLike | None = None) -> str:
     names = {p: Parameter(f"{kind}{i}") for kind in ("inputs", "weights") for i, p in enumerate(getattr(ansatz, kind))}
     fixed = np.round(np.asarray([] if weights is None else weights, float), 9) + 0.0  # no negative zeros
     text = f"{len(ansatz.inputs)} {fixed.tolist()}\n{_text(ansatz.circuit, names)}"
+    if ansatz.encoding is not None:
+        text += f"\n{ansatz.encoding.name} of {ansatz.num_inputs}"
     if ansatz.circuit.layout is not None:
         text += f"\n{outcome_qubits(ansatz.circuit)}"
     return hashlib.sha256(text.encode()).hexdigest()

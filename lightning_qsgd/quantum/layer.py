@@ -8,8 +8,11 @@ from __future__ import annotations
 import hashlib
 import math
 from collections.abc import Mapping, Sequence
+from functools import partial
+from pathlib import Path
 from typing import Any, Literal, get_args
 
+import numpy as np
 import torch
 from qiskit.primitives import BaseSamplerV2
 from torch import Tensor, nn
@@ -17,7 +20,7 @@ from torch import Tensor, nn
 from lightning_qsgd.quantum.angles import check_inputs
 from lightning_qsgd.quantum.circuits import Ansatz
 from lightning_qsgd.quantum.fingerprint import of_ansatz
-from lightning_qsgd.quantum.library import named_circuit
+from lightning_qsgd.quantum.library import BLOCKS, named_circuit
 from lightning_qsgd.quantum.network import QuantumNetwork
 from lightning_qsgd.quantum.observables import Measurement, Observable
 from lightning_qsgd.quantum.samplers import with_noise_position
@@ -25,7 +28,7 @@ from lightning_qsgd.quantum.simulator import CircuitSimulator, Engine
 from lightning_qsgd.quantum.trajectories import NoisySimulator, PauliNoise
 
 Output = Literal["probabilities", "expectations"]
-Initial = Literal["uniform", "normal", "small"]
+Initial = Literal["uniform", "normal", "small", "identity"]
 
 
 class CircuitModule(nn.Module):
@@ -129,7 +132,9 @@ class QuantumLayer(CircuitModule):
         train_coefficients: whether the coefficients of the observables are trained. Default: False.
         circuit: options of a circuit that is named, such as ``{"num_qubits": 6, "depth": 2}``. Default: its defaults.
         initial: initial weights. "uniform": in [-pi, pi); "normal": with mean 0 and standard deviation 1; "small": with
-            standard deviation 0.01, all drawn from torch's global generator; or (W,) numbers. Default: "uniform".
+            standard deviation 0.01; "identity": uniform, but so that each layer of a circuit with ``identity_blocks``
+            and its inverse cancel; all drawn from torch's global generator. Or (W,) numbers; or a file of them, .npy or
+            .pt. Default: "uniform".
         noise: errors on the simulator, a :class:`PauliNoise` or its arguments, such as ``{"depolarizing": 0.01}``: in
             each call, in training and in evaluation, each row gets errors of its own, drawn at random from torch's
             global generator. The mean over draws is the noisy circuit's. Default: none.
@@ -162,7 +167,7 @@ class QuantumLayer(CircuitModule):
         observables: Observable | Sequence[Observable] | None = None,
         train_coefficients: bool = False,
         circuit: dict[str, Any] | None = None,
-        initial: Initial | Sequence[float] | Tensor = "uniform",
+        initial: Initial | str | Path | Sequence[float] | Tensor = "uniform",
         noise: PauliNoise | Mapping[str, Any] | None = None,
     ) -> None:
         super().__init__()
@@ -190,15 +195,7 @@ class QuantumLayer(CircuitModule):
             measurement = Measurement(default if observables is None else observables, ansatz.num_qubits)
             self._measurement, self.observables = measurement, measurement.names
             self._engines = [_measuring(self.engine, basis.paulis) for basis in measurement.bases]
-        self.initial = (
-            initial if isinstance(initial, str) else torch.as_tensor(initial, dtype=torch.get_default_dtype())
-        )
-        if isinstance(self.initial, str):
-            if self.initial not in get_args(Initial):
-                names = ", ".join(map(repr, get_args(Initial)))
-                raise ValueError(f"Invalid initial: {initial!r}; it must be {names}, or {ansatz.num_weights} numbers")
-        elif self.initial.shape != (ansatz.num_weights,):
-            raise ValueError(f"Invalid initial: shape {tuple(self.initial.shape)}; it must be ({ansatz.num_weights},)")
+        self.initial = _initial(initial, ansatz)
         self.weights = nn.Parameter(torch.empty(ansatz.num_weights), requires_grad=ansatz.num_weights > 0)
         count = len(self._measurement.coefficients) if self._measurement and train_coefficients else None
         self.register_parameter("coefficients", None if count is None else nn.Parameter(torch.empty(count)))
@@ -216,19 +213,26 @@ class QuantumLayer(CircuitModule):
             self.coefficients.data.copy_(self._measurement.coefficients)
         if isinstance(self.initial, Tensor):
             self.weights.data.copy_(self.initial)
-        elif self.initial == "uniform":
+        elif self.initial in ("uniform", "identity"):
             nn.init.uniform_(self.weights, -torch.pi, torch.pi)
+            if self.initial == "identity":
+                for block in self.weights.data.split([2 * count for count in _blocks(self.ansatz)]):
+                    block[len(block) // 2 :] = block[: len(block) // 2]
         else:
             nn.init.normal_(self.weights, std=1.0 if self.initial == "normal" else 0.01)
 
-    def forward(self, inputs: Tensor | None = None, weights: Tensor | None = None) -> Tensor:
+    def forward(
+        self, inputs: Tensor | None = None, weights: Tensor | None = None, state: Tensor | None = None
+    ) -> Tensor:
         """Run the circuit once per row.
 
         Args:
             inputs: (..., num_inputs), floating point, radians. Default: None, only for an ansatz without inputs: one
-                row, or as many as ``weights`` has.
+                row, or as many as ``weights`` or ``state`` has.
             weights: (W,), or (..., W) with weights of each row, in place of the layer's own, such as another network's
                 output. Default: the layer's own.
+            state: (..., 2**n) amplitudes that the circuit starts from, real or complex, of any norm but 0; only on the
+                simulator. Default: 0 on all qubits.
 
         Returns:
             (..., 2**n) probabilities, or (..., O) expectations, in the dtype and on the device of ``inputs`` (without
@@ -239,7 +243,7 @@ class QuantumLayer(CircuitModule):
         """
         given = self.weights if weights is None else weights
         if inputs is None:
-            rows_of = given.shape[:-1] if given.ndim > 1 else (1,)
+            rows_of = given.shape[:-1] if given.ndim > 1 else (1,) if state is None else state.shape[:-1]
             inputs = given.new_zeros(*rows_of, 0) if self.ansatz.num_inputs == 0 else given.new_zeros(0)
         check_inputs(inputs, self.ansatz.num_inputs, rows_only=False)
         leading, count = inputs.shape[:-1], self.ansatz.num_weights
@@ -253,7 +257,9 @@ class QuantumLayer(CircuitModule):
         rows = inputs.reshape(math.prod(leading), self.ansatz.num_inputs).to(dtype)
         given = given.to(dtype) if given.ndim == 1 else given.reshape(len(rows), count).to(dtype)
         with torch.autocast(inputs.device.type, enabled=False):
-            found = [_run(engine, rows, given) for engine in self._engines]
+            if state is not None:
+                state = state.reshape(-1, state.shape[-1])
+            found = [_run(engine, rows, given, state) for engine in self._engines]
             outputs = found[0] if self._measurement is None else self._measurement.read(found, self.coefficients)
         return outputs.to(inputs.dtype).reshape(*leading, outputs.shape[-1])
 
@@ -263,6 +269,39 @@ class QuantumLayer(CircuitModule):
             f"num_qubits={self.ansatz.num_qubits}, num_inputs={self.ansatz.num_inputs}, "
             f"num_weights={self.ansatz.num_weights}, output={self.output!r}, engine={self.engine_name}"
         )
+
+
+def _blocks(ansatz: Ansatz) -> list[int]:
+    return (ansatz.circuit.metadata or {}).get(BLOCKS, [])
+
+
+def _initial(initial: Any, ansatz: Ansatz) -> str | Tensor:
+    """A name, or the numbers (W,)."""
+    count, values = ansatz.num_weights, initial
+    if isinstance(initial, str) and initial in get_args(Initial):
+        if initial == "identity" and not _blocks(ansatz):
+            raise ValueError(
+                "Invalid initial: 'identity' needs a circuit of layers and their inverses, such as "
+                "QuantumLayer('ring', circuit={'identity_blocks': True}, initial='identity')"
+            )
+        return initial
+    if isinstance(initial, str | Path) and str(initial).endswith((".npy", ".pt")):
+        read = np.load if str(initial).endswith(".npy") else partial(torch.load, weights_only=True)
+        try:
+            values = read(initial)
+        except FileNotFoundError:
+            raise
+        except Exception as error:  # what a file that is no such file makes of a reader
+            raise ValueError(f"Invalid initial: cannot read numbers from {str(initial)!r}: {error}") from error
+    try:
+        numbers = torch.as_tensor(values, dtype=torch.get_default_dtype())
+    except (TypeError, ValueError, RuntimeError):
+        numbers = None
+    if numbers is None or numbers.shape != (count,) or not numbers.isfinite().all():
+        got = repr(initial) if numbers is None else f"{initial!r} of shape {tuple(numbers.shape)}"
+        names = ", ".join(map(repr, get_args(Initial)))
+        raise ValueError(f"Invalid initial: {got}; it must be {names}, {count} numbers, or a .npy or .pt file of them")
+    return numbers.detach().clone()
 
 
 def _engine(ansatz: Ansatz, engine: Any, noise: PauliNoise | None) -> CircuitSimulator | QuantumNetwork:
@@ -291,10 +330,16 @@ def _measuring(engine: CircuitSimulator | QuantumNetwork, paulis: Mapping[int, s
     return engine.measuring(paulis) if {"X", "Y"}.intersection(paulis.values()) else engine
 
 
-def _run(engine: CircuitSimulator | QuantumNetwork, inputs: Tensor, weights: Tensor) -> Tensor:
-    return (
-        engine(inputs, weights) if isinstance(engine, CircuitSimulator) else _through_network(inputs, weights, engine)
-    )
+def _run(
+    engine: CircuitSimulator | QuantumNetwork, inputs: Tensor, weights: Tensor, state: Tensor | None = None
+) -> Tensor:
+    if isinstance(engine, CircuitSimulator):
+        return engine(inputs, weights, state)
+    if state is not None:
+        raise ValueError(
+            "Invalid state: a sampler starts from 0; encode real vectors by encoding='amplitude', or simulate"
+        )
+    return _through_network(inputs, weights, engine)
 
 
 class _NetworkFunction(torch.autograd.Function):

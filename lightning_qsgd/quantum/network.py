@@ -10,6 +10,7 @@ from functools import cache
 from typing import Any, Literal
 
 import numpy as np
+import torch
 from numpy.typing import ArrayLike, NDArray
 from qiskit import QuantumCircuit
 from qiskit.primitives import BaseSamplerV2, BitArray
@@ -154,7 +155,8 @@ class QuantumNetwork:
         if step is not None and (reseed := getattr(self.sampler, "reseed", None)):
             reseed(step)
         start = time.perf_counter()
-        probabilities = np.asarray(self.qnn.forward(inputs if inputs.shape[1] else None, weights))
+        angles = self.ansatz.normal_form.angles.encoded(torch.from_numpy(inputs)).detach().numpy()
+        probabilities = np.asarray(self.qnn.forward(angles if angles.shape[1] else None, weights))
         seconds = time.perf_counter() - start
         for network in (self, self._owner) if self._owner else (self,):
             network.seconds += seconds

@@ -21,7 +21,7 @@ from qiskit import ClassicalRegister, QuantumCircuit
 from qiskit.circuit import Barrier, Parameter, ParameterExpression
 from qiskit.quantum_info import Statevector
 
-from lightning_qsgd.quantum.angles import Angles
+from lightning_qsgd.quantum.angles import Angles, Encoding
 from lightning_qsgd.quantum.basis import IGNORED, Angle, Gate, Parts, Source
 
 #: Names of the operations in circuits that were transpiled for a device, and of their inverses.
@@ -107,7 +107,13 @@ class NormalForm:
         return replace(self, sources=sources, angles=Angles(angles, (), angles))
 
     @classmethod
-    def of(cls, circuit: QuantumCircuit, inputs: Sequence[Parameter], weights: Sequence[Parameter]) -> NormalForm:
+    def of(
+        cls,
+        circuit: QuantumCircuit,
+        inputs: Sequence[Parameter],
+        weights: Sequence[Parameter],
+        encoding: Encoding | None = None,
+    ) -> NormalForm:
         """Compute the normal form of a circuit.
 
         Raises:
@@ -136,7 +142,7 @@ class NormalForm:
             if len(qubits) != len(gate.qubits):  # a barrier on some of them
                 gate = gate._replace(operation=Barrier(len(qubits)))
             moved.append(gate._replace(qubits=qubits))
-        angles = Angles(inputs, weights, [source.expression for source in parts.sources])
+        angles = Angles(inputs, weights, [source.expression for source in parts.sources], encoding)
         form = cls(len(kept), len(physical), tuple(moved), tuple(parts.sources), tuple(parts.phases), angles)
         if len(kept) > len(physical):
             form._check_ancillas()

@@ -118,9 +118,7 @@ class ScoreSeries(CircuitModule):
             self.remember(self.spectrum.ansatz, f"{readout} {source}")
             self.engine = self._simulator
             if sampler is not None:
-                self.engine = QuantumNetwork(
-                    Ansatz(self.ansatz.circuit, [*self.ansatz.inputs, *self.ansatz.weights]), sampler
-                )
+                self.engine = QuantumNetwork(self.ansatz.by_row(), sampler)
             weights = torch.empty(1 if shared else count, self.ansatz.num_weights).uniform_(-math.pi, math.pi)
             if source == "circuit":
                 self.weights = nn.Parameter(weights, requires_grad=trainable)

@@ -67,8 +67,8 @@ class CircuitSimulator:
         """The simulator of :meth:`Ansatz.measuring`, on the same engine."""
         return CircuitSimulator(self.ansatz.measuring(paulis), self.amplitudes, self.engine)
 
-    def reference(self, inputs: Tensor, weights: Tensor) -> Tensor:
-        """The same on the torch engine; inputs and weights as from :meth:`Angles.extend`.
+    def reference(self, inputs: Tensor, weights: Tensor, state: Tensor | None = None) -> Tensor:
+        """The same on the torch engine; inputs and weights as from :meth:`Angles.extend`, the state normalised.
 
         Raises:
             ValueError: if the ansatz has more than 12 qubits.
@@ -79,15 +79,17 @@ class CircuitSimulator:
                 f"Invalid ansatz: {n} qubits; the torch engine takes at most {MAX_QUBITS}, and computes second "
                 "derivatives, torch.func, torch.compile, and what is not on the CPU"
             )
-        return self._torch(inputs, weights)
+        return self._torch(inputs, weights, state)
 
-    def __call__(self, inputs: Tensor, weights: Tensor | None = None) -> Tensor:
+    def __call__(self, inputs: Tensor, weights: Tensor | None = None, state: Tensor | None = None) -> Tensor:
         """Compute outcome probabilities or amplitudes.
 
         Args:
             inputs: (B, num_inputs), float32 or float64, radians.
             weights: (num_weights,) or (B, num_weights), same dtype, radians. Default: None, only for an ansatz without
                 weights.
+            state: (B, 2**n) amplitudes that the circuit starts from, real or complex, of any norm but 0; amplitude k is
+                that of outcome k. It runs on the torch engine. Default: 0 on all qubits.
 
         Returns:
             (B, 2**n), on the device and in the dtype of ``inputs``; amplitudes have the complex dtype of its precision.
@@ -109,7 +111,9 @@ class CircuitSimulator:
             return torch.complex(empty, empty) if self.amplitudes else empty
         if self._extend is not None:
             inputs, weights = self._extend(inputs, weights)
-        if self._runs_native(inputs, weights):
+        if state is not None:
+            out = self.reference(inputs, weights, self._normalised(state, inputs))
+        elif self._runs_native(inputs, weights):
             keep = torch.is_grad_enabled() and (inputs.requires_grad or weights.requires_grad)
             out = _Run.apply(inputs, weights, self, keep)[0]
         else:
@@ -117,6 +121,19 @@ class CircuitSimulator:
         if self._is_long:
             out = out / (torch.linalg.vector_norm if self.amplitudes else torch.sum)(out, dim=-1, keepdim=True)
         return out[:, :outcomes] if self._routed else out  # ancillas are the highest bits, and 0
+
+    def _normalised(self, state: Tensor, inputs: Tensor) -> Tensor:
+        shape = (len(inputs), 2**self.ansatz.num_qubits)
+        if self._routed:
+            raise ValueError("Invalid state: the circuit was transpiled with ancillas; pass the circuit from before")
+        if state.shape != shape or not (state.is_floating_point() or state.is_complex()):
+            raise ValueError(
+                f"Invalid state: {state.dtype} of shape {tuple(state.shape)}; it must be real or complex amplitudes, "
+                f"{shape}"
+            )
+        parts = torch.view_as_real(state) if state.is_complex() else torch.stack([state, torch.zeros_like(state)], -1)
+        parts = parts.to(inputs.dtype)
+        return parts / parts.square().sum((1, 2), keepdim=True).sqrt()  # (B, 2**n, 2)
 
     def _runs_native(self, inputs: Tensor, weights: Tensor) -> bool:
         if self.amplitudes or self.engine != "native" or torch.compiler.is_compiling():

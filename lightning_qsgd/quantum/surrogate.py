@@ -193,9 +193,15 @@ def input_degrees(ansatz: Ansatz) -> list[int]:
     """Highest frequency of each input: the sum over its gates of |coefficient| times the highest frequency of the gate.
 
     Raises:
-        ValueError: if an angle is not linear in an input, or a frequency is not an integer.
+        ValueError: if a function encodes the inputs, an angle is not linear in an input, or a frequency is not an
+            integer.
     """
     form = ansatz.normal_form
+    if ansatz.encoding is not None:
+        raise ValueError(
+            f"The circuit's angles are computed by {ansatz.encoding.name}, so it has no Fourier series in its inputs; "
+            "run the circuit in each step (LiveCircuitPerturbation), or as a layer (QuantumLayer)"
+        )
     degrees = [0] * ansatz.num_inputs
     for source, slopes, depends in zip(form.sources, form.angles.forms[:, 1:], form.angles.depends, strict=True):
         if not source.frequencies:

@@ -118,12 +118,14 @@ class TorchEngine(Constants):
         self._slopes = slopes[:, 0], slopes[:, 1 : 1 + columns].T, slopes[:, 1 + columns :].T
         self.reset_constants()
 
-    def __call__(self, inputs: Tensor, weights: Tensor) -> Tensor:
+    def __call__(self, inputs: Tensor, weights: Tensor, initial: Tensor | None = None) -> Tensor:
         """Compute outcome probabilities or amplitudes.
 
         Args:
             inputs: (B, I), float32 or float64; see :meth:`Angles.extend`.
             weights: (W,) or (B, W), same dtype.
+            initial: (B, 2**n, 2), same dtype: real and imaginary parts of the state at the beginning. Default: 0 on all
+                qubits.
 
         Returns:
             (B, 2**n).
@@ -136,10 +138,13 @@ class TorchEngine(Constants):
         def angles_of(stage: _Real | _Phase) -> Tensor:  # (B or 1, angles of the stage)
             return (angles if stage.batched else fixed)[:, stage.rows]
 
-        state = _product(angles_of(plan[0]), batch)  # (B, 2**n)
-        parts, parts_last = 1, False  # C, and whether it is the fastest axis of the state
+        # C, and whether it is the fastest axis of the state
+        if initial is None:
+            state, parts, parts_last = _product(angles_of(plan[0]), batch), 1, False  # (B, 2**n)
+        else:
+            state, parts, parts_last = initial.flatten(1), 2, True
         last = plan[-1] if isinstance(plan[-1], _Permutation) and not self.amplitudes else None  # permute probabilities
-        for stage in plan[1:] if last is None else plan[1:-1]:
+        for stage in plan[initial is None : None if last is None else -1]:
             if isinstance(stage, _Real):
                 state = _apply_real(state, angles_of(stage), stage, parts_last)
                 parts_last = not parts_last

@@ -23,6 +23,7 @@ from qiskit.circuit import Parameter
 from torch import Tensor
 
 from lightning_qsgd.files import close
+from lightning_qsgd.quantum.angles import check_inputs
 from lightning_qsgd.quantum.circuits import Ansatz
 from lightning_qsgd.quantum.noise import BASIS
 from lightning_qsgd.quantum.simulator import CircuitSimulator, Engine
@@ -124,9 +125,11 @@ class NoisySimulator(CircuitSimulator):
         """The simulator of :meth:`Ansatz.measuring`, with noise after the gates of the change of basis, too."""
         return NoisySimulator(self.clean.measuring(paulis), self.noise, self.engine)
 
-    def __call__(self, inputs: Tensor, weights: Tensor | None = None) -> Tensor:
-        """Compute outcome probabilities with one draw of errors for each row; shapes as in the base class."""
-        found = super().__call__(torch.cat([inputs, self.draw(inputs)], -1), weights)
+    def __call__(self, inputs: Tensor, weights: Tensor | None = None, state: Tensor | None = None) -> Tensor:
+        """Compute outcome probabilities with one draw of errors for each row; arguments as in the base class."""
+        check_inputs(inputs, self.clean.num_inputs)
+        angles = self.clean.normal_form.angles.encoded(inputs)
+        found = super().__call__(torch.cat([angles, self.draw(inputs)], -1), weights, state)
         return self._read(found)
 
     def draw(self, inputs: Tensor) -> Tensor:

@@ -42,6 +42,44 @@ def test_options(options, weights):
         QuantumHead(8, 3, encoding="amplitude")
 
 
+@pytest.mark.parametrize(
+    ("options", "inputs", "weights"),
+    [
+        ({"circuit": "ring", "num_qubits": 3}, 3, 18),
+        ({"circuit": "ring", "encoding": "iqp", "options": {"gates": ["ry"], "reuploading": True}}, 4, 8),
+        ({"circuit": "brick", "num_qubits": 3, "encoding": "amplitude"}, 8, 12),
+        ({"circuit": "efficient_su2", "entanglement": "full", "num_qubits": 2}, 2, 12),
+        ({"circuit": "tree_tensor", "depth": None}, 4, 7),
+    ],
+)
+def test_any_circuit_of_the_library(options, inputs, weights):
+    head = QuantumHead(8, 3, **options)
+    assert (head.reduce.out_features, head.circuit.ansatz.num_weights) == (inputs, weights)
+    head(FEATURES).sum().backward()
+    assert all(p.grad is not None and p.grad.isfinite().all() for p in head.parameters())
+
+
+def test_observables_and_noise_reach_the_circuit():
+    sums = [{"X0": 0.5, "Z0Z1": 0.5}, "Y1"]
+    head = QuantumHead(8, 3, num_qubits=2, observables=sums, noise={"readout": 0.1})
+    assert head.circuit.observables == ("0.5 X0 + 0.5 Z0Z1", "Y1")
+    assert head.circuit.engine_name == "NoisySimulator"
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"circuit": "rings"}, "Invalid circuit: 'rings'; close: ring"),
+        ({"circuit": "ring", "entanglement": "none"}, "Invalid option of circuit 'ring': 'entanglement'"),
+        ({"circuit": "tree_tensor"}, "Invalid option of circuit 'tree_tensor': 'depth'"),
+        ({"circuit": "ring", "options": {"num_qubits": 3}}, "'num_qubits' is an argument itself: num_qubits=4"),
+    ],
+)
+def test_options_that_the_circuit_does_not_have_are_refused(options, message):
+    with pytest.raises(ValueError, match=message):
+        QuantumHead(8, 3, **options)
+
+
 def test_the_transformer_takes_any_head():
     tokens = torch.zeros(2, 5, dtype=torch.int64)
     model = TransformerClassifier(vocab_size=10, num_classes=3, head=QuantumHead)

@@ -24,7 +24,7 @@ from lightning_qsgd.quantum.library import CIRCUITS
 SIZES = {
     "superposition": (4, 12), "layered": (4, 12), "score": (1, 12), "ring": (4, 24), "brick": (4, 16),
     "all_to_all": (4, 16), "strongly_entangling": (4, 24), "su4_brick": (4, 45), "su4_staircase": (4, 90),
-    "tree_tensor": (4, 7), "real_amplitudes": (4, 12), "efficient_su2": (4, 24), "iqp": (4, 0),
+    "tree_tensor": (4, 7), "amplitude": (16, 0), "real_amplitudes": (4, 12), "efficient_su2": (4, 24), "iqp": (4, 0),
     "zz_feature_map": (4, 0), "pauli_feature_map": (4, 0),
 }  # fmt: skip
 
@@ -35,8 +35,10 @@ def test_each_circuit_by_name_has_its_sizes_and_is_qiskits_state_on_every_engine
     assert (ansatz.num_qubits, ansatz.num_inputs, ansatz.num_weights) == (4, *SIZES[name])
     rng = np.random.default_rng(0)
     inputs, weights = rng.uniform(-3, 3, (3, ansatz.num_inputs)), rng.uniform(-3, 3, ansatz.num_weights)
-    named = [*ansatz.inputs, *ansatz.weights]
-    bound = [ansatz.circuit.assign_parameters(dict(zip(named, [*row, *weights], strict=True))) for row in inputs]
+    named, angles = [*ansatz.inputs, *ansatz.weights], inputs
+    if ansatz.encoding is not None:
+        angles = ansatz.encoding.function(torch.from_numpy(inputs)).numpy()
+    bound = [ansatz.circuit.assign_parameters(dict(zip(named, [*row, *weights], strict=True))) for row in angles]
     expected = np.stack([Statevector(circuit).probabilities() for circuit in bound])
     for engine in ("native", "torch"):
         found = CircuitSimulator(ansatz, engine=engine)(torch.from_numpy(inputs), torch.from_numpy(weights))
@@ -118,14 +120,58 @@ def test_an_su4_block_reaches_any_two_qubit_state():
         ("ring", {"num_qubits": 0}, "Invalid num_qubits: 0; it must be at least 1"),
         ("su4_brick", {"num_qubits": 1}, "Invalid num_qubits: 1; it must be at least 2"),
         ("ring", {"depth": 0}, "Invalid depth: 0; it must be at least 1"),
-        ("ring", {"encoding": "qubits"}, "Invalid encoding: 'qubits'; it must be one of angle, iqp, zz, pauli, none"),
+        (
+            "ring",
+            {"encoding": "qubits"},
+            "Invalid encoding: 'qubits'; it must be one of angle, iqp, zz, pauli, amp",
+        ),
         ("ring", {"encoding_gate": "h"}, "Invalid encoding_gate: 'h'; it must be one of rx, ry, rz"),
+        ("amplitude", {"num_qubits": 11}, "Invalid num_qubits: 11; amplitudes need 2**11 - 1 rotations"),
         ("brick", {"gates": "ry"}, "Invalid gates: 'ry'; it must be a list of rx, ry, rz"),
     ],
 )
 def test_mistakes(name, options, message):
     with pytest.raises(ValueError, match=re.escape(message)):
         named_circuit(name, **options)
+
+
+@pytest.mark.parametrize("name", ["ring", "brick", "all_to_all", "strongly_entangling", "su4_brick", "su4_staircase"])
+def test_identity_blocks_start_as_the_identity_and_train(name):
+    options = {"num_qubits": 3, "depth": 3, "identity_blocks": True}
+    layer = QuantumLayer(name, circuit=options, initial="identity")
+    assert layer.ansatz.num_weights == 2 * named_circuit(name, num_qubits=3, depth=3).num_weights
+    assert len(layer.weights.unique()) == layer.ansatz.num_weights // 2, "angles are random"
+    inputs = torch.randn(5, 3)
+    bits = torch.arange(8) >> torch.arange(3)[:, None] & 1
+    ones = torch.sin(inputs / 2).square()
+    expected = torch.where(bits.bool(), ones[..., None], 1 - ones[..., None]).prod(1)
+    torch.testing.assert_close(layer(inputs), expected, atol=1e-5, rtol=0)
+    layer(inputs)[:, 0].sum().backward()
+    assert layer.weights.grad.abs().max() > 1e-3
+
+
+def test_initial_weights_from_a_file(tmp_path):
+    numbers = torch.randn(8)
+    torch.save(numbers, tmp_path / "w.pt")
+    np.save(tmp_path / "w.npy", numbers.numpy())
+    for name in ("w.pt", "w.npy"):
+        for path in (tmp_path / name, str(tmp_path / name)):
+            layer = QuantumLayer("ring", circuit={"num_qubits": 4, "gates": ["ry"]}, initial=path)
+            assert torch.equal(layer.weights, numbers)
+    with pytest.raises(ValueError, match=r"of shape \(8,\); it must be .*, 4 numbers, or a .npy or .pt file"):
+        QuantumLayer("ring", circuit={"num_qubits": 4, "gates": ["ry"], "depth": 1}, initial=tmp_path / "w.pt")
+    (tmp_path / "text.npy").write_text("0.1 0.2")
+    with pytest.raises(ValueError, match="cannot read numbers from"):
+        QuantumLayer("ring", initial=tmp_path / "text.npy")
+    np.save(tmp_path / "objects.npy", np.array([print], object), allow_pickle=True)
+    with pytest.raises(ValueError, match="cannot read numbers from"):
+        QuantumLayer("ring", initial=tmp_path / "objects.npy")
+    with pytest.raises(FileNotFoundError):
+        QuantumLayer("ring", initial="nowhere.npy")
+    with pytest.raises(ValueError, match="'identity' needs a circuit of layers and their inverses"):
+        QuantumLayer("ring", initial="identity")
+    with pytest.raises(ValueError, match="Invalid initial: 'zeros'; it must be 'uniform'"):
+        QuantumLayer("ring", initial="zeros")
 
 
 # ---- files
