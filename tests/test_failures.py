@@ -163,7 +163,10 @@ def mine(tmp_path, monkeypatch):
     ("arguments", "line"),
     [
         (["--model.where=init"], "mine.py:39 in __init__: AttributeError: 'Linear' object has no attribute 'nothing'"),
-        (["--model.where=circuit"], "mine.py:41 in __init__: Invalid observable: 'W0'; it must be a product of X, Y and Z"),
+        (
+            ["--model.where=circuit"],
+            "mine.py:41 in __init__: Invalid observable: 'W0'; it must be a product of X, Y and Z",
+        ),
         (["--model.where=step"], "mine.py:45 in training_step: AttributeError: 'NoneType' object has no attribute"),
         (["--model.where=shape"], "mine.py:47 in training_step: RuntimeError: mat1 and mat2 shapes cannot be"),
         (["--model.where=raise"], "mine.py:49 in training_step: ValueError: of my own"),
