@@ -89,7 +89,7 @@ def test_the_sampler_of_the_command_line_runs_and_is_named(root, name, capsys):
     assert "Circuits ran on: AerSampler on aer_simulator, 50 shots, 12 circuits (model)" in capsys.readouterr().out
     exact = evaluate(root, "validate", name)
     assert exact["engines"] == [
-        {"part": "model", "engine": "CircuitSimulator", "device": None, "shots": None, "circuits": None}
+        {"part": "model", "engine": "CircuitSimulator (native)", "device": None, "shots": None, "circuits": None}
     ]
     assert abs(exact["val/mse"] - noisy["test/mse"]) > 1e-4
 

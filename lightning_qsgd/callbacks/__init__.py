@@ -4,6 +4,8 @@ from lightning_qsgd.callbacks.attention_monitor import AttentionMonitor as Atten
 from lightning_qsgd.callbacks.best_checkpoint import BestCheckpoint as BestCheckpoint
 from lightning_qsgd.callbacks.best_checkpoint import MonitorCheck as MonitorCheck
 from lightning_qsgd.callbacks.changed_options import ChangedOptions as ChangedOptions
+from lightning_qsgd.callbacks.circuit_engines import CircuitEngines as CircuitEngines
+from lightning_qsgd.callbacks.circuit_engines import ShotsByEpoch as ShotsByEpoch
 from lightning_qsgd.callbacks.displaced_forward import DisplacedForward as DisplacedForward
 from lightning_qsgd.callbacks.distributed_checks import DistributedChecks as DistributedChecks
 from lightning_qsgd.callbacks.exact_resume import ExactResume as ExactResume

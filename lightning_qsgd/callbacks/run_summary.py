@@ -149,7 +149,7 @@ def engines_of(model: torch.nn.Module, optimizer: SuperpositionalGradientDescent
     found = []
     for engine in {id(m.engine): m.engine for m in model.modules() if isinstance(m, CircuitModule)}.values():
         simulated = isinstance(engine, CircuitSimulator)
-        found.append({"part": "model"} | (_SIMULATOR if simulated else _network(engine, engine.circuits)))
+        found.append({"part": "model"} | (_simulator(engine) if simulated else _network(engine, engine.circuits)))
     circuit = optimizer and circuit_of(optimizer.perturbation)
     if circuit and circuit.circuits:
         found.append({"part": "optimizer"} | _network(circuit.network, circuit.circuits))
@@ -161,7 +161,8 @@ def engines_of(model: torch.nn.Module, optimizer: SuperpositionalGradientDescent
     return list(places.values())
 
 
-_SIMULATOR = {"engine": "CircuitSimulator", "device": None, "shots": None, "circuits": None}
+def _simulator(engine: Any) -> dict[str, Any]:
+    return {"engine": f"{type(engine).__name__} ({engine.engine})", "device": None, "shots": None, "circuits": None}
 
 
 def _network(network: Any, circuits: int) -> dict[str, Any]:

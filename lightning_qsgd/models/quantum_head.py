@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 from torch import Tensor, nn
 
@@ -30,6 +30,8 @@ class QuantumHead(nn.Module):
             for 4 qubits and depth 2).
         circuit: name of the circuit; see :func:`lightning_qsgd.quantum.named_circuit`. Default: "layered".
         options: other options of the circuit, such as ``{"gates": ["ry"]}``. Default: none.
+        gradients: on a sampler: "shift", exact by parameter shifts, or "spsa", estimates from 2 circuits per row; see
+            :class:`lightning_qsgd.quantum.SPSANetwork`. Default: "shift".
         noise: errors of the simulator in training, such as ``{"depolarizing": 0.01}``; see
             :class:`lightning_qsgd.quantum.PauliNoise`. Default: none.
 
@@ -49,9 +51,10 @@ class QuantumHead(nn.Module):
         sampler: BaseSamplerV2 | None = None,
         circuit: str = "layered",
         options: dict[str, Any] | None = None,
+        gradients: Literal["shift", "spsa"] = "shift",
         noise: dict[str, Any] | None = None,
     ) -> None:
-        from lightning_qsgd.quantum import QuantumLayer, QuantumNetwork, named_circuit
+        from lightning_qsgd.quantum import QuantumLayer, QuantumNetwork, SPSANetwork, named_circuit
 
         super().__init__()
         own = {"num_qubits": num_qubits, "depth": depth, "encoding": encoding, "entanglement": entanglement}
@@ -62,7 +65,10 @@ class QuantumHead(nn.Module):
         default = [f"Z{q}" for q in range(num_qubits)] + [f"Z{q - 1}Z{q}" for q in range(1, num_qubits)]
         measured: list[Any] = default if observables is None else list(observables)
         self.reduce = nn.Linear(in_features, ansatz.num_inputs)
-        engine = "simulator" if sampler is None else QuantumNetwork(ansatz, sampler)
+        if gradients not in ("shift", "spsa") or (gradients == "spsa" and sampler is None):
+            raise ValueError(f"Invalid gradients: {gradients!r}; it must be 'shift', or 'spsa' with a sampler")
+        network = SPSANetwork if gradients == "spsa" else QuantumNetwork
+        engine = "simulator" if sampler is None else network(ansatz, sampler)
         self.circuit = QuantumLayer(ansatz, "expectations", engine, observables=measured, noise=noise)
         self.classify = nn.Linear(len(measured), num_classes)
 

@@ -17,6 +17,7 @@ from lightning_qsgd.quantum.layer import QuantumLayer as QuantumLayer
 from lightning_qsgd.quantum.library import named_circuit as named_circuit
 from lightning_qsgd.quantum.light_cone import LightConeSurrogate as LightConeSurrogate
 from lightning_qsgd.quantum.network import QuantumNetwork as QuantumNetwork
+from lightning_qsgd.quantum.network import SPSANetwork as SPSANetwork
 from lightning_qsgd.quantum.pennylane_circuits import from_pennylane as from_pennylane
 from lightning_qsgd.quantum.reliable import ReliableSampler as ReliableSampler
 from lightning_qsgd.quantum.samplers import AerSampler as AerSampler

@@ -24,7 +24,7 @@ from lightning_qsgd.quantum.library import BLOCKS, named_circuit
 from lightning_qsgd.quantum.network import QuantumNetwork
 from lightning_qsgd.quantum.observables import Measurement, Observable
 from lightning_qsgd.quantum.samplers import with_noise_position
-from lightning_qsgd.quantum.simulator import CircuitSimulator, Engine
+from lightning_qsgd.quantum.simulator import CircuitSimulator, Engine, fastest_engine
 from lightning_qsgd.quantum.trajectories import NoisySimulator, PauliNoise
 
 Output = Literal["probabilities", "expectations"]
@@ -121,10 +121,10 @@ class QuantumLayer(CircuitModule):
     Args:
         ansatz: the circuit, or the name of one; see :func:`named_circuit`.
         output: "probabilities" or "expectations". Default: "probabilities".
-        engine: where the circuit runs. "simulator" (or None, or "torch") is a :class:`CircuitSimulator`: exact, with
-            gradients of any order; "native" is the same on its native engine. A sampler, or a
-            :class:`QuantumNetwork`, runs it with first derivatives by parameter shifts, in one job for all rows.
-            Default: "simulator".
+        engine: where the circuit runs. "simulator" (or None) is a :class:`CircuitSimulator`: exact, with gradients of
+            any order; "native" and "torch" name its engine, which otherwise is the native one where numba is installed.
+            A sampler, or a :class:`QuantumNetwork`, runs it with first derivatives by parameter shifts, in one job for
+            all rows (an :class:`SPSANetwork`: by estimates from few circuits). Default: "simulator".
         observables: only for "expectations"; one output for each. A name such as "Z0", "X0Y1" or "I"; a weighted sum
             such as ``{"Z0Z1": 0.5, "X0": 0.5}``; or Qiskit's ``SparsePauliOp``. Products of Paulis that agree on the
             qubits that they share are read from one circuit, and each circuit gets all shots of the sampler: k groups
@@ -263,6 +263,17 @@ class QuantumLayer(CircuitModule):
             outputs = found[0] if self._measurement is None else self._measurement.read(found, self.coefficients)
         return outputs.to(inputs.dtype).reshape(*leading, outputs.shape[-1])
 
+    def circuits_for(self, rows: int, gradients_of: Literal["inputs", "weights", "both"] | None = None) -> int:
+        """Number of circuits that a forward pass with ``rows`` rows runs on the sampler; 0 on the simulator.
+
+        Args:
+            rows: number of rows.
+            gradients_of: derivatives that a backward pass computes, which is then included. Default: none.
+        """
+        networks = [engine for engine in self._engines if isinstance(engine, QuantumNetwork)]
+        extra = [network.gradient_circuits(gradients_of) if gradients_of else 0 for network in networks]
+        return rows * (len(networks) + sum(extra))
+
     def extra_repr(self) -> str:
         """Sizes and options, for ``print(module)``."""
         return (
@@ -307,7 +318,7 @@ def _initial(initial: Any, ansatz: Ansatz) -> str | Tensor:
 def _engine(ansatz: Ansatz, engine: Any, noise: PauliNoise | None) -> CircuitSimulator | QuantumNetwork:
     if engine is None or isinstance(engine, str):
         if engine in (None, "simulator", *get_args(Engine)):
-            chosen: Engine = "native" if engine == "native" else "torch"
+            chosen: Engine = engine if engine in get_args(Engine) else fastest_engine()  # type: ignore[assignment]
             return CircuitSimulator(ansatz, engine=chosen) if noise is None else NoisySimulator(ansatz, noise, chosen)
     elif noise is not None:
         raise ValueError("Invalid noise: it is of the simulator; a sampler has its own, such as AerSampler(noise=...)")

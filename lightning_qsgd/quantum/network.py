@@ -204,9 +204,7 @@ class QuantumNetwork:
             return both[..., :split] * float(of != "weights"), both[..., split:] * float(of != "inputs")
         if self._shifted is None:
             self._shifted = self._with(self.ansatz.separated())
-        depends = form.angles.depends
-        asked = depends[:, split:] if of == "weights" else depends[:, :split] if of == "inputs" else depends
-        gates = [g for g in np.flatnonzero(asked.any(-1)) if form.sources[g].frequencies]
+        gates = self._gates(of)
         rules = [shift_rule(form.sources[g].frequencies) for g in gates]
         counts = [len(shifts) for shifts, _ in rules]
         outcomes = 2**self.ansatz.num_qubits
@@ -223,6 +221,16 @@ class QuantumNetwork:
             by_angle = np.add.reduceat(terms, np.cumsum([0, *counts[:-1]]), axis=1).swapaxes(1, 2)
         by_inputs, by_weights = form.angles.jacobian(inputs, weights, np.array(gates, int))
         return by_angle @ (by_inputs * float(of != "weights")), by_angle @ (by_weights * float(of != "inputs"))
+
+    def _gates(self, of: Literal["inputs", "weights", "both"]) -> list[int]:
+        """The sources that derivatives depend on."""
+        depends, split = self.ansatz.normal_form.angles.depends, self.ansatz.num_inputs
+        asked = depends[:, split:] if of == "weights" else depends[:, :split] if of == "inputs" else depends
+        return [int(g) for g in np.flatnonzero(asked.any(-1)) if self.ansatz.normal_form.sources[g].frequencies]
+
+    def gradient_circuits(self, of: Literal["inputs", "weights", "both"] = "both") -> int:
+        """Number of circuits that :meth:`jacobian` runs for a row."""
+        return sum(2 * len(self.ansatz.normal_form.sources[g].frequencies) for g in self._gates(of))
 
     @contextmanager
     def counting_for(self, owner: Any) -> Iterator[None]:
@@ -262,6 +270,74 @@ class QuantumNetwork:
         if not count and not inputs.shape[1]:
             raise ValueError(f"Invalid inputs: {len(inputs)} rows; a circuit without parameters has one row")
         return inputs, _checked("weights", weights, (len(inputs), count))
+
+
+class SPSANetwork(QuantumNetwork):
+    """A network whose derivatives are estimates from few circuits: simultaneous perturbation (Spall 1992).
+
+    In each backward pass each row moves all of its inputs and weights at once, by ``step`` in a random direction of +1
+    and -1 and back, whatever their number. The estimates are unbiased up to terms of the order step**2, and noisy: use
+    smaller learning rates, or more ``repeats``. Directions are drawn from torch's global generator on the CPU.
+
+    Args:
+        ansatz, sampler, optimization_level, initial_layout: as in :class:`QuantumNetwork`.
+        repeats: number of directions of each row, which are averaged, at least 1; each takes 2 circuits. Default: 1.
+        step: radians, above 0. The noise of shots is divided by it. Default: 0.3.
+
+    Raises:
+        ValueError: as :class:`QuantumNetwork`; if ``repeats`` or ``step`` is out of range.
+
+    Example:
+        >>> ansatz = named_circuit("ring")
+        >>> layer = QuantumLayer(ansatz, "expectations", SPSANetwork(ansatz, AerSampler(shots=128)))
+    """
+
+    def __init__(
+        self,
+        ansatz: Ansatz,
+        sampler: BaseSamplerV2 | None = None,
+        *,
+        repeats: int = 1,
+        step: float = 0.3,
+        optimization_level: int = 1,
+        initial_layout: Sequence[int] | None = None,
+    ) -> None:
+        if repeats < 1:
+            raise ValueError(f"Invalid repeats: {repeats}; it must be at least 1")
+        if not step > 0:
+            raise ValueError(f"Invalid step: {step}; it must be above 0 radians")
+        super().__init__(ansatz, sampler, optimization_level=optimization_level, initial_layout=initial_layout)
+        self.repeats, self.step = repeats, step
+
+    def measuring(self, paulis: Mapping[int, str]) -> SPSANetwork:
+        """The network of :meth:`Ansatz.measuring`, on the same sampler. What it runs counts here, too."""
+        network = SPSANetwork(
+            self.ansatz.measuring(paulis), self.sampler, repeats=self.repeats, step=self.step, **self._transpiling
+        )
+        network._owner = self._owner or self
+        return network
+
+    def gradient_circuits(self, of: Literal["inputs", "weights", "both"] = "both") -> int:
+        """Number of circuits that :meth:`jacobian` runs for a row."""
+        return 2 * self.repeats
+
+    def jacobian(
+        self, inputs: ArrayLike, weights: ArrayLike | None = None, *, of: Literal["inputs", "weights", "both"] = "both"
+    ) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+        """Estimate derivatives of the probabilities; arguments and result as in :meth:`QuantumNetwork.jacobian`.
+
+        The result's weights have rows, (batch, 2**n, num_weights), since each row has directions of its own.
+        """
+        inputs, weights = self._check(inputs, weights)
+        batch, split = inputs.shape
+        rows = np.hstack([inputs, weights if weights.ndim == 2 else np.tile(weights, (batch, 1))])
+        signs = 2 * torch.randint(2, (self.repeats, *rows.shape), device="cpu").numpy() - 1.0
+        signs *= np.where(np.arange(rows.shape[1]) < split, of != "weights", of != "inputs")  # what is not asked stays
+        moved = rows + self.step * np.stack([signs, -signs])  # (2, repeats, batch, I + W)
+        found = self._network_by_row().probabilities(moved.reshape(-1, rows.shape[1]))
+        plus, minus = found.reshape(2, self.repeats, batch, -1)
+        both = np.einsum("rbo,rbp->bop", plus - minus, signs) / (2 * self.step * self.repeats)
+        return both[..., :split], both[..., split:]
 
 
 class _CountingSamplerQNN(SamplerQNN):

@@ -135,11 +135,18 @@ class CircuitSimulator:
         parts = parts.to(inputs.dtype)
         return parts / parts.square().sum((1, 2), keepdim=True).sqrt()  # (B, 2**n, 2)
 
+    def runs_native_on(self, device: torch.device) -> bool:
+        """Whether plain calls on a device run on the native engine."""
+        return self.engine == "native" and not self.amplitudes and device.type == "cpu"
+
     def _runs_native(self, inputs: Tensor, weights: Tensor) -> bool:
-        if self.amplitudes or self.engine != "native" or torch.compiler.is_compiling():
-            return False
-        on_cpu = inputs.device.type == weights.device.type == "cpu"
-        return on_cpu and inputs.dtype in (torch.float32, torch.float64)
+        plain = self.runs_native_on(inputs.device) and self.runs_native_on(weights.device)
+        return plain and inputs.dtype in (torch.float32, torch.float64) and not torch.compiler.is_compiling()
+
+
+def fastest_engine() -> Engine:
+    """ "native" where numba is installed, otherwise "torch"."""
+    return "native" if has_numba() else "torch"
 
 
 def has_numba() -> bool:

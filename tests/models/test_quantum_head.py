@@ -80,6 +80,14 @@ def test_options_that_the_circuit_does_not_have_are_refused(options, message):
         QuantumHead(8, 3, **options)
 
 
+def test_gradients_by_spsa():
+    head = QuantumHead(8, 3, num_qubits=2, sampler=ExactSampler(), gradients="spsa")
+    head(FEATURES).sum().backward()
+    assert head.circuit.circuits == 6 * 3
+    with pytest.raises(ValueError, match="Invalid gradients: 'spsa'; it must be 'shift', or 'spsa' with a sampler"):
+        QuantumHead(8, 3, gradients="spsa")
+
+
 def test_the_transformer_takes_any_head():
     tokens = torch.zeros(2, 5, dtype=torch.int64)
     model = TransformerClassifier(vocab_size=10, num_classes=3, head=QuantumHead)

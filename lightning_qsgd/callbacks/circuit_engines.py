@@ -1,0 +1,165 @@
+"""CircuitEngines: where the circuits of a model's layers run, and what a step costs on a sampler."""
+
+import sys
+import warnings
+from functools import partial
+from typing import Any
+
+import lightning as L
+import torch
+from torch import Tensor, nn
+
+_ENGINES = "circuit_engines"  # in checkpoints
+
+
+class CircuitEngines(L.Callback):
+    """Print where the circuits of layers run, and on a sampler what a training step costs, before the first step ends.
+
+    The cost is printed once the first forward pass of training has run its circuits, and before those of its gradients:
+    circuits, shots, seconds, and on hardware QPU time. Checkpoints record the engines. A run that is resumed on others
+    raises a warning, because its numbers may differ from those of an uninterrupted run.
+    """
+
+    def __init__(self) -> None:
+        self._before: dict[str, str] = {}
+        self._hooks: dict[str, Any] = {}
+
+    def on_save_checkpoint(self, trainer: L.Trainer, pl_module: L.LightningModule, checkpoint: dict[str, Any]) -> None:
+        """Record the engine of each layer."""
+        if engines := engines_by_layer(pl_module):
+            checkpoint[_ENGINES] = engines
+
+    def on_load_checkpoint(self, trainer: L.Trainer, pl_module: L.LightningModule, checkpoint: dict[str, Any]) -> None:
+        """Keep the engines of the earlier run."""
+        self._before = checkpoint.get(_ENGINES, {})
+
+    def on_train_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        """Print the engines, and compare them with those of the checkpoint."""
+        engines = engines_by_layer(pl_module)
+        if not engines:
+            return
+        for text in dict.fromkeys(map(_told, _circuit_layers(pl_module).values())):
+            pl_module.print(f"Circuits of the model: {text}")
+        if trainer.ckpt_path is not None:
+            for name, engine in engines.items():
+                if self._before.get(name, engine) != engine:
+                    warnings.warn(
+                        f"The circuit of {name} ran on {self._before[name]!r}, and now runs on {engine!r}: numbers may "
+                        "differ from those of an uninterrupted run",
+                        stacklevel=2,
+                    )
+        for name, layer in _circuit_layers(pl_module).items():
+            if hasattr(layer, "circuits_for") and layer.circuits_for(1):
+                self._hooks[name] = layer.register_forward_hook(partial(self._tell_cost, pl_module, name))
+
+    def _tell_cost(
+        self, pl_module: L.LightningModule, name: str, layer: Any, inputs: tuple[Tensor, ...], output: Tensor
+    ) -> None:
+        if not (torch.is_grad_enabled() and output.requires_grad):
+            return
+        self._hooks.pop(name).remove()
+        rows = output.shape[:-1].numel()
+        by_inputs, by_weights = any(x.requires_grad for x in inputs[:1]), layer.weights.requires_grad
+        of = "both" if by_inputs and by_weights else "inputs" if by_inputs else "weights"
+        forward, whole = layer.circuits_for(rows), layer.circuits_for(rows, of)
+        shots = getattr(layer.engine.qnn, "shots", None)
+        seconds = layer.seconds / max(layer.circuits, 1) * whole
+        text = f"Cost of {name}: {rows} rows in a training step take {whole:,} circuits, {whole - forward:,} of them "
+        text += f"for gradients{f', {whole * shots:,} shots' if shots else ''}, about {seconds:.2g} s"
+        if (estimate := getattr(layer.engine.sampler, "qpu_seconds", None)) is not None:
+            text += f"; estimated QPU time {estimate(layer.engine.qnn.circuit, whole) / 60:.1f} min"
+        pl_module.print(
+            f"{text}. Cheaper: few shots, also by epochs (ShotsByEpoch); gradients by SPSA, with 2 circuits a row "
+            "(SPSANetwork; in a QuantumHead gradients: spsa); or train on the simulator and evaluate on the sampler"
+        )
+
+
+class ShotsByEpoch(L.Callback):
+    """Train with other numbers of shots in other epochs; validation and tests use the sampler's own.
+
+    Few shots are often enough at the beginning: gradients from one shot per circuit are unbiased.
+
+    Args:
+        shots: shots per circuit from an epoch on, such as ``{0: 8, 5: 64, 20: 1024}``. It must have epoch 0.
+
+    Raises:
+        ValueError: if a number is invalid; at the start of training, if no layer has a sampler with shots.
+    """
+
+    def __init__(self, shots: dict[int, int]) -> None:
+        self.shots = {int(epoch): int(number) for epoch, number in shots.items()}
+        if 0 not in self.shots or min(self.shots) < 0 or min(self.shots.values()) < 1:
+            raise ValueError(
+                f"Invalid shots: {shots}; it must give at least 1 shot from epoch 0 on, such as {{0: 8, 5: 64}}"
+            )
+        self._own: list[tuple[Any, int]] = []
+
+    def on_train_batch_start(
+        self, trainer: L.Trainer, pl_module: L.LightningModule, batch: Any, batch_idx: int
+    ) -> None:
+        """Set the shots of this epoch, unless that is done."""
+        if self._own:
+            return
+        samplers = {id(s): s for s in map(_sampler, _circuit_layers(pl_module).values()) if s is not None}
+        if not samplers:
+            raise ValueError("ShotsByEpoch needs a layer whose circuits run on a sampler with shots")
+        self._own = [(sampler, sampler.shots) for sampler in samplers.values()]
+        epoch = max(start for start in self.shots if start <= trainer.current_epoch)
+        for sampler, _ in self._own:
+            sampler.shots = self.shots[epoch]
+
+    def on_train_epoch_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        """Return to the samplers' own shots."""
+        self._restore()
+
+    def on_validation_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        """Return to the samplers' own shots."""
+        self._restore()
+
+    def on_exception(self, trainer: L.Trainer, pl_module: L.LightningModule, exception: BaseException) -> None:
+        """Return to the samplers' own shots."""
+        self._restore()
+
+    def _restore(self) -> None:
+        while self._own:
+            sampler, shots = self._own.pop()
+            sampler.shots = shots
+
+
+def _circuit_layers(module: nn.Module) -> dict[str, Any]:
+    if "lightning_qsgd.quantum" not in sys.modules:  # a classical run never pays for qiskit
+        return {}
+    from lightning_qsgd.quantum.layer import CircuitModule
+
+    return {name: part for name, part in module.named_modules() if isinstance(part, CircuitModule)}
+
+
+def engines_by_layer(module: nn.Module) -> dict[str, str]:
+    """The engine of each layer with a circuit: "native", "torch", or the class of its sampler."""
+    engines = {name: layer.engine for name, layer in _circuit_layers(module).items()}
+    return {name: getattr(e, "engine", None) or type(e.sampler).__name__ for name, e in engines.items()}
+
+
+def _told(layer: Any) -> str:
+    """Where its circuit runs, and why."""
+    from lightning_qsgd.quantum import CircuitSimulator
+    from lightning_qsgd.quantum.samplers import described
+    from lightning_qsgd.quantum.simulator import has_numba
+
+    if not isinstance(layer.engine, CircuitSimulator):
+        return f"on {described(layer.engine.sampler)}"
+    kind = "exact" if type(layer.engine) is CircuitSimulator else "with random Pauli errors"
+    if layer.engine.runs_native_on(layer.weights.device):
+        return f"{kind}, on the native engine (compiled by numba for the CPU, at its first use on a machine in seconds)"
+    why = f"on {layer.weights.device.type}" if layer.weights.device.type != "cpu" else "on the CPU"
+    if layer.engine.engine == "torch" and not has_numba():
+        why += "; pip install 'lightning-qsgd[fast]' for the faster native engine"
+    return f"{kind}, on the torch engine {why}"
+
+
+def _sampler(layer: Any) -> Any:
+    """The sampler whose ``shots`` can be set, or None."""
+    from lightning_qsgd.quantum.samplers import wrapped
+
+    samplers = wrapped(getattr(layer.engine, "sampler", None))
+    return next((sampler for sampler in samplers if isinstance(getattr(sampler, "shots", None), int)), None)
