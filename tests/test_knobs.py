@@ -19,6 +19,8 @@ from tests.optim.common import own_state
 
 MODELS = ["seqcls", "seqcls_quantum_head", "seqcls_quantum_attention"]
 NO_LOGS = "--trainer.logger=false"  # pictures and logs take a third of a small run
+#: A circuit of few gates, which are traced one by one.
+SHALLOW = ["--model.attention.num_qubits=2", "--model.attention.depth=1"]
 SCALED = ["--trainer.precision=null", "--trainer.plugins=tests.ranks.Float16OnCpu"]
 
 
@@ -96,7 +98,7 @@ class Graphs:
     [
         ("seqcls", [overlay("displaced"), NO_LOGS]),
         ("seqcls", [overlay("checkpoint_activations"), NO_LOGS]),
-        ("seqcls_quantum_attention", ["--data.train_size=32"]),  # and a step of which its monitor takes statistics
+        ("seqcls_quantum_attention", [*SHALLOW, "--data.train_size=32"]),  # a step that its monitor watches
     ],
     ids=["displaced", "checkpoint_activations", "attention"],
 )
@@ -121,8 +123,8 @@ def test_checkpoints_of_compiled_and_uncompiled_models_go_both_ways(tmp_path):
 @pytest.mark.parametrize("model", MODELS)
 def test_a_model_is_compiled_in_whole_graphs_and_learns_the_same(tmp_path, model):
     torch._dynamo.reset()
-    few = [FEW_SHOTS] if model == "seqcls" else []
-    options = [*few, *SMALL, *TINY_ARGUMENTS, "--trainer.max_epochs=2", f"--trainer.default_root_dir={tmp_path}"]
+    own = {"seqcls": [FEW_SHOTS], "seqcls_quantum_attention": SHALLOW}.get(model, [])
+    options = [*SMALL, *TINY_ARGUMENTS, *own, "--trainer.max_epochs=2", f"--trainer.default_root_dir={tmp_path}"]
     options += [NO_LOGS]  # an attention monitor's statistics are no part of the graph
     learned = []
     for graphs in (None, Graphs()):
@@ -223,7 +225,7 @@ def test_evaluation_keeps_and_computes_nothing_twice():
 
 
 def test_activations_of_a_sampled_circuit_are_measured_once(tmp_path):
-    small = ["--model.attention.num_qubits=2", "--model.attention.depth=1", "--data.train_size=32", NO_LOGS]
+    small = [*SHALLOW, "--data.train_size=32", NO_LOGS]
     small += ["--model.attention.sampler=lightning_qsgd.quantum.ExactSampler"]
     plain, again = (
         fit(tmp_path / name, *small, *options, model="seqcls_quantum_attention")
