@@ -61,6 +61,16 @@ def _child(root, arguments, prepare):
     main([*RUN, f"--trainer.default_root_dir={root}", *arguments])
 
 
+def _rank(rank, function, *arguments):
+    torch.set_num_threads(1)
+    function(rank, *arguments)
+
+
+def on_ranks(function, arguments, count):
+    """Call ``function(rank, *arguments)`` in ``count`` processes at once."""
+    torch.multiprocessing.start_processes(_rank, (function, *arguments), count, start_method="forkserver")
+
+
 def run(root, *arguments, prepare=None):
     """Exit code of a run in a process of its own."""
     root.mkdir(exist_ok=True)
