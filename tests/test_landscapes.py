@@ -5,7 +5,9 @@ import io
 import json
 import shutil
 from dataclasses import replace
+from functools import partial
 
+import descents
 import landscapes
 import landscapes_report
 import numpy as np
@@ -14,9 +16,20 @@ import torch
 from descents import METHODS, Setting, circuit
 from grid_search import Axis, tune
 
+from lightning_qsgd.optim import CircuitPerturbation
+from lightning_qsgd.quantum import ShotSampler
+
 TINY = landscapes.Size(
-    starts=3, tuning_starts=2, gradients=12, tuning_seeds=1, evaluation_seeds=2, count=3, reach=1, records=3
+    starts=3, tuning_starts=2, gradients=6, tuning_seeds=1, evaluation_seeds=2, count=3, reach=1, records=3
 )
+
+
+@pytest.fixture(autouse=True, scope="module")
+def few_shots():
+    """15,625 circuits of five qubits would run on Aer."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(descents, "CircuitPerturbation", partial(CircuitPerturbation, sampler=ShotSampler(64)))
+        yield
 
 
 @pytest.fixture(params=landscapes.LANDSCAPES, ids=lambda landscape: landscape.name)
