@@ -120,6 +120,10 @@ class OneLineErrorParser(LightningArgumentParser):
             content = without_empty(content, _file(path), groups, self.may_be_empty)
         return super().parse_string(content, path, *args, **kwargs)
 
+    def save(self, *args: Any, **kwargs: Any) -> None:
+        """Write a configuration, which was validated when it was parsed, to a file; see jsonargparse."""
+        super().save(*args, **{"skip_validation": True, **kwargs})
+
     def validate(self, namespace: Namespace, *args: Any, **kwargs: Any) -> None:
         """Check a configuration.
 

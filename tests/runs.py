@@ -2,7 +2,9 @@
 
 import csv
 import os
+import runpy
 import signal
+import sys
 from multiprocessing import get_context, set_start_method
 from pathlib import Path
 
@@ -18,8 +20,8 @@ RUN = ["fit", "--config=configs/seqcls.yaml", FEW_SHOTS, *SMALL, "--data.train_s
 #: What a clock says differs between any two runs; Lightning does not load the score of the last validation.
 NOT_COMPARED = ("seconds", "elapsed", "current_score", "dirpath", "path", "best_k_models")
 
-_context = get_context("forkserver")  # children start from a process that has the imports done, and no threads
-_context.set_forkserver_preload(["lightning_qsgd.cli", "lightning_qsgd.quantum", "tests.resumable"])
+context = get_context("forkserver")  # children start from a process that has the imports done, and no threads
+context.set_forkserver_preload(["lightning_qsgd.cli", "lightning_qsgd.quantum", "tests.resumable"])
 
 
 class Killer:
@@ -61,13 +63,46 @@ def _child(root, arguments, prepare):
     main([*RUN, f"--trainer.default_root_dir={root}", *arguments])
 
 
+def _rank(rank, function, *arguments):
+    torch.set_num_threads(1)
+    function(rank, *arguments)
+
+
+def on_ranks(function, arguments, count):
+    """Call ``function(rank, *arguments)`` in ``count`` processes at once."""
+    torch.multiprocessing.start_processes(_rank, (function, *arguments), count, start_method="forkserver")
+
+
+def start(root, *arguments, prepare=None):
+    """A run in a process of its own."""
+    root.mkdir(exist_ok=True)
+    process = context.Process(target=_child, args=(root, arguments, prepare))
+    process.start()
+    return process
+
+
 def run(root, *arguments, prepare=None):
     """Exit code of a run in a process of its own."""
-    root.mkdir(exist_ok=True)
-    process = _context.Process(target=_child, args=(root, arguments, prepare))
-    process.start()
+    process = start(root, *arguments, prepare=prepare)
     process.join(300)
     return process.exitcode
+
+
+def _program(log, arguments, environment):
+    file = os.open(log, os.O_CREAT | os.O_WRONLY)
+    os.dup2(file, 1), os.dup2(file, 2)
+    torch.set_num_threads(1)
+    os.environ |= environment
+    sys.argv[1:] = arguments
+    runpy.run_module("lightning_qsgd", run_name="__main__", alter_sys=True)
+
+
+def program(log, *arguments, environment):
+    """Exit code and output of ``python -m lightning_qsgd``, in a process that starts with the imports done."""
+    process = context.Process(target=_program, args=(log, arguments, environment))
+    process.start()
+    process.join(300)
+    return process.exitcode, log.read_text()
 
 
 def output(root):

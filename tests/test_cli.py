@@ -11,7 +11,7 @@ from tensorboard.backend.event_processing.event_accumulator import EventAccumula
 from lightning_qsgd.cli import main
 from lightning_qsgd.experiment import build
 from lightning_qsgd.run_folder import next_version
-from tests.common import SMALL
+from tests.common import FEW_SHOTS, SMALL, TINY_ARGUMENTS
 from tests.optim.common import own_state
 
 CONFIG = "configs/seqcls.yaml"
@@ -139,8 +139,8 @@ def test_swapping_the_optimizer_keeps_its_numbers(swap, capsys):
 def test_own_scheduler(tmp_path):
     experiment = build(
         [CONFIG],
-        [f"--trainer.default_root_dir={tmp_path}", "--model.scheduler=torch.optim.lr_scheduler.ExponentialLR",
-         "--model.scheduler.init_args.gamma=0.5", *SMALL],
+        [FEW_SHOTS, *SMALL, f"--trainer.default_root_dir={tmp_path}",
+         "--model.scheduler=torch.optim.lr_scheduler.ExponentialLR", "--model.scheduler.init_args.gamma=0.5"],
     )  # fmt: skip
     experiment.trainer.fit_loop.max_epochs = 1
     experiment.trainer.fit(experiment.module, datamodule=experiment.data)
@@ -166,9 +166,9 @@ def test_the_first_version_is_0(tmp_path):
     [["--trainer.logger=false"], ["--trainer.enable_checkpointing=false"], ["--trainer.fast_dev_run=1"]],
 )
 def test_what_may_be_switched_off(tmp_path, arguments):
+    small = [FEW_SHOTS, *TINY_ARGUMENTS, f"--trainer.default_root_dir={tmp_path}", "--trainer.max_epochs=1"]
     for seed in (0, 1):
-        root = f"--trainer.default_root_dir={tmp_path}"
-        run("fit", root, "--trainer.max_epochs=1", f"--seed_everything={seed}", *arguments)
+        run("fit", *small, f"--seed_everything={seed}", *arguments)
     if "fast_dev_run" not in arguments[0]:  # each run keeps its own folder
         assert {p.name for p in (tmp_path / "seqcls").iterdir()} == {"version_0", "version_1"}
         assert not (tmp_path / "summary.json").exists()

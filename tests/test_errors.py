@@ -8,7 +8,7 @@ import torch
 
 from lightning_qsgd.cli import main
 from lightning_qsgd.datamodules import TextClassification
-from tests.common import fails
+from tests.common import FEW_SHOTS, fails
 
 CONFIG = "configs/seqcls.yaml"
 SMALL = [
@@ -43,7 +43,10 @@ OPTIMIZER = "--model.optimizer.init_args"
         (["--data.kind=parity"], ["data.kind", "'majority', 'order'", "parity"]),
         ([f"{OPTIMIZER}.perturbation=nope"], ["model.optimizer.perturbation", "nope"]),
         ([f"{OPTIMIZER}.perturbation.num_qubits=0"], ["Invalid num_qubits: 0; it must be at least 1"]),
-        ([f"{OPTIMIZER}.perturbation.num_qubits=9"], ["1,953,125 grid points", "LiveCircuitPerturbation"]),
+        (
+            [f"{OPTIMIZER}.perturbation.num_qubits=9", f"{OPTIMIZER}.perturbation.rotations=zero"],
+            ["1,953,125 grid points", "LiveCircuitPerturbation"],
+        ),
         (
             [f"{OPTIMIZER}.target=gradient", f"{OPTIMIZER}.coupling=decoupled"],
             ["gradient, gradient, decoupled; legal: "],
@@ -65,7 +68,9 @@ OPTIMIZER = "--model.optimizer.init_args"
     ],
 )
 def test_wrong_arguments(capsys, tmp_path, arguments, words):
-    last = fails(capsys, "fit", "--config", CONFIG, f"--trainer.default_root_dir={tmp_path}", *SMALL, *arguments)
+    few = [] if any("sampler" in argument for argument in arguments) else [FEW_SHOTS]
+    root = f"--trainer.default_root_dir={tmp_path}"
+    last = fails(capsys, "fit", "--config", CONFIG, *few, root, *SMALL, *arguments)
     for word in words:
         assert word in last
     assert len(last) < 400
@@ -110,7 +115,7 @@ class Hostile:
 def test_wrong_checkpoints(capsys, tmp_path, monkeypatch):
     config = str(Path(CONFIG).resolve())
     monkeypatch.chdir(tmp_path)
-    main(["fit", "--config", config, *SMALL])
+    main(["fit", "--config", config, FEW_SHOTS, *SMALL])
     good = Path("logs/seqcls/version_0/checkpoints/best.ckpt")
 
     def test(file):

@@ -182,7 +182,7 @@ def mine(tmp_path, monkeypatch):
         (["--model=names.Net"], "names.py:2 in <module>: NameError: name 'nowhere_defined' is not defined"),
         (["--model=imports.Net"], "imports.py:1 in <module>: ModuleNotFoundError: No module named 'nothing_of_this_na"),
         (
-            ["--trainer.strategy=ddp_spawn", "--trainer.devices=2", "--model.where=step"],
+            ["--trainer.strategy=ddp_fork", "--trainer.devices=2", "--model.where=step"],
             "mine.py:45 in training_step: AttributeError: 'NoneType' object has no attribute",
         ),
     ],

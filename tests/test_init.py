@@ -1,4 +1,3 @@
-import subprocess
 import sys
 from pathlib import Path
 
@@ -7,10 +6,11 @@ import pytest
 from lightning_qsgd.cli import main
 from lightning_qsgd.init import make_project
 from tests.common import fails
-from tests.test_main_job import ENVIRONMENT, ROOT
+
+ROOT = Path(__file__).parents[1]
 
 
-def test_a_new_project_trains(tmp_path, capsys):
+def test_a_new_project_trains(tmp_path, capsys, monkeypatch):
     folder = tmp_path / "work" / "mine"
     main(["init", str(folder)])
     assert f"cd {folder} && python -m lightning_qsgd fit --config configs/my_data.yaml" in capsys.readouterr().out
@@ -24,11 +24,10 @@ def test_a_new_project_trains(tmp_path, capsys):
     assert all("fit --config configs/my_data.yaml" in line for line in commands)
     assert len((folder / "README.md").read_text().splitlines()) <= 10
     short = ["--trainer.max_epochs=1", "--data.train_size=64", "--trainer.accelerator=cpu"]
-    run = subprocess.run(
-        [Path(sys.executable).parent / "lightning-qsgd", "fit", "--config", "configs/my_data.yaml", *short],
-        cwd=folder, env=ENVIRONMENT, capture_output=True, text=True,
-    )  # fmt: skip
-    assert run.returncode == 0, run.stderr
+    monkeypatch.chdir(folder)
+    monkeypatch.syspath_prepend(folder)
+    monkeypatch.delitem(sys.modules, "my_data", raising=False)
+    main(["fit", "--config", "configs/my_data.yaml", *short])
     assert (folder / "logs" / "my_data" / "version_0" / "checkpoints" / "best.ckpt").is_file()
 
 

@@ -18,6 +18,9 @@ from tests.common import FEW_SHOTS, SMALL, TINY_ARGUMENTS
 from tests.optim.common import own_state
 
 MODELS = ["seqcls", "seqcls_quantum_head", "seqcls_quantum_attention"]
+NO_LOGS = "--trainer.logger=false"  # pictures and logs take a third of a small run
+#: A circuit of few gates, which are traced one by one.
+SHALLOW = ["--model.attention.num_qubits=2", "--model.attention.depth=1"]
 SCALED = ["--trainer.precision=null", "--trainer.plugins=tests.ranks.Float16OnCpu"]
 
 
@@ -56,9 +59,10 @@ def test_a_step_that_the_scaler_skips_advances_nothing(tmp_path, options):
 
 def test_a_run_with_a_loss_scaler_resumes_bit_for_bit_with_its_scale(tmp_path):
     callback = "--trainer.callbacks=tests.ranks.InfiniteGradient"
-    straight = fit(tmp_path / "straight", *SCALED, callback, epochs=2)
-    fit(tmp_path / "resumed", *SCALED, callback)
-    resumed = fit(tmp_path / "resumed", *SCALED, callback, "--ckpt_path=last", epochs=2)
+    options = [*SCALED, callback, NO_LOGS]
+    straight = fit(tmp_path / "straight", *options, epochs=2)
+    fit(tmp_path / "resumed", *options)
+    resumed = fit(tmp_path / "resumed", *options, "--ckpt_path=last", epochs=2)
     assert_same(straight, resumed)
     assert straight["Float16OnCpu"] == resumed["Float16OnCpu"]
     assert straight["Float16OnCpu"]["scale"] == 2.0**9
@@ -68,7 +72,7 @@ def test_a_run_with_a_loss_scaler_resumes_bit_for_bit_with_its_scale(tmp_path):
 
 
 def test_accumulated_batches_are_one_large_batch(tmp_path):
-    options = ["--trainer.precision=64-true", "--model.dropout=0", "--monitor.every_n_steps=0"]
+    options = ["--trainer.precision=64-true", "--model.dropout=0", NO_LOGS]
     whole = fit(tmp_path / "whole", *options, epochs=2)
     parts = fit(tmp_path / "parts", *options, overlay("accumulate"), epochs=2)
     assert whole["global_step"] == parts["global_step"] == 6
@@ -90,17 +94,16 @@ class Graphs:
 
 
 @pytest.mark.parametrize(
-    ("model", "overlays"),
+    ("model", "options"),
     [
-        ("seqcls", ["displaced"]),
-        ("seqcls", ["checkpoint_activations"]),
-        ("seqcls_quantum_head", []),
-        ("seqcls_quantum_attention", []),
+        ("seqcls", [overlay("displaced"), NO_LOGS]),
+        ("seqcls", [overlay("checkpoint_activations"), NO_LOGS]),
+        ("seqcls_quantum_attention", [*SHALLOW, "--data.train_size=32"]),  # a step that its monitor watches
     ],
+    ids=["displaced", "checkpoint_activations", "attention"],
 )
-def test_a_compiled_model_learns_what_the_uncompiled_one_does(tmp_path, model, overlays):
+def test_a_compiled_model_learns_what_the_uncompiled_one_does(tmp_path, model, options):
     torch._dynamo.reset()
-    options = [overlay(name) for name in overlays]
     first = fit(tmp_path / "plain", *options, model=model)
     second = fit(tmp_path / "compiled", *options, "--model.compile={backend: eager}", model=model)
     assert_same(first, second, 1e-5)
@@ -108,24 +111,31 @@ def test_a_compiled_model_learns_what_the_uncompiled_one_does(tmp_path, model, o
 
 def test_checkpoints_of_compiled_and_uncompiled_models_go_both_ways(tmp_path):
     torch._dynamo.reset()
-    compiled = [overlay("compile"), "--model.compile={backend: aot_eager}"]
-    fit(tmp_path / "first")
+    plain = [NO_LOGS, "--data.train_size=64"]
+    compiled = [*plain, overlay("compile"), "--model.compile={backend: aot_eager}"]
+    fit(tmp_path / "first", *plain)
     fit(tmp_path / "second", *compiled)
     first = fit(tmp_path / "first", *compiled, "--ckpt_path=last", epochs=2)
-    second = fit(tmp_path / "second", "--ckpt_path=last", epochs=2)
+    second = fit(tmp_path / "second", *plain, "--ckpt_path=last", epochs=2)
     assert_same(first, second, 1e-5)
 
 
 @pytest.mark.parametrize("model", MODELS)
-def test_a_model_is_compiled_in_whole_graphs(tmp_path, model):
+def test_a_model_is_compiled_in_whole_graphs_and_learns_the_same(tmp_path, model):
     torch._dynamo.reset()
-    options = [*SMALL, *TINY_ARGUMENTS, "--trainer.max_epochs=2", f"--trainer.default_root_dir={tmp_path}"]
-    options += ["--attention_monitor.every_n_steps=0"]  # its statistics are no part of the graph
-    trainer, module, data = build([f"configs/{model}.yaml"], options)
-    module.compile_options = {"backend": (graphs := Graphs()), "fullgraph": True}
-    trainer.fit(module, datamodule=data)
+    own = {"seqcls": [FEW_SHOTS], "seqcls_quantum_attention": SHALLOW}.get(model, [])
+    options = [*SMALL, *TINY_ARGUMENTS, *own, "--trainer.max_epochs=2", f"--trainer.default_root_dir={tmp_path}"]
+    options += [NO_LOGS]  # an attention monitor's statistics are no part of the graph
+    learned = []
+    for graphs in (None, Graphs()):
+        trainer, module, data = build([f"configs/{model}.yaml"], options)
+        if graphs is not None:
+            module.compile_options = {"backend": graphs, "fullgraph": True}
+        trainer.fit(module, datamodule=data)
+        learned.append({"state_dict": module.state_dict()})
     assert 2 <= graphs.count <= 4  # training, evaluation, and perhaps either again with batches of any size
     assert not any("_orig_mod" in name for name in module.state_dict())
+    assert_same(*learned, 1e-5)
 
 
 @pytest.mark.slow
@@ -140,8 +150,9 @@ def test_inductor_learns_what_the_uncompiled_model_does(tmp_path, model):
 
 def test_averaged_weights_and_a_compiled_model(tmp_path):
     torch._dynamo.reset()
-    compiled = fit(tmp_path / "compiled", overlay("ema"), "--model.compile={backend: eager}")
-    assert_same(compiled, fit(tmp_path / "plain", overlay("ema")), 1e-5)
+    options = [overlay("ema"), NO_LOGS]
+    compiled = fit(tmp_path / "compiled", *options, "--model.compile={backend: eager}")
+    assert_same(compiled, fit(tmp_path / "plain", *options), 1e-5)
 
 
 # ---- activation checkpointing
@@ -185,10 +196,17 @@ def test_checkpointed_activations_give_the_same_gradients_from_less_memory(atten
     assert kept[1] < kept[0] / 4
 
 
-@pytest.mark.parametrize("precision", ["32-true", "bf16-mixed", "bf16-true"])
-@pytest.mark.parametrize("model", ["seqcls", "seqcls_quantum_attention"])
+@pytest.mark.parametrize(
+    ("model", "precision"),
+    [
+        ("seqcls", "32-true"),
+        ("seqcls", "bf16-true"),
+        ("seqcls_quantum_attention", "bf16-mixed"),
+        ("seqcls_quantum_attention", "bf16-true"),
+    ],
+)
 def test_checkpointed_activations_change_no_run(tmp_path, model, precision):
-    options = [f"--trainer.precision={precision}", "--model.num_layers=2"]
+    options = [f"--trainer.precision={precision}", "--model.num_layers=2", NO_LOGS]
     plain = fit(tmp_path / "plain", *options, model=model)
     again = fit(tmp_path / "again", *options, overlay("checkpoint_activations"), model=model)
     assert_same(plain, again)
@@ -207,9 +225,10 @@ def test_evaluation_keeps_and_computes_nothing_twice():
 
 
 def test_activations_of_a_sampled_circuit_are_measured_once(tmp_path):
-    sampler = "--model.attention.sampler=lightning_qsgd.quantum.ExactSampler"
+    small = [*SHALLOW, "--data.train_size=32", NO_LOGS]
+    small += ["--model.attention.sampler=lightning_qsgd.quantum.ExactSampler"]
     plain, again = (
-        fit(tmp_path / name, sampler, *options, "--data.train_size=32", model="seqcls_quantum_attention")
+        fit(tmp_path / name, *small, *options, model="seqcls_quantum_attention")
         for name, options in (("plain", []), ("again", [overlay("checkpoint_activations")]))
     )
     assert_same(plain, again)
@@ -226,7 +245,7 @@ def test_activations_of_a_sampled_circuit_are_measured_once(tmp_path):
 
 
 def test_workers_change_no_bit(tmp_path):
-    assert_same(*(fit(tmp_path / str(n), f"--data.num_workers={n}", epochs=2) for n in (0, 2)))
+    assert_same(*(fit(tmp_path / str(n), f"--data.num_workers={n}", NO_LOGS, epochs=2) for n in (0, 2)))
 
 
 def test_workers_stay_for_all_epochs():
@@ -249,7 +268,7 @@ def test_profiles_lie_in_the_run_folder(tmp_path):
 
 def test_the_profiler_of_operations_writes_a_table_and_a_trace(tmp_path):
     profiler = "--trainer.profiler=lightning.pytorch.profilers.PyTorchProfiler"
-    fit(tmp_path, profiler, "--trainer.profiler.filename=operations")
+    fit(tmp_path, profiler, "--trainer.profiler.filename=operations", "--data.train_size=32", NO_LOGS)
     folder = tmp_path / "seqcls" / "version_0"
     assert "aten::" in (folder / "fit-operations.txt").read_text()
     (trace,) = folder.glob("*.pt.trace.json")
@@ -278,7 +297,7 @@ def test_deterministic_runs_work_with_each_model(tmp_path, monkeypatch, model):
 def test_threads_are_set_or_left_alone(tmp_path, threads, expected):
     torch.set_num_threads(3)  # what a process starts with
     try:
-        fit(tmp_path, f"--threads={threads}")
+        fit(tmp_path, f"--threads={threads}", "--data.train_size=32", NO_LOGS)
         summary = json.loads((tmp_path / "seqcls" / "version_0" / "summary.json").read_text())
         assert torch.get_num_threads() == summary["torch_threads"] == expected
     finally:

@@ -1,8 +1,13 @@
 """scripts/landscapes.py on settings of seconds."""
 
+import contextlib
+import io
 import json
+import shutil
 from dataclasses import replace
+from functools import partial
 
+import descents
 import landscapes
 import landscapes_report
 import numpy as np
@@ -11,9 +16,20 @@ import torch
 from descents import METHODS, Setting, circuit
 from grid_search import Axis, tune
 
+from lightning_qsgd.optim import CircuitPerturbation
+from lightning_qsgd.quantum import ShotSampler
+
 TINY = landscapes.Size(
-    starts=3, tuning_starts=2, gradients=12, tuning_seeds=1, evaluation_seeds=2, count=3, reach=1, records=3
+    starts=3, tuning_starts=2, gradients=6, tuning_seeds=1, evaluation_seeds=2, count=3, reach=1, records=3
 )
+
+
+@pytest.fixture(autouse=True, scope="module")
+def few_shots():
+    """15,625 circuits of five qubits would run on Aer."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(descents, "CircuitPerturbation", partial(CircuitPerturbation, sampler=ShotSampler(64)))
+        yield
 
 
 @pytest.fixture(params=landscapes.LANDSCAPES, ids=lambda landscape: landscape.name)
@@ -79,9 +95,9 @@ def test_methods_take_the_gradients_that_they_may_and_repeat(method, problem):
 
     problem.gradient = counted
     setting = Setting(0.05, "cosine", method.own.middle)
-    size = landscapes.Size(gradients=20)
+    size = landscapes.Size(gradients=10)
     (values,) = landscapes.descend(problem, method, setting, size)
-    assert taken == 20
+    assert taken == 10
     assert values.shape == (2, 5)
     assert torch.equal(landscapes.descend(problem, method, setting, size)[0], values)
 
@@ -162,12 +178,21 @@ def test_paired_interval():
     assert landscapes_report.paired([1.0, 2.0], [0.0, 1.0]) == (1.0, 1.0, 1.0)
 
 
-def test_a_quick_run_end_to_end(tmp_path, monkeypatch, capsys):
-    monkeypatch.setattr(landscapes, "QUICK", TINY)
-    landscapes.main(["--quick", "--seeds", "2", "--output", str(tmp_path / "out")])
-    record = json.loads((tmp_path / "out" / "landscapes.json").read_text())
-    table = (tmp_path / "out" / "landscapes.md").read_text()
-    assert table in capsys.readouterr().out
+@pytest.fixture(scope="module")
+def quick(tmp_path_factory):
+    """The folder of a quick run, and what it printed."""
+    folder = tmp_path_factory.mktemp("quick") / "out"
+    with pytest.MonkeyPatch.context() as patch, contextlib.redirect_stdout(io.StringIO()) as said:
+        patch.setattr(landscapes, "QUICK", TINY)
+        landscapes.main(["--quick", "--seeds", "2", "--output", str(folder)])
+    return folder, said.getvalue()
+
+
+def test_a_quick_run_end_to_end(quick):
+    folder, said = quick
+    record = json.loads((folder / "landscapes.json").read_text())
+    table = (folder / "landscapes.md").read_text()
+    assert table in said
     assert len(record["results"]) == len(landscapes.LANDSCAPES) * len(METHODS)
     assert not set(record["evaluation_seeds"]) & set(record["tuning_seeds"])
     for result in record["results"]:
@@ -175,20 +200,19 @@ def test_a_quick_run_end_to_end(tmp_path, monkeypatch, capsys):
         assert len(result["median"]) == len(result["solved"]) == 2
         assert np.array(result["curve_quartiles"]).shape == (3, 3)
         assert result["trials"] >= (6 if result["method"] == "Adam, beta1 0.9" else 18)
-    assert (tmp_path / "out" / "landscapes.png").read_bytes()[:4] == b"\x89PNG"
-    assert {path.name for path in (tmp_path / "out").iterdir()} == {f"landscapes.{s}" for s in ("json", "md", "png")}
+    assert (folder / "landscapes.png").read_bytes()[:4] == b"\x89PNG"
+    assert {path.name for path in folder.iterdir()} == {f"landscapes.{s}" for s in ("json", "md", "png")}
 
 
-def test_a_stopped_run_goes_on(tmp_path, monkeypatch, capsys):
+def test_a_stopped_run_goes_on(quick, tmp_path, monkeypatch, capsys):
     monkeypatch.setattr(landscapes, "QUICK", TINY)
     arguments = ["--quick", "--seeds", "2", "--output", str(tmp_path)]
-    landscapes.main(arguments)
+    shutil.copytree(quick[0], tmp_path, dirs_exist_ok=True)
     path = tmp_path / "landscapes.json"
     whole = json.loads(path.read_text())
     assert whole["results"].pop(3)["method"] == "SAM"
     path.write_text(json.dumps(whole))
     table = (tmp_path / "landscapes.md").read_text()
-    capsys.readouterr()
     landscapes.main(arguments)
     assert capsys.readouterr().out.count(" trials in ") == 1
     assert (tmp_path / "landscapes.md").read_text() == table

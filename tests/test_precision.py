@@ -18,6 +18,9 @@ ON_CPU = {"32-true": torch.float32, "bf16-mixed": torch.float32, "bf16-true": to
 OPTIMIZER = "--model.optimizer.init_args"
 
 
+NO_LOGS = "--trainer.logger=false"  # pictures and logs take a third of a small run
+
+
 def fit(root, *arguments, config=MAIN, epochs=1):
     main(
         ["fit", *config, *SMALL, *TINY_ARGUMENTS, f"--trainer.default_root_dir={root}",
@@ -72,10 +75,10 @@ def test_each_precision_trains_and_asks_its_circuit_in_float32_or_float64(tmp_pa
 
 @pytest.mark.parametrize("precision", ON_CPU)
 def test_each_precision_resumes_bit_for_bit(tmp_path, precision):
-    chosen = f"--trainer.precision={precision}"
-    fit(tmp_path / "straight", chosen, epochs=2)
-    fit(tmp_path / "resumed", chosen)
-    fit(tmp_path / "resumed", chosen, "--ckpt_path=last", epochs=2)
+    chosen = [f"--trainer.precision={precision}", NO_LOGS]
+    fit(tmp_path / "straight", *chosen, epochs=2)
+    fit(tmp_path / "resumed", *chosen)
+    fit(tmp_path / "resumed", *chosen, "--ckpt_path=last", epochs=2)
     first, second = (checkpoint(tmp_path / name)["state_dict"] for name in ("straight", "resumed"))
     assert all(torch.equal(first[key], second[key]) for key in first)
 

@@ -2,8 +2,6 @@ import csv
 import json
 import os
 import signal
-import subprocess
-import sys
 import time
 from pathlib import Path
 
@@ -15,6 +13,7 @@ from tensorboard.backend.event_processing.event_accumulator import EventAccumula
 from lightning_qsgd.cli import main
 from lightning_qsgd.run_folder import find_checkpoint, next_version, reserve
 from tests.common import FEW_SHOTS
+from tests.runs import output, start
 
 SMALL = [
     "--config=configs/seqcls.yaml", FEW_SHOTS, "--data.train_size=96", "--data.val_size=64",
@@ -62,22 +61,16 @@ def test_changes_at_a_resume_are_named(tmp_path):
 
 
 def test_an_interrupted_run_says_how_to_go_on(tmp_path):
-    command = [sys.executable, "-m", "lightning_qsgd", "fit", *SMALL, f"--trainer.default_root_dir={tmp_path}"]
-    process = subprocess.Popen(
-        [*command, "--trainer.max_epochs=5000"],
-        stderr=subprocess.PIPE,
-        text=True,
-        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),  # shells ignore it for background jobs
-    )
+    process = start(tmp_path, "--trainer.max_epochs=5000")
     last = tmp_path / "seqcls" / "version_0" / "checkpoints" / "last.ckpt"
     for _ in range(600):
         if last.is_file():
             break
         time.sleep(0.1)
-    process.send_signal(signal.SIGINT)
-    error = process.communicate(timeout=60)[1]
-    assert "resume with --ckpt_path" in error
-    assert str(last) in error
+    os.kill(process.pid, signal.SIGINT)
+    process.join(60)
+    assert "resume with --ckpt_path" in output(tmp_path)
+    assert str(last) in output(tmp_path)
 
 
 def test_records_after_the_checkpoint_are_dropped(tmp_path):

@@ -1,9 +1,6 @@
 """What a file or a configuration must not be able to do: run code, or carry a secret away."""
 
-import os
 import pickle
-import subprocess
-import sys
 import zipfile
 from pathlib import Path
 
@@ -13,6 +10,7 @@ import torch
 
 from lightning_qsgd.cli import main
 from tests.common import FEW_SHOTS, SMALL, fails
+from tests.runs import program
 from tests.traps import Hostile
 
 CONFIG = ["--config=configs/seqcls.yaml", FEW_SHOTS]
@@ -167,14 +165,10 @@ def holders(folder):
 
 
 def run(tmp_path, *arguments):
-    done = subprocess.run(
-        [sys.executable, "-m", "lightning_qsgd", *arguments],
-        env=os.environ | SECRETS | {"OMP_NUM_THREADS": "1"}, capture_output=True, text=True, timeout=300,
-    )  # fmt: skip
-    said = done.stdout + done.stderr
+    code, said = program(tmp_path.with_suffix(".log"), *arguments, environment=SECRETS)
     assert not [name for name, secret in SECRETS.items() if secret in said]
     assert holders(tmp_path) == []
-    return done.returncode, said
+    return code, said
 
 
 @pytest.mark.slow

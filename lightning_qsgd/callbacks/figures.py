@@ -98,19 +98,21 @@ def drawing_image(drawing: str) -> NDArray[np.uint8]:
     return pixels(figure)
 
 
+@cache
+def outcome_picture(num_qubits: int, names: tuple[str, ...]) -> "OutcomePicture":
+    """The picture of these arguments. The runs of a process, such as those of a comparison, share it."""
+    return OutcomePicture(num_qubits, names)
+
+
 class OutcomePicture:
     """Bars of outcome probabilities next to the exact ones. Axes and text, which take longest, are drawn once.
 
     Args:
         num_qubits: n. Above 4, the figure shows the 15 likeliest outcomes and the sum of all others.
         names: names of the distributions next to the exact one.
-
-    Attributes:
-        names: the argument.
     """
 
     def __init__(self, num_qubits: int, names: tuple[str, ...]) -> None:
-        self.names = names
         self._num_qubits, self._names = num_qubits, ("exact", *names)
         self._figure = Figure(figsize=(6.4, 3.6), dpi=100)
         self._canvas = FigureCanvasAgg(self._figure)

@@ -8,7 +8,7 @@ from lightning.pytorch.loggers import Logger
 from torch import Tensor
 
 from lightning_qsgd.callbacks.circuit_watch import CircuitWatch
-from lightning_qsgd.callbacks.figures import OutcomePicture, drawing_image
+from lightning_qsgd.callbacks.figures import drawing_image, outcome_picture
 from lightning_qsgd.callbacks.parts import superpositional, tensorboard_writers
 from lightning_qsgd.optim import LiveCircuitPerturbation, SuperpositionalGradientDescent
 from lightning_qsgd.optim.statistics import STATISTICS
@@ -55,7 +55,6 @@ class PerturbationMonitor(L.Callback):
             raise ValueError(f"Invalid per: {per!r}; it must be one of model, group, layer")
         self.every_n_steps, self.per = every_n_steps, per
         self._watch: CircuitWatch | None = None
-        self._picture: OutcomePicture | None = None
 
     def on_train_epoch_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         """Log the circuit and the residual of its series."""
@@ -130,11 +129,9 @@ class PerturbationMonitor(L.Callback):
             pictures["circuit/drawing"] = drawing_image(str(circuit.ansatz.circuit.draw("text", fold=_FOLD)))
         outcomes = watch.outcomes()
         if outcomes is not None and outcomes.found:
-            names = tuple(outcomes.found)
-            if self._picture is None or self._picture.names != names:
-                self._picture = OutcomePicture(circuit.num_qubits, names)
+            picture = outcome_picture(circuit.num_qubits, tuple(outcomes.found))
             shown = {"exact": outcomes.exact} | outcomes.found
-            pictures["circuit/outcomes"] = self._picture.draw({name: p[0].numpy() for name, p in shown.items()})
+            pictures["circuit/outcomes"] = picture.draw({name: p[0].numpy() for name, p in shown.items()})
         for writer in writers:
             for name, image in pictures.items():
                 writer.add_image(name, image, step, dataformats="HWC")

@@ -1,5 +1,8 @@
 """Audits of perturbations along made-up trajectories with known answers."""
 
+import copy
+import functools
+
 import numpy as np
 import pytest
 import torch
@@ -49,8 +52,15 @@ def audit(perturbation, width=0.3, times=6, blocks=150, seed=0, stands_for=1.0):
     return audit_perturbation(trajectory, perturbation)
 
 
+@functools.cache
+def fitted(**options):
+    perturbation = CircuitPerturbation(**({"sampler": ExactSampler()} | options))
+    perturbation.prepare()
+    return perturbation
+
+
 def circuit(**options):
-    return CircuitPerturbation(**({"sampler": ExactSampler()} | options))
+    return copy.deepcopy(fitted(**options))
 
 
 def test_the_sine_is_a_sine():
@@ -209,8 +219,8 @@ def test_it_says_what_ran_the_circuits(tmp_path):
     assert audit(SinePerturbation()).ran_on == ""
     assert audit(CircuitPerturbation()).ran_on == "ExactSampler"
     for kind in (
-        CircuitPerturbation(sampler=device),
-        ControlPerturbation("frozen", CircuitPerturbation(sampler=device)),
+        CircuitPerturbation(sampler=device, num_qubits=2),
+        ControlPerturbation("frozen", CircuitPerturbation(sampler=device, num_qubits=2)),
     ):
         assert audit(kind).ran_on == "FakeBackendSampler on FakeManilaV2, 64 shots"
     measured, path = CircuitPerturbation(sampler=device, num_qubits=2), str(tmp_path / "manila.npz")

@@ -6,9 +6,9 @@ import torch
 from lightning_qsgd.audit.recording import Recorder, checkpoints_in, replay
 from lightning_qsgd.cli import main
 from lightning_qsgd.experiment import Experiment
-from tests.common import SMALL, TINY_ARGUMENTS
+from tests.common import FEW_SHOTS, SMALL, TINY_ARGUMENTS
 
-GIVEN = ["--config", "configs/seqcls.yaml", *SMALL, *TINY_ARGUMENTS]
+GIVEN = ["--config", "configs/seqcls.yaml", FEW_SHOTS, *SMALL, *TINY_ARGUMENTS]
 GIVEN += ["--model.optimizer.perturbation.sampler=lightning_qsgd.quantum.ExactSampler"]
 
 

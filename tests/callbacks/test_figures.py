@@ -1,6 +1,6 @@
 import numpy as np
 
-from lightning_qsgd.callbacks.figures import OutcomePicture, drawing_image
+from lightning_qsgd.callbacks.figures import drawing_image, outcome_picture
 from lightning_qsgd.quantum import superposition_circuit
 
 BLUE = np.array([31, 119, 180])  # matplotlib's tab:blue
@@ -19,7 +19,7 @@ def test_a_drawing_grows_with_its_circuit():
 
 
 def test_bars_are_as_high_as_the_probabilities_each_time():
-    picture = OutcomePicture(2, ("measured",))
+    picture = outcome_picture(2, ("measured",))
     exact = np.full(4, 0.25)
     first = picture.draw({"exact": exact, "measured": np.array([0.2, 0.2, 0.3, 0.3])})
     legend = blue(picture.draw({"exact": exact, "measured": np.zeros(4)}))
@@ -28,10 +28,11 @@ def test_bars_are_as_high_as_the_probabilities_each_time():
     assert abs(high / low - 2) < 0.05
     again = picture.draw({"exact": exact, "measured": np.array([0.2, 0.2, 0.3, 0.3])})
     assert np.array_equal(first, again)  # nothing of the pictures between is left
+    assert outcome_picture(2, ("measured",)) is picture  # of another run in this process
 
 
 def test_many_outcomes_are_shown_as_the_likeliest_and_the_others():
     p = np.linspace(0, 1, 64)
     p /= p.sum()
-    image = OutcomePicture(6, ("series",)).draw({"exact": p, "series": p})
+    image = outcome_picture(6, ("series",)).draw({"exact": p, "series": p})
     assert image.shape == (360, 640, 3)

@@ -262,9 +262,9 @@ def check_null(draw, count):
     return error, np.mean(unadjusted)
 
 
-@pytest.mark.parametrize("draw", NULLS.values(), ids=NULLS)
-def test_reports_without_any_difference_seldom_show_one(draw):
-    check_null(draw, 400)
+@pytest.mark.parametrize("name", [name for name in NULLS if name != "normal"])  # of which the next test judges more
+def test_reports_without_any_difference_seldom_show_one(name):
+    check_null(NULLS[name], 400)
 
 
 @pytest.mark.slow
@@ -274,7 +274,7 @@ def test_many_reports_without_any_difference_seldom_show_one(draw):
 
 
 def test_uncorrected_intervals_would_show_differences_in_41_percent_of_reports():
-    error, unadjusted = check_null(normal, 1200)
+    error, unadjusted = check_null(normal, 800)
     assert error > 0.02
     assert unadjusted == pytest.approx(0.41, abs=0.04)
 
@@ -282,7 +282,7 @@ def test_uncorrected_intervals_would_show_differences_in_41_percent_of_reports()
 def test_skewed_differences_err_more_as_the_docstring_says():
     found = []
     rng = np.random.default_rng(0)
-    for _ in range(600):
+    for _ in range(400):
         pairs = {str(i): (rng.exponential(1.0, SEEDS), np.ones(SEEDS)) for i in range(ARMS)}
         found.append(any(is_difference(j) for j in judge(pairs, 1.0).values()))
     assert np.mean(found) == pytest.approx(0.38, abs=0.06)
@@ -291,7 +291,7 @@ def test_skewed_differences_err_more_as_the_docstring_says():
 @pytest.mark.parametrize("effect", [0.0, 0.3, 3.0])
 def test_gatekeeper_keeps_the_error_of_reports(effect):
     false = []
-    for report in reports(700, normal, (effect, *[0.0] * (ARMS - 1)), gatekeeper="0"):
+    for report in reports(500, normal, (effect, *[0.0] * (ARMS - 1)), gatekeeper="0"):
         others = any(is_difference(j) and not j.exploratory for j in list(report.values())[1:])
         gate = is_difference(report["0"]) and (effect == 0 or report["0"].verdict.startswith("worse"))
         false.append(others or gate)

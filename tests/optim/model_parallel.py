@@ -1,7 +1,6 @@
-"""A run of Lightning's ModelParallelStrategy on two gloo ranks: `python model_parallel.py FOLDER SCOPE`."""
+"""A run of Lightning's ModelParallelStrategy on two gloo ranks."""
 
-import sys
-from pathlib import Path
+import os
 
 import lightning as L
 import torch
@@ -62,8 +61,9 @@ def whole(module):
     }
 
 
-def main(folder, scope):
-    torch.set_num_threads(1)
+def main(rank, folder, scope, port):
+    """What each of two processes runs that were launched as torchrun or SLURM would."""
+    os.environ |= {"LOCAL_RANK": str(rank), "NODE_RANK": "0", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port)}
     trainer, _ = fit(folder, scope, 1, ModelParallelStrategy(data_parallel_size=2, tensor_parallel_size=1), 2)
     trainer.save_checkpoint(folder / "checkpoint")
     trainer, resumed = fit(
@@ -78,7 +78,3 @@ def main(folder, scope):
     state = trainer.optimizers[0].perturbation.state_dict()
     if trainer.is_global_zero:
         torch.save({"weights": weights, "circuits": state["circuits"]}, folder / "found.pt")
-
-
-if __name__ == "__main__":
-    main(Path(sys.argv[1]), sys.argv[2])

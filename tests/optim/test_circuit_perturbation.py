@@ -170,18 +170,18 @@ def test_residual_of_a_sampled_product_circuit_is_what_shots_explain():
 
 
 def test_shot_noise_is_fresh_in_each_step_repeats_with_the_seed_and_has_the_variance_of_shots():
-    shots, angles = 100, random_angles(500)
-    exact = ask(CircuitPerturbation(), angles)
-    noisy = CircuitPerturbation(shot_noise=shots, sampler=ExactSampler())
+    shots, angles = 100, random_angles(1000, 2)
+    exact = ask(CircuitPerturbation(num_qubits=2), angles)
+    noisy = CircuitPerturbation(num_qubits=2, shot_noise=shots, sampler=ExactSampler())
     first, second = ask(noisy, angles, step=0), ask(noisy, angles, step=1)
     assert not torch.equal(first, second)
     assert torch.equal(ask(noisy, angles, step=0), first)
-    other = CircuitPerturbation(shot_noise=shots, shot_noise_seed=1)
+    other = CircuitPerturbation(num_qubits=2, shot_noise=shots, shot_noise_seed=1)
     assert not torch.equal(ask(other, angles, step=0), first)
     variance = (1 - exact**2) / shots
     assert ((first - exact) ** 2).mean().item() == pytest.approx(variance.mean().item(), rel=0.1)
     assert first.abs().max() <= 1
-    live = LiveCircuitPerturbation(sampler=AerSampler(shots=shots))
+    live = LiveCircuitPerturbation(num_qubits=2, sampler=AerSampler(shots=shots))
     spread = ((ask(live, angles, step=0) - exact) ** 2).mean().item()
     assert ((first - exact) ** 2).mean().item() == pytest.approx(spread, rel=0.15)
 

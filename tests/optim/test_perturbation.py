@@ -62,19 +62,21 @@ def test_depth_2_without_entanglement(a, phi):
 
 
 def test_the_literal_circuit_is_a_constant_at_small_weights():
-    s = ask(CircuitPerturbation(rotations="zero"), random_angles(2000) * math.pi * 0.05)
+    circuit = CircuitPerturbation(rotations="zero")
+    s = ask(circuit, random_angles(2000) * math.pi * 0.05)
     assert -0.995 < s.mean() < -0.95
     assert 0.01 < s.std() < 0.04
-    at_zero = ask(CircuitPerturbation(rotations="zero"), torch.zeros(1, 4, dtype=torch.float64))
+    at_zero = ask(circuit, torch.zeros(1, 4, dtype=torch.float64))
     torch.testing.assert_close(at_zero, -torch.ones(1, 4, dtype=torch.float64), atol=1e-11, rtol=0)
 
 
 def test_aligned_is_the_default_and_contains_equation_2():
     angles = random_angles(2000) * math.pi * 0.05
-    s = ask(CircuitPerturbation(), angles)
+    circuit = CircuitPerturbation()
+    s = ask(circuit, angles)
     assert np.corrcoef(s.flatten(), angles.sin().flatten())[0, 1] > 0.985
     zero = torch.zeros(1, 4, dtype=torch.float64)
-    assert ask(CircuitPerturbation(), zero).abs().max() < 1e-11
+    assert ask(circuit, zero).abs().max() < 1e-11
 
 
 # ---- the circuit: modes, centring, decoding, counts
@@ -83,20 +85,18 @@ def test_aligned_is_the_default_and_contains_equation_2():
 @pytest.mark.parametrize("center", [None, "zero", "odd"])
 @pytest.mark.parametrize("rotations", ["aligned", "zero", "random"])
 def test_live_equals_surrogate(center, rotations):
-    angles = random_angles(6)
-    options = {"center": center, "rotations": rotations, "rotation_seed": 3}
+    angles = random_angles(6, 3)
+    options = {"num_qubits": 3, "center": center, "rotations": rotations, "rotation_seed": 3}
     live = ask(LiveCircuitPerturbation(**options), angles)
     torch.testing.assert_close(live, ask(CircuitPerturbation(**options), angles), atol=1e-9, rtol=0)
 
 
 def test_centring_removes_the_constant():
-    angles = random_angles()
-    raw = CircuitPerturbation(rotations="random")
+    angles, options = random_angles(n=3), {"num_qubits": 3, "rotations": "random"}
+    raw = CircuitPerturbation(**options)
     at_zero = ask(raw, torch.zeros_like(angles))
-    torch.testing.assert_close(
-        ask(CircuitPerturbation(rotations="random", center="zero"), angles), ask(raw, angles) - at_zero
-    )
-    odd = ask(CircuitPerturbation(rotations="random", center="odd"), angles)
+    torch.testing.assert_close(ask(CircuitPerturbation(**options, center="zero"), angles), ask(raw, angles) - at_zero)
+    odd = ask(CircuitPerturbation(**options, center="odd"), angles)
     torch.testing.assert_close(odd, (ask(raw, angles) - ask(raw, -angles)) / 2)
 
 
@@ -181,12 +181,13 @@ def test_state_brings_the_series_so_that_no_circuit_runs_again():
 
 
 def test_centring_is_the_configs_not_the_checkpoints():
-    centred = CircuitPerturbation(rotations="zero", center="zero")
+    options = {"num_qubits": 3, "rotations": "zero"}
+    centred = CircuitPerturbation(**options, center="zero")
     centred.prepare()
-    plain = CircuitPerturbation(rotations="zero")
+    plain = CircuitPerturbation(**options)
     plain.load_state_dict(centred.state_dict())
-    angles = random_angles()
-    assert torch.equal(ask(plain, angles), ask(CircuitPerturbation(rotations="zero"), angles))
+    angles = random_angles(n=3)
+    assert torch.equal(ask(plain, angles), ask(CircuitPerturbation(**options), angles))
 
 
 @pytest.mark.parametrize(
@@ -293,16 +294,16 @@ def test_series_has_the_circuits_spectrum_and_other_values():
 @pytest.mark.parametrize(
     "reference",
     [
-        LiveCircuitPerturbation(),
-        LiveCircuitPerturbation(on_failure="series"),
-        CircuitPerturbation(center="odd"),
+        LiveCircuitPerturbation(num_qubits=2),
+        LiveCircuitPerturbation(num_qubits=2, on_failure="series"),
+        CircuitPerturbation(num_qubits=2, center="odd"),
         CircuitPerturbation(entanglement="none"),
         SinePerturbation(),
     ],
 )
 def test_series_needs_one(reference):
     with pytest.raises(ValueError, match=r"Invalid reference: '(Sine|(Live)?Circuit)Perturbation'; it must be a Circ"):
-        ask(SeriesTwin(reference), random_angles(2))
+        ask(SeriesTwin(reference), random_angles(2, reference.num_qubits))
 
 
 def test_shuffled_leaves_padding_alone():

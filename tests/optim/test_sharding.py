@@ -1,21 +1,18 @@
 """FSDP2's DTensors on 3 gloo ranks: the step is that of the whole tensors."""
 
-import os
-import subprocess
-import sys
-from pathlib import Path
-
 import pytest
 import torch
+from lightning.fabric.plugins.environments.lightning import find_free_network_port
 
 from tests.optim import model_parallel, sharded_runs
+from tests.runs import on_ranks
 
 
 @pytest.fixture(scope="module")
 def found(tmp_path_factory):
     folder = tmp_path_factory.mktemp("ranks")
     arguments = (3, str(folder / "rendezvous"), str(folder / "results.pt"))
-    torch.multiprocessing.spawn(sharded_runs.all_cases, arguments, nprocs=3)
+    on_ranks(sharded_runs.all_cases, arguments, 3)
     return torch.load(folder / "results.pt")
 
 
@@ -52,9 +49,7 @@ def test_other_ways_to_cut_tensors_are_refused(found):
 
 
 def test_lightning_model_parallel_strategy_trains_saves_and_resumes_as_one_process(tmp_path):
-    script = Path(model_parallel.__file__)
-    environment = os.environ | {"PYTHONPATH": str(script.parents[2]), "OMP_NUM_THREADS": "1"}
-    subprocess.run([sys.executable, script, tmp_path, "all"], check=True, env=environment, timeout=300)
+    on_ranks(model_parallel.main, (tmp_path, "all", find_free_network_port()), 2)
     _, module = model_parallel.fit(tmp_path, "all", epochs=2)
     found = torch.load(tmp_path / "found.pt")
     for name, weight in model_parallel.whole(module).items():

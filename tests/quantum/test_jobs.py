@@ -1,19 +1,14 @@
 import json
 import logging
-import multiprocessing
-import os
 import signal
-import subprocess
-import sys
 
 import numpy as np
 import pytest
 
-from lightning_qsgd.quantum import (
-    ReliableSampler,
-)
+from lightning_qsgd.quantum import ReliableSampler, superposition_circuit
 from lightning_qsgd.quantum.jobs import JobsFile
 from tests.quantum.folder_sampler import ROWS, SMALL, FindableSampler, FolderSampler, bits, expected
+from tests.runs import context
 
 
 def test_entries_are_written_before_waiting_and_dropped_when_done(tmp_path):
@@ -114,42 +109,40 @@ def test_interrupt_says_which_jobs_are_left(tmp_path, caplog):
 # Other processes
 
 
-SCRIPT = """
-import sys
-import numpy as np
-from lightning_qsgd.quantum import ReliableSampler, superposition_circuit
-from tests.quantum.folder_sampler import FolderSampler
-circuit = superposition_circuit(2, 1).circuit.measure_all(inplace=False)
-backend = FolderSampler(sys.argv[1], slow="slow" in sys.argv, die_while_waiting="die" in sys.argv)
-sampler = ReliableSampler(backend, max_circuits=2, jobs_file=sys.argv[1] + "/jobs.json")
-job = sampler.run([(circuit, np.load(sys.argv[1] + "/rows.npy"))])
-print("submitted", flush=True)
-print(job.result()[0].data.meas.array[:, 0, 0].tolist())
-"""
+def _collect(folder, said, how):
+    circuit = superposition_circuit(2, 1).circuit.measure_all(inplace=False)
+    backend = FolderSampler(folder, slow=how == "slow", die_while_waiting=how == "die")
+    sampler = ReliableSampler(backend, max_circuits=2, jobs_file=folder / "jobs.json")
+    job = sampler.run([(circuit, ROWS)])
+    said.send("submitted")
+    said.send(job.result()[0].data.meas.array[:, 0, 0].tolist())
 
 
-def process(folder, *arguments):
-    return subprocess.Popen(
-        [sys.executable, "-c", SCRIPT, str(folder), *arguments], stdout=subprocess.PIPE, text=True, cwd=os.getcwd()
-    )
+def process(folder, how=""):
+    """A process, and what it says."""
+    said, saying = context.Pipe(duplex=False)
+    started = context.Process(target=_collect, args=(folder, saying, how))
+    started.start()
+    return started, said
 
 
 def test_a_killed_process_is_continued_by_the_next_without_new_jobs(tmp_path):
-    np.save(tmp_path / "rows.npy", ROWS)
     backend = FolderSampler(tmp_path)
-    dying = process(tmp_path, "die")
-    slow = process(tmp_path, "slow")
-    assert dying.wait(60) == 9
-    assert slow.stdout.readline() == "submitted\n"
-    slow.send_signal(signal.SIGKILL)
-    assert slow.wait(60) == -signal.SIGKILL
+    dying, _ = process(tmp_path, "die")
+    slow, said = process(tmp_path, "slow")
+    dying.join(60)
+    assert dying.exitcode == 9
+    assert said.recv() == "submitted"
+    slow.kill()
+    slow.join(60)
+    assert slow.exitcode == -signal.SIGKILL
     before = backend.submitted()
     recorded = JobsFile(tmp_path / "jobs.json").read()
     assert len(recorded) == 3
-    after = process(tmp_path)
-    output, _ = after.communicate(timeout=60)
-    assert after.returncode == 0
-    assert output.splitlines()[-1] == str(expected().tolist())
+    after, said = process(tmp_path)
+    assert [said.recv(), said.recv()] == ["submitted", expected().tolist()]
+    after.join(60)
+    assert after.exitcode == 0
     assert backend.submitted() == before
     assert JobsFile(tmp_path / "jobs.json").read() == {}
 
@@ -162,7 +155,6 @@ def _write_entries(path, name, together):
 
 
 def test_processes_share_the_file(tmp_path):
-    context = multiprocessing.get_context("spawn")
     together, path = context.Barrier(2), tmp_path / "jobs.json"
     workers = [context.Process(target=_write_entries, args=(path, name, together)) for name in "ab"]
     for worker in workers:

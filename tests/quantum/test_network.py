@@ -1,4 +1,3 @@
-import multiprocessing
 import pickle
 import warnings
 
@@ -27,6 +26,7 @@ from lightning_qsgd.quantum import (
     superposition_circuit,
 )
 from lightning_qsgd.quantum.samplers import described, transpiled
+from tests.runs import context
 
 ANSATZ = superposition_circuit(4, 2)
 RNG = np.random.default_rng(0)
@@ -236,10 +236,10 @@ def _in_another_process(network):
     return network.probabilities(INPUTS, WEIGHTS, step=3)
 
 
-def test_network_pickles_into_a_spawned_process():
+def test_network_pickles_into_another_process():
     network = QuantumNetwork(ANSATZ, AerSampler(shots=64, seed=1))
     here = network.probabilities(INPUTS, WEIGHTS, step=3)
-    with multiprocessing.get_context("spawn").Pool(1) as pool:
+    with context.Pool(1) as pool:
         there = pool.apply(_in_another_process, (network,))
     np.testing.assert_array_equal(here, there)
     copy = pickle.loads(pickle.dumps(QuantumNetwork(ANSATZ)))
