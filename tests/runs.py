@@ -21,7 +21,7 @@ RUN = ["fit", "--config=configs/seqcls.yaml", FEW_SHOTS, *SMALL, "--data.train_s
 NOT_COMPARED = ("seconds", "elapsed", "current_score", "dirpath", "path", "best_k_models")
 
 context = get_context("forkserver")  # children start from a process that has the imports done, and no threads
-context.set_forkserver_preload(["lightning_qsgd.cli", "lightning_qsgd.quantum", "tests.resumable"])
+context.set_forkserver_preload(["lightning_qsgd.cli", "lightning_qsgd.quantum", "tests.resumable", "tests.parsed"])
 
 
 class Killer:

@@ -139,7 +139,7 @@ def test_a_model_is_compiled_in_whole_graphs_and_learns_the_same(tmp_path, model
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("model", MODELS)
+@pytest.mark.parametrize("model", MODELS[1:])  # but for its linear head, that of seqcls is part of the first
 def test_inductor_learns_what_the_uncompiled_model_does(tmp_path, model):
     torch._dynamo.reset()
     options = ["--trainer.precision=64-true", "--model.dropout=0"]

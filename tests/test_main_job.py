@@ -13,6 +13,7 @@ import torch
 from tests.common import FEW_SHOTS
 
 ROOT = Path(__file__).parents[1]
+LIVE = ["--config", "configs/overlay/live.yaml"]
 ENVIRONMENT = os.environ | {"OMP_NUM_THREADS": "1"}
 
 
@@ -34,8 +35,11 @@ def test_the_main_job_reaches_its_accuracy_within_its_memory(tmp_path):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("overlays", [[], ["--config", "configs/overlay/live.yaml"]], ids=["series", "live"])
-@pytest.mark.parametrize("strategy", ["ddp2 overlay", "ddp_spawn", "ddp_fork"])
+@pytest.mark.parametrize(
+    ("strategy", "overlays"),
+    [("ddp2 overlay", []), ("ddp2 overlay", LIVE), ("ddp_spawn", []), ("ddp_fork", LIVE)],
+    ids=["ddp2 overlay, series", "ddp2 overlay, live", "ddp_spawn, series", "ddp_fork, live"],
+)
 def test_two_ranks_stay_identical_and_run_each_circuit_once(tmp_path, strategy, overlays):
     by_hand = ["--trainer.devices=2", f"--trainer.strategy={strategy}"]
     devices = ["--config", "configs/overlay/ddp2.yaml"] if strategy == "ddp2 overlay" else by_hand

@@ -1,5 +1,7 @@
 """The command compare, killed in every way: the same command continues, with the results of one that ran through."""
 
+import contextlib
+import io
 import os
 import signal
 import subprocess
@@ -10,6 +12,7 @@ from pathlib import Path
 import pytest
 import yaml
 
+from lightning_qsgd.cli import main
 from lightning_qsgd.comparison.results import Results
 from tests.comparison.test_command import SPEC
 from tests.comparison.test_worker import without_clocks
@@ -31,9 +34,9 @@ def spec(tmp_path_factory):
     return path
 
 
-def begin(spec, root):
+def begin(spec, root, *options):
     """The command, in a process group of its own."""
-    command = [sys.executable, "-m", "lightning_qsgd", "compare", "--config", str(spec), "--root", str(root)]
+    command = [sys.executable, "-m", "lightning_qsgd", "compare", "--config", str(spec), "--root", str(root), *options]
     return subprocess.Popen(
         command,
         cwd=ROOT,
@@ -44,6 +47,13 @@ def begin(spec, root):
         start_new_session=True,
         preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),  # shells ignore it for background jobs
     )
+
+
+def to_the_end(spec, root):
+    """The output of the command in this process, which trains."""
+    with contextlib.redirect_stdout(io.StringIO()) as output:
+        main(["compare", "--config", str(spec), "--root", str(root), "--workers", "1"])
+    return output.getvalue()
 
 
 def wait_for(root, pattern, known=()):
@@ -87,9 +97,7 @@ def contents(root):
 @pytest.fixture(scope="module")
 def straight(spec, tmp_path_factory):
     root = tmp_path_factory.mktemp("straight")
-    process = begin(spec, root)
-    output, error = process.communicate(timeout=500)
-    assert process.returncode == 0, error
+    output = to_the_end(spec, root)
     assert [line.partition(" of ")[0] for line in output.splitlines() if " seed " in line] == ["1", "2", "3"]
     return contents(root)
 
@@ -100,7 +108,7 @@ def test_killed_and_continued_by_two_at_once(spec, straight, tmp_path):
     orphans = workers(first)
     assert orphans
     first.kill()
-    both = [begin(spec, tmp_path) for _ in range(2)]
+    both = [begin(spec, tmp_path), begin(spec, tmp_path, "--workers", "1")]
     for process in both:
         error = process.communicate(timeout=500)[1]
         assert process.returncode == 0, error
@@ -132,7 +140,5 @@ def test_a_worker_that_is_killed_then_ctrl_c_then_sigterm(spec, straight, tmp_pa
         assert gone(pids, 20)
         assert not list(tmp_path.rglob(".result.json.*"))
 
-    process = begin(spec, tmp_path)
-    error = process.communicate(timeout=500)[1]
-    assert process.returncode == 0, error
+    to_the_end(spec, tmp_path)
     assert contents(tmp_path) == straight

@@ -270,7 +270,7 @@ def test_reports_without_any_difference_seldom_show_one(name):
 @pytest.mark.slow
 @pytest.mark.parametrize("draw", NULLS.values(), ids=NULLS)
 def test_many_reports_without_any_difference_seldom_show_one(draw):
-    check_null(draw, 4000)
+    check_null(draw, 2000)
 
 
 def test_uncorrected_intervals_would_show_differences_in_41_percent_of_reports():
@@ -344,4 +344,4 @@ def test_claim_seldom_holds_where_one_twin_is_as_good():
 @pytest.mark.slow
 @pytest.mark.parametrize("draw", NULLS.values(), ids=NULLS)
 def test_claim_seldom_holds_in_many_cases(draw):
-    check_claim(draw, 8000)
+    check_claim(draw, 4000)

@@ -5,15 +5,16 @@ standard gate is controlled, Qiskit 2.6 controls the standard gate of that name;
 """
 
 from collections import Counter
+from functools import cache
 from typing import NamedTuple
 
 import numpy as np
 from hypothesis import strategies as st
-from qiskit import QuantumCircuit, transpile
+from qiskit import QuantumCircuit
 from qiskit.circuit import AnnotatedOperation, ControlModifier, InverseModifier, ParameterVector, PowerModifier
 from qiskit.circuit.library import UnitaryGate, get_standard_gate_name_mapping
 from qiskit.quantum_info import Operator, Statevector, random_unitary
-from qiskit.transpiler import CouplingMap
+from qiskit.transpiler import CouplingMap, generate_preset_pass_manager
 
 STANDARD = {
     name: gate for name, gate in get_standard_gate_name_mapping().items() if name not in ("measure", "reset", "delay")
@@ -25,6 +26,13 @@ KINDS = (
     + ["open controls", "block named as a gate", "controlled block named as a gate", "unitary"]
     + ["annotated control", "annotated inverse", "annotated power"]
 )
+#: Couplings of 4 and 5 qubits, with initial layouts of 4; a third of the circuits keep their qubits.
+PLACES = [{} for _ in range(5)] + [
+    {"coupling_map": shape(size), "initial_layout": layout}
+    for size, layouts in ((4, [[0, 1, 2, 3], [2, 0, 3, 1]]), (5, [[4, 3, 2, 1], [2, 0, 4, 1], [3, 1, 0, 2]]))
+    for layout in layouts
+    for shape in (CouplingMap.from_line, CouplingMap.from_ring)
+]
 used: Counter[str] = Counter()
 
 
@@ -61,6 +69,11 @@ def expressions(x, w):
 def group(number):
     """8 kinds; each kind is in at least two of the groups 0 to 19."""
     return [KINDS[(8 * number + k) % len(KINDS)] for k in range(8)]
+
+
+@cache  # building one takes longer than running it
+def transpiler(level, basis, place):
+    return generate_preset_pass_manager(level, basis_gates=basis.split(), seed_transpiler=0, **PLACES[place])
 
 
 @st.composite
@@ -133,16 +146,12 @@ def cases(draw, kinds):
         used[kind] += 1
     circuit = pair[0]
     if transpiled:
-        size = draw(st.integers(4, 5))
-        coupling = draw(st.sampled_from([None, CouplingMap.from_line(size), CouplingMap.from_ring(size)]))
-        layout = draw(st.permutations(range(size)))[:4] if coupling else None
-        level = draw(st.integers(0, 3))
-        basis = draw(st.sampled_from([["rz", "sx", "x", "cx"], ["u", "cz"], ["rz", "ry", "rx", "cx", "swap"]]))
-        options = {"basis_gates": basis, "coupling_map": coupling, "initial_layout": layout, "seed_transpiler": 0}
+        level, place = draw(st.integers(0, 3)), draw(st.sampled_from(range(len(PLACES))))
+        basis = draw(st.sampled_from(["rz sx x cx", "u cz", "rz ry rx cx swap"]))
         try:
-            circuit = transpile(pair[1], optimization_level=level, **options)
+            circuit = transpiler(level, basis, place).run(pair[1])
         except TypeError:  # Qiskit 2.6.2 at level 3, where angles of neighbours cancel
-            circuit = transpile(pair[1], optimization_level=2, **options)
+            circuit = transpiler(2, basis, place).run(pair[1])
     return Case(circuit, pair[1], list(x), list(w), kinds, transpiled)
 
 
