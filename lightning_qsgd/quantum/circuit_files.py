@@ -34,9 +34,9 @@ def from_qasm(source: str | Path, inputs: str | Sequence[str], weights: str | Se
         ModuleNotFoundError: for OpenQASM 3 without qiskit-qasm3-import.
 
     Example:
-        >>> text = '''OPENQASM 3.0; include "stdgates.inc"; input float[64] x0; input float[64] w0;
-        ... qubit[2] q; ry(x0) q[0]; cx q[0], q[1]; ry(w0) q[1];'''
-        >>> from_qasm(text, inputs="x*").num_weights
+        >>> parameters = 'OPENQASM 3.0; include "stdgates.inc"; input float[64] x0; input float[64] w0;'
+        >>> gates = "qubit[2] q; ry(x0) q[0]; cx q[0], q[1]; ry(w0) q[1];"
+        >>> from_qasm(parameters + gates, inputs="x*").num_weights
         1
     """
     from qiskit import qasm2, qasm3

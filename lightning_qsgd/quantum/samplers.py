@@ -312,7 +312,8 @@ def transpiled(circuit: QuantumCircuit, backend: Any, **options: Any) -> Quantum
     from qiskit_aer import AerSimulator
 
     if isinstance(backend, AerSimulator):
-        perfect = backend.options.noise_model is None and backend.coupling_map is None
+        noise = getattr(backend.options, "noise_model", None)
+        perfect = noise is None and backend.coupling_map is None
         own = circuit.count_ops().keys() <= {*backend.operation_names, "barrier"}
         if perfect and own and options.get("initial_layout") is None:
             return circuit.copy()
