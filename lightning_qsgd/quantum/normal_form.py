@@ -101,6 +101,24 @@ class NormalForm:
         used = {parameter for source in sources for parameter in self.sources[source].expression.parameters}
         return [parameter for parameter in (*self.angles.inputs, *self.angles.weights) if parameter not in used]
 
+    def components(self) -> list[tuple[list[int], NormalForm]]:
+        """The circuit as a product of circuits that no gate connects: the qubits of each, ascending, and its form.
+
+        Global phases are left out. There is one component if all qubits are connected.
+        """
+        groups = [{q} for q in range(self.num_qubits)]
+        gates = [gate for gate in self.gates if gate.name not in IGNORED]
+        for gate in gates:
+            joined = [group for group in groups if group.intersection(gate.qubits)]
+            if len(joined) > 1:
+                groups = [group for group in groups if group not in joined] + [set().union(*joined)]
+        found = []
+        for qubits in sorted(map(sorted, groups)):
+            place = {q: k for k, q in enumerate(qubits)}
+            own = [g._replace(qubits=tuple(place[q] for q in g.qubits)) for g in gates if g.qubits[0] in place]
+            found.append((qubits, NormalForm(len(qubits), len(qubits), tuple(own), self.sources, (), self.angles)))
+        return found
+
     def separated(self, angles: Sequence[Parameter]) -> NormalForm:
         """The same skeleton with a parameter in place of each source."""
         sources = tuple(Source(angle, source.spectrum) for angle, source in zip(angles, self.sources, strict=True))

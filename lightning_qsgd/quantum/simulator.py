@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib.util
 from collections.abc import Mapping
+from functools import cached_property
 from typing import Any, Literal
 
 import torch
@@ -11,11 +12,13 @@ from torch import Tensor
 
 from lightning_qsgd.quantum.angles import check_inputs
 from lightning_qsgd.quantum.circuits import Ansatz
-from lightning_qsgd.quantum.torch_engine import MAX_QUBITS, TorchEngine
+from lightning_qsgd.quantum.normal_form import NormalForm
+from lightning_qsgd.quantum.torch_engine import MAX_QUBITS, TorchEngine, permuted
 
 Engine = Literal["native", "torch"]
 MAX_NATIVE = 20
 LONG = 16  # above so many layers of rotations, states are normalised: each H changes the norm by 6e-8 in float32
+CALL = 100_000  # operations on amplitudes in the time that a call of the native engine takes besides
 ROTATE = ("h", "ry", "rx", "sx", "sxdg")
 
 
@@ -59,9 +62,9 @@ class CircuitSimulator:
             layers = max(sum(gate.qubits[0] == q and gate.name in ROTATE for gate in form.gates) for q in range(n))
         self._is_long = layers > LONG
         if engine == "native":
-            from lightning_qsgd.quantum.native import NativeEngine
-
-            self._native = NativeEngine(form)
+            self._whole, self._product = _Native(form), None
+            if len(components := form.components()) > 1:
+                self._product = _Product(components)
 
     def measuring(self, paulis: Mapping[int, str]) -> CircuitSimulator:
         """The simulator of :meth:`Ansatz.measuring`, on the same engine."""
@@ -74,11 +77,7 @@ class CircuitSimulator:
             ValueError: if the ansatz has more than 12 qubits.
         """
         if self._torch is None:
-            n = self.ansatz.normal_form.num_qubits
-            raise ValueError(
-                f"Invalid ansatz: {n} qubits; the torch engine takes at most {MAX_QUBITS}, and computes second "
-                "derivatives, torch.func, torch.compile, and what is not on the CPU"
-            )
+            raise _only_native(self.ansatz.normal_form)
         return self._torch(inputs, weights, state)
 
     def __call__(self, inputs: Tensor, weights: Tensor | None = None, state: Tensor | None = None) -> Tensor:
@@ -114,8 +113,8 @@ class CircuitSimulator:
         if state is not None:
             out = self.reference(inputs, weights, self._normalised(state, inputs))
         elif self._runs_native(inputs, weights):
-            keep = torch.is_grad_enabled() and (inputs.requires_grad or weights.requires_grad)
-            out = _Run.apply(inputs, weights, self, keep)[0]
+            product = self._product is not None and self._product.pays(self._whole, batch)
+            out = (self._product if product else self._whole)(inputs, weights)  # type: ignore[misc]
         else:
             out = self.reference(inputs, weights)
         if self._is_long:
@@ -165,16 +164,68 @@ def _too_large(n: int, ancillas: int, most: int, engine: str) -> str:
     )
 
 
+def _only_native(form: NormalForm) -> ValueError:
+    return ValueError(
+        f"Invalid ansatz: {form.num_qubits} qubits; the torch engine takes at most {MAX_QUBITS}, and computes second "
+        "derivatives, torch.func, torch.compile, and what is not on the CPU"
+    )
+
+
+class _Native:
+    """A circuit on the native engine, as a torch function."""
+
+    def __init__(self, form: NormalForm) -> None:
+        from lightning_qsgd.quantum.native import NativeEngine
+
+        self.form, self.engine = form, NativeEngine(form)
+        self.work = len(form.gates) << form.num_qubits
+
+    @cached_property
+    def reference(self) -> TorchEngine:
+        """The same on the torch engine."""
+        if self.form.num_qubits > MAX_QUBITS:
+            raise _only_native(self.form)
+        return TorchEngine(self.form)
+
+    def __call__(self, inputs: Tensor, weights: Tensor) -> Tensor:
+        keep = torch.is_grad_enabled() and (inputs.requires_grad or weights.requires_grad)
+        return _Run.apply(inputs, weights, self, keep)[0]
+
+
+class _Product:
+    """Circuits that no gate connects, one after the other; an outcome's probability is the product of theirs."""
+
+    def __init__(self, components: list[tuple[list[int], NormalForm]]) -> None:
+        self.parts = [_Native(form) for _, form in components]
+        self.work = sum(part.work for part in self.parts)
+        order = [q for qubits, _ in components for q in qubits]  # of the bits of the product
+        outcomes = torch.arange(1 << len(order))
+        self.index = sum((((outcomes >> q) & 1) << bit for bit, q in enumerate(order)), torch.zeros_like(outcomes))
+        self.inverse = self.index.argsort()
+
+    def pays(self, whole: _Native, batch: int) -> bool:
+        """Whether it is faster than the whole circuit, by the number of operations on amplitudes and the calls."""
+        return (whole.work - self.work) * batch > CALL * len(self.parts)
+
+    def __call__(self, inputs: Tensor, weights: Tensor) -> Tensor:
+        found = None
+        for part in self.parts:
+            own = part(inputs, weights)
+            found = own if found is None else (own.unsqueeze(2) * found.unsqueeze(1)).flatten(1)
+        assert found is not None
+        return permuted(found, self.index, self.inverse, 1)
+
+
 class _Run(torch.autograd.Function):
     """The native engine for autograd; what is not a first derivative on plain tensors is the torch engine's."""
 
     @staticmethod
-    def forward(inputs: Tensor, weights: Tensor, simulator: CircuitSimulator, keep: bool) -> Any:
-        return simulator._native.forward(inputs, weights, keep)
+    def forward(inputs: Tensor, weights: Tensor, circuit: _Native, keep: bool) -> Any:
+        return circuit.engine.forward(inputs, weights, keep)
 
     @staticmethod
     def setup_context(ctx: Any, inputs: Any, output: Any) -> None:
-        ctx.simulator = inputs[2]
+        ctx.circuit = inputs[2]
         ctx.save_for_backward(*inputs[:2], output[1])
         ctx.mark_non_differentiable(output[1])
 
@@ -182,12 +233,12 @@ class _Run(torch.autograd.Function):
     def backward(ctx: Any, *grads: Any) -> Any:
         inputs, weights, states = ctx.saved_tensors
         if torch.is_grad_enabled() or not len(states):
-            pull = torch.func.vjp(ctx.simulator.reference, inputs, weights)[1]
+            pull = torch.func.vjp(ctx.circuit.reference, inputs, weights)[1]
             return *pull(grads[0]), None, None
-        return *ctx.simulator._native.backward(states, grads[0], inputs, weights), None, None
+        return *ctx.circuit.engine.backward(states, grads[0], inputs, weights), None, None
 
     @staticmethod
     def vmap(info: Any, in_dims: Any, *args: Any) -> Any:
-        inputs, weights, simulator, _ = args
-        out = torch.func.vmap(simulator.reference, in_dims[:2])(inputs, weights)
+        inputs, weights, circuit, _ = args
+        out = torch.func.vmap(circuit.reference, in_dims[:2])(inputs, weights)
         return (out, inputs.new_zeros(0)), (0, None)

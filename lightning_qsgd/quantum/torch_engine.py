@@ -233,6 +233,11 @@ def _apply_real(state: Tensor, angles: Tensor, stage: _Real, parts_last: bool) -
     return state.reshape(batch, -1)
 
 
+def permuted(x: Tensor, index: Tensor, inverse: Tensor, axis: int) -> Tensor:
+    """``x.index_select(axis, index)`` for a permutation and its inverse; differentiable."""
+    return _Permute.apply(x, index, inverse, axis)
+
+
 class _Permute(torch.autograd.Function):
     """index_select by a permutation. Its gradient is index_select by the inverse, where torch would use scatter."""
 

@@ -43,10 +43,25 @@ def phased_circuit(num_qubits):
     return Ansatz(circuit, list(x), list(w))
 
 
+def separate_circuit(num_qubits):
+    """Even qubits and odd qubits without a gate between them, and an input that all share."""
+    x, w = ParameterVector("x", num_qubits), ParameterVector("w", num_qubits)
+    circuit = QuantumCircuit(num_qubits)
+    for q in range(num_qubits):
+        circuit.ry(x[q] + w[q], q)
+        circuit.rx(x[0] * w[q], q)
+    for q in range(num_qubits - 2):
+        circuit.cx(q, q + 2)
+    circuit.barrier()
+    return Ansatz(circuit, list(x), list(w))
+
+
 CIRCUITS = {
     "superposition": lambda n: superposition_circuit(n, 3),
     "layered": lambda n: layered_circuit(n, 2),
     "phases": phased_circuit,
+    "separate": separate_circuit,
+    "alone": lambda n: layered_circuit(n, 2, entanglement="none"),
 }
 
 
@@ -219,6 +234,58 @@ def test_engines_are_named(monkeypatch):
 def test_phases_that_weights_alone_decide_are_one_table():
     """Many phases of one layer are one product for all rows."""
     simulate = native(superposition_circuit(4, 2))
-    ops = simulate._native._programs[False].ops
+    ops = simulate._whole.engine._programs[False].ops
     (layer,) = ops[ops[:, 0] == PHASES]
     assert layer[2] == layer[3] == 4  # shared, all
+
+
+@pytest.mark.parametrize("always", [True, False])
+@pytest.mark.parametrize("make", [separate_circuit, lambda n: layered_circuit(n, 3, entanglement="none")])
+def test_circuits_without_gates_between_them_run_one_after_the_other(monkeypatch, make, always):
+    """The same numbers and derivatives of any order as the whole circuit, whatever pays."""
+    monkeypatch.setattr("lightning_qsgd.quantum.simulator.CALL", 0 if always else 10**9)
+    ansatz = make(5)
+    simulate, reference = both(ansatz)
+    inputs = torch.randn(9, 5, dtype=torch.float64, requires_grad=True)
+    weights = torch.randn(ansatz.num_weights, dtype=torch.float64, requires_grad=True)
+    calls = []
+    for part in simulate._product.parts:
+        monkeypatch.setattr(part.engine, "forward", lambda *a, f=part.engine.forward: calls.append(1) or f(*a))
+    torch.testing.assert_close(simulate(inputs, weights), reference(inputs, weights), atol=1e-12, rtol=0)
+    assert bool(calls) == always
+    functional = torch.randn(9, 32, dtype=torch.float64)
+    found, right = (
+        torch.autograd.grad((s(inputs, weights) * functional).sum(), (inputs, weights), create_graph=True)
+        for s in (simulate, reference)
+    )
+    torch.testing.assert_close(found, right, atol=1e-11, rtol=0)
+    found, right = (torch.autograd.grad(first[1].square().sum(), inputs)[0] for first in (found, right))
+    torch.testing.assert_close(found, right, atol=1e-10, rtol=0)
+
+
+def test_separate_qubits_need_no_large_state():
+    """18 qubits with 40 angles each are 18 circuits of one qubit."""
+    x = ParameterVector("x", 18)
+    circuit = QuantumCircuit(18)
+    for _ in range(20):
+        for q in range(18):
+            circuit.ry(x[q], q)
+            circuit.rz(x[q], q)
+    simulate = native(Ansatz(circuit, list(x)))
+    assert simulate._product.work * 1000 < simulate._whole.work
+    inputs = torch.randn(1, 18, dtype=torch.float64)
+    ones = torch.stack(
+        [CircuitSimulator(Ansatz(_one(20, x[q]), [x[q]]))(inputs[:, q : q + 1])[0, 1] for q in range(18)]
+    )
+    found = simulate(inputs)[0].view((2,) * 18)
+    for q in range(18):
+        axes = [axis for axis in range(18) if axis != 17 - q]
+        torch.testing.assert_close(found.sum(axes)[1], ones[q], atol=1e-12, rtol=0)
+
+
+def _one(depth, angle):
+    circuit = QuantumCircuit(1)
+    for _ in range(depth):
+        circuit.ry(angle, 0)
+        circuit.rz(angle, 0)
+    return circuit
