@@ -1,9 +1,9 @@
 """Measure circuits in this package and in others side by side, on one thread: `make bench`.
 
-The script measures probabilities of the paper's circuit (depth 2), and their gradients with respect to inputs and
-weights, against other torch simulators (scripts/peers.py), and QuantumNetwork against the Aer run inside it. Sides take
-turns in rotating order, with two calls each, of which the second is timed. Times are medians over rounds. Ratios are
-medians of the ratio within a round, with a 95 % bootstrap interval, as in benchmark.py.
+The script measures probabilities of the paper's circuit (depth 2; 15 for 2 qubits), and their gradients with respect to
+inputs and weights, against other torch simulators (scripts/peers.py), and QuantumNetwork against the Aer run inside it.
+Sides take turns in rotating order, with two calls each, of which the second is timed. Times are medians over rounds.
+Ratios are medians of the ratio within a round, with a 95 % bootstrap interval, as in benchmark.py.
 """
 
 import argparse
@@ -17,7 +17,7 @@ import numpy as np
 import torch
 from benchmark import Ratio, ratio
 from numpy.typing import NDArray
-from peers import SIDES, Side
+from peers import SIDES, Side, depth_of
 from qiskit_aer.primitives import SamplerV2
 from qiskit_machine_learning.neural_networks import SamplerQNN
 from rich.console import Console
@@ -25,7 +25,10 @@ from rich.table import Table
 
 from lightning_qsgd.quantum import AerSampler, QuantumNetwork, superposition_circuit
 
-SIZES = {4: (1, 32, 256, 2048), 8: (1, 32, 256, 2048), 12: (1, 64, 256)}
+SIZES = {
+    2: (1, 32, 256, 2048), 4: (1, 32, 256, 2048), 8: (1, 32, 256, 2048), 10: (1, 32, 256), 12: (1, 32, 64, 256),
+    16: (1, 8), 18: (1,), 20: (1,),
+}  # fmt: skip
 OURS = {torch.complex64: SIDES[0].name, torch.complex128: SIDES[1].name}
 LONGEST = 20.0  # maximum seconds of a call
 PACKAGES = (
@@ -78,7 +81,7 @@ class Task:
     def __init__(self, side: Side, num_qubits: int, batch: int) -> None:
         generator = torch.Generator().manual_seed(0)
         inputs = torch.randn(batch, num_qubits, generator=generator)
-        weights = torch.randn(3 * num_qubits, generator=generator)
+        weights = torch.randn((2 * depth_of(num_qubits) - 1) * num_qubits, generator=generator)
         functional = torch.randn(batch, 2**num_qubits, generator=generator)
         self.forward, self.weights = side.make(num_qubits, batch, weights.to(side.dtype))
         self.inputs = inputs.to(side.dtype).requires_grad_()
@@ -247,7 +250,9 @@ def versions() -> str:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--quick", action="store_true", help="fewer rounds")
-    parser.add_argument("--only", choices=("n4", "n8", "n12", "network"), help="run only one part. Default: all")
+    parser.add_argument(
+        "--only", choices=(*(f"n{n}" for n in SIZES), "network"), help="run only one part. Default: all"
+    )
     arguments = parser.parse_args()
     torch.set_num_threads(1)
     console, results = Console(width=130), {}

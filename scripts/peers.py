@@ -1,10 +1,13 @@
 # pyright: reportMissingImports=false, reportArgumentType=false, reportAttributeAccessIssue=false
 # pyright: reportCallIssue=false, reportReturnType=false
 # (The type checker may not find the other libraries, which are the extra `bench`, and their types are wide.)
-"""The paper's circuit at depth 2 in this package and in other libraries, as a torch user would write it for speed.
+"""The paper's circuit in this package and in other libraries, as a torch user would write it for speed.
 
-Shapes: B batch, n qubits; inputs x (B, n), weights (3n,) = theta (2 x n), phi (n), in radians; outputs (B, 2**n).
-A maker takes (n, B, initial weights) and returns the function of x and the weights' leaf tensor.
+Its depth is 2; for 2 qubits it is 15, for many gates on few amplitudes.
+
+Shapes: B batch, n qubits, L layers; inputs x (B, n), weights ((2L - 1) n,) = theta (L x n), phi ((L - 1) x n), in
+radians; outputs (B, 2**n). A maker takes (n, B, initial weights) and returns the function of x and the weights' leaf
+tensor.
 
 TorchQuantum is not in the extra `bench`, because it requires torchvision, whose wheel breaks torchmetrics with a CPU
 build of torch. To measure it, make a separate environment (torchquantum itself, of 2024, needs qiskit below 1):
@@ -16,7 +19,9 @@ import sys
 import warnings
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from importlib.util import find_spec
+from typing import Literal
 from unittest.mock import MagicMock
 
 import torch
@@ -63,8 +68,14 @@ class Side:
         return self.make is torch_connector
 
 
-def ours(num_qubits: int, batch: int, weights: Tensor) -> tuple[Forward, Tensor]:
-    layer = QuantumLayer(superposition_circuit(num_qubits, depth=2))
+def depth_of(num_qubits: int) -> int:
+    return 15 if num_qubits == 2 else 2
+
+
+def ours(
+    num_qubits: int, batch: int, weights: Tensor, engine: Literal["native", "torch"] = "native"
+) -> tuple[Forward, Tensor]:
+    layer = QuantumLayer(superposition_circuit(num_qubits, depth_of(num_qubits)), engine=engine)
     layer.weights = torch.nn.Parameter(weights)
     return layer, layer.weights
 
@@ -77,18 +88,14 @@ def pennylane(num_qubits: int, batch: int, weights: Tensor) -> tuple[Forward, Te
 
     @qml.qnode(qml.device("default.qubit", wires=n), interface="torch", diff_method="backprop")
     def circuit(x: Tensor):
-        first, second, phi = x + leaf[:n], x + leaf[n : 2 * n], leaf[2 * n :]
-        for q in range(n):
-            qml.H(q)
-            qml.RY(first[:, q], q)
-            qml.RZ(phi[q], q)
-        for q in range(n - 1):
-            qml.CNOT([q, q + 1])
-        for q in range(n):
-            qml.H(q)
-            qml.RY(second[:, q], q)
-        for q in range(n - 1):
-            qml.CNOT([q, q + 1])
+        for theta, phi in _layers(leaf, n):
+            for q in range(n):
+                qml.H(q)
+                qml.RY(x[:, q] + theta[q], q)
+                if phi is not None:
+                    qml.RZ(phi[q], q)
+            for q in range(n - 1):
+                qml.CNOT([q, q + 1])
         return qml.probs(wires=range(n))
 
     return circuit, leaf
@@ -116,19 +123,18 @@ def pyqtorch(num_qubits: int, batch: int, weights: Tensor) -> tuple[Forward, Ten
     """Gates of a qubit merged (as fast as single ones at 4 qubits, faster from 8); the state starts as one row."""
     import pyqtorch as pyq
 
-    n, leaf, operations = num_qubits, torch.nn.Parameter(weights), []
-    for layer in range(2):
+    n, leaf, operations, depth = num_qubits, torch.nn.Parameter(weights), [], depth_of(num_qubits)
+    for layer in range(depth):
         for q in range(n):
-            gates = [pyq.H(q), pyq.RY(q, f"y{layer}_{q}"), pyq.RZ(q, f"z{q}")]
-            operations.append(pyq.Merge(gates[: 3 - layer]))
+            gates = [pyq.H(q), pyq.RY(q, f"y{layer}_{q}"), pyq.RZ(q, f"z{layer}_{q}")]
+            operations.append(pyq.Merge(gates[: 2 if layer == depth - 1 else 3]))
         operations += [pyq.CNOT(q, q + 1) for q in range(n - 1)]
     circuit = pyq.QuantumCircuit(n, operations).to(torch.complex64)
-    names = [f"y{layer}_{q}" for layer in range(2) for q in range(n)]
+    names = [f"{kind}{layer}_{q}" for kind in "yz" for layer in range(depth) for q in range(n)]
 
     def forward(x: Tensor) -> Tensor:
-        angles = torch.cat([x + leaf[:n], x + leaf[n : 2 * n]], 1)
-        values = dict(zip(names, angles.unbind(1), strict=True))
-        values |= {f"z{q}": phi for q, phi in enumerate(leaf[2 * n :].unbind())}
+        turns = x.repeat(1, depth) + leaf[: depth * n]
+        values = dict(zip(names, [*turns.unbind(1), *leaf[depth * n :].unbind()], strict=False))
         state = circuit.run(values=values).reshape(2**n, -1).T
         return state.real**2 + state.imag**2
 
@@ -142,12 +148,12 @@ def tensorcircuit(num_qubits: int, batch: int, weights: Tensor) -> tuple[Forward
 
     def row(x: Tensor, weights: Tensor) -> Tensor:
         circuit = tc.Circuit(n)
-        for layer in range(2):
+        for theta, phi in _layers(weights, n):
             for q in range(n):
                 circuit.h(q)
-                circuit.ry(q, theta=x[q] + weights[layer * n + q])
-                if layer == 0:
-                    circuit.rz(q, theta=weights[2 * n + q])
+                circuit.ry(q, theta=x[q] + theta[q])
+                if phi is not None:
+                    circuit.rz(q, theta=phi[q])
             for q in range(n - 1):
                 circuit.cnot(q, q + 1)
         state = circuit.state()
@@ -172,7 +178,7 @@ def tensorcircuit_fused(num_qubits: int, batch: int, weights: Tensor) -> tuple[F
         state = circuit.state()
         return state.real**2 + state.imag**2
 
-    rows = tc.backend.vmap(row, vectorized_argnums=(0, 1))
+    rows = tc.backend.vmap(row, vectorized_argnums=tuple(range(depth_of(n))))
     return lambda x: rows(*_fused_gates(x, leaf)), leaf
 
 
@@ -183,12 +189,12 @@ def torchquantum(num_qubits: int, batch: int, weights: Tensor) -> tuple[Forward,
 
     def forward(x: Tensor) -> Tensor:
         device.reset_states(x.shape[0])
-        for layer in range(2):
+        for theta, phi in _layers(leaf, n):
             for q in range(n):
                 tq.functional.hadamard(device, wires=q)
-                tq.functional.ry(device, wires=q, params=x[:, q] + leaf[layer * n + q])
-                if layer == 0:
-                    tq.functional.rz(device, wires=q, params=leaf[2 * n + q])
+                tq.functional.ry(device, wires=q, params=x[:, q] + theta[q])
+                if phi is not None:
+                    tq.functional.rz(device, wires=q, params=phi[q])
             for q in range(n - 1):
                 tq.functional.cnot(device, wires=[q, q + 1])
         state = device.get_states_1d()
@@ -221,7 +227,7 @@ def torch_connector(num_qubits: int, batch: int, weights: Tensor) -> tuple[Forwa
     from qiskit_machine_learning.neural_networks import SamplerQNN
     from qiskit_machine_learning.primitives import QMLSampler
 
-    ansatz = superposition_circuit(num_qubits, depth=2)
+    ansatz = superposition_circuit(num_qubits, depth_of(num_qubits))
     qnn = SamplerQNN(
         circuit=ansatz.circuit,
         sampler=QMLSampler(shots=None),
@@ -250,28 +256,49 @@ def _torchquantum():
     return tq
 
 
-def _fused_gates(x: Tensor, weights: Tensor) -> tuple[Tensor, Tensor]:  # of both layers: each (B, n, 2, 2), complex
-    n, half = x.shape[1], math.sqrt(0.5)
-    hadamard = x.new_tensor([[half, half], [half, -half]])
-    layers = []
-    for theta in (weights[:n], weights[n : 2 * n]):
+def _layers(weights: Tensor, n: int) -> list[tuple[Tensor, Tensor | None]]:
+    """theta (n,) and phi (n,) of each layer; the last has no phi."""
+    depth = depth_of(n)
+    rows = weights.view(2 * depth - 1, n)
+    return [(rows[layer], rows[depth + layer] if layer < depth - 1 else None) for layer in range(depth)]
+
+
+def _fused_gates(x: Tensor, weights: Tensor) -> list[Tensor]:  # of each layer: (B, n, 2, 2), complex
+    half = math.sqrt(0.5)
+    hadamard, layers = x.new_tensor([[half, half], [half, -half]]), []
+    for theta, phi in _layers(weights, x.shape[1]):
         cos, sin = ((x + theta) / 2).cos(), ((x + theta) / 2).sin()
         rotation = torch.stack([cos, -sin, sin, cos], -1).unflatten(-1, (2, 2))
-        layers.append((rotation @ hadamard).to(torch.promote_types(x.dtype, torch.complex32)))
-    phase = torch.polar(torch.ones_like(weights[2 * n :]), weights[2 * n :] / 2)
-    return layers[0] * torch.stack([phase.conj(), phase], -1).unsqueeze(-1), layers[1]
+        gates = (rotation @ hadamard).to(torch.promote_types(x.dtype, torch.complex32))
+        if phi is not None:
+            phase = torch.polar(torch.ones_like(phi), phi / 2)
+            gates = gates * torch.stack([phase.conj(), phase], -1).unsqueeze(-1)
+        layers.append(gates)
+    return layers
+
+
+def fits(most: int) -> Callable[[int, int], bool]:
+    """Up to so many qubits, and 2**24 amplitudes in all, which keep a round within seconds."""
+    return lambda num_qubits, batch: num_qubits <= most and batch << num_qubits <= 2**24
 
 
 SIDES = [
     Side("lightning_qsgd", ours, big_endian=False),
     Side("lightning_qsgd, float64", ours, torch.complex128, torch.float64, big_endian=False),
-    Side("PennyLane", pennylane, torch.complex128, package="pennylane"),
-    Side("pyqtorch", pyqtorch, package="pyqtorch"),
-    Side("tensorcircuit-ng", tensorcircuit, package="tensorcircuit"),
-    Side("TorchQuantum", torchquantum, package="torchquantum", optional=True),
-    Side("PennyLane, gates fused by hand", pennylane_fused, torch.complex128, package="pennylane"),
-    Side("tensorcircuit-ng, gates fused by hand", tensorcircuit_fused, package="tensorcircuit"),
-    Side("TorchQuantum, gates fused by hand", torchquantum_fused, package="torchquantum", optional=True),
+    Side("lightning_qsgd, torch engine", partial(ours, engine="torch"), big_endian=False, feasible=fits(12)),
+    Side("PennyLane", pennylane, torch.complex128, package="pennylane", feasible=fits(16)),
+    Side("pyqtorch", pyqtorch, package="pyqtorch", feasible=fits(16)),
+    Side("tensorcircuit-ng", tensorcircuit, package="tensorcircuit", feasible=fits(16)),
+    Side("TorchQuantum", torchquantum, package="torchquantum", optional=True, feasible=fits(16)),
+    Side("PennyLane, gates fused by hand", pennylane_fused, torch.complex128, package="pennylane", feasible=fits(16)),
+    Side("tensorcircuit-ng, gates fused by hand", tensorcircuit_fused, package="tensorcircuit", feasible=fits(16)),
+    Side(
+        "TorchQuantum, gates fused by hand",
+        torchquantum_fused,
+        package="torchquantum",
+        optional=True,
+        feasible=fits(16),
+    ),
     Side(
         "TorchConnector(SamplerQNN), exact",
         torch_connector,
