@@ -269,28 +269,29 @@ class NativeEngine:
         n, batch, size = program.num_qubits, len(inputs), 1 << program.num_qubits
         count, width = cos.shape[1], program.parts * size
         if rows:
-            states = inputs.new_empty(count // LANES if keep else 0, width * LANES)
-            out = inputs.new_empty(size, count)
+            states = np.empty((count // LANES if keep else 0, width * LANES), cos.dtype)
+            out = np.empty((size, count), cos.dtype)
             table = native_rows.tables(cos, sin, program.terms, program.ops, size)
-            native_rows.forward_rows(
-                cos, sin, n, program.ops, program.terms, signs, table, states.numpy(), keep, out.numpy()
-            )
-            out = out.T[:batch]
+            native_rows.forward_rows(cos, sin, n, program.ops, program.terms, signs, table, states, keep, out)
         else:
-            states, out = inputs.new_empty(batch if keep else 0, width), inputs.new_empty(batch, size)
-            native_row.forward_row(cos, sin, n, program.ops, program.terms, signs, states.numpy(), keep, out.numpy())
-        return (out if program.places is None else out[:, program.places]), states
+            states, out = np.empty((batch if keep else 0, width), cos.dtype), np.empty((batch, size), cos.dtype)
+            native_row.forward_row(cos, sin, n, program.ops, program.terms, signs, states, keep, out)
+        found = torch.from_numpy(out)
+        if program.places is not None:
+            found = found.index_select(0 if rows else 1, program.places)
+        return (found.T[:batch] if rows else found), torch.from_numpy(states)
 
     def backward(self, states: Tensor, grad: Tensor, inputs: Tensor, weights: Tensor) -> tuple[Tensor, Tensor]:
         """Compute the derivatives by inputs and weights of the sum of ``grad`` (B, 2**n) times the probabilities."""
         program, rows, cos, sin, signs = self._prepared(inputs, weights)
         n, size = program.num_qubits, 1 << program.num_qubits
         _, by_input, by_weight, _ = program.of(inputs.dtype, inputs.shape[1])
-        if program.places is not None:
-            grad = torch.empty_like(grad).index_copy_(1, program.places, grad)
         by_angle = np.zeros_like(cos)
+        given = _padded(grad, cos.shape[1]).T if rows else grad
+        if program.places is not None:
+            given = grad.new_empty(given.shape).index_copy_(0 if rows else 1, program.places, given)
+        given = given.contiguous().numpy()
         if rows:
-            given = _padded(grad, cos.shape[1]).T.contiguous().numpy()
             table = native_rows.tables(cos, sin, program.terms, program.ops, size)
             by_amplitude = np.zeros((len(table), size * LANES), cos.dtype)
             native_rows.backward_rows(
@@ -298,7 +299,6 @@ class NativeEngine:
             )
             native_rows.slopes_of_tables(by_amplitude, program.ops, program.terms, by_angle)
         else:
-            given = grad.contiguous().numpy()
             native_row.backward_row(cos, sin, n, program.ops, program.terms, signs, states.numpy(), given, by_angle)
         found = torch.from_numpy(by_angle)[:, : len(inputs)]
         by_weights = found.T @ by_weight if weights.ndim == 2 else found.sum(1) @ by_weight
@@ -310,9 +310,11 @@ class NativeEngine:
         constant, by_input, by_weight, signs = program.of(inputs.dtype, inputs.shape[1])
         rows = _rows_are_lanes(program.num_qubits, len(inputs))
         count = -(-len(inputs) // LANES) * LANES if rows else len(inputs)
+        if weights.ndim == 2:
+            constant = torch.addmm(constant, by_weight, _padded(weights, count).T)
+        elif by_weight.shape[1]:
+            constant = torch.addmv(constant[:, 0], by_weight, weights)[:, None]
         angles = torch.addmm(constant, by_input, _padded(inputs, count).T)
-        if by_weight.shape[1]:
-            angles += by_weight @ (weights[:, None] if weights.ndim == 1 else _padded(weights, count).T)
         return program, rows, angles.cos().numpy(), angles.sin().numpy(), signs
 
 
