@@ -35,6 +35,7 @@ from lightning_qsgd.quantum import (
     QuantumNetwork,
     ScoreSeries,
     ShotSampler,
+    SPSANetwork,
     calibrate,
     layered_circuit,
     superposition_circuit,
@@ -663,6 +664,20 @@ def other_network(refused):
     with refused():
         QuantumLayer(Ansatz(turned(), [x]), engine=network)
     QuantumLayer(network.ansatz, engine=network)
+
+
+@row("Invalid repeats")
+def no_directions(refused):
+    with refused():
+        SPSANetwork(Ansatz(turned(), [x]), repeats=0)
+    SPSANetwork(Ansatz(turned(), [x]), repeats=1)
+
+
+@row("Invalid step")
+def no_step(refused):
+    with refused():
+        SPSANetwork(Ansatz(turned(), [x]), step=0)
+    SPSANetwork(Ansatz(turned(), [x]), step=0.3)
 
 
 @row("Circuits are differentiable once")

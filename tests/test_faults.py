@@ -97,16 +97,16 @@ def test_a_truncated_checkpoint_is_named_and_the_one_before_takes_over(tmp_path,
 
 def lose_the_backend():
     """From the tenth job on the sampler of live circuits raises."""
-    from lightning_qsgd.quantum import AerSampler
+    from lightning_qsgd.quantum import ShotSampler
 
-    original, jobs = AerSampler.run, iter(range(1, 1000))
+    original, jobs = ShotSampler.run, iter(range(1, 1000))
 
     def run(self, *arguments, **options):
         if next(jobs) >= 10:
             raise ConnectionError("the device is gone")
         return original(self, *arguments, **options)
 
-    AerSampler.run = run
+    ShotSampler.run = run
 
 
 def test_a_live_run_that_loses_its_backend_stops_with_a_checkpoint_of_the_step_before(tmp_path):

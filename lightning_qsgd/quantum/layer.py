@@ -345,7 +345,7 @@ def _run(
     engine: CircuitSimulator | QuantumNetwork, inputs: Tensor, weights: Tensor, state: Tensor | None = None
 ) -> Tensor:
     if isinstance(engine, CircuitSimulator):
-        return engine(inputs, weights, state)
+        return engine(inputs, weights) if state is None else engine(inputs, weights, state)
     if state is not None:
         raise ValueError(
             "Invalid state: a sampler starts from 0; encode real vectors by encoding='amplitude', or simulate"
