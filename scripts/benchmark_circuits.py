@@ -17,7 +17,7 @@ import numpy as np
 import torch
 from benchmark import Ratio, ratio
 from numpy.typing import NDArray
-from peers import SIDES, Side, depth_of
+from peers import SIDES, Z_SIDES, Side, depth_of
 from qiskit_aer.primitives import SamplerV2
 from qiskit_machine_learning.neural_networks import SamplerQNN
 from rich.console import Console
@@ -29,6 +29,7 @@ SIZES = {
     2: (1, 32, 256, 2048), 4: (1, 32, 256, 2048), 8: (1, 32, 256, 2048), 10: (1, 32, 256), 12: (1, 32, 64, 256),
     16: (1, 8), 18: (1,), 20: (1,),
 }  # fmt: skip
+Z_SIZES = {4: (1, 32, 256), 8: (1, 32), 12: (1, 32), 16: (1,)}
 OURS = {torch.complex64: SIDES[0].name, torch.complex128: SIDES[1].name}
 LONGEST = 20.0  # maximum seconds of a call
 PACKAGES = (
@@ -82,11 +83,11 @@ class Task:
         generator = torch.Generator().manual_seed(0)
         inputs = torch.randn(batch, num_qubits, generator=generator)
         weights = torch.randn((2 * depth_of(num_qubits) - 1) * num_qubits, generator=generator)
-        functional = torch.randn(batch, 2**num_qubits, generator=generator)
         self.forward, self.weights = side.make(num_qubits, batch, weights.to(side.dtype))
         self.inputs = inputs.to(side.dtype).requires_grad_()
         start = time.perf_counter()
         outputs = self.evaluate()
+        functional = torch.randn(outputs.shape, generator=generator)
         self.functional = (reversed_bits(functional) if side.big_endian else functional).to(outputs.dtype)
         self.differentiate()
         self.first_call = time.perf_counter() - start
@@ -111,9 +112,9 @@ class Task:
         assert error <= 1e-4, f"{name}: wrong gradients, relative error {error:.1e}"
 
 
-def measure_circuits(num_qubits: int, batch: int, budget: float) -> Results:
+def measure_circuits(num_qubits: int, batch: int, budget: float, among: list[Side] = SIDES) -> Results:
     """Measure all installed sides at one size, for about ``budget`` seconds, and at least 5 rounds, per direction."""
-    sides = [side for side in SIDES if side.installed and side.feasible(num_qubits, batch)]
+    sides = [side for side in among if side.installed and side.feasible(num_qubits, batch)]
     tasks = {side.name: Task(side, num_qubits, batch) for side in sides}
     for name, task in tasks.items():
         task.check(name, tasks[OURS[torch.complex128]])
@@ -138,15 +139,21 @@ def measure_circuits(num_qubits: int, batch: int, budget: float) -> Results:
     return results
 
 
-def circuit_table(results: Results, num_qubits: int, backward: bool) -> Table:
-    what = "forward and backward" if backward else "forward"
+def circuit_table(
+    results: Results,
+    num_qubits: int,
+    backward: bool,
+    among: list[Side] = SIDES,
+    sizes: dict[int, tuple[int, ...]] = SIZES,
+) -> Table:
+    what = ("Z of each qubit, " if among is Z_SIDES else "") + ("forward and backward" if backward else "forward")
     title = f"{num_qubits} qubits, {what}: median ms; times as long as lightning_qsgd in the same precision [95 %]"
     table = Table(title=title, title_justify="left")
-    for column in ("library", "state", *(f"B = {batch}" for batch in SIZES[num_qubits])):
+    for column in ("library", "state", *(f"B = {batch}" for batch in sizes[num_qubits])):
         table.add_column(column)
-    for side in SIDES:
+    for side in among:
         cells = []
-        for batch in SIZES[num_qubits]:
+        for batch in sizes[num_qubits]:
             cell = results.get((num_qubits, batch, backward, side.name))
             compared = "" if cell is None or side.name in OURS.values() else f"\n{pretty(cell.same)}"
             cells.append("-" if cell is None else f"{cell.ms:.4g}{compared}")
@@ -251,7 +258,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--quick", action="store_true", help="fewer rounds")
     parser.add_argument(
-        "--only", choices=(*(f"n{n}" for n in SIZES), "network"), help="run only one part. Default: all"
+        "--only", choices=(*(f"n{n}" for n in SIZES), "z", "network"), help="run only one part. Default: all"
     )
     arguments = parser.parse_args()
     torch.set_num_threads(1)
@@ -263,6 +270,12 @@ def main() -> None:
             results |= measure_circuits(num_qubits, batch, budget=1.5 if arguments.quick else 6.0)
         for backward in (False, True):
             console.print(circuit_table(results, num_qubits, backward))
+    for num_qubits, batches in Z_SIZES.items():
+        if arguments.only in (None, "z"):
+            found: Results = {}
+            for batch in batches:
+                found |= measure_circuits(num_qubits, batch, 1.5 if arguments.quick else 6.0, Z_SIDES)
+            console.print(circuit_table(found, num_qubits, True, Z_SIDES, Z_SIZES))
     if any((n, True) in {(4, True), (12, True)} for n, *_ in results):
         console.print(goal_table(results))
     if arguments.only in (None, "network"):

@@ -80,13 +80,32 @@ def ours(
     return layer, layer.weights
 
 
-def pennylane(num_qubits: int, batch: int, weights: Tensor) -> tuple[Forward, Tensor]:
+def ours_z(num_qubits: int, batch: int, weights: Tensor) -> tuple[Forward, Tensor]:
+    layer = QuantumLayer(superposition_circuit(num_qubits, depth_of(num_qubits)), "expectations", "native")
+    layer.weights = torch.nn.Parameter(weights)
+    return layer, layer.weights
+
+
+def pennylane_z(num_qubits: int, batch: int, weights: Tensor, device: str, method: str) -> tuple[Forward, Tensor]:
+    """As below, with Z of each qubit, which lightning.qubit differentiates by its adjoint method, row by row."""
+    circuit, leaf = pennylane(num_qubits, batch, weights, device, method, z=True)
+    return lambda x: torch.stack(list(circuit(x)), -1), leaf
+
+
+def pennylane(
+    num_qubits: int,
+    batch: int,
+    weights: Tensor,
+    device: str = "default.qubit",
+    method: str = "backprop",
+    z: bool = False,
+) -> tuple[Forward, Tensor]:
     """default.qubit, backpropagation, the batch broadcast through each gate. Its state is always complex128."""
     import pennylane as qml
 
     n, leaf = num_qubits, torch.nn.Parameter(weights)
 
-    @qml.qnode(qml.device("default.qubit", wires=n), interface="torch", diff_method="backprop")
+    @qml.qnode(qml.device(device, wires=n), interface="torch", diff_method=method)
     def circuit(x: Tensor):
         for theta, phi in _layers(leaf, n):
             for q in range(n):
@@ -96,7 +115,7 @@ def pennylane(num_qubits: int, batch: int, weights: Tensor) -> tuple[Forward, Te
                     qml.RZ(phi[q], q)
             for q in range(n - 1):
                 qml.CNOT([q, q + 1])
-        return qml.probs(wires=range(n))
+        return [qml.expval(qml.Z(q)) for q in range(n)] if z else qml.probs(wires=range(n))
 
     return circuit, leaf
 
@@ -282,6 +301,26 @@ def fits(most: int) -> Callable[[int, int], bool]:
     return lambda num_qubits, batch: num_qubits <= most and batch << num_qubits <= 2**24
 
 
+#: Sides whose outputs are Z of each qubit, (B, n).
+Z_SIDES = [
+    Side("lightning_qsgd", ours_z, big_endian=False),
+    Side("lightning_qsgd, float64", ours_z, torch.complex128, torch.float64, big_endian=False),
+    Side(
+        "PennyLane default.qubit, backprop",
+        partial(pennylane_z, device="default.qubit", method="backprop"),
+        torch.complex128,
+        package="pennylane",
+        big_endian=False,
+    ),
+    Side(
+        "PennyLane lightning.qubit, adjoint",
+        partial(pennylane_z, device="lightning.qubit", method="adjoint"),
+        torch.complex128,
+        package="pennylane_lightning",
+        big_endian=False,
+        feasible=lambda num_qubits, batch: batch <= 32,
+    ),
+]
 SIDES = [
     Side("lightning_qsgd", ours, big_endian=False),
     Side("lightning_qsgd, float64", ours, torch.complex128, torch.float64, big_endian=False),

@@ -38,7 +38,8 @@ class CircuitEngines(L.Callback):
         engines = engines_by_layer(pl_module)
         if not engines:
             return
-        for text in dict.fromkeys(map(_told, _circuit_layers(pl_module).values())):
+        layers = _circuit_layers(pl_module)
+        for text in dict.fromkeys(_told(layer.engine, pl_module.device) for layer in layers.values()):
             pl_module.print(f"Circuits of the model: {text}")
         if trainer.ckpt_path is not None:
             for name, engine in engines.items():
@@ -48,7 +49,7 @@ class CircuitEngines(L.Callback):
                         "differ from those of an uninterrupted run",
                         stacklevel=2,
                     )
-        for name, layer in _circuit_layers(pl_module).items():
+        for name, layer in layers.items():
             if hasattr(layer, "circuits_for") and layer.circuits_for(1):
                 self._hooks[name] = layer.register_forward_hook(partial(self._tell_cost, pl_module, name))
 
@@ -140,19 +141,19 @@ def engines_by_layer(module: nn.Module) -> dict[str, str]:
     return {name: getattr(e, "engine", None) or type(e.sampler).__name__ for name, e in engines.items()}
 
 
-def _told(layer: Any) -> str:
-    """Where its circuit runs, and why."""
+def _told(engine: Any, device: torch.device) -> str:
+    """Where circuits run, and why."""
     from lightning_qsgd.quantum import CircuitSimulator
     from lightning_qsgd.quantum.samplers import described
     from lightning_qsgd.quantum.simulator import has_numba
 
-    if not isinstance(layer.engine, CircuitSimulator):
-        return f"on {described(layer.engine.sampler)}"
-    kind = "exact" if type(layer.engine) is CircuitSimulator else "with random Pauli errors"
-    if layer.engine.runs_native_on(layer.weights.device):
+    if not isinstance(engine, CircuitSimulator):
+        return f"on {described(engine.sampler)}"
+    kind = "exact" if type(engine) is CircuitSimulator else "with random Pauli errors"
+    if engine.runs_native_on(device):
         return f"{kind}, on the native engine (compiled by numba for the CPU, at its first use on a machine in seconds)"
-    why = f"on {layer.weights.device.type}" if layer.weights.device.type != "cpu" else "on the CPU"
-    if layer.engine.engine == "torch" and not has_numba():
+    why = f"on {device.type}" if device.type != "cpu" else "on the CPU"
+    if engine.engine == "torch" and device.type == "cpu" and not has_numba():
         why += "; pip install 'lightning-qsgd[fast]' for the faster native engine"
     return f"{kind}, on the torch engine {why}"
 
