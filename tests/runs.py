@@ -89,7 +89,7 @@ def run(root, *arguments, prepare=None):
 
 
 def _program(log, arguments, environment):
-    file = os.open(log, os.O_CREAT | os.O_WRONLY)
+    file = os.open(log, os.O_CREAT | os.O_TRUNC | os.O_WRONLY)
     os.dup2(file, 1), os.dup2(file, 2)
     torch.set_num_threads(1)
     os.environ |= environment
