@@ -10,7 +10,7 @@ import math
 from collections.abc import Mapping, Sequence
 from functools import partial
 from pathlib import Path
-from typing import Any, Literal, get_args
+from typing import Any, Literal, cast, get_args
 
 import numpy as np
 import torch
@@ -136,8 +136,8 @@ class QuantumLayer(CircuitModule):
             and its inverse cancel; all drawn from torch's global generator. Or (W,) numbers; or a file of them, .npy or
             .pt. Default: "uniform".
         noise: errors on the simulator, a :class:`PauliNoise` or its arguments, such as ``{"depolarizing": 0.01}``: in
-            each call, in training and in evaluation, each row gets errors of its own, drawn at random from torch's
-            global generator. The mean over draws is the noisy circuit's. Default: none.
+            each call, in training and in evaluation, new errors are drawn for each row from torch's global generator.
+            The mean over draws is the noisy circuit's. Default: none.
 
     Attributes:
         weights: (W,) radians; (0,) if the ansatz has none.
@@ -318,7 +318,7 @@ def _initial(initial: Any, ansatz: Ansatz) -> str | Tensor:
 def _engine(ansatz: Ansatz, engine: Any, noise: PauliNoise | None) -> CircuitSimulator | QuantumNetwork:
     if engine is None or isinstance(engine, str):
         if engine in (None, "simulator", *get_args(Engine)):
-            chosen: Engine = engine if engine in get_args(Engine) else fastest_engine()  # type: ignore[assignment]
+            chosen = fastest_engine() if engine in (None, "simulator") else cast(Engine, engine)
             return CircuitSimulator(ansatz, engine=chosen) if noise is None else NoisySimulator(ansatz, noise, chosen)
     elif noise is not None:
         raise ValueError("Invalid noise: it is of the simulator; a sampler has its own, such as AerSampler(noise=...)")

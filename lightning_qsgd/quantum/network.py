@@ -326,7 +326,7 @@ class SPSANetwork(QuantumNetwork):
     ) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
         """Estimate derivatives of the probabilities; arguments and result as in :meth:`QuantumNetwork.jacobian`.
 
-        The result's weights have rows, (batch, 2**n, num_weights), since each row has directions of its own.
+        Derivatives by weights have the shape (batch, 2**n, num_weights), since directions differ from row to row.
         """
         inputs, weights = self._check(inputs, weights)
         batch, split = inputs.shape

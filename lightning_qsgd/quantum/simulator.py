@@ -113,8 +113,9 @@ class CircuitSimulator:
         if state is not None:
             out = self.reference(inputs, weights, self._normalised(state, inputs))
         elif self._runs_native(inputs, weights):
-            product = self._product is not None and self._product.pays(self._whole, batch)
-            out = (self._product if product else self._whole)(inputs, weights)  # type: ignore[misc]
+            product = self._product
+            circuit = self._whole if product is None or not product.pays(self._whole, batch) else product
+            out = circuit(inputs, weights)
         else:
             out = self.reference(inputs, weights)
         if self._is_long:

@@ -102,7 +102,7 @@ def _composed(first: NDArray[np.float64], second: NDArray[np.float64]) -> NDArra
 
 
 class NoisySimulator(CircuitSimulator):
-    """A simulator with Pauli noise: in each call, each row gets errors of its own.
+    """A simulator with Pauli noise: each call draws new errors for each row.
 
     Errors are drawn from torch's global generator, as those of ``torch.nn.Dropout``, but in evaluation as in training.
     The circuit is transpiled to the basis rz, sx, x, cx once, with its parameters unbound.
