@@ -49,7 +49,7 @@ paper: .venv/.installed ## run the paper's experiment with controls, and write i
 	$(RUN) -m lightning_qsgd compare --config configs/compare/seqcls.yaml --config configs/compare/seqcls_cosine.yaml $(QUICKLY) $(if $(QUICK),--tuning.trials 3)
 	$(RUN) -m lightning_qsgd report $(PAPER)/seqcls $(PAPER)/seqcls_cosine --output $(PAPER)/paper
 
-test: .venv/.installed ## run the tests on all cores: 25 minutes on 2
+test: .venv/.installed ## run the tests on all cores: 20 minutes on 2
 	$(RUN) -m pytest -n logical --dist worksteal -m "not slow and not gpu and not hardware"
 
 test-slow: .venv/.installed ## run tests with whole training runs, many processes and a browser
