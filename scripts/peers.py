@@ -73,15 +73,13 @@ def depth_of(num_qubits: int) -> int:
 
 
 def ours(
-    num_qubits: int, batch: int, weights: Tensor, engine: Literal["native", "torch"] = "native"
+    num_qubits: int,
+    batch: int,
+    weights: Tensor,
+    engine: Literal["native", "torch"] = "native",
+    output: Literal["probabilities", "expectations"] = "probabilities",
 ) -> tuple[Forward, Tensor]:
-    layer = QuantumLayer(superposition_circuit(num_qubits, depth_of(num_qubits)), engine=engine)
-    layer.weights = torch.nn.Parameter(weights)
-    return layer, layer.weights
-
-
-def ours_z(num_qubits: int, batch: int, weights: Tensor) -> tuple[Forward, Tensor]:
-    layer = QuantumLayer(superposition_circuit(num_qubits, depth_of(num_qubits)), "expectations", "native")
+    layer = QuantumLayer(superposition_circuit(num_qubits, depth_of(num_qubits)), output, engine)
     layer.weights = torch.nn.Parameter(weights)
     return layer, layer.weights
 
@@ -303,8 +301,14 @@ def fits(most: int) -> Callable[[int, int], bool]:
 
 #: Sides whose outputs are Z of each qubit, (B, n).
 Z_SIDES = [
-    Side("lightning_qsgd", ours_z, big_endian=False),
-    Side("lightning_qsgd, float64", ours_z, torch.complex128, torch.float64, big_endian=False),
+    Side("lightning_qsgd", partial(ours, output="expectations"), big_endian=False),
+    Side(
+        "lightning_qsgd, float64",
+        partial(ours, output="expectations"),
+        torch.complex128,
+        torch.float64,
+        big_endian=False,
+    ),
     Side(
         "PennyLane default.qubit, backprop",
         partial(pennylane_z, device="default.qubit", method="backprop"),

@@ -74,7 +74,7 @@ def on_ranks(function, arguments, count):
 
 
 def start(root, *arguments, prepare=None):
-    """A run in a process of its own."""
+    """Start a run in a new process."""
     root.mkdir(exist_ok=True)
     process = context.Process(target=_child, args=(root, arguments, prepare))
     process.start()
@@ -82,7 +82,7 @@ def start(root, *arguments, prepare=None):
 
 
 def run(root, *arguments, prepare=None):
-    """Exit code of a run in a process of its own."""
+    """Exit code of a run in a new process."""
     process = start(root, *arguments, prepare=prepare)
     process.join(300)
     return process.exitcode

@@ -1,6 +1,5 @@
 """CircuitEngines: where the circuits of a model's layers run, and what a step costs on a sampler."""
 
-import sys
 import warnings
 from functools import partial
 from typing import Any
@@ -8,6 +7,8 @@ from typing import Any
 import lightning as L
 import torch
 from torch import Tensor, nn
+
+from lightning_qsgd.callbacks.parts import circuit_modules
 
 _ENGINES = "circuit_engines"  # in checkpoints
 
@@ -38,7 +39,7 @@ class CircuitEngines(L.Callback):
         engines = engines_by_layer(pl_module)
         if not engines:
             return
-        layers = _circuit_layers(pl_module)
+        layers = circuit_modules(pl_module)
         for text in dict.fromkeys(_told(layer.engine, pl_module.device) for layer in layers.values()):
             pl_module.print(f"Circuits of the model: {text}")
         if trainer.ckpt_path is not None:
@@ -101,7 +102,7 @@ class ShotsByEpoch(L.Callback):
         """Set the shots of this epoch, unless that is done."""
         if self._own:
             return
-        samplers = {id(s): s for s in map(_sampler, _circuit_layers(pl_module).values()) if s is not None}
+        samplers = {id(s): s for s in map(_sampler, circuit_modules(pl_module).values()) if s is not None}
         if not samplers:
             raise ValueError("ShotsByEpoch needs a layer whose circuits run on a sampler with shots")
         self._own = [(sampler, sampler.shots) for sampler in samplers.values()]
@@ -127,17 +128,9 @@ class ShotsByEpoch(L.Callback):
             sampler.shots = shots
 
 
-def _circuit_layers(module: nn.Module) -> dict[str, Any]:
-    if "lightning_qsgd.quantum" not in sys.modules:  # a classical run never pays for qiskit
-        return {}
-    from lightning_qsgd.quantum.layer import CircuitModule
-
-    return {name: part for name, part in module.named_modules() if isinstance(part, CircuitModule)}
-
-
 def engines_by_layer(module: nn.Module) -> dict[str, str]:
     """The engine of each layer with a circuit: "native", "torch", or the class of its sampler."""
-    engines = {name: layer.engine for name, layer in _circuit_layers(module).items()}
+    engines = {name: layer.engine for name, layer in circuit_modules(module).items()}
     return {name: getattr(e, "engine", None) or type(e.sampler).__name__ for name, e in engines.items()}
 
 

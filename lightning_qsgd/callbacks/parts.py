@@ -1,11 +1,13 @@
 """What several callbacks look up in a trainer."""
 
+import sys
 from collections.abc import Iterable, Sequence
 from typing import Any, TypeVar
 
 import lightning as L
 import numpy as np
 from lightning.pytorch.loggers import Logger, TensorBoardLogger
+from torch import nn
 
 from lightning_qsgd.optim import SuperpositionalGradientDescent
 
@@ -42,6 +44,15 @@ def num_classes_of(trainer: L.Trainer, pl_module: L.LightningModule) -> int | No
     said = (getattr(getattr(trainer, "datamodule", None), "num_classes", None), len(labels) if labels else None)
     said = (*said, getattr(pl_module, "num_classes", None), pl_module.hparams.get("num_classes"))
     return next((number for number in said if isinstance(number, int)), None)
+
+
+def circuit_modules(module: nn.Module) -> dict[str, Any]:
+    """Modules with a circuit, by name. There are none if the quantum package was never imported."""
+    if "lightning_qsgd.quantum" not in sys.modules:  # a classical run never pays for qiskit
+        return {}
+    from lightning_qsgd.quantum.layer import CircuitModule
+
+    return {name: part for name, part in module.named_modules() if isinstance(part, CircuitModule)}
 
 
 def tensorboard_writers(loggers: Iterable[Logger]) -> list[Any]:

@@ -13,7 +13,7 @@ from lightning.pytorch.callbacks import ModelCheckpoint
 from rich.table import Column, Table
 
 from lightning_qsgd.callbacks.finite_steps import FiniteSteps
-from lightning_qsgd.callbacks.parts import callbacks_of, superpositional
+from lightning_qsgd.callbacks.parts import callbacks_of, circuit_modules, superpositional
 from lightning_qsgd.callbacks.time_to_target import TimeToTarget
 from lightning_qsgd.callbacks.weights_from import WeightsFrom
 from lightning_qsgd.files import write_json
@@ -127,9 +127,8 @@ def that_count(model: torch.nn.Module, optimizer: SuperpositionalGradientDescent
         counting += [optimizer.perturbation] + ([] if circuit in (None, optimizer.perturbation) else [circuit])
     if "lightning_qsgd.quantum" in sys.modules:  # a classical run never pays for qiskit
         from lightning_qsgd.quantum import QuantumNetwork
-        from lightning_qsgd.quantum.layer import CircuitModule
 
-        engines = {id(m.engine): m.engine for m in model.modules() if isinstance(m, CircuitModule)}
+        engines = {id(m.engine): m.engine for m in circuit_modules(model).values()}
         counting += [engine for engine in engines.values() if isinstance(engine, QuantumNetwork)]
     return counting
 
@@ -144,10 +143,9 @@ def engines_of(model: torch.nn.Module, optimizer: SuperpositionalGradientDescent
     if "lightning_qsgd.quantum" not in sys.modules:  # a classical run never pays for qiskit
         return []
     from lightning_qsgd.quantum import CircuitSimulator
-    from lightning_qsgd.quantum.layer import CircuitModule
 
     found = []
-    for engine in {id(m.engine): m.engine for m in model.modules() if isinstance(m, CircuitModule)}.values():
+    for engine in {id(m.engine): m.engine for m in circuit_modules(model).values()}.values():
         simulated = isinstance(engine, CircuitSimulator)
         found.append({"part": "model"} | (_simulator(engine) if simulated else _network(engine, engine.circuits)))
     circuit = optimizer and circuit_of(optimizer.perturbation)

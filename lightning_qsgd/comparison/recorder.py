@@ -5,7 +5,6 @@ import gc
 import hashlib
 import math
 import pickle
-import sys
 import time
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import is_dataclass
@@ -16,6 +15,8 @@ import lightning as L
 import torch
 from lightning.pytorch.loggers import Logger
 from torch import Tensor, nn
+
+from lightning_qsgd.callbacks.parts import circuit_modules
 
 DECAY = 0.99  # of the averaged weights, per step
 
@@ -315,15 +316,6 @@ class QuantumParameters:
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Load a state that :meth:`state_dict` returned."""
         self._initial, self._touched = state["initial"], state["touched"]
-
-
-def circuit_modules(module: nn.Module) -> dict[str, Any]:
-    """Modules with a circuit, by name. There are none if the quantum package was never imported."""
-    if "lightning_qsgd.quantum" not in sys.modules:
-        return {}
-    from lightning_qsgd.quantum.layer import CircuitModule
-
-    return {name: part for name, part in module.named_modules() if isinstance(part, CircuitModule)}
 
 
 def unobservable_weights(ansatz: Any, points: int = 8) -> Tensor:

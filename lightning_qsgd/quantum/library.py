@@ -85,7 +85,7 @@ def layers_circuit(
             amplitudes; see :func:`amplitude_circuit`. "none": no inputs.
         encoding_gate: gate of "angle". Default: "ry".
         reuploading: encode again before every layer (Perez-Salinas et al. 2020, arXiv 1907.02085). Default: False.
-        identity_blocks: append to each layer its inverse, with weights of its own: with ``initial="identity"`` a
+        identity_blocks: append to each layer its inverse, with separate weights: with ``initial="identity"`` a
             :class:`QuantumLayer` starts where each pair is the identity (Grant et al. 2019, arXiv 1903.05076). Default:
             False.
 
@@ -116,7 +116,7 @@ def with_layers(
     """The function of a circuit with an encoding, from one that returns its layer, and how many weights a layer has.
 
     Args:
-        make: takes ``num_qubits``, ``depth`` and options of its own, with defaults.
+        make: takes ``num_qubits``, ``depth`` and perhaps other options, with defaults.
         encoding_gate: default of :func:`layers_circuit`'s option.
         least: the lowest number of qubits.
 

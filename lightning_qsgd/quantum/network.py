@@ -7,7 +7,7 @@ import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from functools import cache
-from typing import Any, Literal
+from typing import Any, Literal, TypeVar
 
 import numpy as np
 import torch
@@ -20,6 +20,7 @@ from qiskit_machine_learning.primitives.sampler import ExactProbNDArray
 from lightning_qsgd.quantum.circuits import Ansatz
 from lightning_qsgd.quantum.samplers import ExactSampler, backend_of, statevector_sampler, transpiled
 
+N = TypeVar("N", bound="QuantumNetwork")
 MAX_BITS = 24  # one row of probabilities takes 128 MiB
 
 
@@ -253,7 +254,9 @@ class QuantumNetwork:
 
     def _with(self, ansatz: Ansatz) -> QuantumNetwork:
         """A network of another circuit on the same sampler, whose circuits, shots and seconds count here."""
-        network = QuantumNetwork(ansatz, self.sampler, **self._transpiling)
+        return self._counted(QuantumNetwork(ansatz, self.sampler, **self._transpiling))
+
+    def _counted(self, network: N) -> N:
         network._owner = self._owner or self
         return network
 
@@ -311,11 +314,8 @@ class SPSANetwork(QuantumNetwork):
 
     def measuring(self, paulis: Mapping[int, str]) -> SPSANetwork:
         """The network of :meth:`Ansatz.measuring`, on the same sampler. What it runs counts here, too."""
-        network = SPSANetwork(
-            self.ansatz.measuring(paulis), self.sampler, repeats=self.repeats, step=self.step, **self._transpiling
-        )
-        network._owner = self._owner or self
-        return network
+        options = {"repeats": self.repeats, "step": self.step} | self._transpiling
+        return self._counted(SPSANetwork(self.ansatz.measuring(paulis), self.sampler, **options))
 
     def gradient_circuits(self, of: Literal["inputs", "weights", "both"] = "both") -> int:
         """Number of circuits that :meth:`jacobian` runs for a row."""

@@ -92,7 +92,7 @@ class Basis(NamedTuple):
     """The Paulis that one circuit measures.
 
     Attributes:
-        paulis: "X", "Y" or "Z" of each qubit; a qubit that is not named is read as it is.
+        paulis: "X", "Y" or "Z" of each qubit; a qubit that is not named needs no change of basis.
         signs: (2**n, terms) float64: the value of each term at each outcome.
     """
 

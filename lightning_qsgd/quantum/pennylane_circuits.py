@@ -8,6 +8,7 @@ Texts in between lose things: PennyLane's OpenQASM has numbers instead of parame
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
+from itertools import zip_longest
 from operator import itemgetter
 from typing import Any, NamedTuple
 
@@ -92,18 +93,15 @@ def from_pennylane(
     wires = list(source.wires or first.tape.wires)
     parameters = ParameterVector("x", source.num_inputs), ParameterVector("w", source.num_weights)
     named = [*parameters[0], *parameters[1]]
-    made, others = QuantumCircuit(max(len(wires), 1)), _leaves(second.tape)
-    for operation in _leaves(first.tape):
-        other = next(others, None)
-        if other is None or (other.name, other.wires) != (operation.name, operation.wires):
+    made = QuantumCircuit(max(len(wires), 1))
+    for operation, other in zip_longest(_leaves(first.tape), _leaves(second.tape)):
+        if operation is None or other is None or (other.name, other.wires) != (operation.name, operation.wires):
             raise ValueError("Invalid circuit: its gates depend on the values of its arguments; give one for each case")
         angles = [
             _linear(name_of(operation), a, b, first, second, named)
             for a, b in zip(operation.data, other.data, strict=True)
         ]
         _append(made, operation, angles, [wires.index(wire) for wire in operation.wires])
-    if next(others, None) is not None:
-        raise ValueError("Invalid circuit: its gates depend on the values of its arguments; give one for each case")
     _check_whole(made, named, first, wires)
     for parameter in set(named).difference(made.parameters):
         made.global_phase += parameter  # an ansatz names the circuit's parameters

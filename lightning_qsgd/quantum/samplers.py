@@ -305,7 +305,7 @@ def transpiled(circuit: QuantumCircuit, backend: Any, **options: Any) -> Quantum
     """``qiskit.transpile(circuit, backend, **options)``, 40 times faster for an ``AerSimulator``.
 
     Qiskit reads the target of the backend about 160 times, and qiskit-aer 0.18 builds it each time, which takes 0.17 of
-    0.175 s. A perfect Aer device runs a circuit of its own gates as it is: transpiling would import all of Qiskit's
+    0.175 s. A perfect Aer device runs all gates that it has without transpiling, which would import all of Qiskit's
     plugins, with qiskit-ibm-runtime among them (0.5 s). Other backends are passed on, because only they know the
     transpiler stages of their device.
     """

@@ -62,7 +62,7 @@ class CircuitSimulator:
             layers = max(sum(gate.qubits[0] == q and gate.name in ROTATE for gate in form.gates) for q in range(n))
         self._is_long = layers > LONG
         if engine == "native":
-            self._whole, self._product = _Native(form), None
+            self._whole, self._product = _Native(form, self._torch), None
             if len(components := form.components()) > 1:
                 self._product = _Product(components)
 
@@ -175,11 +175,13 @@ def _only_native(form: NormalForm) -> ValueError:
 class _Native:
     """A circuit on the native engine, as a torch function."""
 
-    def __init__(self, form: NormalForm) -> None:
+    def __init__(self, form: NormalForm, reference: TorchEngine | None = None) -> None:
         from lightning_qsgd.quantum.native import NativeEngine
 
         self.form, self.engine = form, NativeEngine(form)
         self.work = len(form.gates) << form.num_qubits
+        if reference is not None:
+            self.reference = reference
 
     @cached_property
     def reference(self) -> TorchEngine:

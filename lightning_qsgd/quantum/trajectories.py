@@ -120,6 +120,7 @@ class NoisySimulator(CircuitSimulator):
         noisy, self._sizes = _with_errors(ansatz)
         super().__init__(noisy, engine=engine)
         self.clean, self.noise = ansatz, noise
+        self._edges = [torch.from_numpy(noise.probabilities(size).cumsum()[:-1]) for size in (1, 2)]
 
     def measuring(self, paulis: Mapping[int, str]) -> NoisySimulator:
         """The simulator of :meth:`Ansatz.measuring`, with noise after the gates of the change of basis, too."""
@@ -135,11 +136,9 @@ class NoisySimulator(CircuitSimulator):
     def draw(self, inputs: Tensor) -> Tensor:
         """Draw errors for rows (B, I): (B, E) angles in their dtype, pi for an error and 0 for none."""
         bits = []
-        for size in (1, 2):
-            count = self._sizes[size - 1]
-            edges = torch.from_numpy(self.noise.probabilities(size).cumsum()[:-1]).to(inputs)
+        for size, count, edges in zip((1, 2), self._sizes, self._edges, strict=True):
             drawn = torch.rand(len(inputs), count, dtype=inputs.dtype, device=inputs.device)
-            paulis = torch.bucketize(drawn, edges, right=True)
+            paulis = torch.bucketize(drawn, edges.to(inputs), right=True)
             bits.append((paulis[..., None] >> torch.arange(2 * size, device=inputs.device) & 1).flatten(1))
         return torch.cat(bits, 1).to(inputs.dtype) * torch.pi
 
