@@ -1,5 +1,6 @@
 """Level 1: data modules. They import nothing else of this package."""
 
+from lightning_qsgd.datamodules.images import Images as Images
 from lightning_qsgd.datamodules.instruction import GSM8K as GSM8K
 from lightning_qsgd.datamodules.instruction import InstructionTuning as InstructionTuning
 from lightning_qsgd.datamodules.loading import evaluation_loader as evaluation_loader
