@@ -137,6 +137,7 @@ def test_every_module_has_its_test():
         "arrays": "table",
         "frames": "table",
         "image_files": "images",
+        "times": "windows",
         "findings": "page",
         "training": "classification",
         "parts": "run_monitor",

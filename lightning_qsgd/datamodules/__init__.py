@@ -8,3 +8,4 @@ from lightning_qsgd.datamodules.synthetic import SyntheticSequences as Synthetic
 from lightning_qsgd.datamodules.table import Table as Table
 from lightning_qsgd.datamodules.text import TextClassification as TextClassification
 from lightning_qsgd.datamodules.tokenizer import load_tokenizer as load_tokenizer
+from lightning_qsgd.datamodules.windows import Windows as Windows
