@@ -160,7 +160,7 @@ class Windows(ArrayDataModule):
         sizes = [len(self.rows(split)) for split in ("train", "val", "test")]
         rank_zero_info(
             "{} windows to train, {} to validate, {} to test; ".format(*sizes)
-            + f"{self.window} rows of {len(self.column_names)} columns to forecast {first_three(self.target_names)}"
+            + f"{self.window} x {len(self.column_names)} inputs to forecast {first_three(self.target_names)}"
         )
 
     # ---- read

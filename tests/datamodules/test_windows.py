@@ -258,8 +258,6 @@ def test_files_for_each_part_and_what_fit_says(series, caplog):
     with warnings.catch_warnings():
         warnings.simplefilter("error")
         data = ready(series(), val_file=series("val.csv"), test_file=series("test.csv"), horizon=2)
-    assert (
-        "95 windows to train, 95 to validate, 95 to test; 4 rows of 2 columns to forecast load+1, load+2" in caplog.text
-    )
+    assert "95 windows to train, 95 to validate, 95 to test; 4 x 2 inputs to forecast load+1, load+2" in caplog.text
     (first, *_) = data.train_dataloader()
     assert set(first) == {"inputs", "targets", "persistence", "id"}
