@@ -3,6 +3,7 @@
 import re
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
+from pydoc import locate
 from typing import Any, NamedTuple
 
 import lightning as L
@@ -179,6 +180,15 @@ def shapes_of(model: Namespace) -> Shapes | None:
             return weight_shapes(module.state_dict())
     except Exception:  # a user's class may need its trainer; a real fault shows when the command builds it
         return None
+
+
+def predicts(data: Namespace | None) -> str | None:
+    """What the data module of a configuration is made for, "classes" or "numbers"; None if it does not say so."""
+    if data is None or not hasattr(locate(data.class_path), "predicts"):
+        return None
+    parser = LightningArgumentParser()
+    parser.add_lightning_class_args(L.LightningDataModule, "data", subclass_mode=True)
+    return parser.instantiate_classes(Namespace(data=data.clone()))["data"].predicts
 
 
 def weight_shapes(state: Mapping[str, Any]) -> Shapes:

@@ -39,7 +39,7 @@ from lightning_qsgd.files import write_json
 from lightning_qsgd.manual import COMMANDS
 from lightning_qsgd.parser import OneLineErrorParser, refuse_silent_functions
 from lightning_qsgd.run_folder import AtomicCheckpointIO, find_checkpoint, is_unused, make_loggers, reserve
-from lightning_qsgd.settings import SavedRun, named_in, so_that_arguments_win
+from lightning_qsgd.settings import SavedRun, named_in, predicts, so_that_arguments_win
 
 #: Arguments of Trainer.fit and its like that the program gives.
 _GIVEN: set[str | int] = {"model", "dataloaders", "train_dataloaders", "val_dataloaders", "datamodule"}
@@ -140,6 +140,8 @@ class ExperimentCLI(LightningCLI):
         """
         self.config = parser.parse_args(args)
         refuse_silent_functions(self.config)
+        if not self._named.source("checkpoint.monitor") and predicts(self.config.get("data")) == "numbers":
+            self.config.checkpoint.monitor, self.config.checkpoint.mode = "val/mse", "min"
         # It is no setting of the run: other commands, which read config.yaml, do not have it.
         self._weights_from: str | None = self.config.pop("weights_from", None)
         if self._only_parse:
