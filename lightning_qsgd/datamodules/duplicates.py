@@ -1,7 +1,7 @@
-"""Find texts that occur several times in a data set, and labels that look alike."""
+"""Split rows by class; find rows that occur several times in a data set, and labels that look alike."""
 
 import unicodedata
-from collections import defaultdict
+from collections import Counter, defaultdict
 from collections.abc import Hashable, Mapping, Sequence
 from typing import TypeVar
 
@@ -46,32 +46,64 @@ def set_aside(groups: Sequence[list[Value]], sizes: Sequence[int], generator: np
     return [*parts, [member for group in waiting for member in group]]
 
 
-def equal_texts(splits: Mapping[str, Sequence[tuple[Hashable, str]]], answer: str, way_out: str) -> str:
-    """A warning about texts that an earlier split has too, and about texts with several answers.
+def stratified(
+    labels: Sequence[str], keys: Sequence[Hashable] | None, shares: Sequence[float], seed: int
+) -> list[list[int]]:
+    """Split the rows of each class at random into parts with the given shares of the class, and a last part with the
+    rest.
 
     Args:
-        splits: pairs of text and answer of each split, by its name; the training texts first.
-        answer: the word for an answer, such as "label".
-        way_out: what to do about texts in several splits.
+        labels: class of each row; equal ones for a split that is not stratified.
+        keys: rows with equal keys stay in one part, see :func:`set_aside`. None splits all rows.
+        shares: share of each part except the last, in (0, 1).
+        seed: seed of the split, at least 0.
 
     Returns:
-        The warning; "" if there are no such texts.
+        The sorted row numbers of each part.
+    """
+    by_label: dict[str, list[list[int]]] = {}
+    for group in grouped(keys or labels, keys is not None):
+        most = Counter(labels[i] for i in group).most_common(1)[0][0]
+        by_label.setdefault(most, []).append(group)
+    parts: list[list[int]] = [[] for _ in range(len(shares) + 1)]
+    for i, label in enumerate(sorted(by_label)):
+        groups = by_label[label]
+        sizes = [round(share * sum(map(len, groups))) for share in shares]
+        generator = np.random.default_rng(np.random.SeedSequence((seed, i)))
+        for part, more in zip(parts, set_aside(groups, sizes, generator), strict=True):
+            part += more
+    return [sorted(part) for part in parts]
+
+
+def equal_rows(
+    splits: Mapping[str, Sequence[tuple[Hashable, str]]], answer: str, way_out: str, rows: str = "texts"
+) -> str:
+    """A warning about rows that an earlier split has too, and about rows with several answers.
+
+    Args:
+        splits: pairs of row and answer of each split, by its name; the training rows first.
+        answer: the word for an answer, such as "label".
+        way_out: what to do about rows in several splits.
+        rows: the word for rows. Default: "texts".
+
+    Returns:
+        The warning; "" if there are no such rows.
     """
     answers: defaultdict[Hashable, set[str]] = defaultdict(set)
     again = []
     for name, pairs in splits.items():
-        if count := sum(text in answers for text, _ in pairs):
-            again.append(f"{count} of {len(pairs)} {name} texts ({count / len(pairs):.1%})")
-        for text, value in pairs:
-            answers[text].add(value)
+        if count := sum(row in answers for row, _ in pairs):
+            again.append(f"{count} of {len(pairs)} {name} {rows} ({count / len(pairs):.1%})")
+        for row, value in pairs:
+            answers[row].add(value)
     said = []
     if again:
         said.append(
-            f"Some texts are also in an earlier split (of {', '.join(splits)}): {' and '.join(again)}. Scores on them "
-            f"say little about new texts. {way_out}."
+            f"Some {rows} are also in an earlier split (of {', '.join(splits)}): {' and '.join(again)}. Scores on them "
+            f"say little about new {rows}. {way_out}."
         )
     if several := sum(len(values) > 1 for values in answers.values()):
-        said.append(f"{several} of {len(answers)} different texts occur with different {answer}s.")
+        said.append(f"{several} of {len(answers)} different {rows} occur with different {answer}s.")
     return " ".join(said)
 
 

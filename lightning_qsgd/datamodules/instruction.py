@@ -16,7 +16,7 @@ from lightning_utilities.core.rank_zero import rank_zero_info, rank_zero_warn
 from torch.nn.utils.rnn import pad_sequence
 from torch.utils.data import DataLoader
 
-from lightning_qsgd.datamodules.duplicates import equal_texts, grouped, set_aside
+from lightning_qsgd.datamodules.duplicates import equal_rows, grouped, set_aside
 from lightning_qsgd.datamodules.loading import check_at_least, evaluation_loader, train_loader
 from lightning_qsgd.datamodules.rows import (
     check_filled,
@@ -146,7 +146,7 @@ class InstructionTuning(L.LightningDataModule):
         if self.group_equal_texts or self.files["val"]:
             way = "Remove them from one of the files"
         pairs = {name: [(_key(e.prompt), e.answer.strip()) for e in examples] for name, examples in splits.items()}
-        if found := equal_texts(pairs, "answer", way):
+        if found := equal_rows(pairs, "answer", way):
             rank_zero_warn(found)
 
     def plain_prompt(self, prompt: str) -> str:

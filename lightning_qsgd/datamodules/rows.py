@@ -46,7 +46,7 @@ def check_is_file(path: str | Path, where_to_get: str = "") -> None:
         raise FileNotFoundError(f"File not found: {path}{where_to_get}")
 
 
-def read_rows(path: Path, columns: Sequence[str]) -> list[Row]:
+def read_rows(path: Path, columns: Sequence[str] | None) -> list[Row]:
     """Read the rows of a file, without blank lines.
 
     In a CSV file with one column, a blank line is a row with an empty value, as Excel writes it, unless only blank
@@ -54,7 +54,8 @@ def read_rows(path: Path, columns: Sequence[str]) -> list[Row]:
 
     Args:
         path: a JSON file (``.jsonl``, ``.ndjson``, ``.json``) or a CSV file (any other name).
-        columns: names of the columns or keys to read.
+        columns: names of the columns or keys to read. None reads all that have a name, and warns about columns of a CSV
+            file without name that hold values; JSON objects must then have the same keys.
 
     Returns:
         At least one row. Values from CSV are strings. Values from JSON have their types there; null is None.
@@ -116,7 +117,7 @@ def check_texts(path: Path, rows: Sequence[Row], column: str) -> None:
             f"{path}, {in_lines([line for line, _ in wrong])}: {column!r} is not a text: {_shown(wrong[0][1])}; {way}"
             f"{_orient(rows)}"
         )
-    _check_surrogates(path, rows, column)
+    check_surrogates(path, rows, column)
 
 
 def check_labels(path: Path, rows: Sequence[Row], column: str) -> None:
@@ -140,7 +141,14 @@ def check_labels(path: Path, rows: Sequence[Row], column: str) -> None:
             for kind, there in found.items()
         )
         raise ValueError(f"{path}: the labels in {column!r} have several types: {kinds}; write all labels alike")
-    _check_surrogates(path, rows, column)
+    check_surrogates(path, rows, column)
+
+
+def check_surrogates(path: Path, rows: Sequence[Row], column: str) -> None:
+    r"""Refuse half a surrogate pair, such as ``\ud83d`` alone, which cannot be written to a file."""
+    wrong = [n for n, values in rows if _SURROGATE.search(str(values[column]))]
+    if wrong:
+        raise ValueError(f"{path}, {in_lines(wrong)}: {column!r} holds half of a surrogate pair (\\ud800 to \\udfff)")
 
 
 def is_blank(value: Any) -> bool:
@@ -193,14 +201,14 @@ def _missing(path: Path, line: int, there: Sequence[str], column: str, hint: str
 # ---- CSV
 
 
-def _csv_rows(path: Path, text: str, columns: Sequence[str]) -> list[Row]:
+def _csv_rows(path: Path, text: str, columns: Sequence[str] | None) -> list[Row]:
     if text.lstrip().startswith(('{"', "[{")):
         raise ValueError(f"{path}, line 1 looks like JSON: name the file .jsonl")
     records = _records(path, text)
     start, header = next(((line, cells) for line, cells in records if cells), (1, []))
     if not header:
         return []
-    if missing := [column for column in columns if column not in header]:
+    if missing := [column for column in columns or () if column not in header]:
         raise _missing(path, start, header, missing[0], _header_hint(header))
     if repeated := [name for i, name in enumerate(header) if name and name in header[:i]]:
         raise ValueError(f"{path}, line {start}: column {repeated[0]!r} is given twice; rename one of them")
@@ -215,8 +223,21 @@ def _csv_rows(path: Path, text: str, columns: Sequence[str]) -> list[Row]:
         blank = []
     _check_cells(path, header, rows)
     _check_joined(path, header, rows)
-    places = {column: header.index(column) for column in columns}
+    if columns is None:
+        if re.search(r"^sep=|[;\t|]", header[0] * (len(header) == 1)):
+            raise ValueError(f"{path}, line {start}: there is one column, {header[0]!r}{_header_hint(header)}")
+        _warn_of_unnamed(path, header, rows)
+    places = {column: header.index(column) for column in (filter(None, header) if columns is None else columns)}
     return [Row(line, {column: cells[i] for column, i in places.items()}) for line, cells in rows]
+
+
+def _warn_of_unnamed(path: Path, header: Sequence[str], rows: Sequence[tuple[int, list[str]]]) -> None:
+    unnamed = [i + 1 for i, name in enumerate(header) if not name and any(cells[i].strip() for _, cells in rows)]
+    if unnamed:
+        rank_zero_warn(
+            f"{path}: columns without a name are not read: number {first_three(unnamed)}. Name them if they are data; "
+            "pandas writes its index so (leave it out: df.to_csv(path, index=False))"
+        )
 
 
 def _records(path: Path, text: str) -> Iterator[tuple[int, list[str]]]:
@@ -373,9 +394,12 @@ def _header_hint(header: Sequence[str]) -> str:
 # ---- JSON
 
 
-def _json_rows(path: Path, text: str, columns: Sequence[str]) -> list[Row]:
-    rows = []
+def _json_rows(path: Path, text: str, columns: Sequence[str] | None) -> list[Row]:
+    rows, every = [], columns is None
     for line, values in _objects(path, _LINE_END.sub("\n", text)):
+        columns = list(values) if columns is None else columns
+        if every and (more := [key for key in values if key not in columns]):
+            raise ValueError(f"{path}, line {line}: {more[0]!r} is not in the first row; give all rows the same keys")
         if missing := [column for column in columns if column not in values]:
             raise _missing(path, line, list(values), missing[0], _orient([Row(line, values)]))
         rows.append(Row(line, {column: values[column] for column in columns}))
@@ -433,13 +457,6 @@ def _orient(rows: Collection[Row]) -> str:
     """How to write rows, for a table that seems to be written by columns, for an error."""
     tables = any(isinstance(value, (dict, list)) for _, values in rows for value in values.values())
     return f"; {_JSON_FORM} ({_PANDAS})" if tables and len(rows) == 1 else ""
-
-
-def _check_surrogates(path: Path, rows: Sequence[Row], column: str) -> None:
-    r"""Refuse half a surrogate pair, such as ``\ud83d`` alone, which cannot be written to a file."""
-    wrong = [n for n, values in rows if _SURROGATE.search(str(values[column]))]
-    if wrong:
-        raise ValueError(f"{path}, {in_lines(wrong)}: {column!r} holds half of a surrogate pair (\\ud800 to \\udfff)")
 
 
 def _shown(value: Any) -> str:

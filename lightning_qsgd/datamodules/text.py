@@ -11,13 +11,12 @@ from pathlib import Path
 from typing import Any, NamedTuple, NoReturn
 
 import lightning as L
-import numpy as np
 import torch
 from lightning_utilities.core.rank_zero import rank_zero_info, rank_zero_warn
 from torch.nn.utils.rnn import pad_sequence
 from torch.utils.data import DataLoader
 
-from lightning_qsgd.datamodules.duplicates import equal_texts, grouped, look_alikes, set_aside
+from lightning_qsgd.datamodules.duplicates import equal_rows, look_alikes, stratified
 from lightning_qsgd.datamodules.loading import check_at_least, evaluation_loader, train_loader
 from lightning_qsgd.datamodules.rows import (
     check_filled,
@@ -170,7 +169,7 @@ class TextClassification(L.LightningDataModule):
         if self.group_equal_texts or (self.files["val"] and self.files["test"]):
             way = "Remove them from one of the files"
         pairs = {name: [(_key(e.text), e.label) for e in examples] for name, examples in splits.items()}
-        if found := equal_texts(pairs, "label", way):
+        if found := equal_rows(pairs, "label", way):
             rank_zero_warn(found)
 
     def examples(self, split: str) -> Split:
@@ -197,22 +196,15 @@ class TextClassification(L.LightningDataModule):
     @cached_property
     def _parts(self) -> dict[str, Split]:
         """The parts of the training file: stratified shares that are set aside by split_seed, and the rest to train."""
-        parts: dict[str, Split] = {"train": [], "val": [], "test": []}
-        by_label: dict[str, list[Split]] = {}
         examples = self._read(self.files["train"])
-        for places in grouped([_key(example.text) for example in examples], self.group_equal_texts):
-            group = [examples[i] for i in places]
-            most = Counter(example.label for example in group).most_common(1)[0][0]
-            by_label.setdefault(most, []).append(group)
+        classes = [example.label for example in examples]
+        keys = [_key(example.text) for example in examples] if self.group_equal_texts else None
         aside = [split for split in ("val", "test") if not self.files[split]]
-        for i, label in enumerate(sorted(by_label)):
-            groups = by_label[label]
-            sizes = [round(self.shares[split] * sum(map(len, groups))) for split in aside]
-            generator = np.random.default_rng(np.random.SeedSequence((self.split_seed, i)))
-            for split, part in zip([*aside, "train"], set_aside(groups, sizes, generator), strict=True):
-                parts[split] += part
+        rows = stratified(classes, keys, [self.shares[split] for split in aside], self.split_seed)
+        parts: dict[str, Split] = {"train": [], "val": [], "test": []}
+        for split, part in zip([*aside, "train"], rows, strict=True):
+            parts[split] = [examples[i] for i in part]
         for split, part in parts.items():
-            part.sort()
             if not part and not (split != "train" and self.files[split]):
                 texts, labels, why = len(examples), len({example.label for example in examples}), ";"
                 if 2 * labels > texts:
