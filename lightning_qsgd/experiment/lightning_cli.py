@@ -18,6 +18,7 @@ from lightning_qsgd.callbacks import (
     BestCheckpoint,
     ChangedOptions,
     CircuitEngines,
+    CircuitTwins,
     DisplacedForward,
     DistributedChecks,
     ExactResume,
@@ -40,6 +41,7 @@ from lightning_qsgd.manual import COMMANDS
 from lightning_qsgd.parser import OneLineErrorParser, refuse_silent_functions
 from lightning_qsgd.run_folder import AtomicCheckpointIO, find_checkpoint, is_unused, make_loggers, reserve
 from lightning_qsgd.settings import SavedRun, named_in, predicts, so_that_arguments_win
+from lightning_qsgd.twin_names import LayerTwin
 
 #: Arguments of Trainer.fit and its like that the program gives.
 _GIVEN: set[str | int] = {"model", "dataloaders", "train_dataloaders", "val_dataloaders", "datamodule"}
@@ -109,6 +111,12 @@ class ExperimentCLI(LightningCLI):
             default=1,
             help="threads of torch in each process; small models gain nothing from more, and two busy processes with "
             "two threads each crawl (null: all cores)",
+        )
+        parser.add_argument(
+            "--replace_circuits",
+            type=LayerTwin | None,
+            default=None,
+            help="classical twin that takes the place of each QuantumLayer of the model (docs/compare.md)",
         )
         parser.add_lightning_class_args(BestCheckpoint, "checkpoint")
         best = {"monitor": "val/accuracy", "mode": "max", "filename": "best", "auto_insert_metric_name": False}
@@ -251,7 +259,9 @@ class ExperimentCLI(LightningCLI):
             ours.append(DistributedChecks(folder, self.config.ckpt_path))
         if self.command == "fit" and not config.fast_dev_run:  # an evaluated run keeps its configuration
             ours.append(RunPage(self.parser, self.config, **self.save_config_kwargs))
-        first = [] if self._weights_from is None else [WeightsFrom(self._weights_from)]
+        twin: LayerTwin | None = self.config.replace_circuits
+        first: list[L.Callback] = [] if twin is None else [CircuitTwins(twin)]
+        first += [] if self._weights_from is None else [WeightsFrom(self._weights_from)]
         return [*first, *_as_list(config.callbacks), *configured, *ours]
 
     # ---- the command
