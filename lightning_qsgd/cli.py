@@ -6,7 +6,7 @@ import os
 import shutil
 import signal
 import sys
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +15,7 @@ from lightning.pytorch.loggers import TensorBoardLogger
 from lightning.pytorch.strategies.launchers import _MultiProcessingLauncher
 from lightning.pytorch.utilities.exceptions import SIGTERMException
 from rich.console import Console
+from rich.markup import escape
 from rich.table import Table
 from torch.multiprocessing.spawn import ProcessExitedException
 
@@ -63,7 +64,7 @@ def _run_experiment(command: str, arguments: Sequence[str]) -> None:
     elif command != "predict" and result.folder is not None:
         print(f"Metrics: {result.folder / f'{command}.json'}")
     if command == "test":
-        _say_classes(trainer)
+        _say_report(trainer)
 
 
 def _folder(trainer: L.Trainer) -> Path:
@@ -80,23 +81,47 @@ def _say_summary(trainer: L.Trainer, result: RunResult) -> None:
         console.print(f"View it: {tensorboard()} --logdir {result.folder.parent}", highlight=False)
 
 
-def _say_classes(trainer: L.Trainer) -> None:
-    """Print the hardest classes, or the path of the generated answers."""
+def _say_report(trainer: L.Trainer) -> None:
+    """Print the hardest classes, the scores of the targets, or the path of the generated answers."""
     (report,) = callbacks_of(trainer, TestReport)
     if report.answers:
         print(f"Answers: {report.answers}")
-    if not report.table:
-        return
-    rows = report.table[:10]
-    title = "By class" if len(rows) == len(report.table) else f"The 10 hardest of {len(report.table)} classes"
+    if report.table:
+        count, rows = len(report.table), report.table[:10]
+        title = "By class" if count == len(rows) else f"The 10 hardest of {count} classes"
+        _print_table(title, [_short(row) for row in rows], ".3f")
+        print("In brackets: 95 % Wilson intervals")
+        if any(row["f1"] is None for row in rows):
+            print("-: no examples; test/f1 skips the class unless it was predicted")
+        print(f"Classes: {report.classes}")
+    if report.mistakes:
+        print(f"Mistakes: {report.mistakes}")
+    if report.target_table:
+        count, rows = len(report.target_table), report.target_table[:10]
+        _print_table("By target" if count == len(rows) else f"The first 10 of {count} targets", rows, ".4g")
+        if any(row["r2"] is None or ("skill" in row and row["skill"] is None) for row in rows):
+            print("-: undefined, because all true values are equal, or persistence makes no error")
+        print(f"Targets: {report.targets}")
+    if report.pictures:
+        print(f"Pictures: {', '.join(map(str, report.pictures))}")
+
+
+def _print_table(title: str, rows: Sequence[Mapping[str, Any]], number: str) -> None:
     table = Table(*rows[0], title=title, title_justify="left")
     for row in rows:
-        cells = ("-" if v is None else f"{v:.3f}" if isinstance(v, float) else str(v) for v in row.values())
-        table.add_row(*cells)
-    Console().print(table)
-    if any(row["f1"] is None for row in rows):
-        print("-: no examples; test/f1 skips the class unless it was predicted")
-    print(f"Classes: {report.classes}")
+        cells = ("-" if v is None else format(v, number) if isinstance(v, float) else str(v) for v in row.values())
+        table.add_row(*map(escape, cells))
+    console = Console() if sys.stdout.isatty() else Console(width=120)
+    console.print(table)
+
+
+def _short(row: Mapping[str, Any]) -> dict[str, Any]:
+    """A row of the table of classes, with the intervals in one cell with their scores."""
+    found = {name: row[name] for name in ("label", "examples", "precision", "recall", "f1", "note")}
+    for name in ("precision", "recall"):
+        if row[name] is not None:
+            found[name] = f"{row[name]:.3f} [{row[f'{name}_low']:.2f}, {row[f'{name}_high']:.2f}]"
+    return found
 
 
 def tensorboard() -> str:

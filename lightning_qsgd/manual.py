@@ -50,6 +50,7 @@ _SETTINGS = """\
   --monitor... --attention_monitor...   what to log about perturbation and quantum attention
   --run_monitor...        what to log about learning rate and cost
   --predictions...        the file that predict writes
+  --replace_circuits TWIN a classical twin in place of each QuantumLayer: linear, mlp, product and others
 
 more, after lightning-qsgd {command}:
   --help WORD                     settings with WORD in their names, such as precision; all: every setting

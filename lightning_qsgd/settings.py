@@ -3,6 +3,7 @@
 import re
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
+from pydoc import locate
 from typing import Any, NamedTuple
 
 import lightning as L
@@ -15,6 +16,7 @@ from lightning_utilities.core.rank_zero import rank_zero_warn
 
 from lightning_qsgd.parser import names_class, refuse_class_names
 from lightning_qsgd.run_folder import config_of, epochs_of, folder_of, read_checkpoint
+from lightning_qsgd.twin_names import LayerTwin
 from lightning_qsgd.yaml_files import read_yaml
 
 Shapes = dict[str, tuple[int, ...]]
@@ -165,10 +167,14 @@ def _brief(value: Any) -> str:
     return text if len(text) <= 80 else f"{text[:77]}..."
 
 
-def shapes_of(model: Namespace) -> Shapes | None:
+def shapes_of(model: Namespace, twin: LayerTwin | None = None) -> Shapes | None:
     """The shapes in the state_dict of the model that a configuration describes; None if it cannot be built yet.
 
     The states of random number generators do not change.
+
+    Args:
+        model: the configuration of the model.
+        twin: what takes the place of its circuit layers. Default: None, they stay.
     """
     parser = LightningArgumentParser()
     parser.add_lightning_class_args(L.LightningModule, "model", subclass_mode=True)
@@ -176,9 +182,22 @@ def shapes_of(model: Namespace) -> Shapes | None:
         with isolate_rng():
             module = parser.instantiate_classes(Namespace(model=model.clone()))["model"]
             module.configure_model()
+            if twin is not None:
+                from lightning_qsgd.quantum.layer_twins import replace_circuits
+
+                replace_circuits(module, twin)
             return weight_shapes(module.state_dict())
     except Exception:  # a user's class may need its trainer; a real fault shows when the command builds it
         return None
+
+
+def predicts(data: Namespace | None) -> str | None:
+    """What the data module of a configuration is made for, "classes" or "numbers"; None if it does not say so."""
+    if data is None or not hasattr(locate(data.class_path), "predicts"):
+        return None
+    parser = LightningArgumentParser()
+    parser.add_lightning_class_args(L.LightningDataModule, "data", subclass_mode=True)
+    return parser.instantiate_classes(Namespace(data=data.clone()))["data"].predicts
 
 
 def weight_shapes(state: Mapping[str, Any]) -> Shapes:
@@ -186,7 +205,9 @@ def weight_shapes(state: Mapping[str, Any]) -> Shapes:
     return {k: tuple(v.shape) for k, v in state.items() if torch.is_tensor(v) and not k.endswith("_extra_state")}
 
 
-def that_shape_weights(model: Namespace, changes: Mapping[str, tuple[Any, Any]], saved: Shapes) -> dict[str, bool]:
+def that_shape_weights(
+    model: Namespace, changes: Mapping[str, tuple[Any, Any]], saved: Shapes, twin: LayerTwin | None = None
+) -> dict[str, bool]:
     """Find the changed settings that give the model's weights other shapes than the saved ones.
 
     Args:
@@ -194,23 +215,24 @@ def that_shape_weights(model: Namespace, changes: Mapping[str, tuple[Any, Any]],
         changes: (value of the run, value of the command) by the setting's key in the model, such as
             "init_args.embed_dim".
         saved: shapes of the checkpoint's state_dict.
+        twin: what takes the place of circuit layers, in the run and now. Default: None, they stay.
 
     Returns:
         By key of ``changes``, whether a model can be built with the new value. Empty also if the model has other shapes
         than the saved ones even with the run's values.
     """
-    if not changes or shapes_of(model) == saved:
+    if not changes or shapes_of(model, twin) == saved:
         return {}
     as_in_run = model.clone()
     for key, (was, _) in changes.items():
         as_in_run[key] = was
-    if shapes_of(as_in_run) != saved:
+    if shapes_of(as_in_run, twin) != saved:
         return {}
     found = {}
     for key, (_, asks) in changes.items():
         one = as_in_run.clone()
         one[key] = asks
-        if (shapes := shapes_of(one)) != saved:
+        if (shapes := shapes_of(one, twin)) != saved:
             found[key] = shapes is not None
     return found
 
@@ -263,8 +285,10 @@ class SavedRun:
             The differences that hold, as text.
 
         Raises:
-            ValueError: if the command line asks for weights of other shapes, or a resumed run for another optimizer.
+            ValueError: if the command line asks for weights of other shapes, a resumed run for another optimizer, or
+                the command for another twin of the circuits.
         """
+        self._keep_twin(config, named)
         kept, asked = self._differences(config, flat(plain), named, resumes)
         for key, (was, _) in kept.items():
             config[key] = was
@@ -280,6 +304,17 @@ class SavedRun:
         if asked:
             rank_zero_warn(f"{'Resumed with changes' if resumes else 'Unlike in the run'}: {told(asked)}")
         return told(asked)
+
+    def _keep_twin(self, config: Namespace, named: Named) -> None:
+        """Set the twin of circuit layers to the run's, since the weights are those of the twin."""
+        was, asks = self.checkpoint.get("replace_circuits"), config.replace_circuits
+        if was != asks and named.source("replace_circuits"):
+            told = {None: "null, with its own circuits"}
+            raise ValueError(
+                f"Invalid replace_circuits: {told.get(asks, asks)}; the run of {self.file} trained with "
+                f"{told.get(was, was)}: leave the setting out, or train a new run"
+            )
+        config.replace_circuits = was
 
     def _differences(self, config: Namespace, now: dict[str, Any], named: Named, resumes: bool) -> Differences:
         """Settings that are taken from the run because the user names none, and differences that the command keeps."""
@@ -311,7 +346,7 @@ class SavedRun:
             if key.startswith("model.init_args.") and not key.endswith("class_path") and key in self._recorded
         }
         shapes = weight_shapes(self.checkpoint["state_dict"])
-        for name, builds in that_shape_weights(config.model, model, shapes).items():
+        for name, builds in that_shape_weights(config.model, model, shapes, config.replace_circuits).items():
             was, asks = model[name]
             if named.source(f"model.{name}") == "command line":
                 if not builds:  # the error of the model says why

@@ -182,6 +182,48 @@ def spent_in(
     return {name: np.array(seconds[1:-1]) for name, seconds in spent.items()}, np.diff(Clock.ends)
 
 
+def lightning_ratio(epochs: int) -> Ratio:
+    """A training step of configs/table.yaml, in Lightning with all callbacks, over a step of a bare PyTorch loop.
+
+    Both load batches of the same data, and train models with the same circuit. The bare loop's step runs after each
+    step of Lightning.
+    """
+    with tempfile.TemporaryDirectory() as folder:
+        settings = ["enable_progress_bar=false", "enable_model_summary=false", "limit_val_batches=0"]
+        settings += ["accelerator=cpu", f"max_epochs={epochs}", f"default_root_dir={folder}"]
+        run = build("configs/table.yaml", [f"--trainer.{setting}" for setting in settings])
+
+        class Bare(L.Callback):
+            lightning: ClassVar[list[float]] = []
+            bare: ClassVar[list[float]] = []
+            since = 0.0
+
+            def on_train_start(self, trainer: Any, pl_module: Any) -> None:
+                self.model = copy.deepcopy(pl_module.model)
+                self.optimizer = type(trainer.optimizers[0])(self.model.parameters(), **trainer.optimizers[0].defaults)
+                self.batches = itertools.chain.from_iterable(itertools.repeat(trainer.datamodule.train_dataloader()))
+
+            def on_train_epoch_start(self, trainer: Any, pl_module: Any) -> None:
+                self.since = time.perf_counter()
+
+            def on_train_batch_end(
+                self, trainer: Any, pl_module: Any, outputs: Any, batch: Any, batch_idx: int
+            ) -> None:
+                start = time.perf_counter()
+                rows = next(self.batches)
+                self.optimizer.zero_grad()
+                F.cross_entropy(self.model(rows["inputs"]), rows["labels"]).backward()
+                self.optimizer.step()
+                end = time.perf_counter()
+                self.lightning.append(start - self.since)
+                self.bare.append(end - start)
+                self.since = time.perf_counter()
+
+        run.trainer.callbacks.append(Bare())  # type: ignore[attr-defined]
+        run.trainer.fit(run.module, datamodule=run.data)
+    return ratio(np.array(Bare.lightning[20:]), np.array(Bare.bare[20:]))
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument(
@@ -236,6 +278,8 @@ def main() -> None:
     for name, share in callback_shares(8).items():
         text = f"{share.median:.2%} [{share.low:.2%}, {share.high:.2%}]"
         console.print(f"{name}: {text} of a step in Lightning (goal: at most 2 %)")
+    share = lightning_ratio(max(rounds // 20, 5))
+    console.print(f"configs/table.yaml in Lightning: {share} of a bare loop's step (goal: at most 1.5)")
     packages = ", ".join(f"{p} {version(p)}" for p in ("torch", "qiskit", "qiskit-aer", "qiskit-machine-learning"))
     console.print(f"{rounds} rounds; {packages}; Python {platform.python_version()}; {platform.machine()}")
 

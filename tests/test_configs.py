@@ -12,6 +12,7 @@ from lightning_qsgd.comparison.arms import Arms
 from lightning_qsgd.comparison.statistics import seeds_needed
 from lightning_qsgd.experiment import Experiment, build
 from lightning_qsgd.optim import LiveCircuitPerturbation, MatchedTwin
+from tests.any_data import of_series
 from tests.common import FEW_SHOTS, SMALL, TINY_ARGUMENTS, fails
 from tests.optim.common import own_state
 from tests.tiny_llm import save_llm, save_rows
@@ -27,6 +28,7 @@ STEP = ["--trainer.fast_dev_run=1", "--trainer.accelerator=cpu", "--trainer.enab
 #: What a test must set beyond one step, and why.
 OVERRIDES = {
     "textcls": (["--data.train_file={texts}"], "it has no data of its own"),
+    "series": (["{series}"], "it has no data of its own"),
     "gsm8k": (
         [
             "--config=configs/overlay/llm_cpu.yaml",
@@ -51,7 +53,7 @@ NUMBERS = {"lr": 0.001, "betas": [0.9, 0.999], "eps": 1e-8, "weight_decay": 0.0}
 def texts(tmp_path_factory):
     path = tmp_path_factory.mktemp("texts") / "train.csv"
     path.write_text("text,label\n" + "".join(f"word{i} again,label{i % 2}\n" for i in range(40)))
-    files = {"texts": path}
+    files = {"texts": path, "series": of_series(path.parent)}
     if importlib.util.find_spec("transformers"):
         files["llm"] = save_llm(path.parent / "llm")
         files["rows"] = save_rows(path.parent / "rows.jsonl")
@@ -77,10 +79,12 @@ def test_each_config_runs_a_step(config, texts, tmp_path):
 def test_each_overlay_is_short_runs_a_step_and_keeps_the_numbers(overlay, texts, tmp_path):
     lines = [line for line in overlay.read_text().splitlines() if line.strip() and not line.startswith("#")]
     assert len(lines) <= 8
+    base = "seqcls_quantum_head" if overlay.stem == "replace_linear" else "seqcls"
+    few = [] if overlay.stem == "replace_linear" else [FEW_SHOTS]
     arguments = [
         "--config",
-        "configs/seqcls.yaml",
-        FEW_SHOTS,
+        f"configs/{base}.yaml",
+        *few,
         "--config",
         str(overlay),
         *overrides(overlay.stem, texts),

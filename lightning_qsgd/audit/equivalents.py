@@ -14,8 +14,7 @@ import torch
 from torch import Tensor
 
 from lightning_qsgd.audit.findings import Truncation
-from lightning_qsgd.audit.split import design
-from lightning_qsgd.quantum.fourier import basis, outer
+from lightning_qsgd.quantum.fourier import basis, design, outer
 
 SAMPLE = 3000  # rows to choose terms on, and as many to test them on
 MOST_CANDIDATES = 4096

@@ -6,10 +6,8 @@ C columns of the design.
 
 from __future__ import annotations
 
-import math
 from collections.abc import Sequence
 from dataclasses import dataclass
-from itertools import combinations
 
 import numpy as np
 import torch
@@ -17,7 +15,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from lightning_qsgd.audit.findings import Shares
-from lightning_qsgd.quantum.fourier import basis, outer, split_samples
+from lightning_qsgd.quantum.fourier import count_terms, design, split_samples
 
 MAX_TERMS = 1_000
 PER_TERM = 10  # minimum number of rows for each term of a fit
@@ -65,20 +63,6 @@ class Series:
         """Evaluate the series at inputs (N, I), float64; returns (N, O)."""
         chunks = [design(rows, self.sizes, self.together) @ self.coefficients for rows in inputs.split(4096)]
         return torch.cat(chunks)
-
-
-def count_terms(sizes: Sequence[int], together: int) -> int:
-    """The number of products of waves of at most ``together`` angles."""
-    return sum(math.prod(size - 1 for size in chosen) for m in range(together + 1) for chosen in combinations(sizes, m))
-
-
-def design(inputs: Tensor, sizes: Sequence[int], together: int) -> Tensor:
-    """The products of waves of at most ``together`` angles at inputs (N, I): (N, terms)."""
-    waves = [basis(inputs[:, q], size)[:, 1:] for q, size in enumerate(sizes)]
-    columns = [inputs.new_ones(len(inputs), 1)]
-    for m in range(1, together + 1):
-        columns += [outer(chosen) for chosen in combinations(waves, m)]
-    return torch.cat(columns, 1)
 
 
 def shares(inputs: Tensor, outputs: Tensor, sizes: Sequence[int], noise: Tensor) -> tuple[Shares, list[Shares]]:

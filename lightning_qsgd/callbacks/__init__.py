@@ -6,6 +6,7 @@ from lightning_qsgd.callbacks.best_checkpoint import MonitorCheck as MonitorChec
 from lightning_qsgd.callbacks.changed_options import ChangedOptions as ChangedOptions
 from lightning_qsgd.callbacks.circuit_engines import CircuitEngines as CircuitEngines
 from lightning_qsgd.callbacks.circuit_engines import ShotsByEpoch as ShotsByEpoch
+from lightning_qsgd.callbacks.circuit_twins import CircuitTwins as CircuitTwins
 from lightning_qsgd.callbacks.displaced_forward import DisplacedForward as DisplacedForward
 from lightning_qsgd.callbacks.distributed_checks import DistributedChecks as DistributedChecks
 from lightning_qsgd.callbacks.exact_resume import ExactResume as ExactResume

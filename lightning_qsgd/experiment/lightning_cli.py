@@ -18,6 +18,7 @@ from lightning_qsgd.callbacks import (
     BestCheckpoint,
     ChangedOptions,
     CircuitEngines,
+    CircuitTwins,
     DisplacedForward,
     DistributedChecks,
     ExactResume,
@@ -39,7 +40,8 @@ from lightning_qsgd.files import write_json
 from lightning_qsgd.manual import COMMANDS
 from lightning_qsgd.parser import OneLineErrorParser, refuse_silent_functions
 from lightning_qsgd.run_folder import AtomicCheckpointIO, find_checkpoint, is_unused, make_loggers, reserve
-from lightning_qsgd.settings import SavedRun, named_in, so_that_arguments_win
+from lightning_qsgd.settings import SavedRun, named_in, predicts, so_that_arguments_win
+from lightning_qsgd.twin_names import LayerTwin
 
 #: Arguments of Trainer.fit and its like that the program gives.
 _GIVEN: set[str | int] = {"model", "dataloaders", "train_dataloaders", "val_dataloaders", "datamodule"}
@@ -110,6 +112,12 @@ class ExperimentCLI(LightningCLI):
             help="threads of torch in each process; small models gain nothing from more, and two busy processes with "
             "two threads each crawl (null: all cores)",
         )
+        parser.add_argument(
+            "--replace_circuits",
+            type=LayerTwin | None,
+            default=None,
+            help="classical twin that takes the place of each QuantumLayer of the model (docs/compare.md)",
+        )
         parser.add_lightning_class_args(BestCheckpoint, "checkpoint")
         best = {"monitor": "val/accuracy", "mode": "max", "filename": "best", "auto_insert_metric_name": False}
         best["enable_version_counter"] = False
@@ -140,6 +148,8 @@ class ExperimentCLI(LightningCLI):
         """
         self.config = parser.parse_args(args)
         refuse_silent_functions(self.config)
+        if not self._named.source("checkpoint.monitor") and predicts(self.config.get("data")) == "numbers":
+            self.config.checkpoint.monitor, self.config.checkpoint.mode = "val/mse", "min"
         # It is no setting of the run: other commands, which read config.yaml, do not have it.
         self._weights_from: str | None = self.config.pop("weights_from", None)
         if self._only_parse:
@@ -237,7 +247,8 @@ class ExperimentCLI(LightningCLI):
     def _callbacks(self, config: Any, folder: Path | None) -> list[L.Callback]:
         config_name = self.save_config_kwargs.get("config_filename", "config.yaml")
         configured = [self.config_init[key] for key in self.parser.callback_keys]
-        ours = [TestReport(), DisplacedForward(), RunSummary(), CircuitEngines(), ChangedOptions(config_name)]
+        report = TestReport(tensorboard=config.logger in (None, True))
+        ours = [report, DisplacedForward(), RunSummary(), CircuitEngines(), ChangedOptions(config_name)]
         if config.enable_checkpointing is False:
             configured = [callback for callback in configured if not isinstance(callback, Checkpoint)]
         else:
@@ -248,7 +259,9 @@ class ExperimentCLI(LightningCLI):
             ours.append(DistributedChecks(folder, self.config.ckpt_path))
         if self.command == "fit" and not config.fast_dev_run:  # an evaluated run keeps its configuration
             ours.append(RunPage(self.parser, self.config, **self.save_config_kwargs))
-        first = [] if self._weights_from is None else [WeightsFrom(self._weights_from)]
+        twin: LayerTwin | None = self.config.replace_circuits
+        first: list[L.Callback] = [] if twin is None else [CircuitTwins(twin)]
+        first += [] if self._weights_from is None else [WeightsFrom(self._weights_from)]
         return [*first, *_as_list(config.callbacks), *configured, *ours]
 
     # ---- the command

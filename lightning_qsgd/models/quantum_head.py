@@ -6,6 +6,8 @@ from typing import TYPE_CHECKING, Any, Literal
 
 from torch import Tensor, nn
 
+from lightning_qsgd.models.quantum_body import check_twice, circuit_layer
+
 if TYPE_CHECKING:
     from qiskit.primitives import BaseSamplerV2
 
@@ -54,22 +56,17 @@ class QuantumHead(nn.Module):
         gradients: Literal["shift", "spsa"] = "shift",
         noise: dict[str, Any] | None = None,
     ) -> None:
-        from lightning_qsgd.quantum import QuantumLayer, QuantumNetwork, SPSANetwork, named_circuit
+        from lightning_qsgd.quantum import named_circuit
 
         super().__init__()
         own = {"num_qubits": num_qubits, "depth": depth, "encoding": encoding, "entanglement": entanglement}
-        if twice := [name for name in options or {} if own.get(name) is not None]:
-            raise ValueError(f"Invalid options: {twice[0]!r} is an argument itself: {twice[0]}={own[twice[0]]!r}")
+        check_twice(own, options)
         own = {name: value for name, value in own.items() if value is not None} | (options or {})
-        ansatz = named_circuit(circuit, **own)
         default = [f"Z{q}" for q in range(num_qubits)] + [f"Z{q - 1}Z{q}" for q in range(1, num_qubits)]
         measured: list[Any] = default if observables is None else list(observables)
+        ansatz = named_circuit(circuit, **own)
         self.reduce = nn.Linear(in_features, ansatz.num_inputs)
-        if gradients not in ("shift", "spsa") or (gradients == "spsa" and sampler is None):
-            raise ValueError(f"Invalid gradients: {gradients!r}; it must be 'shift', or 'spsa' with a sampler")
-        network = SPSANetwork if gradients == "spsa" else QuantumNetwork
-        engine = "simulator" if sampler is None else network(ansatz, sampler)
-        self.circuit = QuantumLayer(ansatz, "expectations", engine, observables=measured, noise=noise)
+        self.circuit = circuit_layer(ansatz, measured, sampler, gradients, noise)
         self.classify = nn.Linear(len(measured), num_classes)
 
     def forward(self, features: Tensor) -> Tensor:

@@ -14,6 +14,7 @@ from lightning_qsgd.quantum.circuits import superposition_circuit as superpositi
 from lightning_qsgd.quantum.fourier import PowerSplit as PowerSplit
 from lightning_qsgd.quantum.hardware import IBMSampler as IBMSampler
 from lightning_qsgd.quantum.layer import QuantumLayer as QuantumLayer
+from lightning_qsgd.quantum.layer_twins import replace_circuits as replace_circuits
 from lightning_qsgd.quantum.library import named_circuit as named_circuit
 from lightning_qsgd.quantum.light_cone import LightConeSurrogate as LightConeSurrogate
 from lightning_qsgd.quantum.network import QuantumNetwork as QuantumNetwork

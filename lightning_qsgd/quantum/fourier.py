@@ -6,8 +6,10 @@ cos x, sin x, cos 2x, sin 2x, ...
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Sequence
 from functools import lru_cache
+from itertools import combinations
 from typing import NamedTuple
 
 import torch
@@ -91,6 +93,20 @@ def outer(vectors: Sequence[Tensor]) -> Tensor:
     for vector in vectors[1:]:
         out = (out.unsqueeze(-1) * vector.unsqueeze(-2)).flatten(-2)
     return out
+
+
+def count_terms(sizes: Sequence[int], together: int) -> int:
+    """The number of products of waves of at most ``together`` angles."""
+    return sum(math.prod(size - 1 for size in chosen) for m in range(together + 1) for chosen in combinations(sizes, m))
+
+
+def design(inputs: Tensor, sizes: Sequence[int], together: int) -> Tensor:
+    """The products of waves of at most ``together`` angles at inputs (N, I): (N, terms)."""
+    waves = [basis(inputs[:, q], size)[:, 1:] for q, size in enumerate(sizes)]
+    columns = [inputs.new_ones(len(inputs), 1)]
+    for m in range(1, together + 1):
+        columns += [outer(chosen) for chosen in combinations(waves, m)]
+    return torch.cat(columns, 1)
 
 
 class PowerSplit(NamedTuple):

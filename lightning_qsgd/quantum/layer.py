@@ -184,7 +184,7 @@ class QuantumLayer(CircuitModule):
             raise ValueError(f"Invalid output: {output!r}; it must be 'probabilities' or 'expectations'")
         if (observables is not None or train_coefficients) and output == "probabilities":
             raise ValueError("Invalid observables: they need output='expectations', and so do their coefficients")
-        self.output = output
+        self.output: Output = output
         self.engine = _engine(ansatz, engine, None if noise is None else PauliNoise.of(noise))
         self.remember(ansatz)
         self.observables: tuple[str, ...] = ()
@@ -206,6 +206,36 @@ class QuantumLayer(CircuitModule):
         """The circuit, once with each change of basis at its end that its outputs need."""
         bases = [] if self._measurement is None else self._measurement.bases
         return [self.ansatz.measuring(basis.paulis) for basis in bases] or [self.ansatz]
+
+    @property
+    def num_outputs(self) -> int:
+        """O: 2**n for probabilities, or the number of observables."""
+        return len(self.observables) if self.output == "expectations" else 2**self.ansatz.num_qubits
+
+    def like(self, ansatz: Ansatz, weights: Tensor, *, exact: bool = False) -> QuantumLayer:
+        """A layer of another circuit of as many qubits, with the same outputs, dtype and device.
+
+        Args:
+            ansatz: the circuit.
+            weights: its weights (W,), which are copied.
+            exact: whether it runs on the exact simulator, rather than on an engine like this layer's, with its noise.
+                Default: False.
+        """
+        engine, noise = self.engine, getattr(self.engine, "noise", None)
+        if isinstance(engine, CircuitSimulator):
+            made = QuantumLayer(ansatz, self.output, engine.engine, noise=None if exact else noise)
+        elif exact:
+            made = QuantumLayer(ansatz, self.output)
+        else:
+            made = QuantumLayer(ansatz, self.output, engine.for_circuit(ansatz))
+        if self._measurement is not None:
+            made._measurement, made.observables = self._measurement, self.observables
+            made._engines = [_measuring(made.engine, basis.paulis) for basis in self._measurement.bases]
+        made.weights = nn.Parameter(weights.detach().clone(), self.weights.requires_grad and ansatz.num_weights > 0)
+        if self.coefficients is not None:
+            made.coefficients = nn.Parameter(self.coefficients.detach().clone(), self.coefficients.requires_grad)
+        made.initial = made.weights.detach().clone()
+        return made.train(self.training)
 
     def reset_parameters(self) -> None:
         """Set the initial weights again, or draw new ones; set trained coefficients to those given."""

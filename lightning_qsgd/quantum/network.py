@@ -256,6 +256,10 @@ class QuantumNetwork:
         """A network of another circuit on the same sampler, whose circuits, shots and seconds count here."""
         return self._counted(QuantumNetwork(ansatz, self.sampler, **self._transpiling))
 
+    def for_circuit(self, ansatz: Ansatz) -> QuantumNetwork:
+        """The network of another circuit of as many qubits on the same sampler, with counts of its own."""
+        return QuantumNetwork(ansatz, self.sampler, **self._transpiling)
+
     def _counted(self, network: N) -> N:
         network._owner = self._owner or self
         return network
@@ -314,8 +318,12 @@ class SPSANetwork(QuantumNetwork):
 
     def measuring(self, paulis: Mapping[int, str]) -> SPSANetwork:
         """The network of :meth:`Ansatz.measuring`, on the same sampler. What it runs counts here, too."""
+        return self._counted(self.for_circuit(self.ansatz.measuring(paulis)))
+
+    def for_circuit(self, ansatz: Ansatz) -> SPSANetwork:
+        """The network of another circuit of as many qubits on the same sampler, with counts of its own."""
         options = {"repeats": self.repeats, "step": self.step} | self._transpiling
-        return self._counted(SPSANetwork(self.ansatz.measuring(paulis), self.sampler, **options))
+        return SPSANetwork(ansatz, self.sampler, **options)
 
     def gradient_circuits(self, of: Literal["inputs", "weights", "both"] = "both") -> int:
         """Number of circuits that :meth:`jacobian` runs for a row."""

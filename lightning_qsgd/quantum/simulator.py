@@ -68,7 +68,11 @@ class CircuitSimulator:
 
     def measuring(self, paulis: Mapping[int, str]) -> CircuitSimulator:
         """The simulator of :meth:`Ansatz.measuring`, on the same engine."""
-        return CircuitSimulator(self.ansatz.measuring(paulis), self.amplitudes, self.engine)
+        return self.for_circuit(self.ansatz.measuring(paulis))
+
+    def for_circuit(self, ansatz: Ansatz) -> CircuitSimulator:
+        """The simulator of another circuit, on the same engine."""
+        return CircuitSimulator(ansatz, self.amplitudes, self.engine)
 
     def reference(self, inputs: Tensor, weights: Tensor, state: Tensor | None = None) -> Tensor:
         """The same on the torch engine; inputs and weights as from :meth:`Angles.extend`, the state normalised.

@@ -124,7 +124,11 @@ class NoisySimulator(CircuitSimulator):
 
     def measuring(self, paulis: Mapping[int, str]) -> NoisySimulator:
         """The simulator of :meth:`Ansatz.measuring`, with noise after the gates of the change of basis, too."""
-        return NoisySimulator(self.clean.measuring(paulis), self.noise, self.engine)
+        return self.for_circuit(self.clean.measuring(paulis))
+
+    def for_circuit(self, ansatz: Ansatz) -> NoisySimulator:
+        """The simulator of another circuit, with the same noise and on the same engine."""
+        return NoisySimulator(ansatz, self.noise, self.engine)
 
     def __call__(self, inputs: Tensor, weights: Tensor | None = None, state: Tensor | None = None) -> Tensor:
         """Compute outcome probabilities with one draw of errors for each row; arguments as in the base class."""

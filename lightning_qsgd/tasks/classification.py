@@ -1,37 +1,31 @@
-"""SequenceClassification: trains the transformer classifier.
-
-Shapes: B batch, T tokens, C classes.
-"""
+"""SequenceClassification: trains the transformer classifier."""
 
 from collections.abc import Callable, Sequence
 from typing import Any, Literal
 
-import torch
 from lightning.pytorch.cli import LRSchedulerCallable, OptimizerCallable
-from torch import Tensor, nn
-from torch.nn import functional as F
-from torchmetrics import MeanMetric, Metric, MetricCollection
-from torchmetrics.classification import MulticlassAccuracy, MulticlassF1Score
+from torch import nn
 
 from lightning_qsgd.models import TransformerClassifier
 from lightning_qsgd.models.transformer import AttentionName
 from lightning_qsgd.optim import SuperpositionalGradientDescent
 from lightning_qsgd.optim.param_groups import Kind
-from lightning_qsgd.tasks.batches import check_labels, check_tokens
-from lightning_qsgd.tasks.training import OptimizedTask, spread
+from lightning_qsgd.tasks.supervised import Supervised
 
-Batch = dict[str, Any]
 _SIZES = (
     "vocab_size", "num_classes", "embed_dim", "num_heads", "feedforward_dim", "num_layers", "dropout", "max_length",
 )  # fmt: skip
-#: Arguments that checkpoints do not hold.
+#: Arguments that checkpoints do not hold, of this class and of Supervised.
 _NO_SIZES = (
     "head", "attention", "quantum_layers", "checkpoint_activations", "compile", "leave_out", "optimizer", "scheduler",
+    "encoder", "body", "input_shape", "num_targets", "target_mean", "target_scale", "perturb",
 )  # fmt: skip
 
 
-class SequenceClassification(OptimizedTask):
+class SequenceClassification(Supervised):
     """Train a :class:`lightning_qsgd.models.TransformerClassifier` with cross-entropy on class labels.
+
+    It is :class:`Supervised` with the paper's model.
 
     It works with any data module whose batches are dicts of ``tokens`` (B, T) int64, optionally ``padding_mask`` (B, T)
     bool (True at padding), and ``labels`` (B,) int64 (not needed at predict).
@@ -90,21 +84,27 @@ class SequenceClassification(OptimizedTask):
         optimizer: OptimizerCallable = SuperpositionalGradientDescent,
         scheduler: LRSchedulerCallable | None = None,
     ) -> None:
-        super().__init__()
+        super().__init__(
+            head=head,
+            vocab_size=vocab_size,
+            num_classes=num_classes,
+            class_weights=class_weights,
+            compile=compile,
+            leave_out=leave_out,
+            optimizer=optimizer,
+            scheduler=scheduler,
+        )
         self.save_hyperparameters(ignore=_NO_SIZES)
-        self.leave_out = leave_out
         self.attention: Any = attention
         self.quantum_layers = quantum_layers
-        self.checkpoint_activations, self.compile_options = checkpoint_activations, compile
-        self.head, self.optimizer, self.scheduler = head, optimizer, scheduler
-        self.model: TransformerClassifier | None = None
-        self.loss_weight: Tensor | None
+        self.checkpoint_activations = checkpoint_activations
 
-    def configure_model(self) -> None:
-        """Build the model and its metrics. The numbers of token ids and classes are known by now."""
-        if self.model is not None:
-            return
-        datamodule = getattr(self._trainer, "datamodule", None)
+    def find_sizes(self, datamodule: Any) -> None:
+        """Take the numbers of token ids and classes from the data module, unless they are given.
+
+        Raises:
+            ValueError: if one is unknown.
+        """
         for name in ("vocab_size", "num_classes"):
             if self.hparams[name] is None:
                 self.hparams[name] = getattr(datamodule, name, None)
@@ -113,88 +113,21 @@ class SequenceClassification(OptimizedTask):
                     f"Invalid {name}: None; set it in the config (model.init_args.{name}), or give the data module an "
                     "attribute of that name"
                 )
-        weights = self._class_weights(datamodule)
-        self.register_buffer("loss_weight", None if weights is None else torch.tensor(weights), persistent=False)
-        self.model = TransformerClassifier(
+
+    def build_model(self) -> TransformerClassifier:
+        """The transformer, of the sizes in ``hparams``."""
+        return TransformerClassifier(
             **{name: self.hparams[name] for name in _SIZES},
             head=self.head,
             attention=self.attention,
             quantum_layers=self.quantum_layers,
             checkpoint_activations=self.checkpoint_activations,
         )
-        if self.compile_options is not False:
-            options = {} if self.compile_options is True else self.compile_options
-            # Blocks, because with the backend "eager" checkpointing within a graph recomputes with other dropout masks.
-            for part in self.model.blocks if self.checkpoint_activations else [self.model]:
-                part.compile(**options)
-        if self.device_mesh is not None:
-            spread(self.model, self.model.blocks, self.device_mesh)
-        classes = self.hparams["num_classes"]
-        metrics = MetricCollection(
-            {
-                "accuracy": MulticlassAccuracy(classes, average="micro"),
-                "f1": MulticlassF1Score(classes, average="macro"),
-            }
-        )
-        self.val_metrics, self.test_metrics = metrics.clone(prefix="val/"), metrics.clone(prefix="test/")
-        # Means over examples. (Those of self.log round the average number of examples per rank down.) "disable" keeps
-        # NaN, and ignores weights in torchmetrics 1.9.
-        self.val_loss, self.test_loss = MeanMetric("disable"), MeanMetric("disable")
 
-    def _class_weights(self, datamodule: Any) -> list[float] | None:
-        weights, classes = self.hparams["class_weights"], self.hparams["num_classes"]
-        if weights == "balanced":
-            counts = getattr(datamodule, "class_counts", None)
-            if not counts:
-                raise ValueError(
-                    "Invalid class_weights: 'balanced' needs a data module with class_counts; give numbers"
-                )
-            weights = [sum(counts) / (classes * count) for count in counts]
-            self.hparams["class_weights"] = weights
-        if weights is not None and (len(weights) != classes or min(weights) < 0):
-            raise ValueError(f"Invalid class_weights: {weights}; it must be {classes} numbers of at least 0")
-        return weights
+    def _to_compile(self, model: TransformerClassifier) -> Sequence[nn.Module]:
+        """The model; or its blocks, as with the backend "eager" checkpointing recomputes with other dropout masks."""
+        return [*model.blocks] if self.checkpoint_activations else [model]
 
-    def forward(self, batch: Batch) -> Tensor:
-        """Logits (B, C) of a batch."""
-        assert self.model is not None, "configure_model() builds the model; the Trainer calls it"
-        return self.model(batch["tokens"], batch.get("padding_mask"))
-
-    def training_step(self, batch: Batch, batch_idx: int) -> Tensor:
-        """Compute and log the loss of one batch."""
-        self._check(batch, "training", batch_idx)
-        loss = F.cross_entropy(self(batch), batch["labels"], self.loss_weight)
-        self.log("train/loss", loss, on_step=True, on_epoch=False, prog_bar=True)
-        size = len(batch["labels"])  # the same on all ranks
-        self.log("train/loss_epoch", loss, on_step=False, on_epoch=True, batch_size=size, sync_dist=True)
-        return loss
-
-    def validation_step(self, batch: Batch, batch_idx: int) -> None:
-        """Log loss and metrics of one validation batch."""
-        self._check(batch, "validation", batch_idx)
-        self._evaluate(batch, "val", self.val_metrics, self.val_loss)
-
-    def test_step(self, batch: Batch, batch_idx: int) -> Tensor:
-        """Log loss and metrics of one test batch; return its logits (B, C)."""
-        self._check(batch, "test", batch_idx)
-        return self._evaluate(batch, "test", self.test_metrics, self.test_loss)
-
-    def predict_step(self, batch: Batch, batch_idx: int) -> Tensor:
-        """Class probabilities (B, C) of a batch."""
-        check_tokens(batch, self.hparams["vocab_size"], f"prediction batch {batch_idx + 1}")
-        return self(batch).softmax(-1)
-
-    def _check(self, batch: Batch, stage: str, batch_idx: int) -> None:
-        place = f"{stage} batch {batch_idx + 1}"
-        check_tokens(batch, self.hparams["vocab_size"], place)
-        check_labels(batch, self.hparams["num_classes"], place)
-
-    def _evaluate(self, batch: Batch, stage: str, metrics: MetricCollection, loss: Metric) -> Tensor:
-        logits = self(batch)
-        metrics.update(logits, batch["labels"])
-        if not loss.update_called:  # its state may be bfloat16 (bf16-true), or a tensor of an earlier inference mode
-            loss.set_dtype(torch.promote_types(logits.dtype, torch.float32)).reset()
-        loss.update(F.cross_entropy(logits.to(loss.dtype), batch["labels"], reduction="none"))
-        self.log(f"{stage}/loss", loss)
-        self.log_dict(metrics, prog_bar=True)
-        return logits
+    def _to_shard(self, model: TransformerClassifier) -> Sequence[nn.Module]:
+        """The blocks."""
+        return [*model.blocks]

@@ -3,7 +3,8 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from lightning_qsgd.audit.split import Series, count_terms, design, shares
+from lightning_qsgd.audit.split import Series, shares
+from lightning_qsgd.quantum.fourier import count_terms, design
 
 
 @settings(max_examples=20)

@@ -6,6 +6,7 @@ import pytest
 import torch
 
 from lightning_qsgd.cli import main
+from lightning_qsgd.experiment import Experiment
 from tests.common import fails
 from tests.own import RUN
 
@@ -64,6 +65,19 @@ def test_the_clock_watches_what_the_checkpoint_does(tmp_path):
     assert not any(name.startswith("epochs to") for name in summary)
     main(["fit", *OWN, *monitor, "--time_to_target.target=100", f"--trainer.default_root_dir={tmp_path}"])
     assert json.loads((tmp_path / "own/version_1/summary.json").read_text())["epochs to 100.00"] == 1
+
+
+def test_the_monitor_follows_what_the_data_are_for(tmp_path):
+    table = ["--config=configs/table.yaml", "--data.dataset=diabetes", "--trainer.enable_progress_bar=false"]
+    table += ["--trainer.max_epochs=1", f"--trainer.default_root_dir={tmp_path}"]
+    main(["fit", *table])
+    folder = tmp_path / "table" / "version_0"
+    saved = torch.load(folder / "checkpoints" / "best.ckpt", weights_only=True)["callbacks"]["ModelCheckpoint.best"]
+    assert (saved["monitor"], saved["mode"]) == ("val/mse", "min")
+    assert json.loads((folder / "summary.json").read_text())["val/mse best"] > 0
+    settings = Experiment.typed(table).settings  # of a comparison
+    assert settings["checkpoint"]["monitor"] == "val/mse"
+    assert Experiment.typed([*table, "--checkpoint.monitor=val/r2"]).settings["checkpoint"]["mode"] == "max"
 
 
 def test_a_metric_of_training_is_saved_at_the_end_of_the_epoch(tmp_path):

@@ -3,15 +3,16 @@ import json
 import re
 
 import lightning as L
-import numpy as np
 import pytest
 import torch
-from lightning.pytorch.loggers import CSVLogger
+from lightning.pytorch.loggers import CSVLogger, TensorBoardLogger
+from PIL import Image
+from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 from torch.utils.data import DataLoader
 
 from lightning_qsgd.callbacks import TestReport
-from lightning_qsgd.callbacks.test_report import confusion_figure
 from lightning_qsgd.cli import main
+from lightning_qsgd.datamodules import evaluation_loader
 
 ROWS = [(("sun", "moon", "star")[i % 3] + f" word{i % 7}", ("day", "night", "sky")[i % 3]) for i in range(120)]
 
@@ -31,8 +32,9 @@ def trained(tmp_path_factory):
     return root / "logs" / "textcls" / "version_0", arguments, data
 
 
-def test_a_table_and_a_picture_per_class(trained, capsys):
+def test_tables_and_pictures_of_classes(trained, capsys):
     folder, arguments, data = trained
+    own = {file: file.read_bytes() for file in [*folder.glob("events.out.*"), folder / "metrics.csv"]}
     main(["test", *arguments, *data, "--ckpt_path=best"])
     out = capsys.readouterr().out
     assert "By class" in out
@@ -42,15 +44,26 @@ def test_a_table_and_a_picture_per_class(trained, capsys):
     assert sorted(row["label"] for row in rows) == ["day", "night", "sky"]
     assert sum(int(row["examples"]) for row in rows) == 24
     assert [float(row["f1"]) for row in rows] == sorted(float(row["f1"]) for row in rows)
-    assert (folder / "confusion_matrix.png").read_bytes()[:4] == b"\x89PNG"
+    for name in ("confusion_matrix.png", "calibration.png"):
+        assert (folder / name).read_bytes()[:4] == b"\x89PNG"
+        assert str(folder / name) in out
     metrics = json.loads((folder / "test.json").read_text())
     assert metrics["examples"] == 24
     assert "test/calibration_error" in metrics
+    assert own == {file: file.read_bytes() for file in [*folder.glob("events.out.*"), folder / "metrics.csv"]}
+    events = EventAccumulator(str(folder / "test")).Reload()
+    assert {"test/confusion_matrix", "test/calibration"} <= set(events.Tags()["images"])
+    (image,) = events.Images("test/calibration")
+    with Image.open(folder / "calibration.png") as picture:
+        assert (image.width, image.height) == picture.size
+    checkpoint = torch.load(folder / "checkpoints" / "best.ckpt", weights_only=True)
+    assert image.step == checkpoint["global_step"] > 0
 
 
 def test_a_class_without_examples_has_no_scores_and_an_earlier_test_stays(trained, capsys):
     folder, arguments, data = trained
-    main(["test", *arguments, *data, "--ckpt_path=best"])
+    main(["test", *arguments, *data, "--ckpt_path=best", "--trainer.logger=false"])
+    assert len(list((folder / "test").glob("*"))) <= 1  # only from the test above
     before = {name: (folder / name).read_bytes() for name in ("test.json", "classes.csv", "confusion_matrix.png")}
     taken = len(list(folder.glob("test_*.json")))
     few = folder.parents[2] / "few.csv"
@@ -61,7 +74,9 @@ def test_a_class_without_examples_has_no_scores_and_an_earlier_test_stays(traine
     assert "-: no examples; test/f1 skips the class unless it was predicted\n" in out
     with open(folder / "classes.csv", newline="") as file:
         last = list(csv.DictReader(file))[-1]
-    assert last == {"label": "sky", "examples": "0", "precision": "", "recall": "", "f1": ""}
+    assert (last["label"], last["examples"], last["note"]) == ("sky", "0", "no examples")
+    assert not any(last[name] for name in last if name.startswith(("precision", "recall", "f1")))
+    assert "one example" in out
     assert json.loads((folder / "test.json").read_text())["examples"] == 2
     for name, content in before.items():
         path = folder / name
@@ -85,13 +100,6 @@ def test_balanced_class_weights_stay_in_the_checkpoint(trained):
     checkpoint = torch.load(trained[0] / "checkpoints" / "best.ckpt", weights_only=True)
     counts = checkpoint["TextClassification"]["class_counts"]
     assert checkpoint["hyper_parameters"]["class_weights"] == [sum(counts) / (3 * n) for n in counts]
-
-
-@pytest.mark.parametrize("classes", [3, 40])
-def test_figure_fits_its_classes(classes):
-    figure = confusion_figure(np.eye(classes, dtype=int) * 5, [f"class {i}" for i in range(classes)])
-    assert [label.get_text() for label in figure.axes[0].get_xticklabels()][-1] == f"class {classes - 1}"
-    assert len(figure.axes[0].texts) == (classes if classes <= 20 else 0)
 
 
 TRUE = torch.tensor([0, 1, 2, 2, 1, 0, 2, 2])
@@ -126,8 +134,11 @@ class Labelled(L.LightningDataModule):
         return DataLoader([self.form(x, y) for x, y in enumerate(self.true.tolist())], batch_size=3)
 
 
+SCORES = ("examples", "precision", "recall", "f1")
+
+
 def report_of(tmp_path, answer, data=None):
-    """The rows of classes.csv by label, and the metrics; None without a file."""
+    """The rows of classes.csv by label, their scores only, and the metrics; None without a file."""
     trainer = L.Trainer(
         accelerator="cpu", logger=CSVLogger(tmp_path, "", ""), enable_progress_bar=False, callbacks=[TestReport()],
         enable_model_summary=False,
@@ -138,7 +149,7 @@ def report_of(tmp_path, answer, data=None):
         return None, metrics
     assert (tmp_path / "confusion_matrix.png").is_file()
     with (tmp_path / "classes.csv").open(newline="") as file:
-        return {row.pop("label"): row for row in csv.DictReader(file)}, metrics
+        return {row["label"]: {name: row[name] for name in SCORES} for row in csv.DictReader(file)}, metrics
 
 
 @pytest.mark.parametrize(
@@ -232,3 +243,167 @@ def test_labels_of_other_classes_are_refused(tmp_path):
 def test_nan_is_warned_of(tmp_path):
     with pytest.warns(UserWarning, match="test_step returned NaN"):
         report_of(tmp_path, lambda b: {"logits": LOGITS[b[0]] * float("nan"), "labels": b[1]})
+
+
+def table_of(path):
+    with path.open(newline="") as file:
+        return list(csv.DictReader(file))
+
+
+def images_of(count=60, channels=1):
+    """A data module of images in three classes with files; image i is i everywhere but in one corner, i + 1."""
+    rows = [{"inputs": torch.full((channels, 4, 6), float(i)), "labels": i % 3, "id": 100 + i} for i in range(count)]
+    for i, row in enumerate(rows):
+        row["inputs"][:, 0, 0] += 1
+        row["file"] = f"folder/{i}.png"
+    data = Labelled()
+    data.test_dataloader = lambda: DataLoader(rows, batch_size=7)
+    return data
+
+
+def always_first(batch):
+    """Probability 0.5 to 0.95 of class 0, higher for later rows: rows of the classes 1 and 2 are mistakes."""
+    first = 0.5 + (batch["id"] - 100) / 200
+    rest = (1 - first) / 2
+    return {"probabilities": torch.stack([first, rest, rest], 1)}
+
+
+def test_the_most_confident_mistakes(tmp_path):
+    data = images_of(90)
+    data.labels = ["a", "b", "c"]
+    report_of(tmp_path, always_first, data)
+    rows = table_of(tmp_path / "mistakes.csv")
+    wrong = [i for i in range(89, -1, -1) if i % 3]
+    assert [int(row["id"]) - 100 for row in rows] == wrong[:50]
+    assert rows[0] == {
+        "id": "189", "file": "folder/89.png", "true": "c", "predicted": "a", "probability": f"{0.5 + 89 / 200:.4g}"
+    }  # fmt: skip
+    assert (tmp_path / "mistakes.png").read_bytes()[:4] == b"\x89PNG"
+
+
+def test_pictures_of_the_data_module_are_shown(tmp_path):
+    asked = []
+    data = images_of(channels=3)
+    data.pictures = lambda inputs: asked.append(inputs) or inputs.permute(0, 2, 3, 1) / 60
+    report_of(tmp_path, always_first, data)
+    assert [int(inputs[0, 0, 1, 1]) for inputs in asked] == [i for i in range(59, -1, -1) if i % 3][:16]
+
+
+def test_pictures_of_another_shape_are_refused(tmp_path):
+    data = images_of()
+    data.pictures = lambda inputs: inputs
+    with pytest.raises(ValueError, match=re.escape("pictures() made (1, 1, 4, 6) of inputs (1, 1, 4, 6); it must ret")):
+        report_of(tmp_path, always_first, data)
+
+
+def test_without_images_mistakes_have_a_table_only(tmp_path):
+    report_of(tmp_path, lambda b: {"logits": LOGITS[b[0]], "labels": b[1]})
+    rows = table_of(tmp_path / "mistakes.csv")
+    assert sorted((row["id"], row["true"], row["predicted"]) for row in rows) == [("3", "2", "1"), ("5", "0", "2")]
+    assert not (tmp_path / "mistakes.png").exists()
+
+
+NUMBERS = torch.tensor([[1.0, 1e6], [2.0, 2e6], [4.0, 3e6], [3.0, 5e6], [5.0, 1e6]])
+BEFORE = torch.tensor([[0.0, 1e6], [1.0, 1e6], [2.0, 2e6], [4.0, 3e6], [3.0, 5e6]])
+
+
+def numbers_of(tmp_path, answer, names=("load+1", "load+2"), logger=None):
+    """The rows of targets.csv, or None, of a module that returns ``answer(places)``."""
+    trainer = L.Trainer(
+        accelerator="cpu", logger=logger or CSVLogger(tmp_path, "", ""), enable_progress_bar=False,
+        callbacks=[TestReport()], enable_model_summary=False,
+    )  # fmt: skip
+    data = Labelled(labels=torch.zeros(5, dtype=torch.int64), **({"target_names": list(names)} if names else {}))
+    trainer.test(Answers(lambda batch: answer(batch[0])), data, verbose=False)
+    return table_of(tmp_path / "targets.csv") if (tmp_path / "targets.csv").is_file() else None
+
+
+def test_numbers_have_a_table_and_pictures(tmp_path):
+    rows = numbers_of(tmp_path, lambda i: {"predictions": NUMBERS[i] + 0.5, "targets": NUMBERS[i]})
+    shown = {name: [row[name] for row in rows] for name in rows[0]}
+    assert shown == {
+        "target": ["load+1", "load+2"], "rows": ["5", "5"], "mse": ["0.25", "0.25"], "mae": ["0.5", "0.5"],
+        "r2": ["0.875", "1"], "bias": ["0.5", "0.5"], "residual_sd": ["0", "0"],
+    }  # fmt: skip
+    assert (tmp_path / "predicted.png").read_bytes()[:4] == b"\x89PNG"
+    assert not {"forecast.png", "classes.csv", "confusion_matrix.png"} & {file.name for file in tmp_path.iterdir()}
+
+
+def test_forecasts_are_compared_with_persistence_and_earlier_ones_stay(tmp_path):
+    def answer(i):
+        return {"predictions": NUMBERS[i], "targets": NUMBERS[i] + 1, "persistence": BEFORE[i] + 1}
+
+    rows = numbers_of(tmp_path, answer, logger=TensorBoardLogger(tmp_path, "", ""))
+    naive = ((NUMBERS - BEFORE) ** 2).mean(0).tolist()
+    assert [float(row["skill"]) for row in rows] == pytest.approx([1 - 1 / mse for mse in naive], abs=1e-5)
+    events = EventAccumulator(str(tmp_path)).Reload()
+    assert events.Tags()["images"] == ["test/predicted", "test/forecast"]
+    before = (tmp_path / "forecast.png").read_bytes()
+    numbers_of(tmp_path, lambda i: {"predictions": NUMBERS[i, 0], "targets": NUMBERS[i, 0]}, names=())
+    assert (tmp_path / "forecast_1.png").read_bytes() == before
+    assert not (tmp_path / "forecast.png").exists()
+    assert [row["target"] for row in table_of(tmp_path / "targets.csv")] == ["target_0"]
+
+
+def test_nan_among_numbers_is_told_and_not_averaged_away(tmp_path):
+    wrong = NUMBERS.clone()
+    wrong[3, 1] = float("nan")
+    with pytest.warns(UserWarning, match=re.escape("infinite numbers in 1 of load+2 (5 rows)")):
+        rows = numbers_of(tmp_path, lambda i: {"predictions": wrong[i], "targets": NUMBERS[i]})
+    assert [row["mse"] for row in rows] == ["0", "nan"]
+    assert (tmp_path / "predicted.png").is_file()
+
+
+@pytest.mark.parametrize(
+    ("answer", "words"),
+    [
+        (lambda i: {"predictions": NUMBERS[i], "targets": NUMBERS[i, :1]}, "predictions (3, 2), targets (3, 1); all m"),
+        (lambda i: {"predictions": NUMBERS[i], "targets": NUMBERS[i, 0]}, "predictions (3, 2), targets (3,); all must"),
+        (lambda i: {"predictions": NUMBERS[i][..., None], "targets": NUMBERS[i][..., None]}, "all must be (B, K)"),
+        (lambda i: {"predictions": NUMBERS[i], "targets": NUMBERS[i], "persistence": NUMBERS[i, :1]}, "persistence (3"),
+        (lambda i: {"predictions": NUMBERS[i, :1], "targets": NUMBERS[i, :1]}, "1 numbers for each row, and the data"),
+        (
+            lambda i: {"predictions": NUMBERS[i], "targets": NUMBERS[i]} | ({"persistence": BEFORE[i]} if i[0] else {}),
+            "2 numbers for each row with persistence, and before 2 numbers for each row without persistence",
+        ),
+    ],
+)
+def test_numbers_of_other_shapes_are_refused(tmp_path, answer, words):
+    with pytest.raises(ValueError, match=re.escape(words)):
+        numbers_of(tmp_path, answer)
+    assert not (tmp_path / "targets.csv").exists()
+
+
+def test_numbers_that_may_be_anything_are_left_alone(tmp_path):
+    assert numbers_of(tmp_path, lambda i: {"outputs": NUMBERS[i], "targets": NUMBERS[i]}) is None
+
+
+class Both(L.LightningModule):
+    """Classifies the rows of the first loader, and forecasts numbers for those of the second one."""
+
+    def test_step(self, batch, batch_idx, dataloader_idx=0):
+        number = batch["id"].double()
+        if dataloader_idx == 0:
+            return always_first(batch)
+        numbers = torch.stack([number, number.sin()], 1)
+        return {"predictions": numbers + number[:, None].cos(), "targets": numbers, "persistence": numbers - 1}
+
+
+class Two(L.LightningDataModule):
+    def test_dataloader(self):
+        images = [{"id": 100 + i, "labels": i % 3, "inputs": torch.full((1, 2, 2), float(i))} for i in range(60)]
+        return [evaluation_loader(rows, 8, self.trainer) for rows in (images, [{"id": i} for i in range(2500)])]
+
+
+def test_two_ranks_write_what_one_process_does(tmp_path):
+    for devices, folder in ((1, tmp_path / "one"), (2, tmp_path / "two")):
+        trainer = L.Trainer(
+            accelerator="cpu", devices=devices, strategy="auto" if devices == 1 else "ddp_fork",
+            logger=CSVLogger(folder, "", ""), enable_progress_bar=False, callbacks=[TestReport()],
+            enable_model_summary=False,
+        )  # fmt: skip
+        trainer.test(Both(), Two(), verbose=False)
+    names = {file.name for file in (tmp_path / "one").iterdir()} - {"metrics.csv", "hparams.yaml"}
+    assert names >= {"classes.csv", "mistakes.csv", "mistakes.png", "targets.csv", "predicted.png", "forecast.png"}
+    for name in names:
+        assert (tmp_path / "one" / name).read_bytes() == (tmp_path / "two" / name).read_bytes(), name

@@ -75,7 +75,6 @@ def test_a_resumed_run_continues_bit_for_bit(tmp_path, precision):
     assert_same_weights(checkpoint(tmp_path / "straight"), checkpoint(tmp_path / "resumed"))
 
 
-@pytest.mark.parametrize("model", ["seqcls", "seqcls_quantum_head", "seqcls_quantum_attention"])
 class Drawn(L.Callback):
     """What is drawn on the module's device after each forward pass."""
 
@@ -99,6 +98,7 @@ def test_dropout_is_paired_whatever_was_drawn_before(tmp_path):
     assert len({tuple(values) for values in runs[0]}) == len(runs[0]) > 1
 
 
+@pytest.mark.parametrize("model", ["seqcls", "seqcls_quantum_head", "seqcls_quantum_attention"])
 def test_deterministic_runs_repeat_bit_for_bit(tmp_path, model):
     for name in ("first", "second"):
         overlay = "--config=configs/overlay/deterministic.yaml"

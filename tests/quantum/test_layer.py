@@ -142,15 +142,15 @@ def test_a_circuit_alone_is_refused_with_what_to_write():
 
 
 def test_copies_and_other_processes():
-    for layer in pair():
-        inputs = torch.randn(2, 3)
-        expected = layer(inputs)
-        for twin in (copy.deepcopy(layer), pickle.loads(pickle.dumps(layer))):
-            torch.testing.assert_close(twin(inputs), expected)
-            with torch.no_grad():
-                twin.weights += 1
-            assert not torch.equal(twin(inputs), expected)
-        with multiprocessing.get_context("spawn").Pool(1) as pool:
+    with multiprocessing.get_context("spawn").Pool(1) as pool:
+        for layer in pair():
+            inputs = torch.randn(2, 3)
+            expected = layer(inputs)
+            for twin in (copy.deepcopy(layer), pickle.loads(pickle.dumps(layer))):
+                torch.testing.assert_close(twin(inputs), expected)
+                with torch.no_grad():
+                    twin.weights += 1
+                assert not torch.equal(twin(inputs), expected)
             torch.testing.assert_close(pool.apply(_forward, (layer, inputs)), expected.detach())
 
 
