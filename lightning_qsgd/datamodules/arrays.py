@@ -20,7 +20,7 @@ from lightning_qsgd.datamodules.loading import check_at_least, evaluation_loader
 from lightning_qsgd.datamodules.rows import first_three
 
 Scale = Literal["standard", "minmax", "none"]
-_SAVED = ("labels", "class_counts", "target_names", "target_mean", "target_scale", "training_rows")
+_SAVED = ("labels", "class_counts", "target_names", "target_mean", "target_scale", "training_rows", "learned_with")
 
 
 class Rows(Dataset[dict[str, Any]]):
@@ -109,6 +109,7 @@ class ArrayDataModule(L.LightningDataModule):
         self.target_mean: list[float] = []
         self.target_scale: list[float] = []
         self.training_rows = ""  # a digest of them
+        self.learned_with: dict[str, Any] = {}
         self._known: dict[str, Rows] = {}
 
     @property
@@ -142,6 +143,10 @@ class ArrayDataModule(L.LightningDataModule):
 
         Entries: ``inputs``, ``id``, and ``labels`` or ``targets`` except for predict.
         """
+
+    def _arguments(self) -> dict[str, Any]:
+        """Arguments that decide how inputs are computed, by name. Those of a checkpoint win, with a warning."""
+        return {}
 
     # ---- what it calls
 
@@ -219,7 +224,7 @@ class ArrayDataModule(L.LightningDataModule):
         if stage == "fit":
             self._known.clear()
             self._learn()
-            self.training_rows = self._digest()
+            self.training_rows, self.learned_with = self._digest(), {"predicts": self.predicts} | self._arguments()
             for split in ("train", "val", "test"):
                 self.rows(split)  # what is wrong with test data is said before training, too
 
@@ -288,7 +293,22 @@ class ArrayDataModule(L.LightningDataModule):
         return state | {"input_shape": list(self.input_shape or ())}
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        """Load what was learned from the training rows of a checkpoint."""
+        """Load what was learned from the training rows of a checkpoint.
+
+        Raises:
+            ValueError: if the checkpoint predicts classes and this module numbers, or the reverse.
+        """
+        before = state_dict["learned_with"]
+        if before.get("predicts", self.predicts) != self.predicts:
+            raise ValueError(
+                f"The checkpoint predicts {before['predicts']}, and the arguments ask for {self.predicts}; give the "
+                "arguments of its run"
+            )
+        for name, now in self._arguments().items():
+            if now != before.get(name, now):
+                rank_zero_warn(
+                    f"{name}: {now} is not applied, because the model was trained with {name}: {before[name]}"
+                )
         for name, value in state_dict.items():
             setattr(self, name, value)
         self.input_shape = tuple(state_dict["input_shape"]) or None

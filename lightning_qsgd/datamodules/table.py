@@ -164,6 +164,9 @@ class Table(ArrayDataModule):
         self.components: list[list[float]] = []
         self.offset: list[float] = []
 
+    def _arguments(self) -> dict[str, Any]:
+        return {"scale": self.scale, "pca": self.pca} | ({"columns": self.columns} if self.columns else {})
+
     # ---- learn from the training rows
 
     def _learn(self) -> None:

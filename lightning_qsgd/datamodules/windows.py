@@ -124,6 +124,10 @@ class Windows(ArrayDataModule):
         self.factor: list[float] = []
         self._frames: dict[str, Frame] = {}
 
+    def _arguments(self) -> dict[str, Any]:
+        given = {"columns": self.columns, "target_columns": self.target_columns}
+        return {"scale": self.scale} | {name: names for name, names in given.items() if names}
+
     # ---- learn from the training part
 
     def _learn(self) -> None:

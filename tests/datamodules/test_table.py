@@ -242,6 +242,22 @@ def test_a_share_that_is_not_that_of_the_checkpoint_is_a_warning(csv):
             test_rows(path, **options)
 
 
+def test_arguments_that_a_checkpoint_overrides_are_told(csv):
+    state = ready(csv(), pca=2).state_dict()
+    assert all(isinstance(value, (str, list, dict)) for value in state.values())
+    data = Table(predict_file=csv("new.csv"), label_column="kind", scale="none", pca=2)
+    with pytest.warns(
+        UserWarning, match="scale: none is not applied, because the model was trained with scale: standard"
+    ):
+        data.load_state_dict(state)
+    assert data.state_dict() == state
+    numbers = Table(label_column=None, target_columns=["size"])
+    with pytest.raises(
+        ValueError, match="The checkpoint predicts classes, and the arguments ask for numbers; give the"
+    ):
+        numbers.load_state_dict(state)
+
+
 def test_a_row_is_that_of_a_batch_and_the_order_follows_the_seed(csv, monkeypatch):
     data = ready(csv(), batch_size=8)
     rows = data.rows("train")
