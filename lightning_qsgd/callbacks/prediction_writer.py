@@ -22,9 +22,9 @@ from lightning_qsgd.files import atomic_write
 class PredictionWriter(BasePredictionWriter):
     """Write ``predictions.csv`` at the end of predict, with one row for each row of the data, in its order.
 
-    The first columns are id (the batches' ``id``, or the number of the row from 0), and ``text`` and ``prompt`` if
-    batches are dicts that have them. With several loaders, a column loader precedes them. The other columns depend on
-    the output of ``predict_step`` for a batch of B rows:
+    The first columns are id (the batches' ``id``, or the number of the row from 0), and ``time``, ``file``, ``text``
+    and ``prompt`` if batches are dicts that have these lists. With several loaders, a column loader precedes them. The
+    other columns depend on the output of ``predict_step`` for a batch of B rows:
 
     - probabilities (B, C), with C at least 2 and rows in [0, 1] that sum to 1: label and probability of the likeliest
       class. The data module's ``labels`` name the classes; without them they are numbered. If neither ``labels`` nor
@@ -132,7 +132,7 @@ class PredictionWriter(BasePredictionWriter):
         for name in batches[0].parts:
             part = joined([batch.parts[name] for batch in batches])
             found = columns_of(name, part, labels, targets, every)
-            if twice := columns.keys() & found.keys() - {"id", "text", "prompt"}:
+            if twice := columns.keys() & found.keys() - {*_KNOWN}:
                 raise ValueError(f"predict_step returned two columns {min(twice)!r}; rename a key")
             columns |= {
                 name: [None if no else value for value, no in zip(column, empty, strict=True)]
@@ -147,7 +147,7 @@ def _known(batch: Any) -> dict[str, list[Any]]:
         return {}
     ids = batch.get("id")
     found = {"id": ids.tolist() if isinstance(ids, Tensor) and ids.ndim == 1 else ids}
-    found |= {name: batch.get(name) for name in ("text", "prompt")}
+    found |= {name: batch.get(name) for name in _KNOWN[1:]}
     return {name: list(column) for name, column in found.items() if isinstance(column, list | tuple)}
 
 
@@ -161,6 +161,8 @@ def _json(value: Any) -> Any:
     return None if isinstance(value, float) and not math.isfinite(value) else value
 
 
+#: Entries of a batch that are columns.
+_KNOWN = ("id", "time", "file", "text", "prompt")
 MAX_COLUMNS = 10_000
 _WAY_OUT = (
     "predictions.csv takes tensors (rows, ...), a list with a text or a number for each row, and dicts or tuples of "
@@ -330,6 +332,6 @@ def _plain(column: np.ndarray) -> list[Any]:
 
 class _Batch(NamedTuple):
     places: list[tuple[int, int]]  # loader, and number in its data
-    known: dict[str, list[Any]]  # the batch's own columns: id, text, prompt
+    known: dict[str, list[Any]]  # the batch's own columns
     parts: dict[str, Part]
     empty: list[bool]  # rows without a prediction

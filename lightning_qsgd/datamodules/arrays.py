@@ -220,6 +220,8 @@ class ArrayDataModule(L.LightningDataModule):
             self._known.clear()
             self._learn()
             self.training_rows = self._digest()
+            for split in ("train", "val", "test"):
+                self.rows(split)  # what is wrong with test data is said before training, too
 
     def rows(self, split: str) -> Rows:
         """The rows of a split: "train", "val", "test" or "predict", in order, as batches hold them."""

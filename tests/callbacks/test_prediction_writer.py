@@ -207,6 +207,9 @@ def test_what_batches_say_of_their_rows(tmp_path):
     data = Rows(lambda x: {"x": x, "id": 100 + x, "text": f"t{x}"})
     header, rows = written(tmp_path, lambda x: x, data)
     assert (header, rows[-1]) == (["id", "text", "prediction"], ["109", "t9", "9"])
+    data = Rows(lambda x: {"x": x, "file": f"{x}.png", "time": f"day {x}"})
+    header, rows = written(tmp_path, lambda x: x, data)
+    assert (header, rows[-1]) == (["id", "time", "file", "prediction"], ["9", "day 9", "9.png", "9"])
     data = Rows(lambda x: {"x": x, "prompt": f"p{x}", "text": torch.ones(3)})  # no texts
     header, rows = written(tmp_path, lambda x: ["w"] * len(x), data)
     assert (header, rows[-1]) == (["id", "prompt", "generated"], ["9", "p9", "w"])
