@@ -43,10 +43,10 @@ class Arm:
     tuned_as: str | None = None
 
     def __post_init__(self) -> None:
-        words: list[AnyTwin] = []
+        words: dict[AnyTwin, None] = {}
         for twin in self.twins:
-            words += LAYER_TWINS if twin == "layers" else [twin]
-        self.twins = list(dict.fromkeys(words))
+            words |= dict.fromkeys(LAYER_TWINS if twin == "layers" else (twin,))
+        self.twins = [*words]
 
     @property
     def layer_twins(self) -> list[LayerTwin]:
