@@ -37,3 +37,29 @@ def test_two_ranks_take_the_steps_of_one_process(tmp_path, strategy, precision, 
         for rank in found:
             for together, expected in zip(rank[name], alone, strict=True):
                 assert_close(together, expected, tolerance)
+
+
+def noisy_on_each_rank(folder):
+    """The weights after two steps with shot noise: straight, and resumed after the first."""
+    options = ["--config=configs/overlay/fsdp.yaml", "--model.body.sampler=lightning_qsgd.quantum.ShotSampler"]
+    straight = fit(folder / "straight", "table", 2, *options)
+    fit(folder / "resumed", "table", 1, *options)
+    resumed = fit(folder / "resumed", "table", 2, *options, "--ckpt_path=last")
+    with pytest.raises(
+        ValueError, match=r"Invalid ckpt_path: model\.body\.circuit: the weights belong to another circuit"
+    ):
+        fit(
+            folder / "resumed",
+            "table",
+            3,
+            *options,
+            "--ckpt_path=last",
+            "--model.body.options={depth: 2, gates: [rx, rz, ry]}",
+        )
+    return straight, resumed
+
+
+@pytest.mark.slow
+def test_sharded_runs_resume_the_sequence_of_shot_noise_and_check_the_circuit(tmp_path):
+    for straight, resumed in on_two_ranks(noisy_on_each_rank, tmp_path, tmp_path):
+        assert_close(resumed, straight, 0.0)
