@@ -182,16 +182,18 @@ It takes no options, and never prints tokens.
 """
 
 _INIT = """\
-usage: lightning-qsgd init FOLDER
+usage: lightning-qsgd init FOLDER [--kind KIND]
 
 {purpose}
-The folder must not exist. It gets my_data.py (a data module to change), configs/my_data.yaml (a complete configuration
-that uses it), all other shipped configurations, and a README.
+The folder must not exist. It gets a README with the commands, and by --kind:
+  table, images, series, text   the configuration for such data, overlays that apply to it, and data to start from
+  own (default)                 my_data.py (a data module to change), configs/my_data.yaml (a complete configuration
+                                that uses it), and all other shipped configurations
 
 example:
-  lightning-qsgd init my_project
+  lightning-qsgd init my_project --kind table
   cd my_project
-  lightning-qsgd fit --config configs/my_data.yaml
+  lightning-qsgd fit --config configs/table.yaml
 """
 
 

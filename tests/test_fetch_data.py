@@ -60,6 +60,14 @@ def test_what_is_written_is_read_by_the_data_modules(wheels, capsys):
     assert (out / "load.csv").read_text() == "mine"
 
 
+def test_sets_can_be_named(wheels, capsys):
+    fetch_data.main(["sunspots", f"--wheels={wheels}", f"--out={wheels / 'data'}"])
+    assert [path.name for path in (wheels / "data").iterdir()] == ["sunspots.csv"]
+    with pytest.raises(SystemExit):
+        fetch_data.main(["sunspot"])
+    assert "error: Invalid SET: sunspot; use mnist_5k, sunspots, load" in capsys.readouterr().err
+
+
 def test_another_wheel_is_refused(wheels):
     (wheels / "pmdarima-2.1.1-py3-none-any.whl").write_bytes(b"other")
     with pytest.raises(

@@ -4,10 +4,11 @@ from pathlib import Path
 import pytest
 
 from lightning_qsgd.cli import main
-from lightning_qsgd.init import make_project
+from lightning_qsgd.init import KINDS, make_project
 from tests.common import fails
 
 ROOT = Path(__file__).parents[1]
+QUIET = ["--trainer.enable_progress_bar=false", "--trainer.enable_model_summary=false"]
 
 
 def test_a_new_project_trains(tmp_path, capsys, monkeypatch):
@@ -29,6 +30,36 @@ def test_a_new_project_trains(tmp_path, capsys, monkeypatch):
     monkeypatch.delitem(sys.modules, "my_data", raising=False)
     main(["fit", "--config", "configs/my_data.yaml", *short])
     assert (folder / "logs" / "my_data" / "version_0" / "checkpoints" / "best.ckpt").is_file()
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_a_project_for_a_kind_of_data_holds_what_it_needs_and_trains(tmp_path, capsys, monkeypatch, kind):
+    """The commands of its README run; its other overlays are parsed."""
+    folder = tmp_path / "mine"
+    main(["init", str(folder), "--kind", kind])
+    made = capsys.readouterr().out
+    config = KINDS[kind].config
+    assert f"lightning_qsgd fit --config configs/{config}.yaml" in made
+    files = {path.relative_to(folder).as_posix() for path in folder.rglob("*") if path.is_file()}
+    overlays = {f"configs/overlay/{name}.yaml" for name in KINDS[kind].overlays}
+    extra = {"series": {"scripts/fetch_data.py"}, "text": {"data/train.csv"}}.get(kind, set())
+    assert files == {"README.md", f"configs/{config}.yaml"} | overlays | extra
+    monkeypatch.chdir(folder)
+    lines = (folder / "README.md").read_text().splitlines()
+    commands = [line.split()[3:] for line in lines if line.startswith("    python -m lightning_qsgd")]
+    assert [command[0] for command in commands] == ["fit", "fit", "test", "--help"]
+    if kind == "series":
+        assert "    python scripts/fetch_data.py sunspots" in lines
+        (folder / "data").mkdir()
+        table = [f"{1749 + i // 12}-{i % 12 + 1:02},{i * i % 37}" for i in range(240)]
+        (folder / "data" / "sunspots.csv").write_text("\n".join(["month,sunspots", *table]))
+    short = ["--trainer.max_epochs=1", "--trainer.limit_train_batches=2", "--trainer.accelerator=cpu", *QUIET]
+    for command in commands[:2]:
+        main([*command, *short])
+    assert (folder / "logs" / config / "version_0" / "checkpoints" / "best.ckpt").is_file()
+    with pytest.raises(SystemExit) as ended:
+        main([*commands[0], *(f"--config=overlay/{name}" for name in KINDS[kind].overlays[1:]), "--print_config"])
+    assert ended.value.code == 0
 
 
 @pytest.mark.parametrize("kind", ["folder", "file", "dangling link"])

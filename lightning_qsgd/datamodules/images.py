@@ -356,5 +356,6 @@ def _channel_statistics(pixels: np.ndarray, part: Sequence[int]) -> tuple[np.nda
 def _with_inputs(pixels: Tensor, mean: Tensor, scale: Tensor, batch: dict[str, Any]) -> dict[str, Any]:
     found = pixels[batch["id"]]
     unit = 255 if pixels.dtype == torch.uint8 else 1
-    inputs = ((found.float() / unit - mean) / scale).permute(0, 3, 1, 2).contiguous()  # (B, C, H, W)
-    return {"inputs": inputs} | batch
+    inputs = ((found.float() / unit - mean) / scale).permute(0, 3, 1, 2)  # (B, C, H, W)
+    # contiguous() would keep the strides where C = 1; convolutions then take it for channels_last, and DDP warns.
+    return {"inputs": inputs.clone(memory_format=torch.contiguous_format)} | batch

@@ -83,6 +83,7 @@ def test_digits_are_those_of_scikit_learn():
     batch = all_rows(data)
     assert batch["inputs"].dtype == torch.float32
     assert batch["labels"].dtype == torch.int64
+    assert batch["inputs"].stride() == (64, 64, 8, 1)
     assert batch["inputs"].mean() == pytest.approx(0, abs=1e-5)
     assert batch["inputs"].std() == pytest.approx(1, abs=1e-3)
     found = load_digits()
