@@ -15,17 +15,16 @@ PARTS = ("encoder", "body", "head")
 
 
 def hyperparameters(trainer: L.Trainer, module: L.LightningModule) -> dict[str, Any]:
-    """The settings of a run by which one tells runs apart.
+    """The settings of a run by which one tells runs apart: five, because TensorBoard shows the first five columns.
 
     Args:
         trainer: that of a fit, once it has its optimizers.
         module: the trained module.
 
     Returns:
-        ``learning_rate`` (initial) and ``quantum_weight`` (0 without a perturbation) of the first parameter group;
-        ``optimizer`` and ``model`` (see :func:`model_name`); ``parameters``, the number of trainable ones; ``twin`` of
-        circuit layers or of the perturbation, or "none"; ``seed``, if there is a global one. Without an optimizer, its
-        entries are missing.
+        ``learning_rate`` (initial) and ``quantum_weight`` (0 without a perturbation) of the first parameter group, if
+        there is an optimizer; ``model``, see :func:`model_name`; ``twin`` of circuit layers or of the perturbation, or
+        "none"; ``seed``, if there is a global one.
     """
     ours = superpositional(trainer.optimizers)
     found: dict[str, Any] = {}
@@ -33,12 +32,10 @@ def hyperparameters(trainer: L.Trainer, module: L.LightningModule) -> dict[str, 
         group = (ours or trainer.optimizers[0]).param_groups[0]
         found["learning_rate"] = float(group.get("initial_lr", group["lr"]))
         found["quantum_weight"] = float(group["quantum_weight"]) if ours is not None else 0.0
-        found["optimizer"] = type(ours or trainer.optimizers[0]).__name__
     twins = [callback.kind for callback in callbacks_of(trainer, CircuitTwins)]
     if ours is not None and isinstance(ours.perturbation, TwinPerturbation):
         twins.append(ours.perturbation.kind)
     found["model"] = model_name(module)
-    found["parameters"] = sum(p.numel() for p in module.parameters() if p.requires_grad)
     found["twin"] = ", ".join(twins) or "none"
     if (seed := os.environ.get("PL_GLOBAL_SEED")) is not None:
         found["seed"] = int(seed)
