@@ -89,7 +89,8 @@ def _say_report(trainer: L.Trainer) -> None:
     if report.table:
         count, rows = len(report.table), report.table[:10]
         title = "By class" if count == len(rows) else f"The 10 hardest of {count} classes"
-        _print_table(title, [_short(row) for row in rows], ".3f")
+        noted = any(row["note"] for row in rows)
+        _print_table(title, [_short(row, noted) for row in rows], ".3f")
         print("In brackets: 95 % Wilson intervals")
         if any(row["f1"] is None for row in rows):
             print("-: no examples; test/f1 skips the class unless it was predicted")
@@ -115,9 +116,10 @@ def _print_table(title: str, rows: Sequence[Mapping[str, Any]], number: str) -> 
     console.print(table)
 
 
-def _short(row: Mapping[str, Any]) -> dict[str, Any]:
+def _short(row: Mapping[str, Any], noted: bool) -> dict[str, Any]:
     """A row of the table of classes, with the intervals in one cell with their scores."""
-    found = {name: row[name] for name in ("label", "examples", "precision", "recall", "f1", "note")}
+    columns = ("label", "examples", "precision", "recall", "f1", *(["note"] if noted else []))
+    found = {name: row[name] for name in columns}
     for name in ("precision", "recall"):
         if row[name] is not None:
             found[name] = f"{row[name]:.3f} [{row[f'{name}_low']:.2f}, {row[f'{name}_high']:.2f}]"

@@ -250,7 +250,8 @@ def add_options(command: str, parser: argparse.ArgumentParser) -> None:
         assert command == "audit"
         checkpoint = "replay instead of training: a checkpoint (last, best or a file), or a folder of checkpoints"
         add("--ckpt_path", metavar="FILE", help=checkpoint)
-        add("--compare", action="store_true", help="also train classical twins, and judge whether the circuit helps")
+        judged = "also train classical twins of perturbation and circuit layers, and judge whether the circuit helps"
+        add("--compare", action="store_true", help=judged)
         add("--seeds", type=int, default=10, metavar="N", help="for --compare: number of seeds. Default: 10")
         margin = "for --compare: the smallest difference that matters. Default: 0.01"
         add("--margin", type=float, default=0.01, metavar="X", help=margin)

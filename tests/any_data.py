@@ -4,7 +4,7 @@ import math
 
 import torch
 
-from lightning_qsgd.cli import main
+from lightning_qsgd.experiment import Experiment
 
 CONFIGS = ["table", "images", "series"]
 
@@ -21,11 +21,12 @@ def fit(folder, name, steps, *options):
     """The weights after a run, of ``steps`` steps from its beginning, in this process."""
     folder.mkdir(parents=True, exist_ok=True)
     data = [of_series(folder)] if name == "series" else []
-    main(
-        ["fit", f"--config=configs/{name}.yaml", *data, f"--trainer.max_steps={steps}", "--trainer.limit_val_batches=1",
-         "--trainer.enable_progress_bar=false", "--trainer.enable_model_summary=false", "--trainer.logger=false",
-         f"--trainer.default_root_dir={folder}", *options]
-    )  # fmt: skip
+    settings = ["limit_val_batches=1", "enable_progress_bar=false", "enable_model_summary=false", "logger=false"]
+    given = [*data, f"--trainer.max_steps={steps}", *(f"--trainer.{setting}" for setting in settings)]
+    given += [f"--config=configs/{name}.yaml", f"--trainer.default_root_dir={folder}", *options]
+    Experiment.typed(given).fit()
+    if torch.distributed.is_initialized():
+        torch.distributed.barrier()  # until rank 0 has written it
     saved = torch.load(folder / name / "version_0" / "checkpoints" / "last.ckpt", weights_only=True, map_location="cpu")
     assert saved["global_step"] == steps
     return {key: value for key, value in saved["state_dict"].items() if value.is_floating_point()}

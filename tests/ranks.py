@@ -6,6 +6,7 @@ from pathlib import Path
 import lightning as L
 import torch
 from lightning.pytorch.plugins.precision import MixedPrecision
+from lightning_utilities.core.rank_zero import rank_zero_only
 
 
 class SaveRanks(L.Callback):
@@ -61,7 +62,8 @@ def on_two_ranks(function, folder, *arguments, start="fork"):
 
 
 def _run(rank, function, folder, arguments):
-    os.environ["LOCAL_RANK"] = str(rank)  # what Lightning asks for, should the function make a Trainer
+    # What Lightning asks for, should the function make a Trainer.
+    os.environ["LOCAL_RANK"], rank_zero_only.rank = str(rank), rank
     torch.set_num_threads(1)
     torch.distributed.init_process_group("gloo", init_method=f"file://{folder}/store", rank=rank, world_size=2)
     torch.save(function(*arguments), Path(folder) / f"result{rank}.pt")

@@ -17,7 +17,7 @@ def part_of(found: Findings, key: str = "", heading: str = "", verdict: Sequence
         found: the findings.
         key: prefix of the figures' names if the page has several parts. Default: "".
         heading: heading of the part if the page has several. Default: "".
-        verdict: sentences about a comparison with the perturbation's twins. Default: none.
+        verdict: sentences about a comparison with classical twins. Default: none.
     """
     facts = {"f": found, "said": conclusions, "verdict": verdict}
     summary = conclusions.summary(found)
@@ -40,7 +40,7 @@ def write_audit(title: str, findings: Mapping[str, Findings], output: Path, verd
         title: title of the page.
         findings: findings by the name of their subject, at least one.
         output: the folder, which is made if it does not exist.
-        verdict: sentences about a comparison with the perturbation's twins. Default: none.
+        verdict: sentences about a comparison with classical twins, for the first part. Default: none.
 
     Returns:
         The paths of the files.
@@ -53,7 +53,7 @@ def write_audit(title: str, findings: Mapping[str, Findings], output: Path, verd
         raise ValueError("Invalid findings: none; give at least one")
     several = len(findings) > 1
     parts = [
-        part_of(found, f"{k}_" if several else "", name if several else "", verdict)
+        part_of(found, f"{k}_" if several else "", name if several else "", verdict if k == 1 else ())
         for k, (name, found) in enumerate(findings.items(), 1)
     ]
     save_findings(findings, output / "findings.json")

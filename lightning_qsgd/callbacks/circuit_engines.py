@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from lightning_qsgd.callbacks.parts import circuit_modules
 
 _ENGINES = "circuit_engines"  # in checkpoints
+_STATES = "circuit_states"
 
 
 class CircuitEngines(L.Callback):
@@ -26,13 +27,23 @@ class CircuitEngines(L.Callback):
         self._hooks: dict[str, Any] = {}
 
     def on_save_checkpoint(self, trainer: L.Trainer, pl_module: L.LightningModule, checkpoint: dict[str, Any]) -> None:
-        """Record the engine of each layer."""
+        """Record the engine of each layer, and its extra state, which ModelParallelStrategy does not load."""
         if engines := engines_by_layer(pl_module):
             checkpoint[_ENGINES] = engines
+            checkpoint[_STATES] = {name: part.get_extra_state() for name, part in circuit_modules(pl_module).items()}
 
     def on_load_checkpoint(self, trainer: L.Trainer, pl_module: L.LightningModule, checkpoint: dict[str, Any]) -> None:
-        """Keep the engines of the earlier run."""
+        """Keep the engines of the earlier run, and restore the extra state of each layer.
+
+        Raises:
+            ValueError: if a layer of the checkpoint has another circuit.
+        """
         self._before = checkpoint.get(_ENGINES, {})
+        layers, states = circuit_modules(pl_module), checkpoint.get(_STATES, {})
+        for name in layers.keys() & states.keys():
+            if error := layers[name].of_other_circuit(states[name]):
+                raise ValueError(f"Invalid ckpt_path: {name}: {error}")
+            layers[name].set_extra_state(states[name])
 
     def on_train_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         """Print the engines, and compare them with those of the checkpoint."""

@@ -13,6 +13,7 @@ import torch
 from lightning.pytorch.cli import SaveConfigCallback
 
 from lightning_qsgd.callbacks.attention_monitor import AttentionMonitor, quantum_layers
+from lightning_qsgd.callbacks.hyperparameters import write_hyperparameters
 from lightning_qsgd.callbacks.parts import callbacks_of, superpositional, tensorboard_writers
 from lightning_qsgd.callbacks.perturbation_monitor import PerturbationMonitor
 from lightning_qsgd.callbacks.run_summary import count_circuits, peak_memory, that_count
@@ -109,7 +110,8 @@ class RunMonitor(L.Callback):
 class RunPage(SaveConfigCallback):
     """Save config.yaml as Lightning does, and write command, versions and configuration as a text into TensorBoard.
 
-    The text is called ``run``. Secrets are removed from it.
+    The text is called ``run``. Secrets are removed from it. The page HPARAMS gets a row for the run; see
+    :func:`lightning_qsgd.callbacks.hyperparameters.hyperparameters`.
 
     Args:
         arguments: the command line. Default: none.
@@ -122,12 +124,13 @@ class RunPage(SaveConfigCallback):
         self.arguments = arguments
 
     def on_train_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
-        """Write the text. A resumed run has one for each start."""
+        """Write the text and the row. A resumed run has one text for each start."""
         if not trainer.is_global_zero:
             return
         for writer in tensorboard_writers(trainer.loggers):
             config = self.parser.dump(self.config, skip_unset=False, skip_validation=True)  # it was parsed
             writer.add_text("run", run_page(self.arguments, config), trainer.global_step)
+            write_hyperparameters(writer, trainer, pl_module)
 
 
 def run_page(arguments: Sequence[str], config: str) -> str:

@@ -96,15 +96,15 @@ class ClassRecord:
         confident: whether the module returned probabilities; then there are bins and mistakes.
         bins: (3, 15): rows, correct rows and the sum of confidences, by confidence.
         invalid: number of rows whose probabilities are NaN.
-        mistakes: rows (values, image or None) of the most confident mistakes; the values are true, predicted,
-            probability and what the batch knows. Only the first 16 have an image, (C, H, W).
+        mistakes: the 50 most confident mistakes, dicts of what the batch knows, true, predicted and probability.
+        pictures: pairs of such a dict and its image (C, H, W), of the 16 most confident mistakes with an image.
     """
 
     def __init__(self, num_classes: int, confident: bool) -> None:
         self.confusion = np.zeros((num_classes, num_classes), np.int64)
         self.confident = confident
         self.bins, self.invalid = np.zeros((3, BINS)), 0
-        self.mistakes = Least(MISTAKES)
+        self.mistakes, self.pictures = Least(MISTAKES), Least(PICTURES)
 
     def add(self, found: Scores, places: Sequence[Place], known: dict[str, list[Any]], images: Tensor | None) -> None:
         """Add a batch.
@@ -132,26 +132,23 @@ class ClassRecord:
             self.bins[row] += torch.bincount(place, values.double(), minlength=BINS).numpy()
         wrong = (valid & ~right).nonzero()[:, 0].tolist()
 
-        def mistake(i: int) -> tuple[dict[str, Any], Tensor | None]:
+        def mistake(i: int) -> dict[str, Any]:
             row = wrong[i]
             values = {name: column[row] for name, column in known.items()}
             values |= {"true": int(labels[row]), "predicted": int(predicted[row])}
-            values["probability"] = float(confidence[row])
-            return values, None if images is None else images[row].detach().float().cpu().clone()
+            return values | {"probability": float(confidence[row])}
 
-        self.mistakes.add([(-float(confidence[row]), places[row]) for row in wrong], mistake)
-        self._drop_images()
+        keys = [(-float(confidence[row]), places[row]) for row in wrong]
+        self.mistakes.add(keys, mistake)
+        if images is not None:
+            self.pictures.add(keys, lambda i: (mistake(i), images[wrong[i]].detach().float().cpu().clone()))
 
     def merge(self, other: "ClassRecord") -> None:
         """Add what another rank kept."""
         self.confusion += other.confusion
         self.bins, self.invalid = self.bins + other.bins, self.invalid + other.invalid
         self.mistakes.merge(other.mistakes)
-        self._drop_images()
-
-    def _drop_images(self) -> None:
-        kept = self.mistakes._kept
-        kept[PICTURES:] = [(key, (values, None)) for key, (values, _) in kept[PICTURES:]]
+        self.pictures.merge(other.pictures)
 
     @property
     def calibration_error(self) -> float:

@@ -24,7 +24,7 @@ from lightning_qsgd.callbacks.test_figures import (
     predicted_figure,
 )
 from lightning_qsgd.callbacks.test_outputs import Numbers, Scores, images_of, known_of, numbers_of, scores_and_labels
-from lightning_qsgd.callbacks.test_records import PICTURES, ClassRecord, NumberRecord, Place
+from lightning_qsgd.callbacks.test_records import ClassRecord, NumberRecord, Place
 from lightning_qsgd.distributed import on_all_ranks, rank, ranks
 from lightning_qsgd.files import atomic_write
 from lightning_qsgd.run_folder import set_aside
@@ -82,13 +82,14 @@ class TestReport(L.Callback):
     table. In a distributed run rank 0 writes the rows of all ranks. Memory does not grow with the number of rows,
     except for texts.
 
-    Pictures are also logged to TensorBoard's Images, at the checkpoint's step: by the trainer's TensorBoard logger, or,
-    with ``tensorboard``, into the folder ``test`` in the run folder.
+    Pictures are also logged to TensorBoard's Images: by the trainer's TensorBoard loggers, at its step, or see
+    ``tensorboard_step``.
 
     Files of an earlier test, including ``test.json``, get a number: ``test_1.json``, ``classes_1.csv`` and so on.
 
     Args:
-        tensorboard: whether to write event files if the trainer has no TensorBoard logger. Default: False.
+        tensorboard_step: the step of the pictures in event files in the folder ``test`` of the run folder, which are
+            written if the trainer has no TensorBoard logger. Default: None, no event files.
 
     Attributes:
         examples: number of tested examples on all ranks, or None for a module that is left alone.
@@ -108,9 +109,8 @@ class TestReport(L.Callback):
 
     __test__ = False  # pytest would collect a class of this name
 
-    def __init__(self, tensorboard: bool = False) -> None:
-        self.tensorboard = tensorboard
-        self._step: int | None = None
+    def __init__(self, tensorboard_step: int | None = None) -> None:
+        self.tensorboard_step = tensorboard_step
         self._reset()
 
     def _reset(self) -> None:
@@ -126,10 +126,6 @@ class TestReport(L.Callback):
         self._numbers: NumberRecord | None = None
         self._rows: list[dict[str, Any]] = []
         self._tested: dict[int, int] = {}  # rows by loader
-
-    def on_load_checkpoint(self, trainer: L.Trainer, pl_module: L.LightningModule, checkpoint: dict[str, Any]) -> None:
-        """Note the step of the tested checkpoint."""
-        self._step = checkpoint.get("global_step")
 
     def on_test_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         """Reset."""
@@ -246,18 +242,15 @@ class TestReport(L.Callback):
         if not record.confident or not self.examples:
             return drawings
         drawings["calibration"] = drawn(calibration_figure, record.bins, record.calibration_error, record.invalid)
-        kept = record.mistakes.rows
-        if not kept:
-            return drawings
-        told = [row | {"true": names[row["true"]], "predicted": names[row["predicted"]]} for row, _ in kept]
-        self.mistakes = folder / "mistakes.csv"
-        _write_table(self.mistakes, told, lambda v: f"{v:.4g}")
-        images = [image for _, image in kept[:PICTURES] if image is not None]
-        if len(images) == min(len(kept), PICTURES):
-            make = getattr(trainer.datamodule, "pictures", None)  # type: ignore[attr-defined]
-            pictures = [_picture(image, make) for image in images]
+        if mistakes := [_named(row, names) for row in record.mistakes.rows]:
+            self.mistakes = folder / "mistakes.csv"
+            _write_table(self.mistakes, mistakes, lambda v: f"{v:.4g}")
+        if record.pictures.rows:
+            make = getattr(getattr(trainer, "datamodule", None), "pictures", None)
+            pictures = [_picture(image, make) for _, image in record.pictures.rows]
+            texts = [_above(_named(row, names)) for row, _ in record.pictures.rows]
             total = self.examples - int(record.confusion.trace()) - record.invalid
-            drawings["mistakes"] = drawn(mistakes_figure, pictures, [_above(row) for row in told], total)
+            drawings["mistakes"] = drawn(mistakes_figure, pictures, texts, total)
         return drawings
 
     def _write_numbers(self, folder: Path, record: NumberRecord) -> dict[str, NDArray[np.uint8]]:
@@ -285,13 +278,12 @@ class TestReport(L.Callback):
     def _log_pictures(self, trainer: L.Trainer, folder: Path, drawings: Mapping[str, NDArray[np.uint8]]) -> None:
         if not drawings:
             return
-        writers, own = tensorboard_writers(trainer.loggers), None
-        if not writers and self.tensorboard:
-            from torch.utils.tensorboard import SummaryWriter  # in a folder of its own: resuming leaves it alone
+        writers, step, own = tensorboard_writers(trainer.loggers), trainer.global_step, None
+        if not writers and self.tensorboard_step is not None:
+            from torch.utils.tensorboard import SummaryWriter
 
-            own = SummaryWriter(str(folder / "test"))
-            writers = [own]
-        step = trainer.global_step if self._step is None else self._step
+            own = SummaryWriter(str(folder / "test"))  # not among the run's own event files, which resuming continues
+            writers, step = [own], self.tensorboard_step
         for writer in writers:
             for name, picture in drawings.items():
                 writer.add_image(f"test/{name}", picture, step, dataformats="HWC")
@@ -311,6 +303,11 @@ def _merged(records: Sequence[Any]) -> Any:
     for other in others:
         first.merge(other)
     return first
+
+
+def _named(row: Mapping[str, Any], names: Sequence[Any]) -> dict[str, Any]:
+    """A mistake with the names of its classes."""
+    return {**row, "true": names[row["true"]], "predicted": names[row["predicted"]]}
 
 
 def _write_table(path: Path, rows: Sequence[Mapping[str, Any]], number: Any) -> None:

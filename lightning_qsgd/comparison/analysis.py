@@ -16,6 +16,7 @@ from lightning_qsgd.comparison.spec import Contrast, Level
 from lightning_qsgd.comparison.statistics import Hits, Paired, paired, summarize_times, time_to_target
 from lightning_qsgd.comparison.verdicts import Claim, Diverged, Judgement, claim, judge
 from lightning_qsgd.report.numbers import Numbers
+from lightning_qsgd.twin_names import LAYER_TWINS
 
 
 @dataclass(frozen=True)
@@ -82,8 +83,9 @@ def judge_claim(results: Results, arm: str, others: list[str], hints: list[str])
 
     The arm must also beat each of its twins that was trained, even if the claim does not name it, since an effect that
     a twin has is not specific to the circuit. The claim is refused if runs are not paired. It is called a
-    circuit-specific effect only if the arms were tuned, and the baseline, the frozen and shuffled twins, and a sine
-    control are among the others.
+    circuit-specific effect only if the arms were tuned, and the others include the controls: for an arm with twins of
+    circuit layers, all eight of these; for one with twins of a perturbation (or none), the baseline, the frozen and
+    shuffled twins, and a sine control.
     """
     spec, refused = results.comparison, {}
     twins = [twin for name in spec.arms[arm].twins if results.of(twin := f"{arm}/{name}")] if arm in spec.arms else []
@@ -96,12 +98,17 @@ def judge_claim(results: Results, arm: str, others: list[str], hints: list[str])
             refused[other] = f"not paired: {arm} and {other} share nothing ({why})"
         elif gone and gone.own > gone.other:
             refused[other] = gone.sentence
-    needed = {spec.baseline, f"{arm}/frozen", f"{arm}/shuffled"} <= set(others)
-    controls = needed and any(sine_control(results, other) for other in others)
+    layers = spec.arms[arm].layer_twins if arm in spec.arms else []
+    missing = [twin for twin in LAYER_TWINS if f"{arm}/{twin}" not in others] if layers else []
+    controls = not missing
+    if not layers or len(layers) < len(spec.arms[arm].twins):  # of a perturbation
+        needed = {spec.baseline, f"{arm}/frozen", f"{arm}/shuffled"} <= set(others)
+        controls = controls and needed and any(sine_control(results, other) for other in others)
     effect = "circuit-specific effect" if controls and spec.tuning.trials else ""
     found = claim(pairs, effect=effect, refused=refused, exploratory=hints)
-    if controls and found.holds and not effect:
-        return replace(found, sentence=f"{found.sentence}; nothing was tuned, so this is no circuit-specific effect")
+    why = "nothing was tuned" if controls else f"it was not compared with {', '.join(missing)}" if missing else ""
+    if why and found.holds and not effect:
+        return replace(found, sentence=f"{found.sentence}; {why}, so this is no circuit-specific effect")
     return found
 
 

@@ -4,15 +4,18 @@ import copy
 import hashlib
 import json
 from dataclasses import dataclass
+from inspect import signature
 from pathlib import Path
 from pydoc import locate
 from typing import Any
 
+from lightning_qsgd.callbacks import TimeToTarget
 from lightning_qsgd.comparison.results import PHASES, Phase
 from lightning_qsgd.comparison.spec import Comparison, Seeds
 from lightning_qsgd.experiment import Experiment
 from lightning_qsgd.optim import SinePerturbation
 from lightning_qsgd.settings import nested
+from lightning_qsgd.twin_names import LAYER_TWINS
 
 Config = dict[str, Any]
 OPTIMIZER = "model.init_args.optimizer.init_args"
@@ -54,9 +57,9 @@ class Arms:
 
     Raises:
         FileNotFoundError: for a missing file.
-        ValueError: if the configuration of an arm is invalid, with the setting and the reason; if the arm of a twin has
-            no perturbation, or trains with a twin itself; if an arm asks for several processes per run; or if no arm
-            has one of ``seeds.keys``.
+        ValueError: if the configuration of an arm is invalid, with the setting and the reason; if the arm of a
+            perturbation's twin has no perturbation; if the arm of a twin trains with a twin itself; if an arm asks for
+            several processes per run; or if no arm has one of ``seeds.keys``.
     """
 
     def __init__(self, comparison: Comparison) -> None:
@@ -94,7 +97,7 @@ class Arms:
         config = copy.deepcopy(self._configs[name, phase])
         for key, value in values.items():
             key = self.comparison.full(key)
-            put(config, key if "/" not in name else _inside(key), value, name)
+            put(config, _inside(key) if is_perturbation_twin(name) else key, value, name)
         return config
 
     def plan(self, name: str, seed: int, phase: Phase, values: dict[str, Any]) -> Plan:
@@ -112,6 +115,7 @@ class Arms:
         # Runs get their folders by argument, so that these two settings are the same in all of them.
         config["experiment"], config["trainer"]["default_root_dir"] = name.replace("/", "_"), "logs"
         config["trainer"]["devices"] = config["threads"] = 1  # because several runs share a machine
+        _let_clock_follow(config)
         folder = self.comparison.folder / "runs" / name / digest / f"seed_{seed}"
         return Plan(name, seed, phase, values, config, digest, folder)
 
@@ -153,8 +157,22 @@ def trains_with_sine(config: Config) -> bool:
     return isinstance(kind, type) and issubclass(kind, SinePerturbation)
 
 
+def is_perturbation_twin(name: str) -> bool:
+    """Whether an arm is the twin of a perturbation, by its name."""
+    return "/" in name and not is_layer_twin(name)
+
+
+def is_layer_twin(name: str) -> bool:
+    """Whether an arm has classical twins in place of circuit layers, by its name."""
+    return name.partition("/")[2] in LAYER_TWINS
+
+
 def _twin_of(config: Config, name: str, kind: str) -> Config:
     config = copy.deepcopy(config)
+    if kind in LAYER_TWINS:
+        if own := config.get("replace_circuits"):
+            raise ValueError(f"Invalid twins of arm {name}: {kind!r}; its circuits are replaced by {own!r} already")
+        return config | {"replace_circuits": kind}
     if not has(config, PERTURBATION):
         raise ValueError(f"Invalid twins of arm {name}: {kind!r}; its configuration has no perturbation to imitate")
     reference = get(config, PERTURBATION, name)
@@ -209,6 +227,17 @@ def put(config: Config, key: str, value: Any, arm: str) -> None:
     for part in path:
         config = config[part]
     config[last] = value
+
+
+def _let_clock_follow(config: Config) -> None:
+    """Leave out defaults of time_to_target if it must follow the checkpoint's monitor, as in a run by itself.
+
+    The complete configuration names them; a run would then wait for val/accuracy, which its model may not log.
+    """
+    clock, monitor = config.get("time_to_target", {}), config["checkpoint"].get("monitor")
+    defaults = {name: parameter.default for name, parameter in signature(TimeToTarget).parameters.items()}
+    if monitor is not None and clock.get("metric") == defaults["metric"] != monitor:
+        config["time_to_target"] = {name: value for name, value in clock.items() if value != defaults[name]}
 
 
 def _without(config: Config, keys: list[str]) -> Config:

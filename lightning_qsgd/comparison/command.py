@@ -210,7 +210,7 @@ class Display:
         comparison = runner.comparison
         table = Table(title=f"Plan of {comparison.name}", title_justify="left")
         for column in ("arm", "tuning runs", "evaluation runs", "s a run", "circuits a run", "shots a run"):
-            table.add_column(column, justify="left" if column == "arm" else "right")
+            table.add_column(column, justify="left" if column == "arm" else "right", no_wrap=column == "arm")
         tuned, total, circuits = set(runner.tuned_arms()), 0.0, 0
         for arm in comparison.all_arms():
             one = estimates[arm]

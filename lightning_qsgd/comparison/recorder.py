@@ -29,6 +29,7 @@ class RunRecorder(L.Callback):
         parameter_digests: digests of the parameters' initial values, by name.
         seconds, evaluation_seconds: time of training and of evaluation so far.
         steps, examples: number of optimizer steps and of training examples so far.
+        parameters: number of trainable parameters of the model.
         live: values that PerturbationMonitor logged, by name.
         quantum: checks of quantum parameters.
         averaged: exponentially averaged weights, float32 or float64, in the order of the module's parameters.
@@ -39,7 +40,7 @@ class RunRecorder(L.Callback):
         self.hashes: dict[str, Any] = {"batches": [], "seeds": []}
         self.parameter_digests: dict[str, str] = {}
         self.seconds, self.evaluation_seconds = 0.0, 0.0
-        self.steps, self.examples = 0, 0
+        self.steps, self.examples, self.parameters = 0, 0, 0
         self.live: dict[str, list[float]] = {}
         self.quantum = QuantumParameters()
         self.averaged: list[Tensor] = []
@@ -59,6 +60,7 @@ class RunRecorder(L.Callback):
         if not self.parameter_digests:
             self.parameter_digests = {name: digest(raw(p)) for name, p in pl_module.named_parameters()}
             self.averaged = [_float(p).clone() for p in pl_module.parameters()]
+        self.parameters = sum(p.numel() for p in pl_module.parameters() if p.requires_grad)
         self.quantum.begin(pl_module, trainer.optimizers)
 
     def on_train_epoch_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:

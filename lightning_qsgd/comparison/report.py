@@ -73,6 +73,7 @@ def part(analysis: Analysis, key: str = "") -> Part:
         | {"what follows": "text"},
         "declared": {contrast.arm for contrast in spec.contrasts} | {spec.baseline},
         "seeds_needed": seeds_needed,
+        "counted": any("parameters" in arm.cost for arm in analysis.arms.values()),
         "settings": _settings,
         "tuning": _tuning(analysis),
         "unfinished": [run for run in results.runs if run.status != "finished"],

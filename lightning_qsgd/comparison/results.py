@@ -42,8 +42,8 @@ class Run:
             train/loss_epoch (if logged) and all validation metrics. None for a value that was not finite.
         averaged: validation metrics at the end with exponentially averaged weights (decay 0.99 per step).
         test: test metrics at the end, if the specification asks for them.
-        cost: seconds, evaluation_seconds, steps, examples, circuits, shots, circuit_seconds, and peak_memory (bytes;
-            None if the system does not report it).
+        cost: seconds, evaluation_seconds, parameters (number of trainable ones), steps, examples, circuits, shots,
+            circuit_seconds, and peak_memory (bytes; None if the system does not report it).
         live: medians over the run of the perturbation's statistics (norm_ratio, offset, spread, learning_rate_factor,
             touched, effective, ...; none without a perturbation). For quantum parameters: quantum_parameters (number of
             tensors), and the names of those that were unregistered, without_gradient, unmoved or unobservable.

@@ -13,12 +13,13 @@ import joblib
 import numpy as np
 from joblib.externals.loky.process_executor import TerminatedWorkerError
 
-from lightning_qsgd.comparison.arms import Arms, Plan, trains_with_sine
+from lightning_qsgd.comparison.arms import Arms, Plan, is_layer_twin, trains_with_sine
 from lightning_qsgd.comparison.pairing import check_levels, check_probes
 from lightning_qsgd.comparison.results import FILE, Results, Run, commit, provenance
 from lightning_qsgd.comparison.spec import Comparison
 from lightning_qsgd.comparison.tuning import Point, best, on_edge, propose
 from lightning_qsgd.comparison.worker import RESULT, Estimate, estimate, execute, probe, read_result
+from lightning_qsgd.twin_names import NoTwinError
 
 Watch = Callable[[Results, int, int], None]
 SAVE_SECONDS = 20.0  # at least, between two writes of results.json
@@ -73,13 +74,16 @@ class Runner:
             tuning_only: whether to stop before the evaluation runs. Default: False.
 
         Raises:
-            ValueError: if the runs of a contrast are not paired at its declared level; the runs are kept.
+            ValueError: if the runs of a contrast are not paired at its declared level (the runs are kept), or an arm's
+                model has no circuit layers that its twins could replace.
             RuntimeError: if a tuning run failed, so that no settings can be chosen.
         """
         self.comparison.folder.mkdir(parents=True, exist_ok=True)
         with self._parallel() as parallel:
             if not self._before:
                 self.check_pairing(parallel)
+            elif new := self._layer_twins() - {arm for arm, *_ in self._before}:
+                self._probe(sorted(new), parallel)
             while plans := self.tuning_round():
                 self._execute(parallel, plans)
             self._freeze_targets()
@@ -104,26 +108,35 @@ class Runner:
     def check_pairing(self, parallel: joblib.Parallel | None = None) -> None:
         """Check before the first run, on two batches of each arm, that the arms of contrasts share what is declared.
 
-        Arms that differ only in their optimizer share everything, and are not tried.
+        Arms that differ only in their optimizer share everything, and are not tried. Twins of circuit layers are always
+        tried.
 
         Args:
             parallel: pool of workers to train the batches. Default: None, this process.
 
         Raises:
-            ValueError: if the arms of a contrast share less than its declared level.
+            ValueError: if the arms of a contrast share less than its declared level, or a model has no such twin.
         """
         pairs = [(contrast.arm, contrast.against) for contrast in self.comparison.contrasts]
         names = dict.fromkeys(name for p in pairs if self.arms.differ_beyond_optimizer(*p) for name in p)
+        check_probes(self.comparison, self._probe([*(names | dict.fromkeys(sorted(self._layer_twins())))], parallel))
+
+    def _layer_twins(self) -> set[str]:
+        return set(filter(is_layer_twin, self.comparison.all_arms()))
+
+    def _probe(self, names: Sequence[str], parallel: joblib.Parallel | None) -> dict[str, Any]:
+        """What runs of these arms share, by arm; without arms whose first batches fail."""
         plans = [self.arms.plan(name, self.comparison.seeds.evaluation[0], "evaluation", {}) for name in names]
         tasks = (joblib.delayed(_probed)(plan.arm, plan.config, str(Path.cwd())) for plan in plans)
         probes: Any = (parallel or joblib.Parallel(1))(tasks) if plans else []
-        check_probes(self.comparison, {arm: probed for arm, probed in probes if probed is not None})
+        return {arm: probed for arm, probed in probes if probed is not None}
 
     def estimates(self) -> dict[str, Estimate]:
-        """Estimate the cost of a run of each arm from its first steps. A twin costs as much as its arm."""
-        seed = self.comparison.seeds.evaluation[0]
-        arms = {arm: estimate(self.arms.plan(arm, seed, "evaluation", {}).config) for arm in self.comparison.arms}
-        return {name: arms[name.partition("/")[0]] for name in self.comparison.all_arms()}
+        """Estimate the cost of a run of each arm from its first steps. Twins of perturbations cost what it does."""
+        seed, names = self.comparison.seeds.evaluation[0], self.comparison.all_arms()
+        measured = [name for name in names if "/" not in name or is_layer_twin(name)]
+        found = {name: estimate(self.arms.plan(name, seed, "evaluation", {}).config) for name in measured}
+        return {name: found.get(name) or found[name.partition("/")[0]] for name in names}
 
     # ---- choosing runs
 
@@ -311,7 +324,10 @@ def _numbered(number: int, *arguments: Any) -> tuple[int, dict[str, Any]]:
 
 
 def _probed(arm: str, config: dict[str, Any], place: str) -> tuple[str, Any]:
-    return arm, probe(config, place)
+    try:
+        return arm, probe(config, place)
+    except NoTwinError as error:
+        raise NoTwinError(f"{error} (arm {arm})") from error
 
 
 def _hashable(value: Any) -> Any:

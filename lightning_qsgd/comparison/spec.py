@@ -8,10 +8,12 @@ from typing import Any, Literal
 from lightning_qsgd.files import find_config, structured
 from lightning_qsgd.parser import OneLineErrorParser
 from lightning_qsgd.report.numbers import unit_of
+from lightning_qsgd.twin_names import LAYER_TWINS, LayerTwin
 
 Settings = dict  # plain values, by key; with dict[str, Any] the parser would complete values that have a class_path
 Level = Literal["full", "shared", "data"]
-Twin = Literal["frozen", "constant", "scalar", "shuffled", "matched", "series", "sign", "uniform"]
+Twin = Literal["frozen", "constant", "scalar", "shuffled", "matched", "series", "sign", "uniform"]  # of perturbations
+AnyTwin = Literal[Twin, LayerTwin, "layers"]
 
 _OPTIMIZER = "model.init_args.optimizer.init_args"
 SHORT = {"optimizer": _OPTIMIZER, "perturbation": f"{_OPTIMIZER}.perturbation.init_args"}
@@ -24,8 +26,11 @@ class Arm:
     Args:
         overlays: YAML files that override the base. Default: none.
         set: settings that override those, nested as in a configuration or by dotted key. Default: none.
-        twins: classical twins to add as arms with the name ``<arm>/<twin>``. They wrap the arm's perturbation in a
-            :class:`lightning_qsgd.optim.ControlPerturbation`. Default: none.
+        twins: classical twins to add as arms with the name ``<arm>/<twin>``. "frozen", "constant", "scalar",
+            "shuffled", "matched", "series", "sign" and "uniform" wrap the arm's perturbation in a
+            :class:`lightning_qsgd.optim.ControlPerturbation`. "untrained", "product", "linear", "tanh", "mlp",
+            "fitted_series", "bypass" and "shuffled_inputs" replace each circuit layer of its model; see
+            :func:`lightning_qsgd.quantum.replace_circuits`. "layers" stands for these eight. Default: none.
         space: values to tune of settings that only this arm has, by dotted key, within the same budget. Default: none.
         tuned_as: the name of another arm, whose tuned settings this arm uses. Twins use their arm's. Default: None,
             this arm is tuned itself.
@@ -33,9 +38,20 @@ class Arm:
 
     overlays: list[str] = field(default_factory=list)
     set: Settings = field(default_factory=dict)
-    twins: list[Twin] = field(default_factory=list)
+    twins: list[AnyTwin] = field(default_factory=list)
     space: dict[str, list] = field(default_factory=dict)
     tuned_as: str | None = None
+
+    def __post_init__(self) -> None:
+        words: dict[AnyTwin, None] = {}
+        for twin in self.twins:
+            words |= dict.fromkeys(LAYER_TWINS if twin == "layers" else (twin,))
+        self.twins = [*words]
+
+    @property
+    def layer_twins(self) -> list[LayerTwin]:
+        """Those of the twins that replace circuit layers."""
+        return [twin for twin in LAYER_TWINS if twin in self.twins]
 
 
 @dataclass

@@ -7,8 +7,10 @@ from dataclasses import dataclass
 from functools import partial
 
 from lightning_qsgd.comparison.analysis import NEGLIGIBLE, Analysis, ArmAnalysis, ContrastAnalysis
+from lightning_qsgd.comparison.arms import is_layer_twin
 from lightning_qsgd.comparison.pairing import rank
 from lightning_qsgd.report.numbers import count, listed, number
+from lightning_qsgd.twin_names import MEANINGS
 
 MOST_NAMES = 4  # in a sentence
 OPEN = "It remains open whether {} is better than {}"
@@ -174,6 +176,26 @@ def claims(analysis: Analysis) -> list[str]:
     return [f"{arm}: {claim.sentence}." for arm, claim in analysis.claims.items()]
 
 
+def layer_twins(analysis: Analysis) -> dict[str, str]:
+    """What the twins of circuit layers in a comparison are, by their words."""
+    arms = analysis.results.comparison.arms.values()
+    used = {twin for arm in arms for twin in arm.layer_twins}
+    return {twin: meaning for twin, meaning in MEANINGS.items() if twin in used}
+
+
+def controls(analysis: Analysis) -> str:
+    """Say which arms a claim must name for its effect to be called circuit-specific."""
+    spec = analysis.results.comparison
+    arms = [spec.arms[name] for name in spec.claims if name in spec.arms]
+    layered = any(arm.layer_twins for arm in arms)
+    perturbed = not layered or any(len(arm.layer_twins) < len(arm.twins) for arm in arms)
+    ours = "the baseline, the frozen and shuffled twins, and an arm that trains with the closed-form sine"
+    if not layered:
+        return f"These arms must include {ours}."
+    other = f" For an arm with twins of its perturbation they must also include {ours}." if perturbed else ""
+    return f"For an arm with twins of its circuit layers, these arms must include all eight of them.{other}"
+
+
 def _twins_of_gatekeeper(analysis: Analysis) -> list[str]:
     """The differences of the gatekeeper's arm from its frozen and scalar twins."""
     results = analysis.results
@@ -265,7 +287,11 @@ def unequal_tuning(analysis: Analysis) -> list[str]:
     spec = analysis.results.comparison
     if not spec.tuning.trials:
         return []
-    strong = [n for n, arm in analysis.arms.items() if "/" in n and arm.live.get("norm_ratio", 0.0) >= NEGLIGIBLE]
+    strong = [
+        name
+        for name, arm in analysis.arms.items()
+        if "/" in name and (arm.live.get("norm_ratio", 0.0) >= NEGLIGIBLE or is_layer_twin(name))
+    ]
     twins = f"Twins use the settings that were tuned for their arm, which favours the arm: {listed(strong)}."
     return [
         f"Unequal tuning: {name} uses settings that were tuned for {spec.arms[name].tuned_as}, although its "

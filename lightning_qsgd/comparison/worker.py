@@ -39,6 +39,7 @@ from lightning_qsgd.failures import explain
 from lightning_qsgd.files import atomic_write, structured, write_json
 from lightning_qsgd.run_folder import epochs_of, read_checkpoint
 from lightning_qsgd.scrubbing import scrubbed
+from lightning_qsgd.twin_names import NoTwinError
 from lightning_qsgd.yaml_files import dump_yaml
 
 RESULT = "result.json"
@@ -126,6 +127,9 @@ def probe(config: dict[str, Any], place: str) -> tuple[dict[str, Any], dict[str,
 
     Returns:
         Hashes as in :class:`Run`, and digests of the initial values. None if the run fails; training it will say why.
+
+    Raises:
+        NoTwinError: if the model has no such twin as the configuration asks for.
     """
     recorder = _FirstBatches()
     with _ONE_AT_A_TIME, open(os.devnull, "w") as log:
@@ -133,7 +137,7 @@ def probe(config: dict[str, Any], place: str) -> tuple[dict[str, Any], dict[str,
         with contextlib.redirect_stdout(log), contextlib.redirect_stderr(log):
             try:
                 first_steps(recorder, config)
-            except (Stopped, SIGTERMException):
+            except (Stopped, SIGTERMException, NoTwinError):
                 raise
             except (Exception, SystemExit):
                 return None
@@ -284,7 +288,8 @@ def _train(folder: Path, run: Run, config: dict[str, Any], test: bool, guard: En
     run.live |= recorder.quantum.summary()
     run.cost = {"seconds": round(recorder.seconds, 3), "evaluation_seconds": round(recorder.evaluation_seconds, 3)}
     run.cost |= {"whole_seconds": round(time.perf_counter() - began, 3)}
-    run.cost |= {"steps": recorder.steps, "examples": recorder.examples, "peak_memory": peak()}
+    run.cost |= {"parameters": recorder.parameters, "steps": recorder.steps, "examples": recorder.examples}
+    run.cost |= {"peak_memory": peak()}
     run.cost |= _circuits(experiment if built else None)
     return {"run": asdict(run), "parameter_digests": recorder.parameter_digests}
 

@@ -247,8 +247,8 @@ class ExperimentCLI(LightningCLI):
     def _callbacks(self, config: Any, folder: Path | None) -> list[L.Callback]:
         config_name = self.save_config_kwargs.get("config_filename", "config.yaml")
         configured = [self.config_init[key] for key in self.parser.callback_keys]
-        report = TestReport(tensorboard=config.logger in (None, True))
-        ours = [report, DisplacedForward(), RunSummary(), CircuitEngines(), ChangedOptions(config_name)]
+        step = self.saved.step if self.saved is not None and config.logger in (None, True) else None
+        ours = [TestReport(step), DisplacedForward(), RunSummary(), CircuitEngines(), ChangedOptions(config_name)]
         if config.enable_checkpointing is False:
             configured = [callback for callback in configured if not isinstance(callback, Checkpoint)]
         else:

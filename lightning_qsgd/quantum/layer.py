@@ -62,6 +62,12 @@ class CircuitModule(nn.Module):
             _, step, call = state.tolist()
             sampler.noise_position = (step, call)
 
+    def of_other_circuit(self, state: Tensor) -> str:
+        """An error if an extra state is that of another circuit; "" if it is this one's."""
+        if int(state.flatten()[0]) == self._circuit_id:
+            return ""
+        return f"the weights belong to another circuit, readout or phi than this one's: {self.extra_repr()}"
+
     @property
     def measured(self) -> list[Ansatz]:
         """The circuit, once with each change of basis at its end that its outputs need."""
@@ -76,11 +82,10 @@ class CircuitModule(nn.Module):
         if before is not None:
             state_dict[f"{prefix}_extra_state"] = before
         saved = state_dict.get(f"{prefix}_extra_state")
-        if saved is not None and int(saved.flatten()[0]) != self._circuit_id:
-            args[-1].append(
-                f"{prefix[:-1] or type(self).__name__}: the weights belong to another circuit, readout or phi than "
-                f"this one's: {self.extra_repr()}"
-            )
+        if saved is not None and not isinstance(saved, Tensor):
+            del state_dict[f"{prefix}_extra_state"]  # a placeholder of torch's set_model_state_dict; see CircuitEngines
+        elif saved is not None and (error := self.of_other_circuit(saved)):
+            args[-1].append(f"{prefix[:-1] or type(self).__name__}: {error}")
         super()._load_from_state_dict(state_dict, prefix, *args)
 
     @property

@@ -59,7 +59,8 @@ def written(folder, findings=None, verdict=()):
     ],
 )
 def test_whole_pages(name, findings, tmp_path):
-    page, summary = written(tmp_path, findings, ["No circuit-specific effect."] if name == "perturbation" else ())
+    verdict = ["No circuit-specific effect."] if name in ("perturbation", "model_loss") else ()
+    page, summary = written(tmp_path, findings, verdict)
     golden.check(f"audit_{name}", summary)
     assert len(check_whole(page).all("img")) == summary.count("\n![")
 

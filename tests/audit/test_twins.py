@@ -2,13 +2,19 @@
 
 import pytest
 import yaml
+from qiskit import QuantumCircuit
+from qiskit.circuit import ParameterVector
+from torch import nn
 
-from lightning_qsgd.audit.command import comparison_of
+from lightning_qsgd.audit.command import comparison_of, layer_twins_of
 from lightning_qsgd.comparison.arms import Arms
 from lightning_qsgd.comparison.spec import to_comparison
 from lightning_qsgd.experiment import Experiment
+from lightning_qsgd.models import QuantumAttention
 from lightning_qsgd.optim import CircuitPerturbation, ControlPerturbation, SinePerturbation
-from lightning_qsgd.quantum import ExactSampler
+from lightning_qsgd.quantum import Ansatz, ExactSampler, QuantumLayer, replace_circuits
+from lightning_qsgd.twin_names import LAYER_TWINS
+from tests.own import RUN, Regression
 
 WHOLE = ["--model.optimizer.scale=adam", "--model.optimizer.scope=all"]
 
@@ -78,6 +84,49 @@ def test_the_default_sine_has_no_twins_of_its_own(tmp_path):
     assert "sine" not in comparison.all_arms()
     assert "circuit/frozen" in comparison.all_arms()
     Arms(comparison)
+
+
+def test_a_model_with_circuit_layers_has_their_twins_with_any_optimizer(tmp_path):
+    arguments = ["--checkpoint.monitor=val/mse", "--checkpoint.mode=min", "--model=tests.own.Regression", *RUN]
+    settings = Experiment((), arguments).settings
+    base = tmp_path / "config.yaml"
+    base.write_text(yaml.safe_dump(settings))
+    layers = layer_twins_of(Regression())
+    assert layers == [*LAYER_TWINS]
+    comparison = comparison_of(base, settings, None, 2, 0.01, tmp_path, layers)
+    assert comparison.all_arms() == ["circuit", *(f"circuit/{twin}" for twin in LAYER_TWINS)]
+    assert (comparison.baseline, comparison.metric.name, comparison.metric.mode) == ("circuit/linear", "val/mse", "min")
+    assert {(contrast.arm, contrast.level) for contrast in comparison.contrasts} == {("circuit", "shared")}
+    assert comparison.claims == {"circuit": comparison.all_arms()[1:]}
+    Arms(comparison)
+
+
+def test_a_perturbed_run_of_a_hybrid_model_has_both_families(tmp_path):
+    settings = Experiment((), ["--config", "configs/seqcls.yaml", *WHOLE]).settings
+    base = tmp_path / "config.yaml"
+    base.write_text(yaml.safe_dump(settings))
+    comparison = comparison_of(base, settings, fitted(), 10, 0.01, tmp_path, ["linear", "mlp"])
+    assert comparison.arms["circuit"].twins[-2:] == ["linear", "mlp"]
+    levels = {contrast.against: contrast.level for contrast in comparison.contrasts}
+    assert levels["circuit/mlp"] == levels["circuit/linear"] == "shared"
+    assert levels["circuit/frozen"] == levels["sine"] == "full"
+    assert comparison.gatekeeper == "circuit - adamw"
+    assert {"circuit/linear", "circuit/mlp", "adamw", "sine"} <= set(comparison.claims["circuit"])
+
+
+def test_twins_that_a_layer_does_not_have_are_left_out_and_named(capsys):
+    x = ParameterVector("x", 2)
+    circuit = QuantumCircuit(2)
+    circuit.ry(x[0] * x[1], 0)
+    circuit.cx(0, 1)
+    module = nn.Sequential(QuantumLayer(Ansatz(circuit, list(x)), engine="torch"))
+    assert layer_twins_of(module) == [twin for twin in LAYER_TWINS if twin != "fitted_series"]
+    assert "Without the twin fitted_series: Invalid replace_circuits" in capsys.readouterr().out
+    assert layer_twins_of(nn.Sequential(QuantumAttention(4, 2), *module)) == []
+    assert "No twins of circuit layers: 0.series (ScoreSeries) would stay" in capsys.readouterr().out
+    replace_circuits(module, "linear")
+    with pytest.raises(ValueError, match=r"this run trained with replace_circuits: linear; audit that of its circuit"):
+        layer_twins_of(module)
 
 
 def test_too_few_seeds_are_refused(tmp_path):

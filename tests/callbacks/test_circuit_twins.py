@@ -13,6 +13,7 @@ from lightning_qsgd.quantum import QuantumLayer
 from lightning_qsgd.twin_names import LAYER_TWINS, NoTwinError
 from tests.common import SMALL, TINY_ARGUMENTS
 from tests.own import RUN, Points, Regression
+from tests.ranks import on_two_ranks
 from tests.runs import differences
 
 OWN = [*RUN, "--checkpoint.monitor=val/mse", "--checkpoint.mode=min", "--model=tests.own.Regression"]
@@ -148,6 +149,26 @@ def test_a_sharded_model_is_refused(tmp_path):
     strategy = ModelParallelStrategy(data_parallel_size=1, tensor_parallel_size=1)
     with pytest.raises(NoTwinError, match=r"ModelParallelStrategy shards the model.*such as ddp"):
         fit(Late(), strategy=strategy, devices=1)
+
+
+def trained_by_two(folder, kind):
+    """The state of a run with DDP on two ranks, one of which begins with other weights of its twin."""
+    module = Regression()
+    with torch.no_grad():
+        module.circuit.weights.add_(torch.distributed.get_rank())
+    quiet = {"enable_progress_bar": False, "enable_model_summary": False, "logger": False, "accelerator": "cpu"}
+    callbacks = [CircuitTwins(kind)]
+    trainer = L.Trainer(max_epochs=1, devices=2, strategy="ddp", callbacks=callbacks, default_root_dir=folder, **quiet)
+    trainer.fit(module, Points())
+    return {name: value for name, value in module.state_dict().items() if not name.endswith("_extra_state")}
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("kind", ["linear", "untrained", "shuffled_inputs"])
+def test_two_ranks_train_one_twin(kind, tmp_path):
+    first, second = on_two_ranks(trained_by_two, tmp_path, str(tmp_path), kind)
+    assert any(name.startswith("circuit.") for name in first)
+    assert all(torch.equal(first[name], second[name]) for name in first)
 
 
 def test_the_quantum_head_of_a_task(tmp_path):

@@ -407,3 +407,38 @@ def test_two_ranks_write_what_one_process_does(tmp_path):
     assert names >= {"classes.csv", "mistakes.csv", "mistakes.png", "targets.csv", "predicted.png", "forecast.png"}
     for name in names:
         assert (tmp_path / "one" / name).read_bytes() == (tmp_path / "two" / name).read_bytes(), name
+
+
+class Load(L.LightningDataModule):
+    target_names = ("load+1", "load+2")
+
+    def test_dataloader(self):
+        return DataLoader(range(5), batch_size=3)
+
+
+class Forecaster(L.LightningModule):
+    """Says 1 more than is true; the last load never changes."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.extra = torch.nn.Parameter(torch.ones(()))
+
+    def test_step(self, batch, batch_idx):
+        targets = NUMBERS[batch]
+        return {"predictions": targets + self.extra, "targets": targets, "persistence": targets * torch.tensor([2, 1])}
+
+
+def test_the_command_prints_the_table_of_targets(tmp_path, capsys):
+    state = {"state_dict": Forecaster().state_dict(), "global_step": 7, "pytorch-lightning_version": L.__version__}
+    torch.save(state, tmp_path / "own.ckpt")
+    where = "tests.callbacks.test_test_report"
+    main(["test", f"--model={where}.Forecaster", f"--data={where}.Load", f"--ckpt_path={tmp_path / 'own.ckpt'}"])
+    out = capsys.readouterr().out
+    assert re.search(r"load\+1 +│ 5 +│ 1 +│ 1 +│ 0.5 +│ 1 +│ 0 +│ 0.9091", out)
+    assert re.search(r"load\+2 .*│ - +│\n", out)
+    assert "-: undefined, because all true values are equal, or persistence makes no error\n" in out
+    assert f"Targets: {tmp_path / 'targets.csv'}\n" in out
+    assert f"Pictures: {tmp_path / 'predicted.png'}, {tmp_path / 'forecast.png'}\n" in out
+    assert json.loads((tmp_path / "test.json").read_text())["examples"] == 5
+    events = EventAccumulator(str(tmp_path / "test")).Reload()
+    assert [image.step for image in events.Images("test/forecast")] == [7]

@@ -4,6 +4,7 @@ import pytest
 
 from lightning_qsgd.comparison.arms import Arms
 from lightning_qsgd.comparison.spec import Arm, Comparison, Metric, Seeds
+from lightning_qsgd.twin_names import LAYER_TWINS
 
 LR = "model.init_args.optimizer.init_args.lr"
 
@@ -36,6 +37,20 @@ def test_a_twin_is_its_arm_around_a_control(tmp_path):
     assert wrapped["class_path"] == "lightning_qsgd.optim.ControlPerturbation"
     assert wrapped["init_args"] == {"kind": "scalar", "reference": optimizer(arm)["init_args"].pop("perturbation")}
     assert twin.config["model"] == arm.config["model"]
+
+
+def test_a_twin_of_layers_is_its_arm_with_them_replaced(tmp_path):
+    arms = {"circuit": Arm(twins=["layers", "frozen", "linear"]), "other": Arm(set={"replace_circuits": "tanh"})}
+    assert arms["circuit"].twins == [*LAYER_TWINS, "frozen"]
+    plans = Arms(comparison(tmp_path, arms))
+    values = {"optimizer.lr": 0.3, "perturbation.depth": 1}
+    arm, twin, other = (plans.plan(n, 1, "evaluation", values) for n in ("circuit", "circuit/linear", "other"))
+    assert twin.config == arm.config | {"replace_circuits": "linear", "experiment": "circuit_linear"}
+    assert "replace_circuits" not in arm.config, "digests of runs without twins are as before"
+    assert other.config["replace_circuits"] == "tanh"
+    assert len({arm.digest, twin.digest, other.digest}) == 3
+    with pytest.raises(ValueError, match="twins of arm a: 'mlp'; its circuits are replaced by 'tanh' already"):
+        Arms(comparison(tmp_path, {"a": Arm(set={"replace_circuits": "tanh"}, twins=["mlp"])}))
 
 
 def test_an_arm_with_a_twins_overlay_is_a_twin_of_that_arms_circuit(tmp_path):

@@ -3,6 +3,7 @@
 import pytest
 
 from lightning_qsgd.comparison.analysis import hints, judge_claim, judge_contrasts, sine_control
+from lightning_qsgd.twin_names import LAYER_TWINS
 from tests.comparison.common import fake_results
 
 CONTROLS = ["a", "b/frozen", "b/shuffled", "sine"]
@@ -69,6 +70,27 @@ def test_what_the_runner_noted_of_a_sine_control_counts():
 def test_a_twin_that_was_trained_cannot_be_left_out_of_a_claim():
     assert said(["a", "sine"], frozen=0.03).fails == ("b/frozen",)
     assert said(["a", "sine"]).sentence == "circuit-specific effect: better than each of a, sine, b/frozen, b/shuffled"
+
+
+def said_of_layers(worse=(), left_out=(), trials=3, others=("a",), more=()):
+    """The sentence of a claim of arm b, which is 3 points better than a and than its twins but ``worse`` ones."""
+    twins = [*(twin for twin in LAYER_TWINS if twin not in left_out), *more]
+    effects = {"a": 0.0, "b": 0.03} | {f"b/{twin}": 0.03 if twin in worse else 0.0 for twin in twins}
+    results = fake_results(effects, twins={"b": twins}, claims={"b": list(others)}, trials=trials)
+    return judge_claim(results, "b", list(others), []).sentence
+
+
+def test_an_effect_of_circuit_layers_needs_all_eight_twins_and_tuning():
+    each = ", ".join(f"b/{twin}" for twin in LAYER_TWINS)
+    assert said_of_layers() == f"circuit-specific effect: better than each of a, {each}"
+    assert said_of_layers(["mlp"]) == "no circuit-specific effect shown: not clearly better than b/mlp"
+    assert said_of_layers(trials=0).endswith("; nothing was tuned, so this is no circuit-specific effect")
+    assert said_of_layers(left_out=["mlp", "tanh"]).endswith(
+        "b/shuffled_inputs; it was not compared with tanh, mlp, so this is no circuit-specific effect"
+    )
+    assert said_of_layers(["linear"], left_out=["mlp"]) == "not clearly better than b/linear"
+    both = said_of_layers(more=["frozen", "shuffled"])  # and no sine: the perturbation's controls are missing
+    assert both == f"better than each of a, {each}, b/frozen, b/shuffled"
 
 
 def test_claims_of_runs_that_share_nothing_are_refused():

@@ -11,6 +11,7 @@ import pytest
 from lightning_qsgd.comparison.analysis import analyse
 from lightning_qsgd.comparison.report import write_report
 from lightning_qsgd.comparison.wording import summary
+from lightning_qsgd.twin_names import LAYER_TWINS
 from tests.comparison.common import fake_results
 from tests.report import golden
 from tests.report.test_page import check_whole
@@ -97,6 +98,17 @@ RICH = {
 FIVE = {"a": 0.0, "b": 0.03, "b/frozen": 0.028, "b/scalar": 0.02, "c": -0.02, "d": 0.0}
 
 
+def layered():
+    """A circuit that is better than all of its twins but one, with their numbers of parameters."""
+    effects = {"circuit": 0.0} | {f"circuit/{twin}": -0.04 for twin in LAYER_TWINS} | {"circuit/mlp": 0.01}
+    twins, contrasts = {"circuit": ["layers"]}, ["circuit - circuit/linear", "circuit - circuit/mlp"]
+    results = fake_results(effects, contrasts, twins=twins, claims={"circuit": ["circuit/linear"]}, trials=3)
+    for number, arm in enumerate(effects):
+        for run in results.of(arm).values():
+            run.cost["parameters"] = 1200 + number
+    return results
+
+
 def changed():
     results = fake_results({"a": 0.0, "b": 0.0, "c": 0.0}, ["b - a", "c - a"], seeds=4, complete=False)
     results.provenance["declared"] = {"at": "2026-01-02T03:04:05+00:00", "changes": ["metric.margin was 0.02"]}
@@ -109,6 +121,7 @@ def changed():
     [
         ("rich", [fake_results(FIVE, **RICH)]),
         ("changed", [changed()]),
+        ("layers", [layered()]),
         ("minimized", [fake_results(TWO, ["b - a"], mode="min", unit="", gatekeeper="b - a")]),
         ("equal", [fake_results({"a": 0.0, "b": 0.0}, ["b - a"], noise=0.0, gatekeeper="b - a", claims={"b": ["a"]})]),
         ("nothing", [replace(fake_results(TWO, ["b - a"]), runs=[], targets={}, provenance={}, arms={})]),
