@@ -33,8 +33,9 @@ _README_OF_KIND = """\
 {first}    {fit}
     {fit} --config configs/overlay/{overlay}.yaml --experiment {overlay}
     python -m lightning_qsgd test --config configs/{config}.yaml --ckpt_path best{options}
-    python -m lightning_qsgd --help
+{compare}    python -m lightning_qsgd --help
 """
+_COMPARED = "- `configs/compare/{}.yaml`: the comparison of its circuit with eight classical twins.\n"
 
 
 class Kind(NamedTuple):
@@ -46,6 +47,7 @@ class Kind(NamedTuple):
         options: options that its commands need.
         more: lines of its README about further files.
         first: a command that comes before all others.
+        compare: the command that compares its circuit with classical twins, for a kind that has such a comparison.
     """
 
     config: str
@@ -53,15 +55,20 @@ class Kind(NamedTuple):
     options: str = ""
     more: str = ""
     first: str = ""
+    compare: str = ""
 
 
-_SUPERVISED = ("replace_linear", "cosine", "debug", "ddp2")
+def _supervised(name: str, more: str = "", first: str = "") -> Kind:
+    compare = f"    python -m lightning_qsgd compare --config configs/compare/{name}.yaml\n"
+    overlays = ("replace_linear", "cosine", "debug", "ddp2")
+    return Kind(name, overlays, more=_COMPARED.format(name) + more, first=first, compare=compare)
+
+
 KINDS = {
-    "table": Kind("table", _SUPERVISED),
-    "images": Kind("images", _SUPERVISED),
-    "series": Kind(
+    "table": _supervised("table"),
+    "images": _supervised("images"),
+    "series": _supervised(
         "series",
-        _SUPERVISED,
         more="- `scripts/fetch_data.py`: writes the sunspots to `data/`.\n",
         first="    python scripts/fetch_data.py sunspots\n",
     ),
@@ -125,6 +132,8 @@ def _of_kind(project: Path, name: str, kind: Kind) -> None:
     files = [f"configs/{kind.config}.yaml", *(f"configs/overlay/{overlay}.yaml" for overlay in kind.overlays)]
     if kind.first:
         files.append("scripts/fetch_data.py")
+    if kind.compare:
+        files.append(f"configs/compare/{kind.config}.yaml")
     for file in files:
         (project / file).parent.mkdir(parents=True, exist_ok=True)
         shutil.copyfile(_shipped(file), project / file)
