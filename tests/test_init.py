@@ -4,7 +4,9 @@ from pathlib import Path
 import pytest
 
 from lightning_qsgd.cli import main
+from lightning_qsgd.comparison import read_spec
 from lightning_qsgd.init import KINDS, make_project
+from lightning_qsgd.twin_names import LAYER_TWINS
 from tests.common import fails
 
 ROOT = Path(__file__).parents[1]
@@ -43,11 +45,13 @@ def test_a_project_for_a_kind_of_data_holds_what_it_needs_and_trains(tmp_path, c
     files = {path.relative_to(folder).as_posix() for path in folder.rglob("*") if path.is_file()}
     overlays = {f"configs/overlay/{name}.yaml" for name in KINDS[kind].overlays}
     extra = {"series": {"scripts/fetch_data.py"}, "text": {"data/train.csv"}}.get(kind, set())
-    assert files == {"README.md", f"configs/{config}.yaml"} | overlays | extra
+    compared = set() if kind == "text" else {f"configs/compare/{kind}.yaml"}
+    assert files == {"README.md", f"configs/{config}.yaml"} | overlays | extra | compared
     monkeypatch.chdir(folder)
     lines = (folder / "README.md").read_text().splitlines()
     commands = [line.split()[3:] for line in lines if line.startswith("    python -m lightning_qsgd")]
-    assert [command[0] for command in commands] == ["fit", "fit", "test", "--help"]
+    names = ["fit", "fit", "test", *(["compare"] if compared else []), "--help"]
+    assert [command[0] for command in commands] == names
     if kind == "series":
         assert "    python scripts/fetch_data.py sunspots" in lines
         (folder / "data").mkdir()
@@ -57,6 +61,8 @@ def test_a_project_for_a_kind_of_data_holds_what_it_needs_and_trains(tmp_path, c
     for command in commands[:2]:
         main([*command, *short])
     assert (folder / "logs" / config / "version_0" / "checkpoints" / "best.ckpt").is_file()
+    if compared:
+        assert read_spec([commands[3][2]]).arms["circuit"].twins == list(LAYER_TWINS)
     with pytest.raises(SystemExit) as ended:
         main([*commands[0], *(f"--config=overlay/{name}" for name in KINDS[kind].overlays[1:]), "--print_config"])
     assert ended.value.code == 0

@@ -173,8 +173,10 @@ class Display:
         metric, seeds = results.comparison.metric, results.comparison.seeds
         numbers, mean = Numbers(metric.unit), f"{metric.name}, mean of last {metric.last}"
         table = Table(title=f"{results.comparison.name}: {progress}; {mean}", title_justify="left")
-        for column in ("arm", "tuned", "runs", "mean", "minus baseline", "s a run", "diverged", "failed"):
-            table.add_column(column, justify="left" if column == "arm" else "right", no_wrap=column in ("arm", "mean"))
+        ends = [end for end in ("diverged", "failed") if any(run.status == end for run in results.runs)]
+        columns = ("arm", "tuned", "runs", "mean", "minus\nbaseline", "s a\nrun", *ends)
+        for column in columns:
+            table.add_column(column, justify="left" if column == "arm" else "right", no_wrap=True)
         for arm in results.comparison.all_arms():
             runs = results.of(arm)
             values = [value for run in runs.values() if not np.isnan(value := results.value(run))]
@@ -189,8 +191,7 @@ class Display:
                 numbers.full(float(np.mean(values))) if values else "",
                 numbers.by(float(metric.sign * np.mean(a - b))) if len(a) else "",
                 f"{np.median(seconds):.1f}" if seconds else "",
-                str(counts["diverged"] or ""),
-                str(counts["failed"] or ""),
+                *(str(counts[end] or "") for end in ends),
             )
         return table
 
@@ -209,8 +210,8 @@ class Display:
         """Print the runs of each arm, with their time and circuits."""
         comparison = runner.comparison
         table = Table(title=f"Plan of {comparison.name}", title_justify="left")
-        for column in ("arm", "tuning runs", "evaluation runs", "s a run", "circuits a run", "shots a run"):
-            table.add_column(column, justify="left" if column == "arm" else "right", no_wrap=column == "arm")
+        for column in ("arm", "tuning\nruns", "evaluation\nruns", "s a\nrun", "circuits\na run", "shots\na run"):
+            table.add_column(column, justify="left" if column == "arm" else "right", no_wrap=True)
         tuned, total, circuits = set(runner.tuned_arms()), 0.0, 0
         for arm in comparison.all_arms():
             one = estimates[arm]
