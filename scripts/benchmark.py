@@ -200,7 +200,7 @@ def lightning_ratio(epochs: int) -> Ratio:
 
             def on_train_start(self, trainer: Any, pl_module: Any) -> None:
                 self.model = copy.deepcopy(pl_module.model)
-                self.optimizer = type(trainer.optimizers[0])(self.model.parameters(), **trainer.optimizers[0].defaults)
+                self.optimizer = pl_module.optimizer(self.model.parameters())
                 self.batches = itertools.chain.from_iterable(itertools.repeat(trainer.datamodule.train_dataloader()))
 
             def on_train_epoch_start(self, trainer: Any, pl_module: Any) -> None:
