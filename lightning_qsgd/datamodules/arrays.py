@@ -343,17 +343,20 @@ def scaling_of(rows: np.ndarray, scale: str) -> tuple[np.ndarray, np.ndarray]:
     Returns:
         Two arrays (D,). The factor of a column with one value is 0 unless scale is "none".
     """
-    from sklearn.preprocessing import MinMaxScaler, StandardScaler
+    from sklearn.preprocessing import StandardScaler
 
     if scale == "none":
         return np.zeros(rows.shape[1]), np.ones(rows.shape[1])
+    # scikit-learn 1.9 takes columns of a small spread (below 2e-15, or small against the mean) for constant ones, and
+    # leaves them unscaled; large numbers overflow when squared. So it gets columns in [-1, 1].
+    low, high = rows.min(0), rows.max(0)
+    middle, half = low / 2 + high / 2, high / 2 - low / 2
+    half = np.where(half == 0, 1.0, half)
+    shift, factor = middle, 1 / half
     if scale == "standard":
-        fitted = StandardScaler().fit(rows)
-        shift, factor = np.asarray(fitted.mean_), 1 / np.asarray(fitted.scale_)
-    else:
-        low, high = rows.min(0), rows.max(0)
-        shift, factor = (low + high) / 2, MinMaxScaler((-1, 1)).fit(rows).scale_
-    return shift, np.where(rows.min(0) == rows.max(0), 0.0, factor)
+        fitted = StandardScaler().fit((rows - middle) / half)
+        shift, factor = middle + half * np.asarray(fitted.mean_), 1 / (half * np.asarray(fitted.scale_))
+    return shift, np.where(low == high, 0.0, factor)
 
 
 def as_inputs(rows: np.ndarray, where: str) -> Tensor:

@@ -248,6 +248,13 @@ class Table(ArrayDataModule):
                 f"{min(rows.shape)} components"
             )
         fitted = PCA(self.pca, svd_solver="full").fit(rows)
+        least = np.finfo(np.float64).eps * max(rows.shape) * fitted.singular_values_[0]  # as numpy's matrix_rank
+        if (rank := int((fitted.singular_values_ > least).sum())) < self.pca:
+            way = f"use at most {rank}" if rank else "leave it out"
+            raise ValueError(
+                f"Invalid pca: {self.pca}; the training rows vary in {rank} directions only, because inputs are "
+                f"constant or sums of others, as the categories of a column are: {way}"
+            )
         shift, factor = scaling_of(fitted.transform(rows), self.scale)
         components = fitted.components_ * factor[:, None]
         self.components = components.tolist()

@@ -98,6 +98,37 @@ def test_scaling_and_components_are_those_of_scikit_learn_on_the_training_rows()
             assert names == [found.target_names[i] for i in y[train]]
 
 
+UNITS = {"plain": (0, 1), "joule": (0, 1.6e-19), "least": (0, 1e-200), "most": (0, 1e200), "late": (1e9, 1e-3)}
+
+
+@pytest.mark.parametrize("scale", ["standard", "minmax"])
+@pytest.mark.parametrize("target", UNITS)
+def test_numbers_of_every_size_are_scaled(tmp_path, scale, target):
+    # scikit-learn 1.9 leaves columns alone that vary little, in themselves or against their mean
+    columns = {name: begin + unit * np.sin(np.arange(40)) for name, (begin, unit) in UNITS.items()}
+    np.savez(tmp_path / "t.npz", **columns)
+    data = Table(str(tmp_path / "t.npz"), target_columns=[target], scale=scale)
+    data.setup("fit")
+    inputs = arrays(data)["inputs"]
+    for column in inputs.T:
+        torch.testing.assert_close(column, inputs[:, 0], atol=2e-3, rtol=0)
+    most = inputs.abs().max() if scale == "minmax" else inputs.std(0, correction=0).max()
+    assert most == pytest.approx(1, abs=1e-3)
+    targets = arrays(data)["targets"]
+    assert (float(targets.mean()), float(targets.std(correction=0))) == pytest.approx((0, 1), abs=1e-3)
+
+
+def test_components_that_are_rounding_errors_are_refused(csv):
+    for columns, rank in (
+        ({"size": COLUMNS["size"], "twice": [2 * s for s in COLUMNS["size"]], "kind": COLUMNS["kind"]}, 1),
+        ({"size": COLUMNS["size"], "colour": COLUMNS["colour"], "kind": COLUMNS["kind"]}, 2),
+        ({"size": COLUMNS["size"], "same": [0.1] * 40, "kind": COLUMNS["kind"]}, 1),
+    ):
+        with pytest.raises(ValueError, match=rf"Invalid pca: {rank + 1}; .*use at most {rank}$"):
+            ready(csv(columns=columns), pca=rank + 1)
+        assert ready(csv(columns=columns), pca=rank).input_shape == (rank,)
+
+
 def test_targets_return_to_their_units():
     data = Table(dataset="linnerud", val_share=0.2, test_share=0.2)
     data.setup("fit")
