@@ -101,6 +101,10 @@ class ArrayDataModule(L.LightningDataModule):
             if not 0 < share < 1:
                 raise ValueError(f"Invalid {name}_share: {share}; it must be in (0, 1)")
         self.sources, self.word, self.split_seed = dict(sources), word, split_seed
+        if (given := self._aside()) and sum(given.values()) >= 1:
+            first, *others = given
+            too = f", with {others[0]}_share {given[others[0]]}" if others else ""
+            raise ValueError(f"Invalid {first}_share: {given[first]}{too}, leaves no {word} rows to train; lower them")
         self.batch_size, self.num_workers = batch_size, num_workers
         self.input_shape: tuple[int, ...] | None = None
         self.labels: list[str] = []
@@ -158,13 +162,15 @@ class ArrayDataModule(L.LightningDataModule):
         """Check that no part of the training source is empty.
 
         Raises:
-            ValueError: otherwise; ``why`` is added to what is said.
+            ValueError: otherwise; ``why`` comes between what is wrong and the way out.
         """
         for split in parts:
             if not parts[split]:
+                small = "to leave rows to train" if split == "train" else f"to set {split} aside"
+                way = f"val_{self.word} and test_{self.word}" if split == "train" else f"{split}_{self.word}"
                 raise ValueError(
-                    f"{self._training_name()} is too small to set {split} aside{why}; set {split}_{self.word}, or "
-                    "other shares (val_share, test_share)"
+                    f"{self._training_name()} is too small {small}{why or ';'} set {way}, or other shares (val_share, "
+                    "test_share)"
                 )
 
     def _training_name(self) -> str:

@@ -317,7 +317,7 @@ class Table(ArrayDataModule):
         parts = dict(zip([*aside, "train"], found, strict=True))
         different, why = len(set(labels)), ""
         if 2 * different > len(frame):
-            why = f": {len(frame)} rows have {different} labels. Is {self._answers[0]!r} the right column? If so"
+            why = f": {len(frame)} rows have {different} labels. Is {self._answers[0]!r} the right column? If so,"
         self._check_parts(parts, why)
         return parts
 

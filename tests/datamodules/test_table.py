@@ -378,7 +378,7 @@ def test_numbers_are_plain(text):
         ),
         (
             {f"kind_{i}": f"k{i}" for i in range(40)},
-            r"40 rows have 40 labels. Is 'kind' the right column\? If so; set val",
+            r"40 rows have 40 labels. Is 'kind' the right column\? If so, set val",
         ),
         ({f"kind_{i}": "big" for i in range(40)}, r"has 1 class \['big'\]; two are needed"),
     ],
@@ -431,6 +431,10 @@ def test_other_files_must_have_the_same_columns_and_categories(csv):
         ({"dataset": "wine", "columns": ["class"]}, "Invalid columns: .*; give at least one column, and none of"),
         ({"dataset": "wine", "columns": ["a", "a"]}, "Invalid columns: .*; 'a' is given twice"),
         ({"dataset": "wine", "test_share": 0}, "Invalid test_share: 0; it must be in"),
+        (
+            {"dataset": "wine", "val_share": 0.6, "test_share": 0.4},
+            "Invalid val_share: 0.6, with test_share 0.4, leaves",
+        ),
     ],
 )
 def test_invalid_arguments(options, message):
@@ -450,6 +454,11 @@ def test_invalid_arguments(options, message):
 def test_arguments_that_do_not_fit_the_data(options, message):
     with pytest.raises(ValueError, match=message):
         Table(dataset="wine", **options).setup("fit")
+
+
+def test_what_is_too_small_to_split_says_so(csv):
+    with pytest.raises(ValueError, match="too small to leave rows to train; set val_file and test_file, or other sh"):
+        ready(csv(columns={"size": range(6), "kind": [*"aabbcc"]}), val_share=0.4, test_share=0.4)
 
 
 def test_without_data_or_checkpoint():
