@@ -101,6 +101,10 @@ class ArrayDataModule(L.LightningDataModule):
             if not 0 < share < 1:
                 raise ValueError(f"Invalid {name}_share: {share}; it must be in (0, 1)")
         self.sources, self.word, self.split_seed = dict(sources), word, split_seed
+        if (given := self._aside()) and sum(given.values()) >= 1:
+            first, *others = given
+            too = f", with {others[0]}_share {given[others[0]]}" if others else ""
+            raise ValueError(f"Invalid {first}_share: {given[first]}{too}, leaves no {word} rows to train; lower them")
         self.batch_size, self.num_workers = batch_size, num_workers
         self.input_shape: tuple[int, ...] | None = None
         self.labels: list[str] = []
@@ -158,13 +162,15 @@ class ArrayDataModule(L.LightningDataModule):
         """Check that no part of the training source is empty.
 
         Raises:
-            ValueError: otherwise; ``why`` is added to what is said.
+            ValueError: otherwise; ``why`` comes between what is wrong and the way out.
         """
         for split in parts:
             if not parts[split]:
+                small = "to leave rows to train" if split == "train" else f"to set {split} aside"
+                way = f"val_{self.word} and test_{self.word}" if split == "train" else f"{split}_{self.word}"
                 raise ValueError(
-                    f"{self._training_name()} is too small to set {split} aside{why}; set {split}_{self.word}, or "
-                    "other shares (val_share, test_share)"
+                    f"{self._training_name()} is too small {small}{why or ';'} set {way}, or other shares (val_share, "
+                    "test_share)"
                 )
 
     def _training_name(self) -> str:
@@ -343,17 +349,20 @@ def scaling_of(rows: np.ndarray, scale: str) -> tuple[np.ndarray, np.ndarray]:
     Returns:
         Two arrays (D,). The factor of a column with one value is 0 unless scale is "none".
     """
-    from sklearn.preprocessing import MinMaxScaler, StandardScaler
+    from sklearn.preprocessing import StandardScaler
 
     if scale == "none":
         return np.zeros(rows.shape[1]), np.ones(rows.shape[1])
+    # scikit-learn 1.9 takes columns of a small spread (below 2e-15, or small against the mean) for constant ones, and
+    # leaves them unscaled; large numbers overflow when squared. So it gets columns in [-1, 1].
+    low, high = rows.min(0), rows.max(0)
+    middle, half = low / 2 + high / 2, high / 2 - low / 2
+    half = np.where(half == 0, 1.0, half)
+    shift, factor = middle, 1 / half
     if scale == "standard":
-        fitted = StandardScaler().fit(rows)
-        shift, factor = np.asarray(fitted.mean_), 1 / np.asarray(fitted.scale_)
-    else:
-        low, high = rows.min(0), rows.max(0)
-        shift, factor = (low + high) / 2, MinMaxScaler((-1, 1)).fit(rows).scale_
-    return shift, np.where(rows.min(0) == rows.max(0), 0.0, factor)
+        fitted = StandardScaler().fit((rows - middle) / half)
+        shift, factor = middle + half * np.asarray(fitted.mean_), 1 / (half * np.asarray(fitted.scale_))
+    return shift, np.where(low == high, 0.0, factor)
 
 
 def as_inputs(rows: np.ndarray, where: str) -> Tensor:

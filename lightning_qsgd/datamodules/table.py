@@ -248,6 +248,13 @@ class Table(ArrayDataModule):
                 f"{min(rows.shape)} components"
             )
         fitted = PCA(self.pca, svd_solver="full").fit(rows)
+        least = np.finfo(np.float64).eps * max(rows.shape) * fitted.singular_values_[0]  # as numpy's matrix_rank
+        if (rank := int((fitted.singular_values_ > least).sum())) < self.pca:
+            way = f"use at most {rank}" if rank else "leave it out"
+            raise ValueError(
+                f"Invalid pca: {self.pca}; the training rows vary in {rank} directions only, because inputs are "
+                f"constant or sums of others, as the categories of a column are: {way}"
+            )
         shift, factor = scaling_of(fitted.transform(rows), self.scale)
         components = fitted.components_ * factor[:, None]
         self.components = components.tolist()
@@ -310,7 +317,7 @@ class Table(ArrayDataModule):
         parts = dict(zip([*aside, "train"], found, strict=True))
         different, why = len(set(labels)), ""
         if 2 * different > len(frame):
-            why = f": {len(frame)} rows have {different} labels. Is {self._answers[0]!r} the right column? If so"
+            why = f": {len(frame)} rows have {different} labels. Is {self._answers[0]!r} the right column? If so,"
         self._check_parts(parts, why)
         return parts
 

@@ -153,9 +153,11 @@ class Windows(ArrayDataModule):
                 f"time_column: {steady[0]}"
             )
         targets = self._values(frame, self.forecast_names)[self._parts["train"]]
-        mean, scale = np.nanmean(targets, 0), np.nanstd(targets, 0)
-        if constant := [name for name, one in zip(self.forecast_names, scale, strict=True) if not one > 0]:
-            raise ValueError(f"Invalid target_columns: {constant}; the training part holds one value of them")
+        known = [column[~np.isnan(column)][:, None] for column in targets.T]
+        if few := [name for name, column in zip(self.forecast_names, known, strict=True) if len(np.unique(column)) < 2]:
+            raise ValueError(f"Invalid target_columns: {few}; the training part holds one value of them, or none")
+        scalings = [scaling_of(column, "standard") for column in known]
+        mean, scale = np.concatenate([shift for shift, _ in scalings]), 1 / np.concatenate([f for _, f in scalings])
         self.target_names = [f"{name}+{step + 1}" for name in self.forecast_names for step in range(self.horizon)]
         self.target_mean = np.repeat(mean, self.horizon).tolist()
         self.target_scale = np.repeat(scale, self.horizon).tolist()

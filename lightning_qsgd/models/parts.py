@@ -207,7 +207,15 @@ class ComposedModel(nn.Module):
         head: Callable[[int, int], nn.Module] = nn.Linear,
     ) -> None:
         super().__init__()
-        self.encoder = _part("encoder", encoder)(shape)
+        try:
+            self.encoder = _part("encoder", encoder)(shape)
+        except TypeError as error:
+            if not isinstance(shape, int):
+                raise
+            raise ValueError(
+                f"Invalid encoder: it cannot be built for {shape} token ids ({error}); use transformer, or a class "
+                "that takes their number"
+            ) from error
         row = torch.zeros(1, 1, dtype=torch.int64) if isinstance(shape, int) else torch.zeros(1, *shape)
         features = _width("encoder", self.encoder, row)
         self.body = _part("body", body)((features,))

@@ -76,6 +76,11 @@ class QuantumBody(nn.Module):
         from lightning_qsgd.quantum import named_circuit
 
         super().__init__()
+        if len(shape) != 1:
+            raise ValueError(
+                f"Invalid inputs: a circuit takes features (D,), not {tuple(shape)}; make it the body, after an "
+                "encoder such as linear, cnn or recurrent"
+            )
         (features,) = shape
         fewer = "let the encoder give as many (encoder lightning_qsgd.models.Linear has an option features)"
         if num_qubits is None and features > MOST_QUBITS:

@@ -30,8 +30,9 @@ def update(
     """
     used = {name: metrics[name] for name in ("mse", "mae", "r2")}
     predictions, targets = (values.to(scale.dtype) for values in (predictions, targets))
-    for metric in used.values():  # without the mean, which would cost digits
-        _update(metric, scale.dtype, predictions * scale, targets * scale)
+    for name in ("mse", "mae"):  # without the mean, which would cost digits
+        _update(used[name], scale.dtype, predictions * scale, targets * scale)
+    _update(used["r2"], scale.dtype, predictions, targets)
     if persistence is not None:
         used["skill"] = metrics["skill"]
         _update(used["skill"], scale.dtype, predictions, targets, persistence.to(scale.dtype))
@@ -72,5 +73,13 @@ class Skill(Metric):
 
 
 class _R2(R2Score):
+    """The mean over targets of 1 - squared error / squared deviation from the mean.
+
+    NaN if it is undefined: for one row, or a target whose true values are all equal. torchmetrics 1.9 returns 0 or 1
+    then, and also if the sum of squared deviations is below 1e-4.
+    """
+
     def compute(self) -> Tensor:
-        return super().compute() if self.total >= 2 else torch.full_like(self.residual.mean(), torch.nan)
+        around = self.sum_squared_error - self.sum_error * (self.sum_error / self.total)
+        varies = around > 1e-12 * self.sum_squared_error  # not only by rounding
+        return torch.where(varies, 1 - self.residual / around, torch.nan).mean()

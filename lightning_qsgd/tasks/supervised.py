@@ -3,6 +3,7 @@
 Shapes: B batch, C classes, K targets.
 """
 
+import math
 from collections.abc import Callable, Sequence
 from typing import Any, Literal
 
@@ -151,9 +152,9 @@ class Supervised(OptimizedTask):
             ValueError: if it is unknown or ambiguous.
         """
         own = self.hparams
-        for name in _OF_DATA:
-            if own.get(name) is None:
-                own[name] = getattr(datamodule, name, None)
+        given = {name for name in _OF_DATA if own.get(name) is not None}
+        for name in {*_OF_DATA} - given:
+            own[name] = getattr(datamodule, name, None)
         for name, other, kind in (
             ("input_shape", "vocab_size", None),
             ("num_classes", "num_targets", getattr(datamodule, "predicts", None)),
@@ -168,7 +169,12 @@ class Supervised(OptimizedTask):
                     raise ValueError(
                         f"Invalid {other}: {own[other]}, since {name} is {own[name]}; leave one of them out"
                     )
-                own[other if kind == "classes" else name] = None
+                dropped = other if kind == "classes" else name
+                if dropped in given:
+                    raise ValueError(
+                        f"Invalid {dropped}: {own[dropped]}; the data module predicts {kind}: leave it out"
+                    )
+                own[dropped] = None
         own["input_shape"] = own["input_shape"] and list(own["input_shape"])  # as configurations have it
         if (count := own["num_targets"]) is None:
             return
@@ -204,8 +210,12 @@ class Supervised(OptimizedTask):
                 )
             weights = [sum(counts) / (classes * count) for count in counts]
             self.hparams["class_weights"] = weights
-        if weights is not None and (len(weights) != classes or min(weights) < 0):
-            raise ValueError(f"Invalid class_weights: {weights}; it must be {classes} numbers of at least 0")
+        if weights is not None and not (
+            len(weights) == classes and all(0 <= weight < math.inf for weight in weights) and sum(weights) > 0
+        ):
+            raise ValueError(
+                f"Invalid class_weights: {weights}; it must be {classes} numbers of at least 0, not all 0, and finite"
+            )
         return weights
 
     # ---- steps
@@ -235,7 +245,7 @@ class Supervised(OptimizedTask):
 
         Returns:
             Logits (B, C); or for numbers a dict of ``predictions`` (B, K), ``targets`` (B, K) and, if the batch has it,
-            ``persistence`` (B, K), in the targets' units.
+            ``persistence`` (B, K), in the targets' units, float64.
         """
         self._check(batch, "test", batch_idx)
         outputs = self._evaluate(batch, "test", self.test_metrics, self.test_loss)
@@ -247,7 +257,7 @@ class Supervised(OptimizedTask):
         return {name: self._in_units(_columns(values)) for name, values in found.items()}
 
     def predict_step(self, batch: Batch, batch_idx: int) -> Tensor:
-        """Class probabilities (B, C), or numbers (B, K) in the targets' units."""
+        """Class probabilities (B, C), or numbers (B, K) in the targets' units, float64."""
         self._check_inputs(batch, f"prediction batch {batch_idx + 1}")
         outputs = self(batch)
         return outputs.softmax(-1) if self.predicts_classes else self._in_units(outputs)
@@ -284,7 +294,7 @@ class Supervised(OptimizedTask):
             metrics.update(outputs, batch["labels"])
             self.log_dict(metrics, prog_bar=True)
             return outputs
-        scale = torch.tensor(self.hparams["target_scale"], dtype=loss.dtype, device=outputs.device)
+        _, scale = self._units(outputs.device)
         persistence = batch.get("persistence")
         last = None if persistence is None else _columns(persistence)
         used = numbers.update(metrics, outputs, _columns(batch["targets"]), scale, last)
@@ -293,12 +303,14 @@ class Supervised(OptimizedTask):
 
     def _in_units(self, standardized: Tensor) -> Tensor:
         """Standardized numbers (B, K) in the targets' units."""
-        dtype = torch.float32 if standardized.device.type == "mps" else torch.float64  # MPS has no float64
-        mean, scale = (
-            torch.tensor(self.hparams[name], dtype=dtype, device=standardized.device)
-            for name in ("target_mean", "target_scale")
-        )
-        return (mean + scale * standardized.to(dtype)).to(torch.promote_types(standardized.dtype, torch.float32))
+        mean, scale = self._units(standardized.device)
+        return mean + scale * standardized.to(scale.dtype)
+
+    def _units(self, device: torch.device) -> tuple[Tensor, Tensor]:
+        """Mean and scale (K,) of the targets, in float64: squares of units such as 1e-30 are 0 in float32."""
+        dtype = torch.float32 if device.type == "mps" else torch.float64  # MPS has no float64
+        mean, scale = (torch.tensor(self.hparams[f"target_{name}"], dtype=dtype) for name in ("mean", "scale"))
+        return mean.to(device), scale.to(device)
 
 
 def _columns(values: Tensor) -> Tensor:

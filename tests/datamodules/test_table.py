@@ -98,6 +98,37 @@ def test_scaling_and_components_are_those_of_scikit_learn_on_the_training_rows()
             assert names == [found.target_names[i] for i in y[train]]
 
 
+UNITS = {"plain": (0, 1), "joule": (0, 1.6e-19), "least": (0, 1e-200), "most": (0, 1e200), "late": (1e9, 1e-3)}
+
+
+@pytest.mark.parametrize("scale", ["standard", "minmax"])
+@pytest.mark.parametrize("target", UNITS)
+def test_numbers_of_every_size_are_scaled(tmp_path, scale, target):
+    # scikit-learn 1.9 leaves columns alone that vary little, in themselves or against their mean
+    columns = {name: begin + unit * np.sin(np.arange(40)) for name, (begin, unit) in UNITS.items()}
+    np.savez(tmp_path / "t.npz", **columns)
+    data = Table(str(tmp_path / "t.npz"), target_columns=[target], scale=scale)
+    data.setup("fit")
+    inputs = arrays(data)["inputs"]
+    for column in inputs.T:
+        torch.testing.assert_close(column, inputs[:, 0], atol=2e-3, rtol=0)
+    most = inputs.abs().max() if scale == "minmax" else inputs.std(0, correction=0).max()
+    assert most == pytest.approx(1, abs=1e-3)
+    targets = arrays(data)["targets"]
+    assert (float(targets.mean()), float(targets.std(correction=0))) == pytest.approx((0, 1), abs=1e-3)
+
+
+def test_components_that_are_rounding_errors_are_refused(csv):
+    for columns, rank in (
+        ({"size": COLUMNS["size"], "twice": [2 * s for s in COLUMNS["size"]], "kind": COLUMNS["kind"]}, 1),
+        ({"size": COLUMNS["size"], "colour": COLUMNS["colour"], "kind": COLUMNS["kind"]}, 2),
+        ({"size": COLUMNS["size"], "same": [0.1] * 40, "kind": COLUMNS["kind"]}, 1),
+    ):
+        with pytest.raises(ValueError, match=rf"Invalid pca: {rank + 1}; .*use at most {rank}$"):
+            ready(csv(columns=columns), pca=rank + 1)
+        assert ready(csv(columns=columns), pca=rank).input_shape == (rank,)
+
+
 def test_targets_return_to_their_units():
     data = Table(dataset="linnerud", val_share=0.2, test_share=0.2)
     data.setup("fit")
@@ -347,7 +378,7 @@ def test_numbers_are_plain(text):
         ),
         (
             {f"kind_{i}": f"k{i}" for i in range(40)},
-            r"40 rows have 40 labels. Is 'kind' the right column\? If so; set val",
+            r"40 rows have 40 labels. Is 'kind' the right column\? If so, set val",
         ),
         ({f"kind_{i}": "big" for i in range(40)}, r"has 1 class \['big'\]; two are needed"),
     ],
@@ -400,6 +431,10 @@ def test_other_files_must_have_the_same_columns_and_categories(csv):
         ({"dataset": "wine", "columns": ["class"]}, "Invalid columns: .*; give at least one column, and none of"),
         ({"dataset": "wine", "columns": ["a", "a"]}, "Invalid columns: .*; 'a' is given twice"),
         ({"dataset": "wine", "test_share": 0}, "Invalid test_share: 0; it must be in"),
+        (
+            {"dataset": "wine", "val_share": 0.6, "test_share": 0.4},
+            "Invalid val_share: 0.6, with test_share 0.4, leaves",
+        ),
     ],
 )
 def test_invalid_arguments(options, message):
@@ -419,6 +454,11 @@ def test_invalid_arguments(options, message):
 def test_arguments_that_do_not_fit_the_data(options, message):
     with pytest.raises(ValueError, match=message):
         Table(dataset="wine", **options).setup("fit")
+
+
+def test_what_is_too_small_to_split_says_so(csv):
+    with pytest.raises(ValueError, match="too small to leave rows to train; set val_file and test_file, or other sh"):
+        ready(csv(columns={"size": range(6), "kind": [*"aabbcc"]}), val_share=0.4, test_share=0.4)
 
 
 def test_without_data_or_checkpoint():

@@ -245,6 +245,8 @@ def test_data_that_do_not_fit_are_refused_or_warned_of(series):
         ready(series(), target_columns=["rain"])
     with pytest.raises(ValueError, match=r"Invalid target_columns: \['same'\]; the training part holds one value"):
         ready(series(columns=COLUMNS | {"same": [3] * ROWS}), columns=["load"], target_columns=["same"])
+    with pytest.raises(ValueError, match=r"Invalid target_columns: \['same'\]"):  # the mean of 0.1 is rounded
+        ready(series(columns=COLUMNS | {"same": [0.1] * ROWS}), columns=["load"], target_columns=["same"])
     with pytest.warns(
         UserWarning, match="'hour' increases by equal steps, as times do; if it holds times, set time_co"
     ):

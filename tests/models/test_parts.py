@@ -91,6 +91,8 @@ def test_a_sampler_is_not_run_to_find_a_width():
     [
         (lambda: ComposedModel((3,), 2, "cnm"), "Invalid encoder: 'cnm'; it must be one of identity, linear, mlp, cnn"),
         (lambda: ComposedModel((3,), 2, "cnn"), r"Invalid inputs: a CNN takes images .*, not \(3,\)"),
+        (lambda: ComposedModel(100, 2), "Invalid encoder: it cannot be built for 100 token ids .*; use transformer"),
+        (lambda: ComposedModel((8, 3), 2, "circuit"), r"Invalid inputs: a circuit takes features \(D,\), not \(8, 3\)"),
         (lambda: SmallCNN((1, 8, 3), [4, 4]), r"Invalid channels: \[4, 4\]; images of 8 x 3 pixels can be halved 1"),
         (lambda: Recurrent((3,)), r"Invalid inputs: a recurrent network takes windows \(T, F\), not \(3,\)"),
         (lambda: QuantumLSTM((3,)), r"Invalid inputs: a recurrent network takes windows \(T, F\), not \(3,\)"),

@@ -94,10 +94,24 @@ def test_test_step_gives_numbers_in_their_units():
     unit = torch.tensor([2.0, 0.5]), torch.tensor([1e4, -3.0])
     for name in ("targets", "persistence"):
         there = torch.cat([outputs[name] for outputs in seen])
-        torch.testing.assert_close(there, data.columns[name] * unit[0] + unit[1])
+        torch.testing.assert_close(there, data.columns[name].double() * unit[0] + unit[1])
 
 
-def test_without_persistence_there_is_no_skill_and_one_row_has_no_r2():
+@pytest.mark.parametrize("unit", [1e-30, 1.0, 1e30])
+def test_units_of_every_size_keep_their_digits(unit):
+    data = Rows()
+    data.target_mean, data.target_scale = [1e6 * unit, 0.0], [unit, unit]
+    module, fitting = fitted(data)
+    found = fitting.callback_metrics
+    assert float(found["val/mse"]) == pytest.approx(unit**2 * float(found["val/loss"]), rel=1e-5)
+    outputs, targets = module.eval()({"inputs": data.columns["inputs"]}), data.columns["targets"]
+    r2 = (1 - (outputs - targets).square().mean(0) / targets.var(0, correction=0)).mean()
+    assert float(found["val/r2"]) == pytest.approx(float(r2), rel=1e-5)
+    predicted = torch.cat(fitting.predict(module, data))[:, 0].tolist()
+    assert [value / unit - 1e6 for value in predicted] == pytest.approx(outputs[:, 0].tolist(), abs=1e-6)
+
+
+def test_without_persistence_there_is_no_skill_and_without_variation_no_r2():
     columns = Rows().columns
     one = {name: values[:1] for name, values in columns.items() if name != "persistence"}
     module, fitting = fitted(Rows(persistence=None))
@@ -106,6 +120,13 @@ def test_without_persistence_there_is_no_skill_and_one_row_has_no_r2():
     (metrics,) = fitting.validate(module, Rows(**one | {"persistence": None}), verbose=False)
     assert metrics["val/r2"] != metrics["val/r2"]
     assert metrics["val/mse"] > 0
+    equal = columns["targets"].clone()
+    equal[:, 1] = 0.1
+    (metrics,) = fitting.validate(module, Rows(persistence=None, targets=equal), verbose=False)
+    assert metrics["val/r2"] != metrics["val/r2"]
+    small = columns["targets"] * 1e-4
+    (metrics,) = fitting.validate(module, Rows(persistence=None, targets=small), verbose=False)
+    assert metrics["val/r2"] < -100  # of predictions that are 10,000 times too large
 
 
 def test_classes_have_the_metrics_of_classification():
@@ -183,6 +204,14 @@ def of_data(kind="numbers", **attributes):
         (of_data(), {"class_weights": [1.0, 1.0]}, r"Invalid class_weights: \[1.0, 1.0\]; the data have numbers"),
         (of_data(target_scale=[1.0]), {}, r"Invalid target_scale: \[1.0\]; it must be a number for each of 2 targets"),
         (of_data("classes", num_targets=2), {}, None),
+        (of_data("classes"), {"num_targets": 2}, "Invalid num_targets: 2; the data module predicts classes: leave it"),
+        (of_data(), {"num_classes": 3}, "Invalid num_classes: 3; the data module predicts numbers: leave it out"),
+        (of_data("classes"), {"class_weights": [1.0, float("nan")]}, r"Invalid class_weights: \[1.0, nan\]"),
+        (
+            of_data("classes"),
+            {"class_weights": [0.0, 0.0]},
+            "Invalid class_weights: .*; it must be 2 numbers .* not all 0",
+        ),
     ],
 )
 def test_sizes_that_are_missing_or_ambiguous(data, arguments, message):
