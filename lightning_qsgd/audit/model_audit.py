@@ -21,7 +21,7 @@ def audit_model(
     data: L.LightningDataModule | None = None,
     *,
     metric: str | None = None,
-    mode: Literal["max", "min"] = "max",
+    mode: Literal["max", "min"] | None = None,
     seed: int = 0,
 ) -> list[LayerFindings | AttentionFindings]:
     """Audit each circuit layer and each quantum attention layer of a trained module.
@@ -36,14 +36,17 @@ def audit_model(
         data: its data module. Default: None, the module has its own data loaders.
         metric: the logged validation metric by which replacements are judged. Default: None, the metric that the
             trainer's ModelCheckpoint monitors.
-        mode: "max" if higher is better, or "min", for a metric that no ModelCheckpoint monitors. Default: "max".
+        mode: "max" if higher is better, or "min". Default: None, "min" for names that end in loss, mse, mae, error and
+            the like, "max" for accuracy, f1, r2 and the like, otherwise that of the ModelCheckpoint that monitors it,
+            or "max".
         seed: seed of the samples of inputs and scores, and of validation. Default: 0.
 
     Returns:
         Findings for each layer in the order of the module, circuit layers first; empty without such layers.
 
     Raises:
-        ValueError: for a trainer with several processes, a metric that is not logged, or no validation data.
+        ValueError: for a trainer with several processes, a metric that is not logged, a mode that it does not have, or
+            no validation data.
     """
     if not circuit_layers(module) and not attention_layers(module):
         return []

@@ -18,6 +18,7 @@ from torch import Tensor, nn
 from lightning_qsgd.audit.findings import Metric
 from lightning_qsgd.quantum import QuantumLayer, QuantumNetwork, ScoreSeries
 from lightning_qsgd.quantum.samplers import with_noise_position
+from lightning_qsgd.report.numbers import check_direction, direction_of
 
 Change = tuple[nn.Module, str, Callable[..., Any]]
 
@@ -43,14 +44,16 @@ class Passes:
         module: the trained module, which does not change.
         data: its data module, or None if the module has its own data loaders.
         metric: a logged metric. Default: None, the metric that the trainer's checkpoint callback monitors.
-        mode: "max" if higher is better, or "min", for a metric that no checkpoint callback monitors. Default: "max".
+        mode: "max" if higher is better, or "min". Default: None, "min" for names that end in loss, mse, mae, error and
+            the like, "max" for accuracy, f1, r2 and the like, otherwise that of the checkpoint callback that monitors
+            it, or "max".
         seed: seed of the passes. Default: 0.
 
     Attributes:
         metric, mode: the metric and its direction.
 
     Raises:
-        ValueError: for a trainer with several processes, or without a metric.
+        ValueError: for a trainer with several processes, without a metric, or for a mode that the metric does not have.
     """
 
     def __init__(
@@ -59,7 +62,7 @@ class Passes:
         module: L.LightningModule,
         data: L.LightningDataModule | None,
         metric: str | None = None,
-        mode: Literal["max", "min"] = "max",
+        mode: Literal["max", "min"] | None = None,
         seed: int = 0,
     ) -> None:
         if trainer.world_size > 1:
@@ -77,7 +80,8 @@ class Passes:
                 "or let a ModelCheckpoint monitor one"
             )
         self.metric: str = metric
-        self.mode: Literal["max", "min"] = monitors.get(metric, mode)
+        self.mode: Literal["max", "min"] = mode or direction_of(metric) or monitors.get(metric, "max")
+        check_direction("mode", self.mode, metric)
         self._trainer, self._module, self._data, self._seed = trainer, module, data, seed
         self._positions: dict[Any, tuple[int, int]] = {}
 

@@ -28,10 +28,12 @@ class PredictionWriter(BasePredictionWriter):
 
     - probabilities (B, C), with C at least 2 and rows in [0, 1] that sum to 1: label and probability of the likeliest
       class. The data module's ``labels`` name the classes; without them they are numbered. If neither ``labels`` nor
-      ``num_classes`` of data module or module confirms C, columns p(0), p(1), ... follow.
+      ``num_classes`` of data module or module confirms C, columns p(0), p(1), ... follow. A data module with
+      ``target_names`` and no ``labels`` has no classes.
     - other numbers (B,): prediction, and for integers that the data module's ``labels`` name, also label.
     - other numbers (B, K) or (B, ...): a column for each, named by the data module's ``target_names`` if there are K of
-      them, otherwise prediction_0, prediction_1, ..., prediction_0_0, ...; at most 10,000.
+      them (prediction_NAME if the batch has a column NAME, such as id), otherwise prediction_0, prediction_1, ...,
+      prediction_0_0, ...; at most 10,000.
     - a list of B texts: generated; a list of B numbers: prediction.
     - a dict, dataclass, named tuple or tuple of these: for each entry a column KEY or columns KEY_0, KEY_1, ...; for a
       plain tuple prediction_0, prediction_1, ... Entries that are None are skipped.
@@ -128,6 +130,7 @@ class PredictionWriter(BasePredictionWriter):
         if any(loaders):
             columns["loader"] = loaders
         columns |= {name: [v for b in batches for v in b.known[name]] for name in batches[0].known}
+        targets = targets and [f"prediction_{one}" if one in columns else one for one in targets]
         empty = [no for batch in batches for no in batch.empty]
         for name in batches[0].parts:
             part = joined([batch.parts[name] for batch in batches])
@@ -288,7 +291,7 @@ def columns_of(
     if isinstance(values, list):
         texts = not name and all(isinstance(value, str) for value in values)
         return {"generated" if texts else word: values}
-    if part.probable and not name:
+    if part.probable and not name and (labels or not targets):  # numbers that sum to 1 may be targets
         return _classes(values, labels, every)
     if values.ndim == 1:
         only = targets[0] if targets and len(targets) == 1 and not name else word
@@ -296,7 +299,7 @@ def columns_of(
         if not name and labels and values.dtype.kind in "iu" and 0 <= values.min() <= values.max() < len(labels):
             columns["label"] = [labels[k] for k in values.tolist()]
         return columns
-    known = labels if part.probable else targets
+    known = (labels or targets) if part.probable else targets
     if values.ndim == 2 and known and len(known) == values.shape[1]:
         names = [f"{name}_{one}" if name else str(one) for one in known]
     else:

@@ -300,7 +300,11 @@ def time_of(results: Results, run: Run, axis: Axis, target: float) -> float:
     values = run.curve.get(metric.name, [])
     times = run.curve.get(axis, list(range(1, len(values) + 1)) if axis == "epoch" else [])
     rows = [(t, v) for t, v in zip(times, values, strict=False) if t is not None and v is not None]
-    return time_to_target([t for t, _ in rows], [v for _, v in rows], target, metric.mode) if rows else math.inf
+    return (
+        time_to_target([t for t, _ in rows], [v for _, v in rows], target, "max" if metric.sign > 0 else "min")
+        if rows
+        else math.inf
+    )
 
 
 def _same_curves(runs: dict[int, Run], others: dict[int, Run]) -> bool:

@@ -7,7 +7,7 @@ from typing import Any, Literal
 
 from lightning_qsgd.files import find_config, structured
 from lightning_qsgd.parser import OneLineErrorParser
-from lightning_qsgd.report.numbers import unit_of
+from lightning_qsgd.report.numbers import check_direction, direction_of, unit_of
 from lightning_qsgd.twin_names import LAYER_TWINS, LayerTwin
 
 Settings = dict  # plain values, by key; with dict[str, Any] the parser would complete values that have a class_path
@@ -99,7 +99,8 @@ class Metric:
     Args:
         margin: the smallest difference that matters, above 0, in the metric's unit.
         name: name under which validation logs the metric. Default: "val/accuracy".
-        mode: "max" if higher is better, or "min". Default: "max".
+        mode: "max" if higher is better, or "min". Default: None, "min" for names that end in loss, mse, mae, error and
+            the like, otherwise "max".
         last: number of evaluations at the end of a run that are averaged, at least 1. Default: 3.
         unit: "%" prints values times 100, and differences in percentage points; "" prints plain values. Default: None,
             "%" for names that contain "accuracy" or "f1", otherwise "".
@@ -107,11 +108,14 @@ class Metric:
 
     margin: float
     name: str = "val/accuracy"
-    mode: Literal["max", "min"] = "max"
+    mode: Literal["max", "min"] | None = None
     last: int = 3
     unit: Literal["%", ""] | None = None
 
     def __post_init__(self) -> None:
+        if self.mode is None:
+            self.mode = direction_of(self.name) or "max"
+        check_direction("metric.mode", self.mode, self.name)
         if self.unit is None:
             self.unit = unit_of(self.name)  # type: ignore[assignment]
 

@@ -263,7 +263,12 @@ class ArrayDataModule(L.LightningDataModule):
         raise ValueError(f"No data for {split}: set {name}{or_else}, for example --data.{name}=data/{split}")
 
     def _check_training_rows(self, split: str) -> None:
-        """Warn if rows that are now set aside may be among those that the checkpoint was trained with."""
+        """Warn if training rows are not the checkpoint's, or if rows that are now set aside may be among these."""
+        if split == "train" and self.sources["train"] and self._digest() != self.training_rows:
+            rank_zero_warn(
+                f"The training rows of {self._training_name()} are not those that the checkpoint was trained with; "
+                "they are scaled as those were. Restore the file and the arguments of its split, or start a new run"
+            )
         if split != "train" and self._source_of(split) == "train" and self._digest() != self.training_rows:
             rank_zero_warn(
                 f"The {split} rows are a share of {self._training_name()}, whose training rows differ from those of "

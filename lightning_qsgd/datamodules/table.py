@@ -165,7 +165,14 @@ class Table(ArrayDataModule):
         self.offset: list[float] = []
 
     def _arguments(self) -> dict[str, Any]:
-        return {"scale": self.scale, "pca": self.pca} | ({"columns": self.columns} if self.columns else {})
+        given = {"columns": self.columns} if self.columns else {}
+        given |= {"target_columns": self._answers} if self.predicts == "numbers" else {}
+        return {"scale": self.scale, "pca": self.pca} | given
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        """Load what was learned from the training rows of a checkpoint; its targets replace other ones."""
+        super().load_state_dict(state_dict)
+        self._answers = list(self.target_names) or self._answers
 
     # ---- learn from the training rows
 

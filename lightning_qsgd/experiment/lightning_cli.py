@@ -39,6 +39,7 @@ from lightning_qsgd.failures import is_of_other_weights, is_out_of_memory, memor
 from lightning_qsgd.files import write_json
 from lightning_qsgd.manual import COMMANDS
 from lightning_qsgd.parser import OneLineErrorParser, refuse_silent_functions
+from lightning_qsgd.report.numbers import check_direction, direction_of
 from lightning_qsgd.run_folder import AtomicCheckpointIO, find_checkpoint, is_unused, make_loggers, reserve
 from lightning_qsgd.settings import SavedRun, named_in, predicts, so_that_arguments_win
 from lightning_qsgd.twin_names import LayerTwin
@@ -149,7 +150,8 @@ class ExperimentCLI(LightningCLI):
         self.config = parser.parse_args(args)
         refuse_silent_functions(self.config)
         if not self._named.source("checkpoint.monitor") and predicts(self.config.get("data")) == "numbers":
-            self.config.checkpoint.monitor, self.config.checkpoint.mode = "val/mse", "min"
+            self.config.checkpoint.monitor = "val/mse"
+        self._settle_modes()
         # It is no setting of the run: other commands, which read config.yaml, do not have it.
         self._weights_from: str | None = self.config.pop("weights_from", None)
         if self._only_parse:
@@ -191,6 +193,21 @@ class ExperimentCLI(LightningCLI):
             self.config, skip_link_targets=False, skip_unset=skip_unset, skip_validation=True
         )
         return yaml.safe_load(text)
+
+    def _settle_modes(self) -> None:
+        """Let metrics decide on their directions, unless these are named.
+
+        Raises:
+            ValueError: in fit, for a named direction that the metric does not have.
+        """
+        for option, name in (("checkpoint", "monitor"), ("time_to_target", "metric")):
+            settings, mode = self.config[option], f"{option}.mode"
+            if name == "metric" and not self._named.source(f"{option}.{name}"):
+                continue  # it follows the checkpoint's
+            if not self._named.source(mode):
+                settings.mode = direction_of(settings[name] or "") or settings.mode
+            elif self.command == "fit":
+                check_direction(mode, settings.mode, settings[name] or "")
 
     # ---- from a configuration to trainer, model and data
 

@@ -4,7 +4,7 @@ import math
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 
@@ -76,6 +76,37 @@ class Numbers:
 def unit_of(metric: str) -> str:
     """The unit of a metric's values, by its name: "%" for accuracies and F1, "" for others."""
     return "%" if "accuracy" in metric or "f1" in metric else ""
+
+
+#: The last words of metrics whose higher or lower values are better.
+_DIRECTIONS: dict[Literal["max", "min"], str] = {
+    "max": r"accuracy|acc|precision|recall|f1|auroc|auc|r2|skill",
+    "min": r"loss|nll|perplexity|mse|rmse|mae|error",
+}
+
+
+def direction_of(metric: str) -> Literal["max", "min"] | None:
+    """Whether higher ("max") or lower ("min") values of a metric are better, by its last word; None if unknown."""
+    for mode, words in _DIRECTIONS.items():
+        if re.search(rf"(?:^|[^a-z0-9])(?:{words})(?:_epoch)?$", metric.lower()):
+            return mode
+    return None
+
+
+def check_direction(name: str, mode: str, metric: str) -> None:
+    """Refuse a direction that the metric does not have.
+
+    Args:
+        name: name of the option, for the error.
+        mode: "max" or "min".
+        metric: name of the metric.
+
+    Raises:
+        ValueError: if the metric is known to be better in the other direction.
+    """
+    if (known := direction_of(metric)) not in (None, mode):
+        better = "higher" if known == "max" else "lower"
+        raise ValueError(f"Invalid {name}: {mode!r}; {better} {metric} is better: set {name} to {known}")
 
 
 def number(x: float | None, form: str = ".3g") -> str:

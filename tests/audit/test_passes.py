@@ -131,3 +131,10 @@ def test_training_data_are_those_of_the_trainer_or_the_module():
     assert len(Passes(trainer(), module, None, "x").training_data().dataset) == 300
     module.train_dataloader = L.LightningModule.train_dataloader.__get__(module)
     assert Passes(trainer(), module, None, "x").training_data() is None
+
+
+def test_the_direction_is_that_of_the_metric():
+    modes = [Passes(trainer(), small(), None, *named).mode for named in (["val/loss"], ["val/f1"], ["energy", "min"])]
+    assert modes == ["min", "max", "min"]
+    with pytest.raises(ValueError, match="Invalid mode: 'max'; lower val/loss is better"):
+        Passes(trainer(), small(), None, "val/loss", "max")

@@ -80,6 +80,19 @@ def test_the_monitor_follows_what_the_data_are_for(tmp_path):
     assert Experiment.typed([*table, "--checkpoint.monitor=val/r2"]).settings["checkpoint"]["mode"] == "max"
 
 
+@pytest.mark.parametrize("option", ["checkpoint.monitor", "time_to_target.metric"])
+def test_the_best_is_not_the_worst(option):
+    def mode(*arguments):
+        return Experiment.typed(["--config=configs/table.yaml", *arguments]).settings[option.partition(".")[0]]["mode"]
+
+    named = f"--{option.partition('.')[0]}.mode"
+    assert mode(f"--{option}=val/loss") == "min"
+    assert mode(f"--{option}=val/f1") == "max"
+    assert mode(f"--{option}=val/energy", f"{named}=min") == "min"
+    with pytest.raises(ValueError, match=r"'max'; lower val/loss is better: set .*mode to min"):
+        mode(f"--{option}=val/loss", f"{named}=max")
+
+
 def test_a_metric_of_training_is_saved_at_the_end_of_the_epoch(tmp_path):
     arguments = ["--model.late=true", "--checkpoint.monitor=late/epoch", "--checkpoint.mode=max"]
     main(["fit", *OWN, *arguments, f"--trainer.default_root_dir={tmp_path}"])

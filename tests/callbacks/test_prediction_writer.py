@@ -183,6 +183,9 @@ def test_names_come_from_the_data_module(tmp_path):
     assert (header, rows[0]) == (["id", "u", "v"], ["0", "0", "0"])
     assert written(tmp_path, lambda x: {"p": P[x]}, both)[0] == ["id", "p_a", "p_b", "p_c"]
     assert written(tmp_path, lambda x: x / 2, Rows(target_names=["price"]))[0] == ["id", "price"]
+    header, rows = written(tmp_path, lambda x: P[x], Rows(target_names=["sand", "id", "clay"]))  # shares, no classes
+    assert header == ["id", "sand", "prediction_id", "clay"]
+    assert rows[9] == ["9", "0.7", "0.2", "0.1"]
 
 
 def test_names_may_be_an_array_and_labels_may_be_those_of_all_rows(tmp_path):

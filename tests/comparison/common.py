@@ -7,6 +7,8 @@ import numpy as np
 from lightning_qsgd.comparison.results import Results, Run
 from lightning_qsgd.comparison.spec import Arm, Comparison, Contrast, Metric, Seeds, Tuning
 
+MEASURED = {"max": "accuracy", "min": "loss"}  # by mode
+
 
 def fake_results(
     effects,
@@ -39,7 +41,7 @@ def fake_results(
     comparison = Comparison(
         name=name,
         base=["configs/seqcls.yaml"],
-        metric=Metric(margin=0.01 if unit else 0.1, mode=mode, unit=unit),
+        metric=Metric(0.01 if unit else 0.1, f"val/{MEASURED[mode]}", mode, unit=unit),
         arms={arm: Arm(twins=twins.get(arm, []), tuned_as=tuned_as.get(arm)) for arm in effects if "/" not in arm},
         baseline=baseline,
         contrasts=[Contrast(*contrast.split(" - ")) for contrast in contrasts],
@@ -59,7 +61,7 @@ def fake_results(
             run.hashes["validation"] = f"{data}{seed}"
             if (arm, seed) in diverged:
                 curve = {key: column[:4] for key, column in run.curve.items()}
-                curve["val/accuracy"][-1] = None
+                curve[comparison.metric.name][-1] = None
                 run = replace(
                     run, status="diverged", error="FloatingPointError: loss is nan", curve=curve, test={}, averaged={}
                 )
@@ -93,12 +95,12 @@ def _run(arm, seed, final, epochs, mode, pace):
         "epoch": t.astype(float).tolist(),
         "step": (50.0 * t).tolist(),
         "seconds": (pace * (0.9 + 0.02 * seed) * t).tolist(),
-        "val/accuracy": values.tolist(),
+        f"val/{MEASURED[mode]}": values.tolist(),
     }
     cost = {"seconds": curve["seconds"][-1] if epochs else 0.0, "evaluation_seconds": 1.0, "steps": 50.0 * epochs}
     cost |= {"examples": 1600.0 * epochs, "circuits": 0, "shots": 0, "circuit_seconds": 0.0, "peak_memory": 3 * 2**27}
     hashes = {"parameters": "p", "batches": [f"b{seed}e{e}" for e in t], "seeds": [f"s{seed}e{e}" for e in t]}
-    ema = {"val/accuracy": float(final)}
+    ema = {f"val/{MEASURED[mode]}": float(final)}
     run = Run(arm, seed, "evaluation", "finished", curve=curve, averaged=ema, cost=cost, hashes=hashes)
-    run.test = {"test/accuracy": float(final)}
+    run.test = {f"test/{MEASURED[mode]}": float(final)}
     return run

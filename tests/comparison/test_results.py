@@ -10,8 +10,8 @@ from lightning_qsgd.comparison.results import FILE, Results, Run
 from lightning_qsgd.comparison.spec import Arm, Comparison, Metric, Seeds
 
 
-def results(*runs, mode="max", last=2):
-    metric = Metric(margin=0.01, mode=mode, last=last)
+def results(*runs, name="val/accuracy", last=2):
+    metric = Metric(margin=0.01, name=name, last=last)
     seeds = Seeds(evaluation=[1, 2, 3], tuning=[11])
     arms = {"a": Arm(), "b": Arm()}
     comparison = Comparison(name="t", base=["x.yaml"], metric=metric, arms=arms, baseline="a", seeds=seeds)
@@ -19,7 +19,8 @@ def results(*runs, mode="max", last=2):
 
 
 def run(arm, seed, *values, status="finished"):
-    return Run(arm, seed, "evaluation", status, curve={"val/accuracy": list(values)}, averaged={"val/accuracy": 0.95})
+    curve = {"val/accuracy": list(values), "val/loss": list(values)}
+    return Run(arm, seed, "evaluation", status, curve=curve, averaged={"val/accuracy": 0.95})
 
 
 def test_the_value_of_a_run():
@@ -27,7 +28,7 @@ def test_the_value_of_a_run():
     all_runs = results(one)
     assert all_runs.value(one) == pytest.approx(0.8)
     assert [all_runs.value(one, summary) for summary in ("final", "best", "averaged")] == [0.7, 0.9, 0.95]
-    assert results(one, mode="min").value(one, "best") == 0.5
+    assert results(one, name="val/loss").value(one, "best") == 0.5
 
 
 def test_a_diverged_run_counts_as_the_worst_value_seen_and_a_failed_one_is_missing():
@@ -48,7 +49,7 @@ def test_a_metric_that_is_not_finite_at_the_end_counts_as_diverged():
 
 
 def test_pairs_of_a_minimized_metric_change_sign():
-    a, b, _ = results(run("a", 1, 2.0), run("b", 1, 1.0), mode="min").pairs("a", "b")
+    a, b, _ = results(run("a", 1, 2.0), run("b", 1, 1.0), name="val/loss").pairs("a", "b")
     assert (a[0], b[0]) == (-2.0, -1.0)
 
 

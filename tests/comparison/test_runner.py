@@ -141,12 +141,12 @@ def tuned(tmp_path, mode, finals):
         arms={"adamw": ARMS["adamw"]},
         seeds=Seeds([1], [11, 12]),
         tuning=Tuning(len(finals), lr),
-        metric=Metric(0.01, "val/loss", mode, unit=""),
+        metric=Metric(0.01, "val/energy", mode, unit=""),
     )
     runner = Runner(spec)
     for value, losses in finals.items():
         for seed, loss in zip(spec.seeds.tuning, losses, strict=False):
-            curve = {"val/loss": [loss] * 3}
+            curve = {"val/energy": [loss] * 3}
             runner.results.runs.append(
                 Run("adamw", seed, "tuning", "finished", values={"optimizer.lr": value}, curve=curve)
             )

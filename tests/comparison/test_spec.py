@@ -77,9 +77,22 @@ def test_settings_stay_as_they_are_written(tmp_path):
 
 
 @pytest.mark.parametrize(
-    ("metric", "unit", "targets"),
-    [({}, "%", [0.9]), ({"name": "val/loss", "mode": "min"}, "", []), ({"name": "val/f1"}, "%", [])],
+    ("metric", "mode", "unit", "targets"),
+    [
+        ({}, "max", "%", [0.9]),
+        ({"name": "val/loss"}, "min", "", []),
+        ({"name": "val/f1"}, "max", "%", []),
+        ({"name": "val/energy"}, "max", "", []),
+        ({"name": "val/energy", "mode": "min"}, "min", "", []),
+    ],
 )
-def test_defaults_suit_the_metric(tmp_path, metric, unit, targets):
+def test_defaults_suit_the_metric(tmp_path, metric, mode, unit, targets):
     comparison = read(tmp_path, metric={"margin": 0.01} | metric)
-    assert (comparison.metric.unit, comparison.targets) == (unit, targets)
+    assert (comparison.metric.mode, comparison.metric.unit, comparison.targets) == (mode, unit, targets)
+
+
+def test_a_direction_that_the_metric_does_not_have_is_refused(tmp_path):
+    with pytest.raises(
+        ValueError, match=r"Invalid metric.mode: 'max'; lower val/mse is better: set metric.mode to min"
+    ):
+        read(tmp_path, metric={"margin": 0.01, "name": "val/mse", "mode": "max"})

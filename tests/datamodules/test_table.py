@@ -98,37 +98,6 @@ def test_scaling_and_components_are_those_of_scikit_learn_on_the_training_rows()
             assert names == [found.target_names[i] for i in y[train]]
 
 
-UNITS = {"plain": (0, 1), "joule": (0, 1.6e-19), "least": (0, 1e-200), "most": (0, 1e200), "late": (1e9, 1e-3)}
-
-
-@pytest.mark.parametrize("scale", ["standard", "minmax"])
-@pytest.mark.parametrize("target", UNITS)
-def test_numbers_of_every_size_are_scaled(tmp_path, scale, target):
-    # scikit-learn 1.9 leaves columns alone that vary little, in themselves or against their mean
-    columns = {name: begin + unit * np.sin(np.arange(40)) for name, (begin, unit) in UNITS.items()}
-    np.savez(tmp_path / "t.npz", **columns)
-    data = Table(str(tmp_path / "t.npz"), target_columns=[target], scale=scale)
-    data.setup("fit")
-    inputs = arrays(data)["inputs"]
-    for column in inputs.T:
-        torch.testing.assert_close(column, inputs[:, 0], atol=2e-3, rtol=0)
-    most = inputs.abs().max() if scale == "minmax" else inputs.std(0, correction=0).max()
-    assert most == pytest.approx(1, abs=1e-3)
-    targets = arrays(data)["targets"]
-    assert (float(targets.mean()), float(targets.std(correction=0))) == pytest.approx((0, 1), abs=1e-3)
-
-
-def test_components_that_are_rounding_errors_are_refused(csv):
-    for columns, rank in (
-        ({"size": COLUMNS["size"], "twice": [2 * s for s in COLUMNS["size"]], "kind": COLUMNS["kind"]}, 1),
-        ({"size": COLUMNS["size"], "colour": COLUMNS["colour"], "kind": COLUMNS["kind"]}, 2),
-        ({"size": COLUMNS["size"], "same": [0.1] * 40, "kind": COLUMNS["kind"]}, 1),
-    ):
-        with pytest.raises(ValueError, match=rf"Invalid pca: {rank + 1}; .*use at most {rank}$"):
-            ready(csv(columns=columns), pca=rank + 1)
-        assert ready(csv(columns=columns), pca=rank).input_shape == (rank,)
-
-
 def test_targets_return_to_their_units():
     data = Table(dataset="linnerud", val_share=0.2, test_share=0.2)
     data.setup("fit")
@@ -287,6 +256,33 @@ def test_arguments_that_a_checkpoint_overrides_are_told(csv):
         ValueError, match="The checkpoint predicts classes, and the arguments ask for numbers; give the"
     ):
         numbers.load_state_dict(state)
+
+
+def test_a_run_that_is_resumed_with_other_rows_is_told(csv):
+    files = {"val_file": csv("val.csv"), "test_file": csv("test.csv")}
+    data = ready(csv(), **files)
+    state = data.state_dict()
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        data.load_state_dict(state)
+        data.train_dataloader()
+    changed = ready(csv("changed.csv", size_3="9"), **files)
+    changed.load_state_dict(state)
+    with pytest.warns(
+        UserWarning, match="training rows of .*changed.csv are not those that the checkpoint was trained"
+    ):
+        changed.train_dataloader()
+
+
+def test_targets_are_those_of_the_checkpoint(csv):
+    data = Table(csv(), target_columns=["size", "weight"])
+    data.setup("fit")
+    other = Table(csv(), target_columns=["weight", "size"])
+    with pytest.warns(
+        UserWarning, match=r"target_columns: \['weight', 'size'\] is not applied, .*: \['size', 'weight'\]"
+    ):
+        other.load_state_dict(data.state_dict())
+    assert torch.equal(arrays(other, "test")["targets"], arrays(data, "test")["targets"])
 
 
 def test_a_row_is_that_of_a_batch_and_the_order_follows_the_seed(csv, monkeypatch):

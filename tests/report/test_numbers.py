@@ -4,7 +4,7 @@ import math
 
 import pytest
 
-from lightning_qsgd.report.numbers import NONE, Numbers, count, listed, number, p_value, percent, plain
+from lightning_qsgd.report.numbers import NONE, Numbers, count, direction_of, listed, number, p_value, percent, plain
 
 PERCENT, PLAIN = Numbers("%"), Numbers("")
 
@@ -95,3 +95,14 @@ def test_words():
 )
 def test_shares_are_neither_nothing_nor_all_by_rounding(share, text):
     assert percent(share) == text
+
+
+def test_the_direction_of_a_metric_follows_from_the_end_of_its_name():
+    lower = ["loss", "val/loss", "train/loss_epoch", "val/mse", "val_rmse", "val/MAE", "test/calibration_error"]
+    higher = ["val/accuracy", "val_acc", "val/f1", "val/r2", "val/skill"]
+    unknown = ["", "val/energy", "val/lossless", "terror", "val/loss/weight", "floss"]
+    assert [[direction_of(name) for name in names] for names in (lower, higher, unknown)] == [
+        ["min"] * len(lower),
+        ["max"] * len(higher),
+        [None] * len(unknown),
+    ]
