@@ -55,7 +55,7 @@ def on_two_ranks(function, folder, *arguments, start="fork"):
     """What ``function(*arguments)`` returns on each of two gloo ranks.
 
     They are forked from this process, which takes no time. Circuits on Aer hang there, if this process has run some:
-    functions that run them need start="spawn", and must be found by name.
+    functions that run them need start="forkserver", and must be found by name.
     """
     torch.multiprocessing.start_processes(_run, (function, folder, arguments), 2, start_method=start)
     return [torch.load(Path(folder) / f"result{rank}.pt") for rank in (0, 1)]

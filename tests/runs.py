@@ -5,6 +5,7 @@ import os
 import runpy
 import signal
 import sys
+import tempfile
 from multiprocessing import get_context, set_start_method
 from pathlib import Path
 
@@ -71,6 +72,38 @@ def _rank(rank, function, *arguments):
 def on_ranks(function, arguments, count):
     """Call ``function(rank, *arguments)`` in ``count`` processes at once."""
     torch.multiprocessing.start_processes(_rank, (function, *arguments), count, start_method="forkserver")
+
+
+def _commands(rank, folder, commands):
+    os.chdir(Path(__file__).parents[1])
+    file = os.open(folder / f"output{rank}.txt", os.O_CREAT | os.O_WRONLY | os.O_APPEND)
+    os.dup2(file, 1), os.dup2(file, 2)
+    torch.set_num_threads(1)
+    os.environ["LOCAL_RANK"], rank_zero_only.rank = str(rank), rank
+    for number, command in enumerate(commands):
+        store = f"file://{folder}/store{number}"
+        torch.distributed.init_process_group("gloo", init_method=store, rank=rank, world_size=2)
+        main(command)  # Lightning ends the process group
+
+
+def commands_on_two_ranks(*commands):
+    """What the same commands print on two ranks, which are there already, as on a cluster: one command after the other.
+
+    Ranks that Lightning starts by itself are new processes, with all the imports: tests/test_main_job.py has some.
+    """
+    with tempfile.TemporaryDirectory() as folder:
+        options = [(rank, Path(folder), [list(map(str, command)) for command in commands]) for rank in (0, 1)]
+        processes = [context.Process(target=_commands, args=each) for each in options]
+        for process in processes:
+            process.start()
+        for process in processes:
+            process.join(300)
+        codes = [process.exitcode for process in processes]
+        for process in processes:
+            process.kill()  # where it waits for the other
+        said = "".join(path.read_text() for path in sorted(Path(folder).glob("output*")))
+    assert codes == [0, 0], said
+    return said
 
 
 def start(root, *arguments, prepare=None):

@@ -16,6 +16,7 @@ import torch
 
 from lightning_qsgd.cli import main
 from tests.common import FEW_SHOTS
+from tests.runs import commands_on_two_ranks
 
 pytestmark = pytest.mark.slow
 
@@ -38,11 +39,17 @@ def command(root, *arguments):
     return [*CONFIG, *SMALL, f"--trainer.default_root_dir={root}", *arguments]
 
 
-def run(subcommand, root, *arguments):
-    return subprocess.run(
-        [sys.executable, "-m", "lightning_qsgd", subcommand, *command(root, *arguments)],
+def by_lightning(root, arguments):
+    """A command whose second rank Lightning starts."""
+    subprocess.run(
+        [sys.executable, "-m", "lightning_qsgd", arguments[0], *command(root, *arguments[1:])],
         cwd=ROOT, env=ENVIRONMENT, capture_output=True, text=True, timeout=400, check=True,
     )  # fmt: skip
+
+
+def together(root, *commands):
+    """Commands on two ranks that are there already."""
+    commands_on_two_ranks(*([subcommand, *command(root, *arguments)] for subcommand, *arguments in commands))
 
 
 def alone(subcommand, root, *arguments):
@@ -81,7 +88,8 @@ def test_two_processes_of_half_a_batch_are_one_of_a_whole(tmp_path, name, precis
     same = [f"--trainer.precision={precision}", "--model.dropout=0"]
     alone("fit", tmp_path / "one", *same)
     ranks = [] if name == "fsdp" else ["--trainer.callbacks=tests.ranks.SaveRanks"]
-    run("fit", tmp_path / "two", *overlay(name), *same, *ranks)
+    both = together if name == "ddp2" else by_lightning
+    both(tmp_path / "two", ["fit", *overlay(name), *same, *ranks])
     one, two = last(tmp_path / "one"), last(tmp_path / "two")
     for key, value in one["state_dict"].items():
         torch.testing.assert_close(two["state_dict"][key], value, atol=tolerance, rtol=0, msg=key)
@@ -100,28 +108,38 @@ def test_two_processes_of_half_a_batch_are_one_of_a_whole(tmp_path, name, precis
 
 @pytest.mark.parametrize("name", ["ddp2", "fsdp"])
 def test_two_processes_test_predict_and_resume_as_one(tmp_path, name):
+    small, resumed = ["--data.train_size=96"], "--ckpt_path=last"
     if name == "fsdp":
-        run("fit", tmp_path, "--data.train_size=96", *overlay(name))
+        together(tmp_path, ["fit", *small, *overlay(name)])
     else:
-        alone("fit", tmp_path, "--data.train_size=96")
+        alone("fit", tmp_path, *small)
     folder = tmp_path / "seqcls" / "version_0"
-    answers = []
-    for evaluate, options in ((alone, []), (run, overlay(name))):
-        evaluate("test", tmp_path, *options, "--ckpt_path=last")
-        evaluate("predict", tmp_path, *options, "--ckpt_path=last")
-        answers.append((json.loads((folder / "test.json").read_text()), (folder / "predictions.csv").read_text()))
-    one, two = answers
+
+    def answers():
+        return json.loads((folder / "test.json").read_text()), (folder / "predictions.csv").read_text()
+
+    alone("test", tmp_path, resumed)
+    alone("predict", tmp_path, resumed)
+    one = answers()
+    for path in ("test.json", "predictions.csv"):
+        (folder / path).unlink()
+    together(
+        tmp_path,
+        ["test", *overlay(name), resumed],
+        ["predict", *overlay(name), resumed],
+        ["fit", *overlay(name), *small, resumed, "--trainer.max_epochs=2"],
+    )
+    two = answers()
     assert two[0] == {key: pytest.approx(value) if key != "checkpoint" else value for key, value in one[0].items()}
-    rows = [list(csv.reader(text.splitlines())) for _, text in answers]
+    rows = [list(csv.reader(text.splitlines())) for _, text in (one, two)]
     assert [row[:2] for row in rows[1]] == [row[:2] for row in rows[0]]  # id and label
     assert [row[0] for row in rows[0]] == ["id", *map(str, range(71))]
     assert not list(folder.glob("predictions-*"))
-    run("fit", tmp_path, *overlay(name), "--data.train_size=96", "--ckpt_path=last", "--trainer.max_epochs=2")
-    alone("fit", tmp_path, "--data.train_size=96", "--ckpt_path=last", "--trainer.max_epochs=3")  # and back
+    alone("fit", tmp_path, *small, resumed, "--trainer.max_epochs=3")  # and back
     assert [step for step, _ in logged(folder, "train/loss")] == list(range(9))
     assert json.loads((folder / "summary.json").read_text())["circuits"] == 657
     if name == "fsdp":  # of a checkpoint that one process wrote
-        run("fit", tmp_path, *overlay(name), "--data.train_size=96", "--ckpt_path=last", "--trainer.max_epochs=4")
+        together(tmp_path, ["fit", *overlay(name), *small, resumed, "--trainer.max_epochs=4"])
         assert json.loads((folder / "summary.json").read_text())["circuits"] == 657
 
 

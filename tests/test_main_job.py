@@ -11,6 +11,7 @@ import pytest
 import torch
 
 from tests.common import FEW_SHOTS
+from tests.runs import commands_on_two_ranks
 
 ROOT = Path(__file__).parents[1]
 LIVE = ["--config", "configs/overlay/live.yaml"]
@@ -34,28 +35,42 @@ def test_the_main_job_reaches_its_accuracy_within_its_memory(tmp_path):
     assert (summary["epochs"], summary["circuits"], summary["shots"]) == (12, 657, 672_768)
 
 
+def two_ranks(root, *arguments):
+    return [
+        "fit", "--config", "configs/seqcls.yaml", FEW_SHOTS, f"--trainer.default_root_dir={root}",
+        *arguments, "--trainer.accelerator=cpu", "--trainer.max_epochs=1",
+        "--data.train_size=96", "--data.val_size=64", "--trainer.enable_progress_bar=false",
+        "--trainer.callbacks=tests.ranks.SaveRanks",
+    ]  # fmt: skip
+
+
+def check_ranks(root, live, steps):
+    (folder,) = (root / "seqcls").iterdir()
+    first, second = (torch.load(folder / f"rank{rank}.pt", weights_only=True) for rank in (0, 1))
+    assert all(torch.equal(first["weights"][name], second["weights"][name]) for name in first["weights"])
+    assert first["circuits"] == (28 * steps if live else 657)
+    assert second["circuits"] == (28 * steps if live else 625)  # told of all but the monitor's 32
+    assert (first["ran"], second["ran"]) == (True, False)
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize(
     ("strategy", "overlays"),
-    [("ddp2 overlay", []), ("ddp2 overlay", LIVE), ("ddp_spawn", []), ("ddp_fork", LIVE)],
-    ids=["ddp2 overlay, series", "ddp2 overlay, live", "ddp_spawn, series", "ddp_fork, live"],
+    [("ddp2 overlay", []), ("ddp_spawn", []), ("ddp_fork", LIVE)],
+    ids=["ddp2 overlay, series", "ddp_spawn, series", "ddp_fork, live"],
 )
 def test_two_ranks_stay_identical_and_run_each_circuit_once(tmp_path, strategy, overlays):
     by_hand = ["--trainer.devices=2", f"--trainer.strategy={strategy}"]
     devices = ["--config", "configs/overlay/ddp2.yaml"] if strategy == "ddp2 overlay" else by_hand
-    steps = 3 if strategy == "ddp2 overlay" else 2  # 48 sequences a rank in batches of 32, or 16
-    run(
-        "fit", "--config", "configs/seqcls.yaml", FEW_SHOTS, "--trainer.default_root_dir", str(tmp_path),
-        *overlays, *devices, "--trainer.accelerator=cpu", "--trainer.max_epochs=1",
-        "--data.train_size=96", "--data.val_size=64", "--trainer.enable_progress_bar=false",
-        "--trainer.callbacks=tests.ranks.SaveRanks",
-    )  # fmt: skip
-    (folder,) = (tmp_path / "seqcls").iterdir()
-    first, second = (torch.load(folder / f"rank{rank}.pt", weights_only=True) for rank in (0, 1))
-    assert all(torch.equal(first["weights"][name], second["weights"][name]) for name in first["weights"])
-    assert first["circuits"] == (28 * steps if overlays else 657)
-    assert second["circuits"] == (28 * steps if overlays else 625)  # told of all but the monitor's 32
-    assert (first["ran"], second["ran"]) == (True, False)
+    run(*two_ranks(tmp_path, *overlays, *devices))
+    # 48 sequences a rank in batches of 32, or 16
+    check_ranks(tmp_path, overlays, steps=3 if strategy == "ddp2 overlay" else 2)
+
+
+@pytest.mark.slow
+def test_two_ranks_that_are_there_already_run_each_live_circuit_once(tmp_path):
+    commands_on_two_ranks(two_ranks(tmp_path, *LIVE, "--config", "configs/overlay/ddp2.yaml"))
+    check_ranks(tmp_path, live=True, steps=3)
 
 
 @pytest.mark.slow

@@ -1,9 +1,6 @@
 import copy
 import csv
 import json
-import os
-import subprocess
-import sys
 
 import lightning as L
 import pytest
@@ -17,6 +14,7 @@ from lightning_qsgd.cli import main
 from lightning_qsgd.experiment import build
 from lightning_qsgd.optim import LinearSchedule, MeasuredDisplacement, SuperpositionalGradientDescent
 from tests.common import FEW_SHOTS, SMALL
+from tests.runs import commands_on_two_ranks
 
 BATCHES, ACCUMULATE = 7, 3  # the last window is short
 
@@ -367,11 +365,10 @@ def test_two_ranks_displace_alike_and_stay_identical(tmp_path, source):
         f"{key}.circuit.init_args.sampler=lightning_qsgd.quantum.AerSampler",
     ]  # fmt: skip
     callbacks = '["tests.ranks.SaveRanks", "tests.ranks.SaveDisplacedWeights"]'
-    subprocess.run(
-        [sys.executable, "-m", "lightning_qsgd", "fit", *FAST, "--config=configs/overlay/ddp2.yaml", *small,
-         "--trainer.max_epochs=1", f"--trainer.default_root_dir={tmp_path}", f"--trainer.callbacks={callbacks}",
-         *(live if source == "live circuit" else [f"{key}.source={source}"])],
-        env=os.environ | {"OMP_NUM_THREADS": "1"}, capture_output=True, text=True, timeout=500, check=True,
+    commands_on_two_ranks(
+        ["fit", *FAST, "--config=configs/overlay/ddp2.yaml", *small, "--trainer.max_epochs=1",
+         f"--trainer.default_root_dir={tmp_path}", f"--trainer.callbacks={callbacks}",
+         *(live if source == "live circuit" else [f"{key}.source={source}"])]
     )  # fmt: skip
     (folder,) = (tmp_path / "seqcls").iterdir()
     for name in ("rank", "displaced"):

@@ -181,30 +181,45 @@ def test_any_operand_in_double_makes_the_computation_double():
     torch.testing.assert_close(mixed, expected.float(), atol=1e-5, rtol=0)
 
 
-@pytest.mark.slow
-def test_the_compiled_kernel_gives_the_same_numbers_for_all_kinds_of_calls():
-    """Nine kinds, one more than torch compiles by default; each takes several seconds, twice as long with a gradient.
-
-    No two sizes of the first shape are equal, so that its kernels serve the second.
-    """
+def check_compiled(kinds):
+    """Kinds of calls of the compiled kernel: rows, tokens, whether it has a gradient, and options."""
 
     def outputs(inputs, options):
         for kernel in ("compiled", "fused"):
             torch.manual_seed(0)
             yield series_attention(*inputs, **options, kernel=kernel)
 
+    torch.compiler.reset()
     with torch._dynamo.config.patch(fail_on_recompile_limit_hit=True):
-        for batch, tokens in ((3, 9), (5, 7), (1, 6)):
+        for batch, tokens, gradient, mask, dropout in kinds:
             inputs = operands(batch, 2, tokens, tokens, 4, 4, dtype=torch.float32)
-            mask = {"allowed": torch.ones(tokens, tokens, dtype=torch.bool).tril()}
-            both = mask | {"dropout": 0.2}
-            for options in ({}, both) if batch > 1 else ():
+            options = {"allowed": torch.ones(tokens, tokens, dtype=torch.bool).tril()} if mask else {}
+            options |= {"dropout": dropout} if dropout else {}
+            with torch.set_grad_enabled(gradient):
                 outs = list(outputs(inputs, options))
-                torch.testing.assert_close(*outs)
+            torch.testing.assert_close(*outs)
+            if gradient:
                 torch.testing.assert_close(*(gradients(out, inputs) for out in outs), atol=1e-5, rtol=1e-5)
-            with torch.no_grad():
-                for options in ({}, mask, {"dropout": 0.5}) if batch > 1 else ({}, mask, {"dropout": 0.5}, both):
-                    torch.testing.assert_close(*outputs(inputs, options))
+
+
+#: No two sizes of the first shape are equal, so that what is compiled for it serves the second.
+SHAPES = ((3, 9), (5, 7))
+
+
+@pytest.mark.slow
+def test_the_compiled_kernel_compiles_all_kinds_of_calls():
+    """Nine kinds, one more than torch compiles by default. Inductor would take three minutes for them."""
+    kinds = [(*shape, True, *both) for shape in SHAPES for both in ((False, 0), (True, 0.2))]
+    kinds += [(*shape, False, *one) for shape in (*SHAPES, (1, 6)) for one in ((False, 0), (True, 0), (False, 0.5))]
+    with torch.compiler.set_stance("default", force_backend="eager"):
+        check_compiled([*kinds, (1, 6, False, True, 0.2)])
+
+
+@pytest.mark.slow
+def test_the_compiled_kernel_gives_the_same_numbers():
+    """Inductor takes half a minute for a kind with a gradient."""
+    kinds = [(*shape, True, mask, dropout) for shape in SHAPES for mask, dropout in ((False, 0), (True, 0.2))]
+    check_compiled([*kinds, (1, 6, False, True, 0)])
 
 
 @pytest.mark.slow

@@ -210,6 +210,6 @@ def sampled_rows():
 
 @pytest.mark.slow
 def test_ranks_draw_noise_of_their_own_and_rank_0_that_of_a_single_process(tmp_path):
-    first, second = on_two_ranks(sampled_rows, tmp_path, start="spawn")
+    first, second = on_two_ranks(sampled_rows, tmp_path, start="forkserver")
     assert torch.equal(first, sampled_rows())
     assert not torch.equal(first, second)
