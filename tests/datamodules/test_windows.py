@@ -199,8 +199,9 @@ def test_times_must_increase(series, times, message):
         [datetime(2024, 1, 1) + timedelta(minutes=30 * i) for i in range(ROWS)],
         [0.1 * i for i in range(ROWS)],
         [f"2024-03-{30 + i // 24}T{i % 24:02}:00+01:00" for i in range(48)],
+        [1_700_000_000 + i for i in range(ROWS)],
     ],
-    ids=["months", "years", "ends of months", "half hours", "tenths", "zone"],
+    ids=["months", "years", "ends of months", "half hours", "tenths", "zone", "seconds since 1970"],
 )
 def test_equal_steps_are_no_warning_and_a_gap_is_one(series, times, recwarn):
     columns = {name: values[: len(times)] for name, values in COLUMNS.items()}
@@ -212,6 +213,13 @@ def test_equal_steps_are_no_warning_and_a_gap_is_one(series, times, recwarn):
         UserWarning, match=r"line 22: the step of 't' differs from the usual .* \(\d+ of \d+ steps\); wind"
     ):
         ready(series("gap.csv", gap), time_column="t", val_share=0.2, test_share=0.2)
+
+
+def test_the_usual_step_is_a_plain_number(series):
+    days = [20240000 + i for i in range(ROWS) if i != 10]
+    path = series(columns={"day": days, "load": COLUMNS["load"][1:]})
+    with pytest.warns(UserWarning, match=r"line 12: the step of 'day' differs from the usual 1.0 \(97 of 98 steps\)"):
+        ready(path, time_column="day")
 
 
 @pytest.mark.parametrize(
