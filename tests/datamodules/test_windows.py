@@ -265,9 +265,24 @@ def test_data_that_do_not_fit_are_refused_or_warned_of(series):
 
 def test_files_for_each_part_and_what_fit_says(series, caplog):
     caplog.set_level("INFO")
+    late, later = ({name: [value + i for value in values] for name, values in COLUMNS.items()} for i in (1, 2))
     with warnings.catch_warnings():
         warnings.simplefilter("error")
-        data = ready(series(), val_file=series("val.csv"), test_file=series("test.csv"), horizon=2)
+        files = {"val_file": series("val.csv", late), "test_file": series("test.csv", later)}
+        data = ready(series(), **files, horizon=2)
     assert "95 windows to train, 95 to validate, 95 to test; 4 x 2 inputs to forecast load+1, load+2" in caplog.text
     (first, *_) = data.train_dataloader()
     assert set(first) == {"inputs", "targets", "persistence", "id"}
+
+
+def test_windows_that_two_files_share_are_counted(series):
+    columns = DAYS | COLUMNS
+    half = {name: values[70:] for name, values in columns.items()}
+    with pytest.warns(UserWarning, match=r"Some windows are also in an earlier split .*: 16 of 26 val windows"):
+        ready(
+            series(columns=columns), val_file=series("val.csv", half), time_column="day"
+        )  # test are the last ten rows
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        moved = half | {"day": [day + timedelta(1000) for day in half["day"]]}  # a night like another one
+        ready(series(columns=columns), val_file=series("val.csv", moved), time_column="day")
