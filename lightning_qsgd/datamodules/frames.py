@@ -28,6 +28,7 @@ SETS: dict[str, list[str] | str] = {
 }
 _NUMBER = re.compile(r"[+-]?(?:(?:0|[1-9]\d*)(?:\.\d*)?|\.\d+)(?:[eE][+-]?\d+)?")
 _DECORATION = re.compile(r"[\s,'_%$€£¥]")
+_DATE = re.compile(r"\d{4}[-/]\d\d?[-/]\d\d?(?:[T ].*)?|\d\d?[-/.]\d\d?[-/.]\d{2,4}(?: .*)?")
 _EXACT = 2**53
 
 
@@ -284,7 +285,8 @@ def holds_numbers(frame: Frame, column: str) -> bool:
 
     Raises:
         ValueError: if that is unclear: some values are numbers and others are not, texts look like numbers, such as
-            "1,234" or "12 %", numbers are written as texts in JSON, Parquet or ``.npz``, or most texts are different.
+            "1,234" or "12 %", numbers are written as texts in JSON, Parquet or ``.npz``, texts are dates, or most are
+            different.
     """
     values = frame.columns[column]
     if isinstance(values, np.ndarray) and values.dtype.kind in "biuf":
@@ -319,6 +321,12 @@ def holds_numbers(frame: Frame, column: str) -> bool:
         raise ValueError(
             f"{frame.at(rows)}: column {column!r} holds texts that look like numbers, such as {values[rows[0]]!r}; "
             f"write them as 1234.5, {or_else}"
+        )
+    dates = [value for value in different if _DATE.fullmatch(value.strip())]
+    if different and 2 * len(dates) >= len(different):
+        raise ValueError(
+            f"{frame.at([i for i in other if values[i] in dates])}: column {column!r} holds dates, such as "
+            f"{min(dates)!r}; write numbers, such as the month, leave it out (columns), {or_else}"
         )
     if len(different) > 20 and 2 * len(different) > len(there):
         raise ValueError(

@@ -51,7 +51,7 @@ class Table(ArrayDataModule):
 
     A column whose values are all numbers is one input. A column of texts holds categories and becomes one input for
     each, which is 1 for rows with that category and otherwise 0, whatever ``scale`` is. Columns are refused if it is
-    unclear which they are: numbers with exceptions such as "N/A", and texts such as "1,234", "12 %" or "007".
+    unclear which they are: numbers with exceptions such as "N/A", and texts such as "1,234", "12 %", "007" and dates.
 
     Batches are dicts of ``inputs`` (B, D) float32, ``id`` (B,) int64, the number of the row in its file from 0, and,
     except for predict, ``labels`` (B,) int64 or ``targets`` (B, K) float32, which have mean 0 and standard deviation 1

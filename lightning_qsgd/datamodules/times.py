@@ -1,6 +1,7 @@
 """Check the times of a series: that they increase, and by equal steps."""
 
 import calendar
+import math
 import re
 from collections import Counter
 from datetime import date, datetime
@@ -69,7 +70,7 @@ def _time(value: Any) -> float | datetime | None:
 
 
 def _steps(times: list[Any]) -> list[Any]:
-    """Steps between times: numbers rounded to 9 digits of the greatest one, whole months, or durations."""
+    """Steps between times: numbers rounded to 12 digits of the greatest one, whole months, or durations."""
     if times and isinstance(times[0], datetime):
         months = [12 * time.year + time.month for time in times]
         at = {(time.day, time.time()) for time in times}
@@ -78,5 +79,5 @@ def _steps(times: list[Any]) -> list[Any]:
             return [f"{after - before} months" for before, after in pairwise(months)]
         return [after - before for before, after in pairwise(times)]
     steps = np.diff(np.array(times, dtype=np.float64))
-    unit = 1e-9 * max(np.abs(times).max(), 1e-300) if len(times) else 1.0
-    return [float(step) for step in np.round(steps / unit) * unit]
+    digits = 12 - math.ceil(math.log10(max(np.abs(times).max(initial=0), 1e-100)))
+    return np.round(steps, digits).tolist()

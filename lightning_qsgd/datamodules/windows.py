@@ -21,6 +21,7 @@ from lightning_qsgd.datamodules.arrays import (
     digest_of,
     scaling_of,
 )
+from lightning_qsgd.datamodules.duplicates import equal_rows
 from lightning_qsgd.datamodules.frames import Frame, missing_rows, numbers, read_frame
 from lightning_qsgd.datamodules.loading import check_at_least
 from lightning_qsgd.datamodules.rows import first_three
@@ -36,7 +37,8 @@ class Windows(ArrayDataModule):
     (``.parquet``, ``.pq``) or a NumPy archive (``.npz``) of arrays (N,). A window is ``window`` rows one after another;
     its targets are the values of the next ``horizon`` rows. The first rows of the training file train, the next share
     validates, and the last share tests, unless there are files for these. A window lies in one part with all its
-    targets, so that no part sees another. Scaling is learned from the training part only and saved in checkpoints.
+    targets, so that no part sees another; a warning counts windows that several files hold. Scaling is learned from the
+    training part only and saved in checkpoints.
 
     Batches are dicts of ``inputs`` (B, T, F) float32, ``persistence`` (B, K) float32, the value of each target in the
     window's last row, as a forecast to beat, ``id`` (B,) int64, the number of the window's last row in its file from 0,
@@ -168,6 +170,20 @@ class Windows(ArrayDataModule):
             "{} windows to train, {} to validate, {} to test; ".format(*sizes)
             + f"{self.window} x {len(self.column_names)} inputs to forecast {first_three(self.target_names)}"
         )
+        if self.sources["val"] or self.sources["test"]:  # windows of one file share no row
+            pairs = {split: [(key, "") for key in self._keys(split)] for split in ("train", "val", "test")}
+            if found := equal_rows(pairs, "target", "Remove their rows from one of the files", "windows"):
+                rank_zero_warn(found)
+
+    def _keys(self, split: str) -> list[int]:
+        """What identifies each window of a split with its targets: values, and the time if it is known."""
+        frame, _ = self._rows_of(split)
+        values = self._values(frame, list(dict.fromkeys([*self.column_names, *self.forecast_names])))
+        columns = self.rows(split).columns
+        ends: Any = columns["id"]
+        times = columns.get("time", [None] * len(ends))
+        parts = [values[end + 1 - self.window : end + 1 + self.horizon] for end in ends.tolist()]
+        return [hash((time, part.tobytes())) for time, part in zip(times, parts, strict=True)]
 
     # ---- read
 

@@ -1,8 +1,11 @@
-"""Numbers that scikit-learn alone would not scale."""
+"""Scaling as scikit-learn does it, and of numbers that it would not scale."""
 
 import numpy as np
 import pytest
 import torch
+from sklearn.datasets import load_breast_cancer, load_linnerud
+from sklearn.decomposition import PCA
+from sklearn.preprocessing import MinMaxScaler, StandardScaler
 
 from lightning_qsgd.datamodules import Table
 
@@ -39,3 +42,31 @@ def test_components_that_are_rounding_errors_are_refused(tmp_path, second, rank)
     with pytest.raises(ValueError, match=rf"Invalid pca: {rank + 1}; .*use at most {rank}$"):
         ready(tmp_path, columns, label_column="kind", pca=rank + 1)
     assert ready(tmp_path, columns, label_column="kind", pca=rank).input_shape == (rank,)
+
+
+def test_scaling_and_components_are_those_of_scikit_learn_on_the_training_rows():
+    found = load_breast_cancer()
+    x, y = found.data, found.target
+    for scale, scaler in {"standard": StandardScaler, "minmax": lambda: MinMaxScaler((-1, 1))}.items():
+        for pca in (None, 4):
+            data = Table(dataset="breast_cancer", scale=scale, pca=pca)
+            data.setup("fit")
+            train, test = data.rows("train").columns["id"].numpy(), data.rows("test").columns["id"].numpy()
+            steps = [scaler()] if pca is None else [scaler(), PCA(pca, svd_solver="full"), scaler()]
+            first, second = x[train], x[test]
+            for step in steps:
+                first, second = step.fit_transform(first), step.transform(second)
+            np.testing.assert_allclose(data.rows("train").columns["inputs"], first, atol=1e-5)
+            np.testing.assert_allclose(data.rows("test").columns["inputs"], second, atol=1e-5)
+            names = [data.labels[i] for i in data.rows("train").columns["labels"]]
+            assert names == [found.target_names[i] for i in y[train]]
+
+
+def test_targets_return_to_their_units():
+    data = Table(dataset="linnerud", val_share=0.2, test_share=0.2)
+    data.setup("fit")
+    targets = data.rows("train").columns["targets"].double()
+    torch.testing.assert_close(targets.mean(0), torch.zeros(3).double(), atol=1e-6, rtol=0)
+    torch.testing.assert_close(targets.std(0, unbiased=False), torch.ones(3).double(), atol=1e-6, rtol=0)
+    own = torch.tensor(data.target_mean) + torch.tensor(data.target_scale) * data.rows("test").columns["targets"]
+    np.testing.assert_allclose(own, load_linnerud().target[data.rows("test").columns["id"]], rtol=1e-5)

@@ -8,9 +8,6 @@ import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
-from sklearn.datasets import load_breast_cancer
-from sklearn.decomposition import PCA
-from sklearn.preprocessing import MinMaxScaler, StandardScaler
 
 from lightning_qsgd.datamodules import Table
 from lightning_qsgd.datamodules.frames import SETS, number
@@ -78,36 +75,6 @@ def test_each_set_of_scikit_learn_has_its_own_classes_or_targets(name):
     assert sorted(torch.cat(ids).tolist()) == list(range(sum(map(len, ids))))
     assert "labels" not in arrays(data, "predict")
     assert "targets" not in arrays(data, "predict")
-
-
-def test_scaling_and_components_are_those_of_scikit_learn_on_the_training_rows():
-    found = load_breast_cancer()
-    x, y = found.data, found.target
-    for scale, scaler in {"standard": StandardScaler, "minmax": lambda: MinMaxScaler((-1, 1))}.items():
-        for pca in (None, 4):
-            data = Table(dataset="breast_cancer", scale=scale, pca=pca)
-            data.setup("fit")
-            train, test = arrays(data)["id"].numpy(), arrays(data, "test")["id"].numpy()
-            steps = [scaler()] if pca is None else [scaler(), PCA(pca, svd_solver="full"), scaler()]
-            first, second = x[train], x[test]
-            for step in steps:
-                first, second = step.fit_transform(first), step.transform(second)
-            np.testing.assert_allclose(arrays(data)["inputs"], first, atol=1e-5)
-            np.testing.assert_allclose(arrays(data, "test")["inputs"], second, atol=1e-5)
-            names = [data.labels[i] for i in arrays(data)["labels"]]
-            assert names == [found.target_names[i] for i in y[train]]
-
-
-def test_targets_return_to_their_units():
-    data = Table(dataset="linnerud", val_share=0.2, test_share=0.2)
-    data.setup("fit")
-    targets = arrays(data)["targets"].double()
-    torch.testing.assert_close(targets.mean(0), torch.zeros(3).double(), atol=1e-6, rtol=0)
-    torch.testing.assert_close(targets.std(0, unbiased=False), torch.ones(3).double(), atol=1e-6, rtol=0)
-    own = torch.tensor(data.target_mean) + torch.tensor(data.target_scale) * arrays(data, "test")["targets"]
-    from sklearn.datasets import load_linnerud
-
-    np.testing.assert_allclose(own, load_linnerud().target[arrays(data, "test")["id"]], rtol=1e-5)
 
 
 def test_split_is_stratified_and_a_function_of_its_seed(csv):
@@ -382,6 +349,18 @@ def test_numbers_are_plain(text):
 def test_values_that_are_unclear_are_refused_with_their_lines(csv, cells, message):
     with pytest.raises(ValueError, match=message):
         ready(csv(**cells))
+
+
+@pytest.mark.parametrize("days", [["2024-05-31", "2024-06-01T12:30"], ["5/31/2024", "31.5.24 10:00"]])
+def test_dates_are_no_categories_unless_listed(csv, days):
+    path = csv(columns=COLUMNS | {"day": days * 20})
+    with pytest.raises(
+        ValueError, match=r"lines 2, 3, 4 and 37 more: column 'day' holds dates, such as .* in categories"
+    ):
+        ready(path)
+    assert ready(path, categories=["day"]).category_names["day"] == sorted(days)
+    ranges = csv(columns=COLUMNS | {"day": ["20-29", "30-39"] * 20})  # of ages
+    assert ready(ranges).category_names["day"] == ["20-29", "30-39"]
 
 
 def test_unclear_columns_can_be_categories(csv):

@@ -199,8 +199,9 @@ def test_times_must_increase(series, times, message):
         [datetime(2024, 1, 1) + timedelta(minutes=30 * i) for i in range(ROWS)],
         [0.1 * i for i in range(ROWS)],
         [f"2024-03-{30 + i // 24}T{i % 24:02}:00+01:00" for i in range(48)],
+        [1_700_000_000 + i for i in range(ROWS)],
     ],
-    ids=["months", "years", "ends of months", "half hours", "tenths", "zone"],
+    ids=["months", "years", "ends of months", "half hours", "tenths", "zone", "seconds since 1970"],
 )
 def test_equal_steps_are_no_warning_and_a_gap_is_one(series, times, recwarn):
     columns = {name: values[: len(times)] for name, values in COLUMNS.items()}
@@ -212,6 +213,13 @@ def test_equal_steps_are_no_warning_and_a_gap_is_one(series, times, recwarn):
         UserWarning, match=r"line 22: the step of 't' differs from the usual .* \(\d+ of \d+ steps\); wind"
     ):
         ready(series("gap.csv", gap), time_column="t", val_share=0.2, test_share=0.2)
+
+
+def test_the_usual_step_is_a_plain_number(series):
+    days = [20240000 + i for i in range(ROWS) if i != 10]
+    path = series(columns={"day": days, "load": COLUMNS["load"][1:]})
+    with pytest.warns(UserWarning, match=r"line 12: the step of 'day' differs from the usual 1.0 \(97 of 98 steps\)"):
+        ready(path, time_column="day")
 
 
 @pytest.mark.parametrize(
@@ -257,9 +265,24 @@ def test_data_that_do_not_fit_are_refused_or_warned_of(series):
 
 def test_files_for_each_part_and_what_fit_says(series, caplog):
     caplog.set_level("INFO")
+    late, later = ({name: [value + i for value in values] for name, values in COLUMNS.items()} for i in (1, 2))
     with warnings.catch_warnings():
         warnings.simplefilter("error")
-        data = ready(series(), val_file=series("val.csv"), test_file=series("test.csv"), horizon=2)
+        files = {"val_file": series("val.csv", late), "test_file": series("test.csv", later)}
+        data = ready(series(), **files, horizon=2)
     assert "95 windows to train, 95 to validate, 95 to test; 4 x 2 inputs to forecast load+1, load+2" in caplog.text
     (first, *_) = data.train_dataloader()
     assert set(first) == {"inputs", "targets", "persistence", "id"}
+
+
+def test_windows_that_two_files_share_are_counted(series):
+    columns = DAYS | COLUMNS
+    half = {name: values[70:] for name, values in columns.items()}
+    with pytest.warns(UserWarning, match=r"Some windows are also in an earlier split .*: 16 of 26 val windows"):
+        ready(
+            series(columns=columns), val_file=series("val.csv", half), time_column="day"
+        )  # test are the last ten rows
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        moved = half | {"day": [day + timedelta(1000) for day in half["day"]]}  # a night like another one
+        ready(series(columns=columns), val_file=series("val.csv", moved), time_column="day")
