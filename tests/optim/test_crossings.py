@@ -4,6 +4,7 @@ import pytest
 import torch
 
 from tests.optim import crossings
+from tests.runs import on_ranks
 
 pytestmark = pytest.mark.slow
 
@@ -14,7 +15,7 @@ def found(tmp_path_factory):
     for name in crossings.OPTIMIZERS:
         crossings.save(single, name)
     rendezvous = str(tmp_path_factory.mktemp("ranks") / "rendezvous")
-    torch.multiprocessing.spawn(crossings.two_ranks, (rendezvous, single, sharded), nprocs=2)
+    on_ranks(crossings.two_ranks, (rendezvous, single, sharded), 2)
     back = {name: crossings.load(sharded, name) for name in crossings.OPTIMIZERS}
     return {"to two ranks": torch.load(sharded / "found"), "to one process": back}
 

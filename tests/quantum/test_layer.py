@@ -1,5 +1,4 @@
 import copy
-import multiprocessing
 import pickle
 
 import numpy as np
@@ -20,6 +19,7 @@ from lightning_qsgd.quantum import (
     layered_circuit,
     superposition_circuit,
 )
+from tests.runs import context
 
 ANSATZ = layered_circuit(3, 2)
 
@@ -142,7 +142,7 @@ def test_a_circuit_alone_is_refused_with_what_to_write():
 
 
 def test_copies_and_other_processes():
-    with multiprocessing.get_context("spawn").Pool(1) as pool:
+    with context.Pool(1) as pool:
         for layer in pair():
             inputs = torch.randn(2, 3)
             expected = layer(inputs)
