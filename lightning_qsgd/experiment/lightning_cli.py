@@ -149,9 +149,11 @@ class ExperimentCLI(LightningCLI):
         """
         self.config = parser.parse_args(args)
         refuse_silent_functions(self.config)
-        if not self._named.source("checkpoint.monitor") and predicts(self.config.get("data")) == "numbers":
+        chosen = [name for name in ("checkpoint.monitor", "time_to_target.metric") if self._named.source(name)]
+        if "checkpoint.monitor" not in chosen and predicts(self.config.get("data")) == "numbers":
             self.config.checkpoint.monitor = "val/mse"
-        self._settle_modes()
+            chosen.append("checkpoint.monitor")
+        self._settle_modes(chosen)
         # It is no setting of the run: other commands, which read config.yaml, do not have it.
         self._weights_from: str | None = self.config.pop("weights_from", None)
         if self._only_parse:
@@ -194,20 +196,18 @@ class ExperimentCLI(LightningCLI):
         )
         return yaml.safe_load(text)
 
-    def _settle_modes(self) -> None:
-        """Let metrics decide on their directions, unless these are named.
+    def _settle_modes(self, metrics: Sequence[str]) -> None:
+        """Let metrics, named by their options, decide on their directions, unless these are named.
 
         Raises:
             ValueError: in fit, for a named direction that the metric does not have.
         """
-        for option, name in (("checkpoint", "monitor"), ("time_to_target", "metric")):
-            settings, mode = self.config[option], f"{option}.mode"
-            if name == "metric" and not self._named.source(f"{option}.{name}"):
-                continue  # it follows the checkpoint's
-            if not self._named.source(mode):
-                settings.mode = direction_of(settings[name] or "") or settings.mode
+        for option, _, name in (metric.partition(".") for metric in metrics):
+            settings, metric = self.config[option], self.config[option][name] or ""
+            if not self._named.source(f"{option}.mode"):
+                settings.mode = direction_of(metric) or settings.mode
             elif self.command == "fit":
-                check_direction(mode, settings.mode, settings[name] or "")
+                check_direction(f"{option}.mode", settings.mode, metric)
 
     # ---- from a configuration to trainer, model and data
 
