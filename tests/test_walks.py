@@ -50,4 +50,4 @@ def test_a_walk_ends_with_a_verdict(page, tmp_path, monkeypatch, capsys):
     arms = 9 if page == "table" else 2
     assert report.startswith(f"# {name}\n\n> {arms} ways of training")
     assert f"{2 * arms} of {2 * arms} evaluation runs finished" in report
-    assert "no circuit-specific effect shown" in report
+    assert "not clearly better than circuit/linear" in report
