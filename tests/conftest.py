@@ -1,3 +1,4 @@
+import gc
 import os
 from collections.abc import Iterator
 
@@ -10,6 +11,12 @@ pytest.register_assert_rewrite("tests.runs")
 settings.register_profile("default", deadline=None, derandomize=True, max_examples=30)
 settings.load_profile("default")
 torch.set_num_threads(1)
+
+
+def pytest_collection_finish() -> None:
+    """Leave a million objects of imported modules out of each garbage collection: they live as long as the process."""
+    gc.collect()
+    gc.freeze()
 
 
 @pytest.fixture(autouse=True)

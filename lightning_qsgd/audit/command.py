@@ -56,14 +56,17 @@ def audit(arguments: Sequence[str]) -> None:
     trajectory, perturbation = recorder.trajectory(), recorder.perturbation
     findings: dict[str, Any] = {}
     if trajectory is not None and perturbation is not None:
-        found = audit_perturbation(trajectory, perturbation)
-        findings["perturbation"] = found
-        write_audit(title, findings, output)  # remains if the audit of layers fails
-    twins = layer_twins_of(experiment.module) if options.compare else []
-    if options.compare and not twins and not (findings and has_perturbation(experiment.settings)):
-        raise ValueError(NO_TWINS)
-    for layer in audit_model(*experiment):
-        findings[layer.name] = layer
+        findings["perturbation"] = audit_perturbation(trajectory, perturbation)
+    try:
+        twins = layer_twins_of(experiment.module) if options.compare else []
+        if options.compare and not twins and not (findings and has_perturbation(experiment.settings)):
+            raise ValueError(NO_TWINS)
+        for layer in audit_model(*experiment):
+            findings[layer.name] = layer
+    except BaseException:
+        if findings:
+            write_audit(title, findings, output)
+        raise
     if not findings:
         raise ValueError(
             "Nothing to audit: no step was perturbed (no SuperpositionalGradientDescent, or its quantum_weight or lr "
