@@ -155,7 +155,7 @@ def test_a_start_that_fails_leaves_no_run_behind(capsys, tmp_path):
 def test_a_failed_run_with_a_checkpoint_stays(capsys, tmp_path):
     callback = "--trainer.callbacks=tests.ranks.FailAfterCheckpoint"
     last = fails(capsys, "fit", "--config", CONFIG, f"--trainer.default_root_dir={tmp_path}", *SMALL, callback)
-    assert last == "error: tests/ranks.py:26 in on_train_batch_start: RuntimeError: on purpose"
+    assert last == "error: tests/ranks.py:27 in on_train_batch_start: RuntimeError: on purpose"
     assert (tmp_path / "seqcls" / "version_0" / "checkpoints" / "last.ckpt").is_file()
 
 
@@ -174,7 +174,7 @@ def test_debug_shows_the_traceback():
     [
         ("fit", "data, model", "lightning-qsgd fit --config configs/seqcls.yaml"),
         ("test", "data, model", "lightning-qsgd test --config configs/seqcls.yaml --ckpt_path best"),
-        ("init", "folder", "lightning-qsgd init my_project"),
+        ("init", "folder", "lightning-qsgd init my_project --kind table"),
         ("audit", "-c/--config", "lightning-qsgd audit --config configs/seqcls.yaml"),
         ("calibrate", "-c/--config", "lightning-qsgd calibrate --config configs/seqcls.yaml --dry_run"),
     ],

@@ -110,7 +110,7 @@ def test_a_configuration_is_found_by_path_or_short_name(tmp_path, monkeypatch):
 
 def test_an_unknown_configuration_is_told_what_there_is(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
-    neither = r": there is neither this file nor configs/seqlcs.yaml. Shipped: seqcls$"
+    neither = r": there is neither this file nor configs/seqlcs.yaml. Shipped: seqcls, series$"
     for name in ("seqlcs", "seqlcs.yaml"):
         with pytest.raises(FileNotFoundError, match=f"'{name}'{neither}"):
             find_config(name)

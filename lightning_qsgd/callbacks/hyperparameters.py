@@ -5,7 +5,6 @@ from typing import Any
 
 import lightning as L
 from torch import nn
-from torch.utils.tensorboard.summary import hparams
 
 from lightning_qsgd.callbacks.circuit_twins import CircuitTwins
 from lightning_qsgd.callbacks.parts import callbacks_of, superpositional
@@ -62,6 +61,8 @@ def write_hyperparameters(writer: Any, trainer: L.Trainer, module: L.LightningMo
         trainer: that of a fit, once it has its optimizers.
         module: the trained module.
     """
+    from torch.utils.tensorboard.summary import hparams  # which takes a while
+
     monitor = getattr(trainer.checkpoint_callback, "monitor", None)
     for summary in hparams(hyperparameters(trainer, module), {} if monitor is None else {monitor: 0.0}):
         writer.file_writer.add_summary(summary)
