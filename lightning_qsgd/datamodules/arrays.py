@@ -231,8 +231,8 @@ class ArrayDataModule(L.LightningDataModule):
             self._known.clear()
             self._learn()
             self.training_rows, self.learned_with = self._digest(), {"predicts": self.predicts} | self._arguments()
-            for split in ("train", "val", "test"):
-                self.rows(split)  # what is wrong with test data is said before training, too
+            for split in ("train", "val", "test"):  # what is wrong with test data is said before training, too
+                self._known[split] = self._read_split(split)
 
     def rows(self, split: str) -> Rows:
         """The rows of a split: "train", "val", "test" or "predict", in order, as batches hold them."""

@@ -257,7 +257,7 @@ class QuantumNetwork:
         return self._counted(QuantumNetwork(ansatz, self.sampler, **self._transpiling))
 
     def for_circuit(self, ansatz: Ansatz) -> QuantumNetwork:
-        """The network of another circuit of as many qubits on the same sampler, with counts of its own."""
+        """A network of another circuit with as many qubits, on the same sampler. It counts its circuits separately."""
         return QuantumNetwork(ansatz, self.sampler, **self._transpiling)
 
     def _counted(self, network: N) -> N:
@@ -321,7 +321,7 @@ class SPSANetwork(QuantumNetwork):
         return self._counted(self.for_circuit(self.ansatz.measuring(paulis)))
 
     def for_circuit(self, ansatz: Ansatz) -> SPSANetwork:
-        """The network of another circuit of as many qubits on the same sampler, with counts of its own."""
+        """A network of another circuit with as many qubits, on the same sampler. It counts its circuits separately."""
         options = {"repeats": self.repeats, "step": self.step} | self._transpiling
         return SPSANetwork(ansatz, self.sampler, **options)
 
