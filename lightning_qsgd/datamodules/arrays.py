@@ -257,6 +257,10 @@ class ArrayDataModule(L.LightningDataModule):
             return "train"
         self._no_source(split)
 
+    def _part_of(self, split: str, source: str, size: int) -> list[int]:
+        """The numbers of a split's rows in its source, which is :meth:`_source_of` and has ``size`` rows."""
+        return [*range(size)] if source != "train" else self._parts["test" if split == "predict" else split]
+
     def _no_source(self, split: str) -> NoReturn:
         name = f"{split}_{self.word}"
         or_else = f" (or train_{self.word}, of which a share is set aside)" if split in ("val", "test") else ""

@@ -194,9 +194,7 @@ class Images(ArrayDataModule):
     def _rows_of(self, split: str) -> tuple[Pictures, list[int]]:
         source = self._source_of(split)
         pictures = self._pictures(source)
-        if source != "train":
-            return pictures, [*range(len(pictures.pixels))]
-        return pictures, self._parts["test" if split == "predict" else split]
+        return pictures, self._part_of(split, source, len(pictures.pixels))
 
     def _digest(self) -> str:
         pictures, part = self._rows_of("train")

@@ -332,9 +332,7 @@ class Table(ArrayDataModule):
         """The file of a split's rows, and their numbers in it."""
         source = self._source_of(split)
         frame = self._frame(source)
-        if source != "train":
-            return frame, [*range(len(frame))]
-        return frame, self._parts["test" if split == "predict" else split]
+        return frame, self._part_of(split, source, len(frame))
 
     def _digest(self) -> str:
         """A digest of the training rows."""

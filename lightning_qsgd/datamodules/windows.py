@@ -210,9 +210,7 @@ class Windows(ArrayDataModule):
         """The file of a part's rows, and their numbers in it, which follow each other."""
         source = self._source_of(split)
         frame = self._frame(source)
-        if source != "train":
-            return frame, [*range(len(frame))]
-        return frame, self._parts["test" if split == "predict" else split]
+        return frame, self._part_of(split, source, len(frame))
 
     def _digest(self) -> str:
         frame, part = self._rows_of("train")
